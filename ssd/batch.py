@@ -1,0 +1,116 @@
+"""The data that moves between the parts: named tuples whose docstrings are the contract.
+
+Shape legend: B images in a batch, A = 8732 default boxes, K classes with 0 the background, D detections an image.
+Boxes are `ltrb` (left, top, right, bottom) in [0, 1] of the image unless a name says `_px`.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from torch import Tensor
+
+IMAGE_SIZE_PX = 300
+# ImageNet's channel statistics on [0, 1] RGB: what torchvision's ResNet weights were trained with.
+RGB_MEAN = (0.485, 0.456, 0.406)
+RGB_STD = (0.229, 0.224, 0.225)
+
+
+class Batch(NamedTuple):
+    """A finished training batch, on the training device.
+
+    images: B x 3 x 300 x 300 float32, channels_last, RGB normalised by RGB_MEAN and RGB_STD.
+    offsets: B x A x 4 float32, SSD regression targets of `anchors.encode`; rows without a match are 0.
+    labels: B x A int64 in [0, K), 0 where no ground truth matched.
+    """
+
+    images: Tensor
+    offsets: Tensor
+    labels: Tensor
+
+
+class EvalBatch(NamedTuple):
+    """A finished evaluation batch.
+
+    images: as in `Batch`; the whole image resized to 300 x 300 whatever its aspect ratio.
+    indices: B int64 on the CPU, positions in `GroundTruth.image_ids`.
+    """
+
+    images: Tensor
+    indices: Tensor
+
+
+class Predictions(NamedTuple):
+    """What the model says of each default box.
+
+    offsets: B x A x 4, in the units of `Batch.offsets`.
+    logits: B x A x K, before softmax.
+    """
+
+    offsets: Tensor
+    logits: Tensor
+
+
+class Detections(NamedTuple):
+    """Detections after non-maximum suppression, padded to D an image, best score first.
+
+    boxes_ltrb: B x D x 4 float32, clipped to [0, 1].
+    scores: B x D float32 in [0, 1]; 0 in padded rows.
+    labels: B x D int64 in [1, K); 0 in padded rows.
+    counts: B int64, how many rows of each image are real.
+    """
+
+    boxes_ltrb: Tensor
+    scores: Tensor
+    labels: Tensor
+    counts: Tensor
+
+
+class GroundTruth(NamedTuple):
+    """What evaluation needs to know of a split: the original ids and the COCO data set to judge by.
+
+    image_ids: N int64, the file's own ids.
+    sizes_px: N x 2 int32, (width, height).
+    category_ids: K - 1 ids; label i + 1 is category_ids[i].
+    category_names: K - 1 names in the same order.
+    dataset: a COCO dict of images, annotations and categories, with the file's own numbers.
+    """
+
+    image_ids: np.ndarray
+    sizes_px: np.ndarray
+    category_ids: list[int]
+    category_names: list[str]
+    dataset: dict[str, Any]
+
+
+class TrainLoader(Protocol):
+    """One rank's endless training data, whichever data path it comes from.
+
+    The images with a box that can be learned are shuffled each epoch and divided among the ranks. All batches are full:
+    the last one of an epoch is filled with images of the same epoch, so every rank takes steps_per_epoch =
+    ceil(images / (batch size x ranks)) steps. Equal seeds give equal batches.
+    """
+
+    steps_per_epoch: int
+
+    def batches(self, first_step: int) -> Iterator[Batch]:
+        """The batches of steps first_step, first_step + 1, ... without end."""
+        ...
+
+    def state(self) -> bytes:
+        """What `restore` needs to go on after the batches that were taken so far."""
+        ...
+
+    def restore(self, state: bytes) -> None:
+        """Goes back to where `state` was called; before `batches`, whose first_step then agrees."""
+        ...
+
+
+class EvalLoader(Protocol):
+    """One rank's share of a split, in order; over all ranks every image of the split exactly once."""
+
+    def __len__(self) -> int:
+        """Batches on this rank."""
+        ...
+
+    def __iter__(self) -> Iterator[EvalBatch]: ...

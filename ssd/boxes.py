@@ -1,0 +1,43 @@
+"""Boxes: forms and overlap. The last dimension of every tensor here holds the four numbers of a box.
+
+Forms: `ltrb` left, top, right, bottom; `xywh` left, top, width, height; `cxcywh` centre, width, height.
+The unit is the caller's: image fractions in [0, 1], or pixels in names that end in `_px`.
+"""
+
+import torch
+from torch import Tensor
+
+
+def ltrb_to_cxcywh(boxes_ltrb: Tensor) -> Tensor:
+    """... x 4 ltrb -> ... x 4 cxcywh, same dtype and unit."""
+    left_top, right_bottom = boxes_ltrb[..., :2], boxes_ltrb[..., 2:]
+    return torch.cat([(left_top + right_bottom) / 2, right_bottom - left_top], dim=-1)
+
+
+def cxcywh_to_ltrb(boxes_cxcywh: Tensor) -> Tensor:
+    """... x 4 cxcywh -> ... x 4 ltrb, same dtype and unit."""
+    centre, half_size = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:] / 2
+    return torch.cat([centre - half_size, centre + half_size], dim=-1)
+
+
+def ltrb_to_xywh(boxes_ltrb: Tensor) -> Tensor:
+    """... x 4 ltrb -> ... x 4 xywh, same dtype and unit."""
+    left_top, right_bottom = boxes_ltrb[..., :2], boxes_ltrb[..., 2:]
+    return torch.cat([left_top, right_bottom - left_top], dim=-1)
+
+
+def area(boxes_ltrb: Tensor) -> Tensor:
+    """... x 4 ltrb -> ... areas; a box with right < left or bottom < top has area 0."""
+    width, height = (boxes_ltrb[..., 2:] - boxes_ltrb[..., :2]).clamp(min=0).unbind(-1)
+    return width * height
+
+
+def pairwise_iou(a_ltrb: Tensor, b_ltrb: Tensor) -> Tensor:
+    """... x N x 4 and ... x M x 4 ltrb -> ... x N x M IoU in [0, 1]; 0 where both boxes are empty."""
+    a, b = a_ltrb.unsqueeze(-2), b_ltrb.unsqueeze(-3)
+    width = (torch.minimum(a[..., 2], b[..., 2]) - torch.maximum(a[..., 0], b[..., 0])).clamp_(min=0)
+    height = (torch.minimum(a[..., 3], b[..., 3]) - torch.maximum(a[..., 1], b[..., 1])).clamp_(min=0)
+    intersection = width * height
+    union = area(a) + area(b) - intersection
+    # Two empty boxes have no union: 0 / tiny is 0 instead of NaN.
+    return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
