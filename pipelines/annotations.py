@@ -1,0 +1,401 @@
+"""The strict reader of COCO annotation files, the only place that parses them; what it passes is clean.
+
+Strict, because what comes after is not: DALI's reader crashes on a cut file, takes an unknown category for background
+and follows `../` out of the data folder. Whatever would change what is learned or scored is refused with one line that
+names the entry. Boxes that no detector could learn are dropped or clipped instead, and counted in `repairs`, because
+COCO itself has some.
+
+COCO has 860,000 boxes, so the tables are read by columns; rows are looked at one by one only to name a culprit.
+"""
+
+import json
+import os
+import reprlib
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ssd.batch import GroundTruth
+from ssd.errors import InputError
+
+MIN_BOX_SIDE_PX = 0.1
+"""Smaller boxes are dropped; the threshold of DALI's COCO reader."""
+
+CLIP_TOLERANCE_PX = 0.5
+"""Boxes that overhang the image by no more are clipped without being counted: annotators round to pixels."""
+
+MAX_IMAGE_SIDE_PX = 65_535
+"""JPEG's limit. It also keeps a box of the smallest side from vanishing in float32."""
+
+
+class Category(NamedTuple):
+    """One kind of object, with the file's own id, which may have gaps."""
+
+    id: int
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class Annotations:
+    """One split of a data set: N images, M boxes grouped by image, K classes. Images keep the file's order."""
+
+    file: Path
+    """The JSON it was read from."""
+    image_folder: Path
+    categories: tuple[Category, ...]
+    """In the file's order: category i has label i + 1, and 0 is background."""
+    image_ids: np.ndarray
+    """N int64, as in the file."""
+    file_names: list[str]
+    """N, relative to `image_folder`, '/' between folders; each exists and lies inside it."""
+    sizes_px: np.ndarray
+    """N x 2 int32, (width, height), 1..MAX_IMAGE_SIDE_PX."""
+    box_starts: np.ndarray
+    """N + 1 int64: image i has the rows box_starts[i]:box_starts[i + 1] of what follows, in the file's order."""
+    boxes_ltrb: np.ndarray
+    """M x 4 float32 in [0, 1] of the image's size, clipped to it, left < right and top < bottom."""
+    boxes_xywh_px: np.ndarray
+    """M x 4 float64, finite, as the file states them: evaluation needs the original numbers."""
+    areas_px: np.ndarray
+    """M float64, finite: `area` of the file (in COCO, of the mask), width x height where it states no finite one."""
+    labels: np.ndarray
+    """M int64, 1..K-1."""
+    is_crowd: np.ndarray
+    """M bool: the box holds a group of objects, to be ignored rather than learned."""
+    annotation_ids: np.ndarray
+    """M int64, unique and positive: the file's, or numbered from 1 where it lacks any or has one below 1."""
+    repairs: dict[str, int]
+    """What was dropped or clipped and how often, such as {"zero-size boxes dropped": 2}."""
+
+    def __len__(self) -> int:
+        return len(self.file_names)
+
+    @property
+    def num_classes(self) -> int:
+        """K: the categories and the background."""
+        return len(self.categories) + 1
+
+    @property
+    def repairs_text(self) -> str:
+        """One line to warn with, or '' when the file needed no repair."""
+        counts = ", ".join(f"{what}: {count}" for what, count in self.repairs.items())
+        return counts and f"{self.file}: {counts}"
+
+    def boxes_of(self, i: int) -> slice:
+        """The rows of image i (an index, not an id) in the arrays of boxes."""
+        return slice(int(self.box_starts[i]), int(self.box_starts[i + 1]))
+
+    def trainable_indices(self) -> np.ndarray:
+        """Int64 indices, ascending, of the images with at least one box that is not a crowd region."""
+        return np.unique(self._image_of_box()[~self.is_crowd])
+
+    def ground_truth(self) -> GroundTruth:
+        """What evaluation needs of this split."""
+        return GroundTruth(
+            image_ids=self.image_ids,
+            sizes_px=self.sizes_px,
+            category_ids=[category.id for category in self.categories],
+            category_names=[category.name for category in self.categories],
+            dataset=self.coco_dataset(),
+        )
+
+    def coco_dataset(self) -> dict[str, list[dict[str, Any]]]:
+        """The data set as pycocotools wants it: all images, original ids, unclipped boxes; without what was dropped.
+
+        Assign it to `COCO().dataset` and call `createIndex()`.
+        """
+        category_ids = np.array([category.id for category in self.categories], dtype=np.int64)
+        columns = {
+            "id": self.annotation_ids,
+            "image_id": self.image_ids[self._image_of_box()],
+            "category_id": category_ids[self.labels - 1],
+            "bbox": self.boxes_xywh_px,
+            "area": self.areas_px,
+            "iscrowd": self.is_crowd.astype(np.int64),
+        }
+        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+        images = zip(self.image_ids.tolist(), self.file_names, self.sizes_px.tolist(), strict=True)
+        return {
+            "images": [{"id": id, "file_name": name, "width": w, "height": h} for id, name, (w, h) in images],
+            "annotations": [dict(zip(columns, row, strict=True)) for row in rows],
+            "categories": [category._asdict() for category in self.categories],
+        }
+
+    def _image_of_box(self) -> np.ndarray:
+        return np.repeat(np.arange(len(self), dtype=np.int64), np.diff(self.box_starts))
+
+
+def find_split(data_folder: Path, split: str) -> tuple[Path, Path]:
+    """The image folder and the annotation file of a split such as 'train2017'.
+
+    Images lie in DIR/{split} or DIR/images/{split}, annotations in DIR/annotations/instances_{split}.json.
+    Raises InputError that says where it looked.
+    """
+    if not os.path.isdir(data_folder):
+        raise InputError(f"{data_folder}: no such data folder; give the folder that holds 'annotations' and the images")
+    places = (data_folder / split, data_folder / "images" / split)
+    image_folder = next((place for place in places if os.path.isdir(place)), None)
+    if image_folder is None:
+        raise InputError(f"{data_folder}: no images for split '{split}'; put them in {places[0]} or {places[1]}")
+    file = data_folder / "annotations" / f"instances_{split}.json"
+    if not os.path.isfile(file):
+        raise InputError(f"{file}: no such annotation file; put the annotations of split '{split}' there")
+    return image_folder, file
+
+
+def read_annotations(data_folder: Path, split: str) -> Annotations:
+    """Reads and checks one split; every image exists, every number is in range.
+
+    Raises InputError, one line that names the file, the entry and the remedy, for anything else.
+    """
+    image_folder, file = find_split(data_folder, split)
+    document = _load(file)
+    categories = _read_categories(_Table(document, "categories", file))
+    images = _Table(document, "images", file)
+    image_ids, file_names, sizes_px = _read_images(images)
+    _check_on_disk(images, file_names, image_folder)
+    category_ids = np.array([category.id for category in categories], dtype=np.int64)
+    boxes = _read_boxes(_Table(document, "annotations", file), image_ids, category_ids, sizes_px)
+    return Annotations(
+        file=file,
+        image_folder=image_folder,
+        categories=categories,
+        image_ids=image_ids,
+        file_names=file_names,
+        sizes_px=sizes_px,
+        **boxes,
+    )
+
+
+def _load(file: Path) -> dict[str, Any]:
+    def without_masks(row: dict[str, Any]) -> dict[str, Any]:
+        # Called for each object as soon as it is parsed: COCO's masks, three quarters of it, are never all in memory.
+        row.pop("segmentation", None)
+        return row
+
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"), object_hook=without_masks)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}); check the file and its permissions") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: not UTF-8 at byte {error.start}; fetch it again or save it as UTF-8") from None
+    except RecursionError:
+        raise InputError(f"{file}: nested too deeply for a COCO annotation file; fetch it again") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise InputError(f"{file}: not valid JSON at {where} ({error.msg}); was it cut short? Fetch it again") from None
+    except ValueError:  # the only other one: Python refuses to convert integers of more than 4300 digits
+        raise InputError(f"{file}: holds an integer of thousands of digits; fetch it again or correct it") from None
+    if type(document) is not dict:
+        raise InputError(f"{file}: must hold a JSON object with images, annotations and categories; fetch it again")
+    return document
+
+
+class _Table:
+    """One list of the document, read by columns: quickly when all is well, naming the first culprit otherwise.
+
+    Types are compared exactly: JSON's `true` is no integer and 1.0 is no id.
+    """
+
+    def __init__(self, document: dict[str, Any], name: str, file: Path) -> None:
+        self.name, self.file = name, file
+        if type(document.get(name)) is not list:
+            state = "is not a list" if name in document else "is missing"
+            raise InputError(f"{file}: '{name}' {state}; give the file of an object detection (instances) task")
+        self.rows: list[Any] = document[name]
+        self.refuse((type(row) is not dict for row in self.rows), "is not a JSON object")
+
+    def culprit(self, index: int, problem: str) -> InputError:
+        return InputError(f"{self.file}: {self.name}[{index}] {problem}; correct or remove that entry")
+
+    def refuse(self, is_bad: Iterable[bool], problem: str) -> None:
+        """Raises for the first row marked bad."""
+        index = next((i for i, bad in enumerate(is_bad) if bad), None)
+        if index is not None:
+            raise self.culprit(index, problem)
+
+    def column(self, key: str, types: set[type], kind: str) -> list[Any]:
+        """`key` of every row; None stands for absent where NoneType is among the types."""
+        column = [row.get(key) for row in self.rows]
+        if not set(map(type, column)) <= types:
+            index = next(i for i, value in enumerate(column) if type(value) not in types)
+            if key not in self.rows[index]:
+                raise self.culprit(index, f"has no '{key}'")
+            raise self.culprit(index, f"has '{key}' {_shown(column[index])}, which is not {kind}")
+        return column
+
+    def integers(self, key: str) -> np.ndarray:
+        """`key` of every row, int64."""
+        column = self.column(key, {int}, "an integer")
+        try:
+            return np.array(column, dtype=np.int64)
+        except OverflowError:
+            index = next(i for i, value in enumerate(column) if not -(2**63) <= value < 2**63)
+            raise self.culprit(index, f"has '{key}' {_shown(column[index])}, which is too large") from None
+
+    def refuse_repeated(self, key: str, column: list[Any]) -> None:
+        if len(set(column)) == len(column):
+            return
+        seen: set[Any] = set()
+        for index, value in enumerate(column):
+            if value in seen:
+                raise self.culprit(index, f"repeats '{key}' {_shown(value)}")
+            seen.add(value)
+
+
+def _shown(value: object) -> str:
+    """A value of the file for a message: short, and on one line."""
+    short = reprlib.Repr()
+    short.maxstring = 100
+    return short.repr(value)
+
+
+def _read_categories(table: _Table) -> tuple[Category, ...]:
+    if not table.rows:
+        raise InputError(f"{table.file}: 'categories' is empty; list the categories that its annotations use")
+    ids = table.integers("id").tolist()
+    table.refuse_repeated("id", ids)
+    names = table.column("name", {str}, "text")
+    table.refuse((not name.strip() for name in names), "has an empty 'name'")
+    # JSON can state half of a surrogate pair, which no console or file would take later.
+    table.refuse((name != name.encode(errors="ignore").decode() for name in names), "has a 'name' that is not Unicode")
+    return tuple(map(Category, ids, names))
+
+
+def _read_images(table: _Table) -> tuple[np.ndarray, list[str], np.ndarray]:
+    if not table.rows:
+        raise InputError(f"{table.file}: 'images' is empty; choose a split with images")
+    ids = table.integers("id")
+    table.refuse_repeated("id", ids.tolist())
+    names = table.column("file_name", {str}, "text")
+    for index, name in enumerate(names):
+        # Names must be canonical as well as harmless: 'a//b.jpg' would hide that 'a/b.jpg' is listed twice.
+        if "\\" in name or "\0" in name or not {"", ".", ".."}.isdisjoint(name.split("/")):
+            raise table.culprit(index, f"has file_name {_shown(name)}, not a plain path inside the image folder")
+    table.refuse_repeated("file_name", names)
+    sides_px = {side: table.integers(side) for side in ("width", "height")}
+    for side, values in sides_px.items():
+        outside = (values < 1) | (values > MAX_IMAGE_SIDE_PX)
+        table.refuse(outside, f"has a '{side}' outside 1..{MAX_IMAGE_SIDE_PX}")
+    return ids, names, np.stack(list(sides_px.values()), axis=1).astype(np.int32)
+
+
+def _check_on_disk(table: _Table, names: list[str], image_folder: Path) -> None:
+    """Each image must exist and, links followed, lie inside the image folder, which may itself be a link."""
+    root = Path(os.path.realpath(image_folder))
+    index_of = {name: index for index, name in enumerate(names)}
+    present: set[str] = set()
+    for parent in {name.rpartition("/")[0] for name in names}:
+        # One listing a folder, because a stat a file takes minutes on network disks.
+        try:
+            folder = Path(os.path.realpath(root / parent))
+            entries = list(os.scandir(folder))
+        except (FileNotFoundError, NotADirectoryError, UnicodeEncodeError):
+            continue
+        except OSError as error:
+            place = f"{_shown(parent or '.')} of {image_folder} ({error.strerror})"
+            raise InputError(f"{table.file}: cannot list its images in {place}; check that folder") from None
+        for entry in entries:
+            name = f"{parent}/{entry.name}" if parent else entry.name
+            is_link = entry.is_symlink()
+            if name not in index_of or not (os.path.isfile(entry.path) if is_link else entry.is_file()):
+                continue
+            target = Path(os.path.realpath(entry.path)) if is_link else folder
+            if not target.is_relative_to(root):
+                raise table.culprit(index_of[name], f"has file_name {_shown(name)}, a link out of {image_folder}")
+            present.add(name)
+    missing = [name for name in names if name not in present]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        first = _shown(missing[0])
+        raise InputError(f"{table.file}: image {first}{more} not found in {image_folder}; fetch the images again")
+
+
+def _read_boxes(table: _Table, image_ids: np.ndarray, category_ids: np.ndarray, sizes_px: np.ndarray) -> dict[str, Any]:
+    """The fields of Annotations from `box_starts` on."""
+    image_of_box = _known(table, "image_id", image_ids, "image")
+    labels = _known(table, "category_id", category_ids, "category") + 1
+    crowd = table.column("iscrowd", {int, bool, type(None)}, "0 or 1")
+    table.refuse((value not in (0, 1, None) for value in crowd), "has an 'iscrowd' that is neither 0 nor 1")
+    is_crowd = np.array(list(map(bool, crowd)), dtype=bool)
+    boxes_xywh_px = _read_xywh(table)
+    stated_areas_px = _floats(table, "area", table.column("area", {int, float, type(None)}, "a number"))
+    annotation_ids = _annotation_ids(table)
+
+    sizes = sizes_px[image_of_box].astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        boxes_px = np.concatenate([boxes_xywh_px[:, :2], boxes_xywh_px[:, :2] + boxes_xywh_px[:, 2:]], axis=1)
+        box_areas_px = boxes_xywh_px[:, 2] * boxes_xywh_px[:, 3]
+        finite = np.isfinite(boxes_px).all(axis=1) & np.isfinite(box_areas_px)
+        limits = np.concatenate([sizes, sizes], axis=1)
+        clipped_px = np.clip(boxes_px, 0, limits)
+        sized = finite & (boxes_xywh_px[:, 2:] >= MIN_BOX_SIDE_PX).all(axis=1)
+        # The slack is for x + w - x, which may round to less than w.
+        kept = sized & (clipped_px[:, 2:] - clipped_px[:, :2] >= MIN_BOX_SIDE_PX - 1e-9).all(axis=1)
+        overhanging = kept & (np.abs(clipped_px - boxes_px) > CLIP_TOLERANCE_PX).any(axis=1)
+    repairs = {
+        "boxes that are not finite dropped": ~finite,
+        "zero-size boxes dropped": finite & ~sized,
+        "boxes outside the image dropped": sized & ~kept,
+        "boxes clipped to the image": overhanging,
+    }
+
+    rows = np.flatnonzero(kept)
+    rows = rows[np.argsort(image_of_box[rows], kind="stable")]
+    counts = np.bincount(image_of_box[rows], minlength=len(image_ids))
+    return {
+        "box_starts": np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        "boxes_ltrb": (clipped_px[rows] / limits[rows]).astype(np.float32),
+        "boxes_xywh_px": boxes_xywh_px[rows],
+        "areas_px": np.where(np.isfinite(stated_areas_px), stated_areas_px, box_areas_px)[rows],
+        "labels": labels[rows],
+        "is_crowd": is_crowd[rows],
+        "annotation_ids": annotation_ids[rows],
+        "repairs": {what: int(mask.sum()) for what, mask in repairs.items() if mask.any()},
+    }
+
+
+def _known(table: _Table, key: str, ids: np.ndarray, kind: str) -> np.ndarray:
+    """The position in `ids` of every row's `key`, int64."""
+    values = table.integers(key)
+    order = np.argsort(ids)
+    position = order[np.minimum(np.searchsorted(ids, values, sorter=order), len(ids) - 1)]
+    for index in np.flatnonzero(ids[position] != values)[:1]:
+        raise table.culprit(int(index), f"has {key} {values[index]}, but no {kind} has that id")
+    return position
+
+
+def _read_xywh(table: _Table) -> np.ndarray:
+    """M x 4 float64, possibly not finite: Python's json reads NaN and Infinity."""
+    boxes = table.column("bbox", {list}, "a list of 4 numbers")
+    numbers = list(chain.from_iterable(boxes))
+    if not (set(map(len, boxes)) <= {4} and set(map(type, numbers)) <= {int, float}):
+        good = (len(box) == 4 and set(map(type, box)) <= {int, float} for box in boxes)
+        index = next(i for i, is_good in enumerate(good) if not is_good)
+        raise table.culprit(index, f"has 'bbox' {_shown(boxes[index])}, which is not a list of 4 numbers")
+    return _floats(table, "bbox", numbers, per_row=4).reshape(-1, 4)
+
+
+def _floats(table: _Table, key: str, numbers: list[Any], per_row: int = 1) -> np.ndarray:
+    """Float64 of the numbers, `per_row` for each row of the table; None becomes NaN."""
+    try:
+        return np.array(numbers, dtype=np.float64)
+    except OverflowError:
+        index = next(i for i, number in enumerate(numbers) if number is not None and abs(number) > sys.float_info.max)
+        raise table.culprit(index // per_row, f"has a number too large in '{key}'") from None
+
+
+def _annotation_ids(table: _Table) -> np.ndarray:
+    column = table.column("id", {int, type(None)}, "an integer")
+    numbered = np.arange(1, len(column) + 1, dtype=np.int64)
+    if None in column:
+        return numbered
+    table.refuse_repeated("id", column)
+    ids = table.integers("id")
+    # pycocotools notes the id of the box a detection matched, and 0 for none.
+    return ids if (ids > 0).all() else numbered
