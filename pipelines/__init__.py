@@ -1,0 +1,52 @@
+"""The two data paths, "dali" and "no_dali": loaders with one contract, chosen by name once.
+
+The contracts are `ssd.batch.TrainLoader` and `ssd.batch.EvalLoader`; a test holds the paths against each other.
+"""
+
+from types import ModuleType
+from typing import Any
+
+from pipelines.annotations import Annotations
+from ssd.batch import EvalLoader, TrainLoader
+from ssd.distributed import Ranks
+from ssd.errors import InputError
+
+
+def build_train(
+    name: str, annotations: Annotations, *, batch_size: int, num_workers: int, seed: int, ranks: Ranks
+) -> TrainLoader:
+    """name: one of ssd.config.DATA_PIPELINES. batch_size: images a rank.
+
+    Raises InputError if there is nothing to train on.
+    """
+    if len(annotations.trainable_indices()) == 0:
+        raise InputError(f"{annotations.file}: no image has a box to learn from; pass another --train-split")
+    loader: TrainLoader = _path(name).TrainLoader(
+        annotations, batch_size=batch_size, num_workers=num_workers, seed=seed, ranks=ranks
+    )
+    return loader
+
+
+def build_eval(name: str, annotations: Annotations, *, batch_size: int, num_workers: int, ranks: Ranks) -> EvalLoader:
+    """name: one of ssd.config.DATA_PIPELINES. batch_size: images a rank."""
+    loader: EvalLoader = _path(name).EvalLoader(
+        annotations, batch_size=batch_size, num_workers=num_workers, ranks=ranks
+    )
+    return loader
+
+
+def _path(name: str) -> ModuleType | Any:
+    if name == "no_dali":
+        from pipelines import no_dali
+
+        return no_dali
+    try:
+        from pipelines import dali
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("nvidia"):
+            raise
+        raise InputError(
+            "--data_pipeline dali: DALI is not installed; pip install nvidia-dali-cuda120 (on Linux), "
+            "or pass --data_pipeline no_dali"
+        ) from error
+    return dali

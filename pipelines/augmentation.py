@@ -1,0 +1,143 @@
+"""The augmentation of SSD training: every constant and random range, once, for both data paths, and the torch path's
+implementation of it on numpy and torch.
+
+Order: crop -> resize to 300 x 300 -> hue and saturation -> brightness and contrast -> flip -> normalise. The colour
+steps have DALI's definitions: one affine map of RGB in [0, 255], clipped once at its end.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssd.batch import RGB_MEAN, RGB_STD
+
+# Crop, as in SSD (Liu et al. 2016) and MLPerf's reference with max_samples 1: each round draws one of seven options
+# with equal odds (the whole image, or a crop whose IoU with every box reaches a threshold) and tries it once.
+CROP_MIN_IOUS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
+CROP_SIDE = (0.3, 1.0)
+"""Each side, as a fraction of the image's."""
+CROP_ASPECT = (0.5, 2.0)
+"""Width / height, both as fractions of the image's."""
+CROP_ATTEMPTS = 1
+# After so many rounds the whole image is taken. One round in seven takes it anyway, so this is reached once in 1e13
+# images; it only bounds the loop.
+CROP_MAX_ROUNDS = 200
+
+FLIP_PROBABILITY = 0.5
+# MLPerf's reference jitters hue by 0.05 of a turn. The DALI example has +-0.5 degrees, which is no augmentation.
+HUE_DEGREES = (-18.0, 18.0)
+SATURATION = (0.5, 1.5)
+CONTRAST = (0.5, 1.5)
+BRIGHTNESS = (0.875, 1.125)
+CONTRAST_CENTRE = 128.0
+
+# NTSC's matrix, the one DALI uses; hue is a rotation and saturation a scaling of the I-Q plane.
+_RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.321], [0.211, -0.523, 0.311]])
+_YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
+
+
+class Crop(NamedTuple):
+    """A crop window as fractions of the image, and the boxes that live in it.
+
+    window_ltrb: 4 float32 in [0, 1]. boxes_ltrb: n x 4 float32 in [0, 1] of the window. kept: which boxes those are,
+    N bool. option: 0 is the whole image, i > 0 is CROP_MIN_IOUS[i - 1].
+    """
+
+    window_ltrb: np.ndarray
+    boxes_ltrb: np.ndarray
+    kept: np.ndarray
+    option: int
+
+
+_WHOLE_IMAGE_LTRB = np.array([0, 0, 1, 1], dtype=np.float32)
+
+
+def random_crop(boxes_ltrb: np.ndarray, rng: np.random.Generator) -> Crop:
+    """DALI's random_bbox_crop. boxes_ltrb: N x 4 float32 in [0, 1], N >= 1; at least one box stays."""
+    for _ in range(CROP_MAX_ROUNDS):
+        option = int(rng.integers(len(CROP_MIN_IOUS) + 1))
+        if option == 0:
+            break
+        for _ in range(CROP_ATTEMPTS):
+            crop = _try_crop(boxes_ltrb, option, rng)
+            if crop is not None:
+                return crop
+    return Crop(_WHOLE_IMAGE_LTRB, boxes_ltrb, np.ones(len(boxes_ltrb), dtype=bool), 0)
+
+
+def _try_crop(boxes_ltrb: np.ndarray, option: int, rng: np.random.Generator) -> Crop | None:
+    width, height = rng.uniform(*CROP_SIDE, size=2)
+    if not CROP_ASPECT[0] <= width / height <= CROP_ASPECT[1]:
+        return None
+    left, top = rng.uniform(0, 1 - width), rng.uniform(0, 1 - height)
+    window = np.array([left, top, left + width, top + height], dtype=np.float32)
+
+    left_top, right_bottom = np.maximum(boxes_ltrb[:, :2], window[:2]), np.minimum(boxes_ltrb[:, 2:], window[2:])
+    overlap = np.maximum(right_bottom - left_top, 0).prod(axis=1)
+    union = (boxes_ltrb[:, 2:] - boxes_ltrb[:, :2]).prod(axis=1) + width * height - overlap
+    if (overlap < CROP_MIN_IOUS[option - 1] * union).any():
+        return None
+
+    centre = (boxes_ltrb[:, :2] + boxes_ltrb[:, 2:]) / 2
+    kept = ((centre >= window[:2]) & (centre <= window[2:])).all(axis=1)
+    if not kept.any():
+        return None
+    inside = np.concatenate([left_top, right_bottom], axis=1)[kept]
+    remapped = (inside - np.tile(window[:2], 2)) / np.tile(window[2:] - window[:2], 2)
+    return Crop(window, remapped.clip(0, 1), kept, option)
+
+
+def window_px(window_ltrb: np.ndarray, width_px: int, height_px: int) -> tuple[int, int, int, int]:
+    """The pixels of a crop window, as DALI's slice rounds them: each edge to the nearest, halves away from 0."""
+    left, top, right, bottom = (
+        math.floor(edge * size + 0.5)
+        for edge, size in zip(window_ltrb.tolist(), (width_px, height_px, width_px, height_px), strict=True)
+    )
+    return left, top, max(right, left + 1), max(bottom, top + 1)
+
+
+class Colour(NamedTuple):
+    """The colour parameters of one image."""
+
+    hue_degrees: float = 0.0
+    saturation: float = 1.0
+    brightness: float = 1.0
+    contrast: float = 1.0
+
+
+def random_colour(rng: np.random.Generator) -> Colour:
+    return Colour(*(rng.uniform(*bounds) for bounds in (HUE_DEGREES, SATURATION, BRIGHTNESS, CONTRAST)))
+
+
+def colour_affine(colour: Colour) -> np.ndarray:
+    """The map of RGB in [0, 255] that DALI's color_twist makes: 3 x 4 float32, [matrix | offset]."""
+    turn = math.radians(colour.hue_degrees)
+    cos, sin = colour.saturation * math.cos(turn), colour.saturation * math.sin(turn)
+    twist = _YIQ_TO_RGB @ np.array([[1, 0, 0], [0, cos, sin], [0, -sin, cos]]) @ _RGB_TO_YIQ
+    offset = np.full((3, 1), colour.brightness * CONTRAST_CENTRE * (1 - colour.contrast))
+    return np.hstack([colour.brightness * colour.contrast * twist, offset]).astype(np.float32)
+
+
+IDENTITY_AFFINE = np.eye(3, 4, dtype=np.float32)
+
+
+def normalise(images: Tensor, affine: Tensor) -> Tensor:
+    """Colour, clipping to [0, 255] and ImageNet normalisation in one pass over the batch, on its device.
+
+    images: B x H x W x 3 uint8 RGB. affine: B x 3 x 4 of `colour_affine`.
+    Returns B x 3 x H x W float32, channels_last in memory.
+    """
+    batch, height, width, _ = images.shape
+    mean = affine.new_tensor(RGB_MEAN)
+    std = affine.new_tensor(RGB_STD)
+    scale = 1 / (255 * std)
+    # (affine(x) / 255 - mean) / std is affine too, and the limits 0 and 255 move with it.
+    matrix = affine[:, :, :3] * scale[:, None]
+    offset = affine[:, :, 3] * scale - mean / std
+    pixels = images.view(batch, height * width, 3).to(torch.float32)
+    normalised = torch.baddbmm(offset.unsqueeze(1), pixels, matrix.transpose(1, 2))
+    normalised = normalised.clamp(min=-mean / std, max=(1 - mean) / std)
+    return normalised.view(batch, height, width, 3).permute(0, 3, 1, 2)

@@ -1,0 +1,251 @@
+"""The DALI data path: one graph, on GPU operators where there is a GPU and on CPU operators where there is none.
+
+DALI never sees the user's annotation file. It crashes on some malformed ones and misreads others without a word, so it
+gets a file of its own with what `pipelines.annotations` passed: clipped boxes, no crowd regions, image numbers for ids.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali.plugin.base_iterator import LastBatchPolicy
+from nvidia.dali.plugin.pytorch import DALIGenericIterator
+
+from pipelines import augmentation
+from pipelines.annotations import Annotations
+from ssd import anchors
+from ssd.batch import IMAGE_SIZE_PX, RGB_MEAN, RGB_STD, Batch, EvalBatch
+from ssd.distributed import Ranks
+
+_MEAN = [255 * value for value in RGB_MEAN]
+_STD = [255 * value for value in RGB_STD]
+
+
+@pipeline_def(enable_checkpointing=True)
+def _train_graph(annotation_file: str, image_folder: str, shuffle_seed: int, ranks: Ranks) -> Any:
+    encoded, boxes, labels = fn.readers.coco(
+        file_root=image_folder,
+        annotations_file=annotation_file,
+        ratio=True,
+        ltrb=True,
+        skip_empty=True,
+        # Unlike random_shuffle's buffer of 1024 samples this is a shuffle, and the same on all ranks.
+        shuffle_after_epoch=True,
+        shuffle_after_epoch_seed=shuffle_seed,
+        shard_id=ranks.rank,
+        num_shards=ranks.world_size,
+        pad_last_batch=True,
+        name="reader",
+    )
+    crop_anchor, crop_shape, boxes, labels = fn.random_bbox_crop(
+        boxes,
+        labels,
+        bbox_layout="xyXY",
+        thresholds=list(augmentation.CROP_MIN_IOUS),
+        allow_no_crop=True,
+        scaling=list(augmentation.CROP_SIDE),
+        aspect_ratio=list(augmentation.CROP_ASPECT),
+        num_attempts=augmentation.CROP_ATTEMPTS,
+        total_num_attempts=augmentation.CROP_MAX_ROUNDS,
+    )
+    on_gpu = ranks.device.type == "cuda"
+    images = fn.decoders.image_slice(
+        encoded,
+        crop_anchor,
+        crop_shape,
+        device="mixed" if on_gpu else "cpu",
+        output_type=types.RGB,
+        adjust_orientation=False,
+        jpeg_fancy_upsampling=True,
+    )
+    images = _resize(images)
+    images = fn.color_twist(
+        images,
+        hue=fn.random.uniform(range=list(augmentation.HUE_DEGREES)),
+        saturation=fn.random.uniform(range=list(augmentation.SATURATION)),
+        brightness=fn.random.uniform(range=list(augmentation.BRIGHTNESS)),
+        contrast=fn.random.uniform(range=list(augmentation.CONTRAST)),
+    )
+    flip = fn.random.coin_flip(probability=augmentation.FLIP_PROBABILITY)
+    boxes = fn.bb_flip(boxes, ltrb=True, horizontal=flip)
+    images = _normalise(images, mirror=flip)
+    if on_gpu:
+        boxes, labels = boxes.gpu(), labels.gpu()
+    offsets, labels = fn.box_encoder(
+        boxes,
+        labels,
+        anchors=anchors.default_boxes_ltrb().flatten().tolist(),
+        criteria=anchors.MATCH_IOU,
+        offset=True,
+        stds=list(anchors.OFFSET_STDS),
+    )
+    return images, offsets, labels
+
+
+@pipeline_def
+def _eval_graph(annotation_file: str, image_folder: str, ranks: Ranks) -> Any:
+    encoded, _, _, indices = fn.readers.coco(
+        file_root=image_folder,
+        annotations_file=annotation_file,
+        image_ids=True,
+        stick_to_shard=True,
+        shard_id=ranks.rank,
+        num_shards=ranks.world_size,
+        pad_last_batch=True,
+        name="reader",
+    )
+    images = fn.decoders.image(
+        encoded,
+        device="mixed" if ranks.device.type == "cuda" else "cpu",
+        output_type=types.RGB,
+        adjust_orientation=False,
+        jpeg_fancy_upsampling=True,
+    )
+    return _normalise(_resize(images)), indices
+
+
+def _resize(images: Any) -> Any:
+    return fn.resize(
+        images,
+        size=[IMAGE_SIZE_PX, IMAGE_SIZE_PX],
+        min_filter=types.INTERP_TRIANGULAR,
+        mag_filter=types.INTERP_LINEAR,
+    )
+
+
+def _normalise(images: Any, mirror: Any = 0) -> Any:
+    return fn.crop_mirror_normalize(images, mirror=mirror, mean=_MEAN, std=_STD, dtype=types.FLOAT, output_layout="HWC")
+
+
+def _write_clean_file(annotations: Annotations, file: Path, *, with_boxes: bool) -> None:
+    """A COCO file for DALI's reader. Image i has id i, and boxes are inside the image also in DALI's float32."""
+    boxes: list[dict[str, Any]] = []
+    if with_boxes:
+        trains = ~annotations.is_crowd
+        images = np.repeat(np.arange(len(annotations)), np.diff(annotations.box_starts))[trains]
+        boxes_xywh_px = _xywh_px_inside(annotations.boxes_ltrb[trains], annotations.sizes_px[images])
+        boxes = [
+            {"image_id": image, "category_id": label, "bbox": box, "iscrowd": 0}
+            for image, label, box in zip(
+                images.tolist(), annotations.labels[trains].tolist(), boxes_xywh_px.tolist(), strict=True
+            )
+        ]
+    content = {
+        "images": [
+            {"id": i, "width": width, "height": height, "file_name": name}
+            for i, ((width, height), name) in enumerate(
+                zip(annotations.sizes_px.tolist(), annotations.file_names, strict=True)
+            )
+        ],
+        "categories": [{"id": i, "name": category.name} for i, category in enumerate(annotations.categories, start=1)],
+        "annotations": boxes,
+    }
+    file.write_text(json.dumps(content))
+
+
+def _xywh_px_inside(boxes_ltrb: np.ndarray, sizes_px: np.ndarray) -> np.ndarray:
+    """n x 4 ltrb in [0, 1] and n x 2 sizes -> n x 4 float32 xywh pixels with (x + w) / width <= 1 in float32.
+
+    random_bbox_crop aborts on a box that leaves the image, if only by a rounding.
+    """
+    sizes = sizes_px.astype(np.float32)
+    left_top = boxes_ltrb[:, :2] * sizes
+    width_height = boxes_ltrb[:, 2:] * sizes - left_top
+    while (outside := (left_top + width_height) / sizes > 1).any():
+        width_height[outside] = np.nextafter(width_height[outside], np.float32(0))
+    return np.concatenate([left_top, width_height], axis=1)
+
+
+def _build(graph: Any, annotations: Annotations, *, with_boxes: bool, ranks: Ranks, **arguments: Any) -> Any:
+    """The graph as a built pipeline; the file that its reader parses is gone by then."""
+    with tempfile.TemporaryDirectory(prefix="ssd-annotations-") as folder:
+        file = Path(folder) / "instances.json"
+        _write_clean_file(annotations, file, with_boxes=with_boxes)
+        pipeline = graph(
+            annotation_file=str(file),
+            image_folder=str(annotations.image_folder),
+            ranks=ranks,
+            device_id=ranks.local_rank if ranks.device.type == "cuda" else None,
+            **arguments,
+        )
+        pipeline.build()
+        # The reader parses its file when it first runs.
+        pipeline.reader_meta("reader")
+    return pipeline
+
+
+class TrainLoader:
+    """See `ssd.batch.TrainLoader` for the contract. num_workers: DALI's threads."""
+
+    def __init__(self, annotations: Annotations, *, batch_size: int, num_workers: int, seed: int, ranks: Ranks):
+        self._annotations = annotations
+        self._batch_size, self._num_threads, self._seed = batch_size, max(1, num_workers), seed
+        self._ranks = ranks
+        self._checkpoint: bytes | None = None
+        self._iterator: Any = None
+        self.steps_per_epoch = -(-len(annotations.trainable_indices()) // (batch_size * ranks.world_size))
+
+    def batches(self, first_step: int) -> Iterator[Batch]:
+        # Going on without a state must not repeat the beginning's order and crops.
+        start = 0 if self._checkpoint else first_step
+        seeds = np.random.SeedSequence((self._seed, start)).generate_state(1 + self._ranks.world_size) >> 1  # 31 bits
+        pipeline = _build(
+            _train_graph,
+            self._annotations,
+            with_boxes=True,
+            ranks=self._ranks,
+            batch_size=self._batch_size,
+            num_threads=self._num_threads,
+            shuffle_seed=int(seeds[0]),
+            seed=int(seeds[1 + self._ranks.rank]),
+            checkpoint=self._checkpoint,
+        )
+        self._iterator = DALIGenericIterator(
+            pipeline,
+            ["images", "offsets", "labels"],
+            reader_name="reader",
+            last_batch_policy=LastBatchPolicy.FILL,
+            auto_reset=True,
+        )
+        while True:
+            for (output,) in self._iterator:
+                yield Batch(output["images"].permute(0, 3, 1, 2), output["offsets"], output["labels"].long())
+
+    def state(self) -> bytes:
+        (checkpoint,) = self._iterator.checkpoints()
+        return checkpoint
+
+    def restore(self, state: bytes) -> None:
+        self._checkpoint = state
+
+
+class EvalLoader:
+    """See `ssd.batch.EvalLoader` for the contract."""
+
+    def __init__(self, annotations: Annotations, *, batch_size: int, num_workers: int, ranks: Ranks):
+        pipeline = _build(
+            _eval_graph,
+            annotations,
+            with_boxes=False,
+            ranks=ranks,
+            batch_size=batch_size,
+            num_threads=max(1, num_workers),
+        )
+        self._iterator = DALIGenericIterator(
+            pipeline,
+            ["images", "indices"],
+            reader_name="reader",
+            last_batch_policy=LastBatchPolicy.PARTIAL,
+            auto_reset=True,
+        )
+
+    def __len__(self) -> int:
+        return len(self._iterator)
+
+    def __iter__(self) -> Iterator[EvalBatch]:
+        for (output,) in self._iterator:
+            yield EvalBatch(output["images"].permute(0, 3, 1, 2), output["indices"].flatten().long().cpu())

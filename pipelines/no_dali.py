@@ -1,0 +1,201 @@
+"""The pure-PyTorch data path: worker processes decode, crop, resize, flip and match; colour and normalisation run on
+whole uint8 batches on the training device.
+
+The randomness of every sample derives from (seed, epoch, index), so the number of workers and restarts change nothing.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pipelines import augmentation
+from pipelines.annotations import Annotations
+from ssd import anchors
+from ssd.batch import IMAGE_SIZE_PX, Batch, EvalBatch
+from ssd.distributed import Ranks
+from ssd.errors import InputError
+
+_T = TypeVar("_T")
+
+
+def read_rgb(path: Path) -> Image.Image:
+    """The image in RGB, EXIF orientation ignored as in the DALI path. Raises InputError that names the file."""
+    try:
+        return Image.open(path).convert("RGB")
+    except (OSError, Image.DecompressionBombError, SyntaxError) as error:
+        raise InputError(
+            f"{path}: cannot be read as an image ({error}); replace it or take it out of the split"
+        ) from error
+
+
+def _resize(image: Image.Image) -> np.ndarray:
+    # PIL's bilinear filter is triangular over the source's footprint when it shrinks: DALI's TRIANGULAR.
+    return np.asarray(image.resize((IMAGE_SIZE_PX, IMAGE_SIZE_PX), Image.Resampling.BILINEAR))
+
+
+class Sample(NamedTuple):
+    """One augmented image. pixels: 300 x 300 x 3 uint8. affine: 3 x 4. boxes_ltrb: n x 4 float32. labels: n int64."""
+
+    pixels: np.ndarray
+    affine: np.ndarray
+    boxes_ltrb: np.ndarray
+    labels: np.ndarray
+
+
+class TrainSamples(Dataset[Sample]):
+    """Augmented samples by (epoch, image index)."""
+
+    def __init__(self, annotations: Annotations, seed: int):
+        self.annotations = annotations
+        self.seed = seed
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        epoch, index = key
+        rng = np.random.default_rng((self.seed, epoch, index))
+        rows = self.annotations.boxes_of(index)
+        trains = ~self.annotations.is_crowd[rows]
+        boxes_ltrb, labels = self.annotations.boxes_ltrb[rows][trains], self.annotations.labels[rows][trains]
+
+        crop = augmentation.random_crop(boxes_ltrb, rng)
+        image = read_rgb(self.annotations.image_folder / self.annotations.file_names[index])
+        pixels = _resize(image.crop(augmentation.window_px(crop.window_ltrb, *image.size)))
+        boxes_ltrb = crop.boxes_ltrb
+        if rng.random() < augmentation.FLIP_PROBABILITY:
+            pixels = pixels[:, ::-1]
+            left, top, right, bottom = boxes_ltrb.T
+            boxes_ltrb = np.stack([1 - right, top, 1 - left, bottom], axis=1)
+        affine = augmentation.colour_affine(augmentation.random_colour(rng))
+        return Sample(pixels, affine, boxes_ltrb, labels[crop.kept])
+
+
+class _HostBatch(NamedTuple):
+    """What a worker hands over: uint8 images, and of the default boxes the matched ones alone; a fifth of the bytes."""
+
+    pixels: Tensor
+    affine: Tensor
+    image: Tensor
+    default: Tensor
+    offsets: Tensor
+    labels: Tensor
+
+
+def _collate(samples: list[Sample]) -> _HostBatch:
+    matches = [anchors.encode_sparse(torch.from_numpy(s.boxes_ltrb), torch.from_numpy(s.labels)) for s in samples]
+    counts = torch.tensor([len(default) for default, _, _ in matches])
+    return _HostBatch(
+        pixels=torch.from_numpy(np.stack([sample.pixels for sample in samples])),
+        affine=torch.from_numpy(np.stack([sample.affine for sample in samples])),
+        image=torch.arange(len(samples)).repeat_interleave(counts),
+        default=torch.cat([default for default, _, _ in matches]),
+        offsets=torch.cat([offsets for _, offsets, _ in matches]),
+        labels=torch.cat([labels for _, _, labels in matches]),
+    )
+
+
+def _finish(host: _HostBatch, device: torch.device) -> Batch:
+    host = _HostBatch(*(tensor.to(device, non_blocking=True) for tensor in host))
+    offsets = torch.zeros(len(host.pixels), anchors.NUM_BOXES, 4, device=device)
+    labels = torch.zeros(len(host.pixels), anchors.NUM_BOXES, dtype=torch.int64, device=device)
+    offsets[host.image, host.default] = host.offsets
+    labels[host.image, host.default] = host.labels
+    return Batch(augmentation.normalise(host.pixels, host.affine), offsets, labels)
+
+
+class _Keys:
+    """The endless sequence of a rank's batches of (epoch, image index), from a given step on."""
+
+    def __init__(self, indices: np.ndarray, batch_size: int, seed: int, ranks: Ranks):
+        self.indices, self.batch_size, self.seed, self.ranks = indices, batch_size, seed, ranks
+        self.steps_per_epoch = -(-len(indices) // (batch_size * ranks.world_size))
+        self.first_step = 0
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch, step = divmod(self.first_step, self.steps_per_epoch)
+        while True:
+            order = np.random.default_rng((self.seed, epoch)).permutation(self.indices)
+            # The last batch is filled from the epoch's beginning, so all batches of all ranks are full.
+            order = np.resize(order, self.steps_per_epoch * self.batch_size * self.ranks.world_size)
+            mine = order[self.ranks.rank :: self.ranks.world_size].reshape(-1, self.batch_size)
+            for batch in mine[step:].tolist():
+                yield [(epoch, index) for index in batch]
+            epoch, step = epoch + 1, 0
+
+
+class TrainLoader:
+    """See `ssd.batch.TrainLoader` for the contract. num_workers: processes; 0 loads in this one."""
+
+    def __init__(self, annotations: Annotations, *, batch_size: int, num_workers: int, seed: int, ranks: Ranks):
+        self.device = ranks.device
+        self._keys = _Keys(annotations.trainable_indices(), batch_size, seed, ranks)
+        self.steps_per_epoch = self._keys.steps_per_epoch
+        self._loader = DataLoader(
+            TrainSamples(annotations, seed),
+            batch_sampler=self._keys,
+            num_workers=num_workers,
+            collate_fn=_collate,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def batches(self, first_step: int) -> Iterator[Batch]:
+        self._keys.first_step = first_step
+        for host in _plain_errors(self._loader):
+            yield _finish(host, self.device)
+
+    def state(self) -> bytes:
+        """Nothing: the step says it all."""
+        return b""
+
+    def restore(self, state: bytes) -> None:
+        """Nothing to restore, see `state`."""
+
+
+class EvalSamples(Dataset[tuple[int, np.ndarray]]):
+    """(image index, the whole image resized to 300 x 300 x 3 uint8)."""
+
+    def __init__(self, annotations: Annotations):
+        self.annotations = annotations
+
+    def __getitem__(self, index: int) -> tuple[int, np.ndarray]:
+        return index, _resize(read_rgb(self.annotations.image_folder / self.annotations.file_names[index]))
+
+
+def _collate_eval(samples: list[tuple[int, np.ndarray]]) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(np.stack([pixels for _, pixels in samples])), torch.tensor([index for index, _ in samples])
+
+
+class EvalLoader:
+    """See `ssd.batch.EvalLoader` for the contract."""
+
+    def __init__(self, annotations: Annotations, *, batch_size: int, num_workers: int, ranks: Ranks):
+        self.device = ranks.device
+        self._loader = DataLoader(
+            EvalSamples(annotations),
+            batch_size=batch_size,
+            sampler=range(ranks.rank, len(annotations), ranks.world_size),
+            num_workers=num_workers,
+            collate_fn=_collate_eval,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[EvalBatch]:
+        for pixels, indices in _plain_errors(self._loader):
+            pixels = pixels.to(self.device, non_blocking=True)
+            identity = torch.from_numpy(augmentation.IDENTITY_AFFINE).to(self.device)
+            yield EvalBatch(augmentation.normalise(pixels, identity.expand(len(pixels), 3, 4)), indices)
+
+
+def _plain_errors(batches: Iterable[_T]) -> Iterator[_T]:
+    """The batches; a worker's InputError comes without the traceback that DataLoader wraps it in."""
+    try:
+        yield from batches
+    except InputError as error:
+        raise InputError(str(error).strip().splitlines()[-1].removeprefix("ssd.errors.InputError: ")) from None
