@@ -1,0 +1,110 @@
+"""Ranks: torchrun's environment, the process group, and the few collectives the project uses."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ssd.errors import InputError
+
+# How long a rank waits for the others before it gives up. An evaluation on rank 0 alone must fit.
+TIMEOUT = timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Where this process stands. rank, local_rank in [0, world_size); device: what it trains on."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+@contextmanager
+def process_group(device: str = "auto", local_rank: int | None = None) -> Iterator[Ranks]:
+    """Joins the ranks that torchrun started (its RANK, WORLD_SIZE, LOCAL_RANK), or stands alone without them.
+
+    device: "auto", "cpu" or "cuda". local_rank: the ancestors' --local_rank flag, for launchers that set no LOCAL_RANK.
+    """
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    local_rank = int(os.environ.get("LOCAL_RANK", local_rank or 0))
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch sees no GPU here; pass --device cpu, or install a GPU build and driver")
+    use_gpu = device != "cpu" and torch.cuda.is_available()
+    if use_gpu and local_rank >= torch.cuda.device_count():
+        raise InputError(
+            f"local rank {local_rank} has no GPU, there are {torch.cuda.device_count()}; lower --nproc_per_node"
+        )
+    if use_gpu:
+        torch.cuda.set_device(local_rank)
+    ranks = Ranks(rank, local_rank, world_size, torch.device("cuda", local_rank) if use_gpu else torch.device("cpu"))
+    if world_size == 1:
+        yield ranks
+        return
+    # gloo beside NCCL carries what lives on the host: results and data-path states.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if use_gpu else "gloo", timeout=TIMEOUT)
+    try:
+        yield ranks
+    finally:
+        dist.destroy_process_group()
+
+
+def barrier(ranks: Ranks) -> None:
+    """Waits for all ranks."""
+    if ranks.world_size > 1:
+        dist.all_reduce(torch.zeros(1))
+
+
+def broadcast_object(value: Any, ranks: Ranks) -> Any:
+    """Rank 0's value, on every rank."""
+    if ranks.world_size == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+    return box[0]
+
+
+def gather_tensors(tensor: Tensor, ranks: Ranks) -> list[Tensor] | None:
+    """Every rank's CPU tensor, in rank order, on rank 0; None elsewhere.
+
+    They may differ in their first dimension, 0 included; the other dimensions and the dtype are the same.
+    """
+    if ranks.world_size == 1:
+        return [tensor]
+    counts = [torch.zeros(1, dtype=torch.int64) for _ in range(ranks.world_size)]
+    dist.all_gather(counts, torch.tensor([len(tensor)]))
+    longest = max(int(count) for count in counts)
+    padded = torch.cat([tensor, tensor.new_zeros(longest - len(tensor), *tensor.shape[1:])])
+    parts = [torch.empty_like(padded) for _ in counts] if ranks.is_main else None
+    dist.gather(padded, parts, dst=0)
+    return parts and [part[: int(count)] for part, count in zip(parts, counts, strict=True)]
+
+
+def sum_over_ranks(value: float, ranks: Ranks) -> float:
+    """The sum of every rank's value, on every rank."""
+    if ranks.world_size == 1:
+        return value
+    total = torch.tensor(value, dtype=torch.float64)
+    dist.all_reduce(total)
+    return total.item()
+
+
+def average_buffers(model: nn.Module, ranks: Ranks) -> None:
+    """Averages batch norm's running statistics over the ranks, which each rank gathers from its own images only."""
+    if ranks.world_size == 1:
+        return
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            dist.all_reduce(buffer)
+            buffer.div_(ranks.world_size)

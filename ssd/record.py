@@ -1,0 +1,185 @@
+"""A run's folder and what its user sees: settings, JSON lines, results, the checkpoints' places, console progress.
+
+Only rank 0 writes; on other ranks every method does nothing.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ssd.config import Config
+from ssd.distributed import Ranks
+from ssd.errors import InputError
+
+_LAST = Path("checkpoints") / "last.pt"
+_PACKAGES = ("torch", "torchvision", "numpy", "pycocotools", "nvidia-dali-cuda120", "pillow")
+
+
+def choose_folder(name: str, output: str | None, resume: str | None) -> tuple[Path, Path | None]:
+    """The run's folder and the checkpoint to resume from, or None.
+
+    name: of the data. output: the folder if given; otherwise runs/<name>-<time>. resume: None, "auto" (the last
+    checkpoint of the folder, or of the newest runs/<name>-* if no folder is given; none is no error) or a file.
+    Raises InputError rather than write over an earlier run.
+    """
+    new = Path(output) if output else Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if resume is None:
+        if (new / _LAST).exists():
+            raise InputError(f"--output {new}: holds a run; pass --resume auto to go on with it, or another folder")
+        return new, None
+    if resume != "auto":
+        file = Path(resume)
+        is_of_a_run = file.parent.name == _LAST.parent.name
+        return (file.parent.parent if is_of_a_run and not output else new), file
+    candidates = [new] if output else sorted(Path("runs").glob(f"{name}-*"), reverse=True)
+    for folder in candidates:
+        if (folder / _LAST).exists():
+            return folder, folder / _LAST
+    return new, None
+
+
+class Run:
+    """One run's folder: config.json, log.jsonl, results.json, checkpoints/."""
+
+    def __init__(self, folder: Path, ranks: Ranks):
+        self.folder = folder
+        self.last_checkpoint = folder / _LAST
+        self.best_checkpoint = self.last_checkpoint.with_name("best.pt")
+        self._is_main = ranks.is_main
+        self.console = Console(quiet=not ranks.is_main, highlight=False, soft_wrap=True)
+        self._progress: Progress | None = None
+        if self._is_main:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def write_config(self, config: Config, ranks: Ranks) -> None:
+        content = {
+            "settings": config.to_dict(),
+            "command": sys.argv,
+            "world_size": ranks.world_size,
+            "hardware": hardware(ranks.device),
+            "versions": versions(),
+            "git_revision": git_revision(),
+        }
+        self._write_json("config.json", content)
+
+    def write_results(self, results: dict[str, Any]) -> None:
+        self._write_json("results.json", results)
+
+    def _write_json(self, name: str, content: dict[str, Any]) -> None:
+        if self._is_main:
+            temporary = self.folder / f".{name}"
+            temporary.write_text(json.dumps(content, indent=2) + "\n")
+            os.replace(temporary, self.folder / name)
+
+    def log(self, event: str, **values: Any) -> None:
+        """Appends one line to log.jsonl."""
+        if self._is_main:
+            line = json.dumps({"event": event, "time_s": round(time.time(), 3), **values})
+            with (self.folder / "log.jsonl").open("a") as stream:
+                stream.write(line + "\n")
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+    def start_progress(self, total_steps: int, first_step: int) -> None:
+        """Shows a bar in a terminal; elsewhere the lines of `say` are all."""
+        if not (self._is_main and self.console.is_terminal):
+            return
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("steps"),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            console=self.console,
+            transient=True,
+        )
+        self._progress.start()
+        self._progress.add_task("training", total=total_steps, completed=first_step)
+
+    def advance(self, text: str, steps: int) -> None:
+        if self._progress is not None:
+            self._progress.update(self._progress.task_ids[0], advance=steps, description=text)
+
+    def stop_progress(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def show_metrics(self, metrics: dict[str, Any], title: str) -> None:
+        show_metrics(metrics, title, self.console)
+
+
+def show_metrics(metrics: dict[str, Any], title: str, console: Console | None = None) -> None:
+    """Prints the COCO table and each class's AP, best first."""
+    console = console or Console(highlight=False)
+    table = Table(title=title, title_justify="left")
+    for name in ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100"):
+        table.add_column(name, justify="right")
+    table.add_row(*(_score(metrics[str(column.header)]) for column in table.columns))
+    console.print(table)
+    per_class = metrics["per_class"]
+    best_first = sorted(per_class, key=lambda name: -1 if per_class[name] is None else per_class[name], reverse=True)
+    console.print("AP by class: " + ", ".join(f"{name} {_score(per_class[name])}" for name in best_first), markup=False)
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None or value < 0 else f"{value:.3f}"
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python and of the packages that can change a result; None where one is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """What the run ran on."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu_model": _cpu_model(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def git_revision() -> str | None:
+    """The checkout's commit, with "-dirty" if files differ from it; None outside a checkout."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
