@@ -213,6 +213,7 @@ def _train(config: Config, ranks: "Ranks") -> int:
     from ssd.distributed import broadcast_object
     from ssd.evaluate import evaluate
     from ssd.record import Run, choose_folder
+    from ssd.train import NonFiniteLossError
     from ssd.train import train as run_training
 
     train_split, val_split = _read_split(config, config.train_split), _read_split(config, config.val_split)
@@ -258,9 +259,14 @@ def _train(config: Config, ranks: "Ranks") -> int:
         run.say(f"note: {note}")
 
     ground_truth = val_split.ground_truth()
-    results, reached = run_training(
-        training, loader, lambda: evaluate(training.model, val_loader, ground_truth, config, ranks), run, describe
-    )
+    try:
+        results, reached = run_training(
+            training, loader, lambda: evaluate(training.model, val_loader, ground_truth, config, ranks), run, describe
+        )
+    except NonFiniteLossError as error:
+        if ranks.is_main:
+            print(f"error: {error}", file=sys.stderr)
+        return 1
     if ranks.is_main:
         run.write_results({**results, "seed": seed, "data_pipeline": config.data_pipeline, "backbone": config.backbone})
         minutes = results["train_seconds"] / 60

@@ -17,6 +17,7 @@ from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
 from pipelines import augmentation
 from pipelines.annotations import Annotations
+from pipelines.images import require_readable
 from ssd import anchors
 from ssd.batch import IMAGE_SIZE_PX, RGB_MEAN, RGB_STD, Batch, EvalBatch
 from ssd.distributed import Ranks
@@ -178,6 +179,16 @@ def _build(graph: Any, annotations: Annotations, *, with_boxes: bool, ranks: Ran
     return pipeline
 
 
+def _outputs(iterator: Any, annotations: Annotations) -> Iterator[dict[str, Any]]:
+    """One epoch of the iterator's outputs. DALI does not name the file it failed on, so then they are read again."""
+    try:
+        for (output,) in iterator:
+            yield output
+    except RuntimeError:
+        require_readable(annotations)
+        raise
+
+
 class TrainLoader:
     """See `ssd.batch.TrainLoader` for the contract. num_workers: DALI's threads."""
 
@@ -212,7 +223,7 @@ class TrainLoader:
             auto_reset=True,
         )
         while True:
-            for (output,) in self._iterator:
+            for output in _outputs(self._iterator, self._annotations):
                 yield Batch(output["images"].permute(0, 3, 1, 2), output["offsets"], output["labels"].long())
 
     def state(self) -> bytes:
@@ -227,6 +238,7 @@ class EvalLoader:
     """See `ssd.batch.EvalLoader` for the contract."""
 
     def __init__(self, annotations: Annotations, *, batch_size: int, num_workers: int, ranks: Ranks):
+        self._annotations = annotations
         pipeline = _build(
             _eval_graph,
             annotations,
@@ -247,5 +259,5 @@ class EvalLoader:
         return len(self._iterator)
 
     def __iter__(self) -> Iterator[EvalBatch]:
-        for (output,) in self._iterator:
+        for output in _outputs(self._iterator, self._annotations):
             yield EvalBatch(output["images"].permute(0, 3, 1, 2), output["indices"].flatten().long().cpu())

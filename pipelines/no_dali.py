@@ -5,7 +5,6 @@ The randomness of every sample derives from (seed, epoch, index), so the number 
 """
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -16,22 +15,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipelines import augmentation
 from pipelines.annotations import Annotations
+from pipelines.images import read_rgb
 from ssd import anchors
 from ssd.batch import IMAGE_SIZE_PX, Batch, EvalBatch
 from ssd.distributed import Ranks
 from ssd.errors import InputError
 
 _T = TypeVar("_T")
-
-
-def read_rgb(path: Path) -> Image.Image:
-    """The image in RGB, EXIF orientation ignored as in the DALI path. Raises InputError that names the file."""
-    try:
-        return Image.open(path).convert("RGB")
-    except (OSError, Image.DecompressionBombError, SyntaxError) as error:
-        raise InputError(
-            f"{path}: cannot be read as an image ({error}); replace it or take it out of the split"
-        ) from error
 
 
 def _resize(image: Image.Image) -> np.ndarray:

@@ -203,7 +203,7 @@ class _Meter:
         if not torch.isfinite(torch.tensor(box + class_)):
             raise NonFiniteLossError(
                 f"the loss became {box + class_} in steps {self.training.step - steps}..{self.training.step - 1}; "
-                f"lower --learning-rate or raise --warmup, and go on with --resume {self.run.last_checkpoint}"
+                f"lower --learning-rate or raise --warmup; earlier weights, if any, are in {self.run.last_checkpoint}"
             )
         seconds = time.perf_counter() - self.since
         images = steps * self.global_batch_size
