@@ -112,6 +112,10 @@ def random_colour(rng: np.random.Generator) -> Colour:
     return Colour(*(rng.uniform(*bounds) for bounds in (HUE_DEGREES, SATURATION, BRIGHTNESS, CONTRAST)))
 
 
+def random_flip(rng: np.random.Generator) -> bool:
+    return bool(rng.random() < FLIP_PROBABILITY)
+
+
 def colour_affine(colour: Colour) -> np.ndarray:
     """The map of RGB in [0, 255] that DALI's color_twist makes: 3 x 4 float32, [matrix | offset]."""
     turn = math.radians(colour.hue_degrees)

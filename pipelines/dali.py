@@ -26,6 +26,35 @@ _MEAN = [255 * value for value in RGB_MEAN]
 _STD = [255 * value for value in RGB_STD]
 
 
+def random_crop(boxes: Any, labels: Any) -> Any:
+    """Crop anchor and shape as fractions of the image, and the boxes and labels that live in it."""
+    return fn.random_bbox_crop(
+        boxes,
+        labels,
+        bbox_layout="xyXY",
+        thresholds=list(augmentation.CROP_MIN_IOUS),
+        allow_no_crop=True,
+        scaling=list(augmentation.CROP_SIDE),
+        aspect_ratio=list(augmentation.CROP_ASPECT),
+        num_attempts=augmentation.CROP_ATTEMPTS,
+        total_num_attempts=augmentation.CROP_MAX_ROUNDS,
+    )
+
+
+def random_colour() -> dict[str, Any]:
+    """color_twist's arguments."""
+    return {
+        "hue": fn.random.uniform(range=list(augmentation.HUE_DEGREES)),
+        "saturation": fn.random.uniform(range=list(augmentation.SATURATION)),
+        "brightness": fn.random.uniform(range=list(augmentation.BRIGHTNESS)),
+        "contrast": fn.random.uniform(range=list(augmentation.CONTRAST)),
+    }
+
+
+def random_flip() -> Any:
+    return fn.random.coin_flip(probability=augmentation.FLIP_PROBABILITY)
+
+
 @pipeline_def(enable_checkpointing=True)
 def _train_graph(annotation_file: str, image_folder: str, shuffle_seed: int, ranks: Ranks) -> Any:
     encoded, boxes, labels = fn.readers.coco(
@@ -39,20 +68,9 @@ def _train_graph(annotation_file: str, image_folder: str, shuffle_seed: int, ran
         shuffle_after_epoch_seed=shuffle_seed,
         shard_id=ranks.rank,
         num_shards=ranks.world_size,
-        pad_last_batch=True,
         name="reader",
     )
-    crop_anchor, crop_shape, boxes, labels = fn.random_bbox_crop(
-        boxes,
-        labels,
-        bbox_layout="xyXY",
-        thresholds=list(augmentation.CROP_MIN_IOUS),
-        allow_no_crop=True,
-        scaling=list(augmentation.CROP_SIDE),
-        aspect_ratio=list(augmentation.CROP_ASPECT),
-        num_attempts=augmentation.CROP_ATTEMPTS,
-        total_num_attempts=augmentation.CROP_MAX_ROUNDS,
-    )
+    crop_anchor, crop_shape, boxes, labels = random_crop(boxes, labels)
     on_gpu = ranks.device.type == "cuda"
     images = fn.decoders.image_slice(
         encoded,
@@ -64,14 +82,8 @@ def _train_graph(annotation_file: str, image_folder: str, shuffle_seed: int, ran
         jpeg_fancy_upsampling=True,
     )
     images = _resize(images)
-    images = fn.color_twist(
-        images,
-        hue=fn.random.uniform(range=list(augmentation.HUE_DEGREES)),
-        saturation=fn.random.uniform(range=list(augmentation.SATURATION)),
-        brightness=fn.random.uniform(range=list(augmentation.BRIGHTNESS)),
-        contrast=fn.random.uniform(range=list(augmentation.CONTRAST)),
-    )
-    flip = fn.random.coin_flip(probability=augmentation.FLIP_PROBABILITY)
+    images = fn.color_twist(images, **random_colour())
+    flip = random_flip()
     boxes = fn.bb_flip(boxes, ltrb=True, horizontal=flip)
     images = _normalise(images, mirror=flip)
     if on_gpu:
@@ -180,7 +192,7 @@ def _build(graph: Any, annotations: Annotations, *, with_boxes: bool, ranks: Ran
 
 
 def _outputs(iterator: Any, annotations: Annotations) -> Iterator[dict[str, Any]]:
-    """One epoch of the iterator's outputs. DALI does not name the file it failed on, so then they are read again."""
+    """The iterator's outputs. DALI does not name the file it failed on, so then they are read again."""
     try:
         for (output,) in iterator:
             yield output
@@ -215,16 +227,9 @@ class TrainLoader:
             seed=int(seeds[1 + self._ranks.rank]),
             checkpoint=self._checkpoint,
         )
-        self._iterator = DALIGenericIterator(
-            pipeline,
-            ["images", "offsets", "labels"],
-            reader_name="reader",
-            last_batch_policy=LastBatchPolicy.FILL,
-            auto_reset=True,
-        )
-        while True:
-            for output in _outputs(self._iterator, self._annotations):
-                yield Batch(output["images"].permute(0, 3, 1, 2), output["offsets"], output["labels"].long())
+        self._iterator = DALIGenericIterator(pipeline, ["images", "offsets", "labels"], size=-1)  # never ends
+        for output in _outputs(self._iterator, self._annotations):
+            yield Batch(output["images"].permute(0, 3, 1, 2), output["offsets"], output["labels"].long())
 
     def state(self) -> bytes:
         (checkpoint,) = self._iterator.checkpoints()

@@ -1,9 +1,11 @@
 """The pure-PyTorch data path: worker processes decode, crop, resize, flip and match; colour and normalisation run on
 whole uint8 batches on the training device.
 
-The randomness of every sample derives from (seed, epoch, index), so the number of workers and restarts change nothing.
+The randomness of every sample derives from (seed, pass, index), so the number of workers and restarts change nothing.
 """
 
+import functools
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
@@ -39,15 +41,15 @@ class Sample(NamedTuple):
 
 
 class TrainSamples(Dataset[Sample]):
-    """Augmented samples by (epoch, image index)."""
+    """Augmented samples by (pass through the images, image index)."""
 
     def __init__(self, annotations: Annotations, seed: int):
         self.annotations = annotations
         self.seed = seed
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        epoch, index = key
-        rng = np.random.default_rng((self.seed, epoch, index))
+        number, index = key
+        rng = np.random.default_rng((self.seed, number, index))
         rows = self.annotations.boxes_of(index)
         trains = ~self.annotations.is_crowd[rows]
         boxes_ltrb, labels = self.annotations.boxes_ltrb[rows][trains], self.annotations.labels[rows][trains]
@@ -56,7 +58,7 @@ class TrainSamples(Dataset[Sample]):
         image = read_rgb(self.annotations.image_folder / self.annotations.file_names[index])
         pixels = _resize(image.crop(augmentation.window_px(crop.window_ltrb, *image.size)))
         boxes_ltrb = crop.boxes_ltrb
-        if rng.random() < augmentation.FLIP_PROBABILITY:
+        if augmentation.random_flip(rng):
             pixels = pixels[:, ::-1]
             left, top, right, bottom = boxes_ltrb.T
             boxes_ltrb = np.stack([1 - right, top, 1 - left, bottom], axis=1)
@@ -98,23 +100,22 @@ def _finish(host: _HostBatch, device: torch.device) -> Batch:
 
 
 class _Keys:
-    """The endless sequence of a rank's batches of (epoch, image index), from a given step on."""
+    """The endless sequence of a rank's batches of (pass, image index), from a given step on."""
 
     def __init__(self, indices: np.ndarray, batch_size: int, seed: int, ranks: Ranks):
         self.indices, self.batch_size, self.seed, self.ranks = indices, batch_size, seed, ranks
-        self.steps_per_epoch = -(-len(indices) // (batch_size * ranks.world_size))
+        self.global_batch_size = batch_size * ranks.world_size
         self.first_step = 0
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch, step = divmod(self.first_step, self.steps_per_epoch)
-        while True:
-            order = np.random.default_rng((self.seed, epoch)).permutation(self.indices)
-            # The last batch is filled from the epoch's beginning, so all batches of all ranks are full.
-            order = np.resize(order, self.steps_per_epoch * self.batch_size * self.ranks.world_size)
-            mine = order[self.ranks.rank :: self.ranks.world_size].reshape(-1, self.batch_size)
-            for batch in mine[step:].tolist():
-                yield [(epoch, index) for index in batch]
-            epoch, step = epoch + 1, 0
+        order_of = functools.lru_cache(maxsize=2)(self._order_of)  # a batch may end one pass and begin the next
+        for step in itertools.count(self.first_step):
+            first = step * self.global_batch_size + self.ranks.rank * self.batch_size
+            places = (divmod(place, len(self.indices)) for place in range(first, first + self.batch_size))
+            yield [(number, int(order_of(number)[row])) for number, row in places]
+
+    def _order_of(self, number: int) -> np.ndarray:
+        return np.random.default_rng((self.seed, number)).permutation(self.indices)
 
 
 class TrainLoader:
@@ -123,7 +124,7 @@ class TrainLoader:
     def __init__(self, annotations: Annotations, *, batch_size: int, num_workers: int, seed: int, ranks: Ranks):
         self.device = ranks.device
         self._keys = _Keys(annotations.trainable_indices(), batch_size, seed, ranks)
-        self.steps_per_epoch = self._keys.steps_per_epoch
+        self.steps_per_epoch = -(-len(self._keys.indices) // self._keys.global_batch_size)
         self._loader = DataLoader(
             TrainSamples(annotations, seed),
             batch_sampler=self._keys,

@@ -86,9 +86,9 @@ class GroundTruth(NamedTuple):
 class TrainLoader(Protocol):
     """One rank's endless training data, whichever data path it comes from.
 
-    The images with a box that can be learned are shuffled each epoch and divided among the ranks. All batches are full:
-    the last one of an epoch is filled with images of the same epoch, so every rank takes steps_per_epoch =
-    ceil(images / (batch size x ranks)) steps. Equal seeds give equal batches.
+    The images with a box that can be learned come in shuffled passes, one after the other, divided among the ranks. All
+    batches are full, so an epoch of steps_per_epoch = ceil(images / (batch size x ranks)) steps is a pass and the
+    beginning of the next: no image is repeated to fill a batch. Equal seeds give equal batches.
     """
 
     steps_per_epoch: int
