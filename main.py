@@ -1,19 +1,19 @@
 #!/usr/bin/env python3
 """The command line: flags -> Config; wires data path, model and run.
 
-Heavy imports stand inside the commands, so that --help and mistakes in flags are answered at once.
+Heavy imports stand inside the commands, after their flags are read.
 """
 
-import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from ssd.config import BACKBONES, DATA_PIPELINES, RECIPES, Config
+from ssd.config import DATA_PIPELINES, RECIPES, Config
 from ssd.errors import InputError
+from ssd.flags import benchmark_parser, config_of, evaluate_parser, show_data_parser, train_parser
 
 if TYPE_CHECKING:
     from pipelines.annotations import Annotations
@@ -22,164 +22,6 @@ if TYPE_CHECKING:
     from ssd.train import Training
 
 DEMO_FOLDER = Path("data/demo")
-
-EXIT_CODES = "exit codes: 0 done, 1 --target not reached or the loss became infinite, 2 bad input, 130 interrupted"
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see {self.prog} --help")
-
-
-def _number(convert: Callable[[str], Any], low: float, high: float = float("inf")) -> Callable[[str], Any]:
-    def parse(text: str) -> Any:
-        value = convert(text)
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text} is not in {low:g}..{high:g}")
-        return value
-
-    parse.__name__ = convert.__name__
-    return parse
-
-
-_COUNT = _number(int, 1)
-_COUNT_FROM_0 = _number(int, 0)
-_FRACTION = _number(float, 0, 1)
-_POSITIVE = _number(float, 0)
-
-
-def _default(name: str) -> str:
-    value = getattr(Config, name)
-    shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-    return "" if value is None or isinstance(value, bool) else f" (default: {shown})"
-
-
-def _flag(group: Any, *names: str, dest: str, help: str, **arguments: Any) -> None:
-    group.add_argument(*names, dest=dest, default=argparse.SUPPRESS, help=help + _default(dest), **arguments)
-
-
-def _add_data_flags(parser: argparse.ArgumentParser, *, training: bool) -> None:
-    group = parser.add_argument_group("data")
-    _flag(
-        group, "--data", "-d", dest="data", metavar="DIR",
-        help='COCO-style folder (DIR/train2017 or DIR/images/train2017, and DIR/annotations), or "demo": written once',
-    )  # fmt: skip
-    if training:
-        _flag(group, "--train-split", dest="train_split", metavar="NAME", help="split to train on")
-    _flag(group, "--val-split", dest="val_split", metavar="NAME", help="split to evaluate on")
-    _flag(
-        group, "--data_pipeline", dest="data_pipeline", choices=DATA_PIPELINES,
-        help="NVIDIA DALI, or pure PyTorch: the same augmentation either way",
-    )  # fmt: skip
-    _flag(group, "--num-workers", dest="num_workers", type=_COUNT_FROM_0, metavar="N", help="threads or processes")
-
-
-def _add_machine_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("machine")
-    _flag(group, "--fp16", dest="fp16", action="store_true", help="mixed precision in float16 (on a CPU bfloat16)")
-    _flag(group, "--bf16", dest="bf16", action="store_true", help="mixed precision in bfloat16")
-    _flag(group, "--device", dest="device", choices=("auto", "cpu", "cuda"), help="where to run; auto: a GPU if any")
-    group.add_argument("--local_rank", "--local-rank", type=int, default=None, help="for launchers older than torchrun")
-
-
-def _add_evaluation_flags(group: Any) -> None:
-    _flag(group, "--eval-batch-size", "--ebs", dest="eval_batch_size", type=_COUNT, metavar="N", help="images a rank")
-    _flag(group, "--score-threshold", dest="score_threshold", type=_FRACTION, metavar="P", help="detections score more")
-    _flag(group, "--nms-iou", dest="nms_iou", type=_FRACTION, metavar="IOU", help="overlap that drops the weaker one")
-    _flag(group, "--max-per-class", dest="max_per_class", type=_COUNT, metavar="N", help="candidates a class and image")
-    _flag(group, "--max-per-image", dest="max_per_image", type=_COUNT, metavar="N", help="detections an image")
-
-
-def train_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="main.py",
-        usage="main.py [train] --data DIR [flags]\n       main.py evaluate --data DIR --checkpoint FILE [flags]",
-        description="Train an SSD300 detector. Under torchrun every process is a rank.",
-        epilog=f"example: torchrun --nproc_per_node=8 main.py --fp16 --data /coco\n{EXIT_CODES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--recipe", choices=tuple(RECIPES), help="start from these settings instead of the defaults")
-    _add_data_flags(parser, training=True)
-
-    group = parser.add_argument_group("model")
-    _flag(group, "--backbone", dest="backbone", choices=BACKBONES, help="the ResNet under the detector")
-    _flag(
-        group, "--backbone-weights", dest="backbone_weights", metavar="{imagenet,none,FILE}",
-        help="torchvision's, downloaded; none; or a file with a torchvision state dict",
-    )  # fmt: skip
-    _flag(group, "--checkpoint", dest="checkpoint", metavar="FILE", help="fine-tune from this; classes may differ")
-
-    group = parser.add_argument_group("training")
-    _flag(group, "--epochs", "-e", dest="epochs", type=_COUNT, metavar="N", help="times through the data")
-    _flag(group, "--batch-size", "--bs", "-b", dest="batch_size", type=_COUNT, metavar="N", help="images a rank")
-    _flag(
-        group, "--learning-rate", "--lr", dest="learning_rate", type=_POSITIVE, metavar="LR",
-        help="rate at a global batch of 32; the run's is this x ranks x batch size / 32",
-    )  # fmt: skip
-    _flag(group, "--momentum", "-m", dest="momentum", type=_FRACTION, metavar="M", help="of SGD")
-    _flag(
-        group,
-        "--weight-decay",
-        "--wd",
-        dest="weight_decay",
-        type=_POSITIVE,
-        metavar="W",
-        help="not on biases and batch norm",
-    )
-    _flag(group, "--warmup", dest="warmup", type=_COUNT_FROM_0, metavar="STEPS", help="steps of linear warm-up")
-    _flag(
-        group, "--multistep", dest="multistep", type=_COUNT, nargs="*", metavar="EPOCH",
-        help="the rate falls to a tenth after these epochs",
-    )  # fmt: skip
-    _flag(group, "--seed", "-s", dest="seed", type=_COUNT_FROM_0, metavar="N", help="default: drawn and recorded")
-
-    group = parser.add_argument_group("evaluation")
-    _flag(
-        group, "--evaluation", dest="evaluation", type=_COUNT, nargs="*", metavar="EPOCH",
-        help="evaluate after these epochs, and after the last",
-    )  # fmt: skip
-    _flag(
-        group, "--target", dest="target", type=_FRACTION, metavar="AP", help="end at this AP; exit 1 if never reached"
-    )
-    _add_evaluation_flags(group)
-
-    _add_machine_flags(parser)
-
-    group = parser.add_argument_group("run")
-    _flag(group, "--output", dest="output", metavar="DIR", help="the run's folder (default: runs/<data>-<time>)")
-    _flag(
-        group, "--resume", dest="resume", metavar="{auto,FILE}",
-        help="go on from a checkpoint; auto: the run's own last one, if any",
-    )  # fmt: skip
-    _flag(group, "--log-interval", dest="log_interval", type=_COUNT, metavar="STEPS", help="steps a line of log.jsonl")
-    return parser
-
-
-def evaluate_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="main.py evaluate",
-        description="Judge a checkpoint on a data set by the COCO metrics.",
-        epilog=f"example: main.py evaluate --data /coco --checkpoint runs/coco/checkpoints/best.pt\n{EXIT_CODES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="a run's checkpoints/best.pt or last.pt")
-    _add_data_flags(parser, training=False)
-    _add_evaluation_flags(parser.add_argument_group("evaluation"))
-    _add_machine_flags(parser)
-    parser.add_argument("--json", metavar="FILE", help="write the metrics there too")
-    return parser
-
-
-def _config(flags: dict[str, Any], base: Config) -> Config:
-    flags = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
-    config = replace(base, **flags)
-    if not config.data:
-        raise InputError('--data is missing: pass a COCO-style folder, or "demo"')
-    if config.fp16 and config.bf16:
-        raise InputError("--fp16 and --bf16 exclude each other; pass one")
-    return config
 
 
 def _data_folder(config: Config) -> Path:
@@ -199,7 +41,7 @@ def _read_split(config: Config, split: str) -> "Annotations":
 def train(arguments: Sequence[str]) -> int:
     options = vars(train_parser().parse_args(arguments))
     local_rank, recipe = options.pop("local_rank"), options.pop("recipe")
-    config = _config(options, RECIPES[recipe]() if recipe else Config())
+    config = config_of(options, RECIPES[recipe]() if recipe else Config())
 
     from ssd.distributed import process_group
 
@@ -346,7 +188,7 @@ def _resume(
 def evaluate(arguments: Sequence[str]) -> int:
     options = vars(evaluate_parser().parse_args(arguments))
     local_rank, json_file = options.pop("local_rank"), options.pop("json")
-    config = _config(options, Config())
+    config = config_of(options, Config())
 
     from ssd.distributed import process_group
 
@@ -382,7 +224,101 @@ def _evaluate(config: Config, ranks: "Ranks", json_file: str | None) -> int:
     return 0
 
 
-COMMANDS = {"train": train, "evaluate": evaluate}
+def show_data(arguments: Sequence[str]) -> int:
+    options = vars(show_data_parser().parse_args(arguments))
+    output, rows, columns = Path(options.pop("output")), options.pop("rows"), options.pop("columns")
+    names = _pipelines_named(options.pop("data_pipeline"))
+    config = config_of(options, Config(seed=0))
+
+    import torch
+
+    import pipelines
+    from pipelines.show import write_mosaic
+    from ssd.distributed import Ranks
+
+    split = _read_split(config, config.train_split)
+    here = Ranks(0, 0, 1, torch.device("cpu"))
+    loaders = {
+        name: pipelines.build_train(name, split, batch_size=columns, num_workers=1, seed=config.seed or 0, ranks=here)
+        for name in names
+    }
+    write_mosaic(output, loaders, [category.name for category in split.categories], rows=rows, columns=columns)
+    print(f"wrote {output}")
+    return 0
+
+
+def benchmark(arguments: Sequence[str]) -> int:
+    options = vars(benchmark_parser().parse_args(arguments))
+    names = _pipelines_named(options.pop("data_pipeline"))
+    chosen = {name: options.pop(name) for name in ("what", "workers", "rounds", "batches", "through", "json", "plot")}
+    local_rank = options.pop("local_rank")
+    config = config_of(options, Config(batch_size=32, seed=0, backbone_weights="none"))
+    workers = chosen["workers"] or list(range(1, (os.cpu_count() or 1) + 1))
+
+    from pipelines import benchmark as data_benchmark
+    from ssd.distributed import process_group
+    from ssd.record import hardware, versions
+
+    with process_group(config.device, local_rank) as ranks:
+        split = _read_split(config, config.train_split)
+        about = {"batch_size": config.batch_size, "rounds": chosen["rounds"], "timed_batches": chosen["batches"]}
+        about |= {"data": _data_name(config), "hardware": hardware(ranks.device), "versions": versions()}
+        found = data_benchmark.benchmark(
+            split,
+            subjects=(data_benchmark.DECODE_ONLY, *names),
+            workers=workers,
+            batch_size=config.batch_size,
+            timed_batches=chosen["batches"],
+            rounds=chosen["rounds"],
+            ranks=ranks,
+            progress=lambda text: print(text, file=sys.stderr),
+        )
+        data_benchmark.show_table(found)
+        if chosen["through"] == "train":
+            about["through_train"] = _benchmark_training(config, split, names, max(workers), chosen, ranks)
+    if chosen["json"]:
+        data_benchmark.write_json(Path(chosen["json"]), found, about)
+    if chosen["plot"]:
+        data_benchmark.write_plot(Path(chosen["plot"]), found, _data_name(config))
+    return 0
+
+
+def _benchmark_training(
+    config: Config, split: "Annotations", names: Sequence[str], workers: int, chosen: dict[str, Any], ranks: "Ranks"
+) -> dict[str, Any]:
+    """Training steps fed by each data path, beside the same steps on one batch that lies in memory."""
+    import itertools
+
+    import pipelines
+    from ssd.benchmark import measure_training
+
+    training, _ = _build_training(config, split, ranks, None, None)
+    found: dict[str, Any] = {}
+    in_memory = None
+    for name in names:
+        loader = pipelines.build_train(
+            name, split, batch_size=config.batch_size, num_workers=workers, seed=config.seed or 0, ranks=ranks
+        )
+        batches = loader.batches(0)
+        in_memory = next(batches)
+        speed = measure_training(training, batches, warmup_steps=2, timed_steps=chosen["batches"])
+        found[name] = speed._asdict()
+        del batches
+    if in_memory is not None:
+        batches = itertools.repeat(in_memory)
+        found["in_memory"] = measure_training(
+            training, batches, warmup_steps=1, timed_steps=chosen["batches"]
+        )._asdict()
+    for name, speed in found.items():
+        print(f"training on {name}: {speed['images_per_second']:.1f} img/s, {speed['data_wait_fraction']:.0%} waiting")
+    return found
+
+
+def _pipelines_named(choice: str) -> tuple[str, ...]:
+    return DATA_PIPELINES if choice == "both" else (choice,)
+
+
+COMMANDS = {"train": train, "evaluate": evaluate, "show-data": show_data, "benchmark": benchmark}
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -230,13 +230,12 @@ class _Table:
         return column
 
     def integers(self, key: str) -> np.ndarray:
-        """`key` of every row, int64."""
+        """`key` of every row, int64, of a size that float64 holds exactly: COCO results carry ids in it."""
         column = self.column(key, {int}, "an integer")
-        try:
-            return np.array(column, dtype=np.int64)
-        except OverflowError:
-            index = next(i for i, value in enumerate(column) if not -(2**63) <= value < 2**63)
-            raise self.culprit(index, f"has '{key}' {_shown(column[index])}, which is too large") from None
+        index = next((i for i, value in enumerate(column) if abs(value) > 2**53), None)
+        if index is not None:
+            raise self.culprit(index, f"has '{key}' {_shown(column[index])}, which is too large")
+        return np.array(column, dtype=np.int64)
 
     def refuse_repeated(self, key: str, column: list[Any]) -> None:
         if len(set(column)) == len(column):

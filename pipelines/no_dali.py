@@ -11,24 +11,18 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pipelines import augmentation
 from pipelines.annotations import Annotations
-from pipelines.images import read_rgb
+from pipelines.images import read_rgb, resize
 from ssd import anchors
-from ssd.batch import IMAGE_SIZE_PX, Batch, EvalBatch
+from ssd.batch import Batch, EvalBatch
 from ssd.distributed import Ranks
 from ssd.errors import InputError
 
 _T = TypeVar("_T")
-
-
-def _resize(image: Image.Image) -> np.ndarray:
-    # PIL's bilinear filter is triangular over the source's footprint when it shrinks: DALI's TRIANGULAR.
-    return np.asarray(image.resize((IMAGE_SIZE_PX, IMAGE_SIZE_PX), Image.Resampling.BILINEAR))
 
 
 class Sample(NamedTuple):
@@ -56,7 +50,8 @@ class TrainSamples(Dataset[Sample]):
 
         crop = augmentation.random_crop(boxes_ltrb, rng)
         image = read_rgb(self.annotations.image_folder / self.annotations.file_names[index])
-        pixels = _resize(image.crop(augmentation.window_px(crop.window_ltrb, *image.size)))
+        left, top, right, bottom = augmentation.window_px(crop.window_ltrb, image.shape[1], image.shape[0])
+        pixels = resize(image[top:bottom, left:right])
         boxes_ltrb = crop.boxes_ltrb
         if augmentation.random_flip(rng):
             pixels = pixels[:, ::-1]
@@ -153,7 +148,7 @@ class EvalSamples(Dataset[tuple[int, np.ndarray]]):
         self.annotations = annotations
 
     def __getitem__(self, index: int) -> tuple[int, np.ndarray]:
-        return index, _resize(read_rgb(self.annotations.image_folder / self.annotations.file_names[index]))
+        return index, resize(read_rgb(self.annotations.image_folder / self.annotations.file_names[index]))
 
 
 def _collate_eval(samples: list[tuple[int, np.ndarray]]) -> tuple[Tensor, Tensor]:

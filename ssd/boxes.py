@@ -34,10 +34,12 @@ def area(boxes_ltrb: Tensor) -> Tensor:
 
 def pairwise_iou(a_ltrb: Tensor, b_ltrb: Tensor) -> Tensor:
     """... x N x 4 and ... x M x 4 ltrb -> ... x N x M IoU in [0, 1]; 0 where both boxes are empty."""
-    a, b = a_ltrb.unsqueeze(-2), b_ltrb.unsqueeze(-3)
-    width = (torch.minimum(a[..., 2], b[..., 2]) - torch.maximum(a[..., 0], b[..., 0])).clamp_(min=0)
-    height = (torch.minimum(a[..., 3], b[..., 3]) - torch.maximum(a[..., 1], b[..., 1])).clamp_(min=0)
-    intersection = width * height
-    union = area(a) + area(b) - intersection
+    a_left, a_top, a_right, a_bottom = a_ltrb.unsqueeze(-2).unbind(-1)
+    # Four planes: vectorised loads instead of every fourth number.
+    b_left, b_top, b_right, b_bottom = b_ltrb.unsqueeze(-3).movedim(-1, 0).contiguous()
+    width = torch.minimum(a_right, b_right).sub_(torch.maximum(a_left, b_left)).clamp_(min=0)
+    height = torch.minimum(a_bottom, b_bottom).sub_(torch.maximum(a_top, b_top)).clamp_(min=0)
+    intersection = width.mul_(height)
+    union = (area(a_ltrb).unsqueeze(-1) + area(b_ltrb).unsqueeze(-2)).sub_(intersection)
     # Two empty boxes have no union: 0 / tiny is 0 instead of NaN.
-    return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
+    return intersection.div_(union.clamp_(min=torch.finfo(union.dtype).tiny))

@@ -81,9 +81,10 @@ def coco_metrics(ground_truth: GroundTruth, results: np.ndarray) -> dict[str, An
         values = precision[:, :, position]
         values = values[values > -1]
         by_id[category_id] = float(values.mean()) if values.size else None
+    names = ground_truth.category_names
     metrics["per_class"] = {
-        name: by_id[category_id]
-        for category_id, name in zip(ground_truth.category_ids, ground_truth.category_names, strict=True)
+        name if names.count(name) == 1 else f"{name} ({category_id})": by_id[category_id]
+        for category_id, name in zip(ground_truth.category_ids, names, strict=True)
     }
     return metrics
 

@@ -10,6 +10,9 @@ from ssd.anchors import decode, default_boxes_cxcywh
 from ssd.batch import Detections, Predictions
 from ssd.boxes import pairwise_iou
 
+# Groups (an image and a class) that are suppressed together: bounds the memory of a detector that sees everything.
+_GROUPS_AT_ONCE = 64
+
 
 def detect(
     predictions: Predictions, *, score_threshold: float, nms_iou: float, max_per_class: int, max_per_image: int
@@ -68,13 +71,18 @@ def _greedy_nms(boxes_ltrb: Tensor, group: Tensor, rank: Tensor, nms_iou: float)
     size = int(rank.max()) + 1
     padded = boxes_ltrb.new_zeros(int(row[-1]) + 1, size, 4)
     padded[row, rank] = boxes_ltrb
+    return torch.cat([_survivors(chunk, nms_iou) for chunk in padded.split(_GROUPS_AT_ONCE)])[row, rank]
+
+
+def _survivors(boxes_ltrb: Tensor, nms_iou: float) -> Tensor:
+    """Greedy suppression within each of G groups of R boxes, best first: G x R x 4 -> G x R bool."""
     # beats[g, i, j]: i is better than j and overlaps it. Padding has area 0, so it beats nothing.
-    beats = (pairwise_iou(padded, padded) > nms_iou).triu_(1)
+    beats = (pairwise_iou(boxes_ltrb, boxes_ltrb) > nms_iou).triu_(1)
     # A box survives if no surviving better box beats it. Repeating this from "all survive" settles rank 0 in the first
     # round, rank 1 by the second, ...: the fixed point is the greedy solution, reached in a few rounds in practice.
-    survives = torch.ones(padded.shape[:2], dtype=torch.bool, device=group.device)
+    survives = torch.ones(boxes_ltrb.shape[:2], dtype=torch.bool, device=boxes_ltrb.device)
     while True:
         settled = ~(beats & survives.unsqueeze(2)).any(dim=1)
         if torch.equal(settled, survives):
-            return survives[row, rank]
+            return survives
         survives = settled

@@ -1,0 +1,80 @@
+"""A mosaic of what the detector learns from: augmented images, their boxes and the default boxes matched to them."""
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from ssd import anchors
+from ssd.batch import IMAGE_SIZE_PX, RGB_MEAN, RGB_STD, Batch, TrainLoader
+
+_GAP_PX = 8
+_TITLE_PX = 26
+# Okabe and Ito's colours: told apart by colour-blind readers too. A class keeps its colour.
+_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+
+
+def _to_rgb(image: Tensor) -> Image.Image:
+    """3 x H x W normalised -> an image."""
+    values = image.cpu() * torch.tensor(RGB_STD).view(3, 1, 1) + torch.tensor(RGB_MEAN).view(3, 1, 1)
+    return Image.fromarray((values * 255).round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().numpy())
+
+
+def _draw(image: Tensor, offsets: Tensor, labels: Tensor, names: list[str]) -> Image.Image:
+    """One tile: matched default boxes thin, the ground truth they learn thick, with its class."""
+    picture = _to_rgb(image)
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(size=13)
+    positive = labels.cpu() > 0
+    defaults_ltrb = anchors.default_boxes_ltrb()[positive] * IMAGE_SIZE_PX
+    boxes_ltrb = anchors.decode(offsets.cpu(), anchors.default_boxes_cxcywh())[positive] * IMAGE_SIZE_PX
+    matched = labels.cpu()[positive].tolist()
+    for box, label in zip(defaults_ltrb.tolist(), matched, strict=True):
+        draw.rectangle(box, outline=_COLOURS[(label - 1) % len(_COLOURS)], width=1)
+    # Many default boxes learn one ground truth: the offsets of each give it back, up to rounding.
+    truths = {(label, *np.round(box, 1)): box for box, label in zip(boxes_ltrb.tolist(), matched, strict=True)}
+    for (label, *_), box in truths.items():
+        colour = _COLOURS[(label - 1) % len(_COLOURS)]
+        draw.rectangle(box, outline="black", width=5)
+        draw.rectangle([box[0] + 1, box[1] + 1, box[2] - 1, box[3] - 1], outline=colour, width=3)
+    for (label, *_), box in truths.items():
+        name = names[label - 1]
+        left, top = max(0, box[0]), max(0, box[1])
+        draw.rectangle([left, top, left + draw.textlength(name, font) + 6, top + 17], fill="black")
+        draw.text((left + 3, top), name, fill="white", font=font)
+    return picture
+
+
+def _tiles(loader: TrainLoader, count: int, names: list[str]) -> list[Image.Image]:
+    tiles: list[Image.Image] = []
+    for batch in islice(loader.batches(0), count):
+        tiles += _tiles_of(batch, names)
+        if len(tiles) >= count:
+            break
+    return tiles[:count]
+
+
+def _tiles_of(batch: Batch, names: list[str]) -> list[Image.Image]:
+    return [_draw(*sample, names) for sample in zip(*batch, strict=True)]
+
+
+def write_mosaic(file: Path, loaders: dict[str, TrainLoader], names: list[str], *, rows: int, columns: int) -> None:
+    """The first rows x columns samples of each loader, the loaders side by side under their names, as a PNG.
+
+    names: the K - 1 classes' names.
+    """
+    step = IMAGE_SIZE_PX + _GAP_PX
+    panel_width = columns * step + _GAP_PX
+    mosaic = Image.new("RGB", (len(loaders) * panel_width + _GAP_PX, rows * step + _TITLE_PX + _GAP_PX), "white")
+    draw = ImageDraw.Draw(mosaic)
+    for number, (title, loader) in enumerate(loaders.items()):
+        left = number * panel_width + _GAP_PX
+        draw.text((left, 4), title, fill="black", font=ImageFont.load_default(size=18))
+        for place, tile in enumerate(_tiles(loader, rows * columns, names)):
+            row, column = divmod(place, columns)
+            mosaic.paste(tile, (left + column * step, _TITLE_PX + row * step))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    mosaic.save(file)

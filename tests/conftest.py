@@ -1,0 +1,115 @@
+"""What tests share: small data sets, a checkpoint, the command line run in this process."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+# `pytest` does not put the folder of main.py on the path, `python -m pytest` does.
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    for_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if not for_gpu:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in for_gpu:
+            item.add_marker(pytest.mark.skip(reason="torch sees no NVIDIA GPU"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of the real images, coco256 and bccd."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"the sample data is not in {SHARED_DATA}")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def coco256(shared_data: Path) -> Path:
+    """128 + 128 real COCO images."""
+    return shared_data / "coco256"
+
+
+@pytest.fixture(scope="session")
+def demo_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Demo data: 12 training images, one of them empty, and 5 to judge by. Not to be written to, see `data_copy`."""
+    from pipelines.demo import write_demo_data
+
+    return write_demo_data(tmp_path_factory.mktemp("data") / "demo", train_images=12, val_images=5)
+
+
+@pytest.fixture
+def data_copy(demo_data: Path, tmp_path: Path) -> Path:
+    """A copy of `demo_data` for the test to spoil."""
+    return Path(shutil.copytree(demo_data, tmp_path / "data"))
+
+
+@pytest.fixture(scope="session")
+def demo_checkpoint(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of an untrained SSD300-R18 for the categories of `demo_data`, to evaluate and to fine-tune."""
+    import torch
+
+    from pipelines.annotations import read_annotations
+    from ssd import checkpoint
+    from ssd.model import SSD300
+
+    split = read_annotations(demo_data, "val2017")
+    torch.manual_seed(0)
+    content = {
+        "format": checkpoint.FORMAT,
+        "backbone": "resnet18",
+        "categories": [tuple(category) for category in split.categories],
+        "model": SSD300("resnet18", split.num_classes).state_dict(),
+    }
+    file = tmp_path_factory.mktemp("checkpoint") / "demo.pt"
+    checkpoint.save(file, content)
+    return file
+
+
+@pytest.fixture
+def refusal(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Runs the command line in this process; asserts exit code 2 and one line on stderr, which it returns."""
+
+    def run(*arguments: str | os.PathLike[str]) -> str:
+        import main
+
+        for variable in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+            monkeypatch.delenv(variable, raising=False)
+        capfd.readouterr()
+        code = main.main([os.fspath(argument) for argument in arguments])
+        # DALI's decoder adds coloured lines of its own, which no setting of it keeps back.
+        lines = capfd.readouterr().err.splitlines(keepends=True)
+        complaint = "".join(line for line in lines if "[ERROR]" not in line)
+        assert code == 2, complaint
+        assert complaint.startswith("error: ") and complaint.count("\n") == 1 and complaint.endswith("\n"), complaint
+        return complaint.strip()
+
+    return run
+
+
+@pytest.fixture
+def edit_annotations() -> Callable[[Path, str, Callable[[dict[str, Any]], None]], Path]:
+    """(data folder, split, change) applies change to the split's document in place; returns the annotation file."""
+
+    def edit(data: Path, split: str, change: Callable[[dict[str, Any]], None]) -> Path:
+        file = data / "annotations" / f"instances_{split}.json"
+        document = json.loads(file.read_text())
+        change(document)
+        file.write_text(json.dumps(document))
+        return file
+
+    return edit

@@ -1,0 +1,429 @@
+"""Default boxes, matching and encoding: by hand, and against torchvision, exact arithmetic and DALI."""
+
+import functools
+from fractions import Fraction
+from math import log, sqrt
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import box_iou
+
+from ssd.anchors import (
+    ASPECT_RATIOS,
+    BOXES_PER_CELL,
+    FEATURE_SIZES,
+    MATCH_IOU,
+    NUM_BOXES,
+    OFFSET_STDS,
+    SCALES_PX,
+    STEPS_PX,
+    decode,
+    default_boxes_cxcywh,
+    default_boxes_ltrb,
+    encode,
+    encode_sparse,
+    match,
+    offsets_of,
+)
+from ssd.boxes import ltrb_to_cxcywh
+
+# The first index of each level: 4 x 38^2 = 5776, + 6 x 19^2 = 7942, + 6 x 10^2 = 8542, + 6 x 5^2 = 8692,
+# + 4 x 3^2 = 8728, + 4 = 8732.
+LEVEL_STARTS = (0, 5776, 7942, 8542, 8692, 8728, 8732)
+
+
+def random_boxes_ltrb(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+    """Boxes inside the image with sides in [low, high]."""
+    size = low + (high - low) * torch.rand(count, 2, generator=generator)
+    left_top = torch.rand(count, 2, generator=generator) * (1 - size)
+    return torch.cat([left_top, (left_top + size).clamp(max=1)], dim=1)
+
+
+# Default boxes
+
+
+def test_there_are_8732() -> None:
+    assert NUM_BOXES == 8732 == LEVEL_STARTS[-1]
+    assert default_boxes_cxcywh().shape == default_boxes_ltrb().shape == (8732, 4)
+    assert default_boxes_cxcywh().dtype == default_boxes_ltrb().dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("index", "box_cxcywh_px"),
+    [
+        # Level 0, step 8, scale 21: from (0.5 x 8, 0.5 x 8) to (37.5 x 8, 37.5 x 8).
+        (0, (4, 4, 21, 21)),
+        (1, (12, 4, 21, 21)),  # columns run fastest
+        (38, (4, 12, 21, 21)),  # then rows
+        (1443, (300, 300, 21, 21)),
+        (1444, (4, 4, sqrt(21 * 45), sqrt(21 * 45))),  # then shapes: the square between two scales
+        (2 * 1444, (4, 4, 21 * sqrt(2), 21 / sqrt(2))),  # twice as wide as high
+        (3 * 1444, (4, 4, 21 / sqrt(2), 21 * sqrt(2))),  # and upright
+        (5775, (300, 300, 21 / sqrt(2), 21 * sqrt(2))),
+        # Level 1, step 16, scale 45: from 0.5 x 16 to 18.5 x 16 = 296.
+        (5776, (8, 8, 45, 45)),
+        (5776 + 2 * 361 + 3 * 19 + 7, (120, 56, 45 * sqrt(2), 45 / sqrt(2))),  # shape 2, row 3, column 7
+        (5776 + 4 * 361, (8, 8, 45 * sqrt(3), 45 / sqrt(3))),
+        (7941, (296, 296, 45 / sqrt(3), 45 * sqrt(3))),
+        # Level 2, step 32, scale 99: 9.5 x 32 = 304 is clamped to 300.
+        (7942, (16, 16, 99, 99)),
+        (7942 + 9, (300, 16, 99, 99)),
+        (8541, (300, 300, 99 / sqrt(3), 99 * sqrt(3))),
+        # Level 3, step 64, scale 153: to 4.5 x 64 = 288.
+        (8542, (32, 32, 153, 153)),
+        (8691, (288, 288, 153 / sqrt(3), 153 * sqrt(3))),
+        # Level 4, step 100, scale 207: to 2.5 x 100; 207 x sqrt 2 = 292.7 still fits.
+        (8692, (50, 50, 207, 207)),
+        (8727, (250, 250, 207 / sqrt(2), 207 * sqrt(2))),
+        # Level 5, step 300, scale 261: 261 x sqrt 2 = 369.1 is clamped to 300.
+        (8728, (150, 150, 261, 261)),
+        (8729, (150, 150, sqrt(261 * 315), sqrt(261 * 315))),
+        (8730, (150, 150, 300, 261 / sqrt(2))),
+        (8731, (150, 150, 261 / sqrt(2), 300)),
+    ],
+)
+def test_default_box_by_hand(index: int, box_cxcywh_px: tuple[float, ...]) -> None:
+    # One rounding to float32 of a number up to 1, and one here.
+    expected = torch.tensor(box_cxcywh_px) / 300
+    torch.testing.assert_close(default_boxes_cxcywh()[index], expected, rtol=0, atol=2**-23)
+
+
+def test_only_centre_and_size_are_clamped() -> None:
+    cxcywh, ltrb = default_boxes_cxcywh(), default_boxes_ltrb()
+    assert cxcywh.min() > 0 and cxcywh.max() == 1
+    # The first box spans 4 -+ 10.5 px: it leaves the image. Box 8730 spans 150 -+ 150 px, after the clamp.
+    torch.testing.assert_close(ltrb[0] * 300, torch.tensor([-6.5, -6.5, 14.5, 14.5]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(ltrb[8730, ::2], torch.tensor([0.0, 1.0]), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("level", range(6))
+def test_default_boxes_are_torchvisions(level: int) -> None:
+    generator = DefaultBoxGenerator(
+        aspect_ratios=[[2], [2, 3], [2, 3], [2, 3], [2], [2]],
+        scales=[scale / 300 for scale in (21, 45, 99, 153, 207, 261, 315)],
+        steps=[8, 16, 32, 64, 100, 300],
+        clip=True,
+    )
+    image = ImageList(torch.zeros(1, 3, 300, 300), [(300, 300)])
+    (theirs_ltrb_px,) = generator(image, [torch.zeros(1, 1, size, size) for size in FEATURE_SIZES])
+    # torchvision clamps the sizes but not the centres.
+    theirs = (ltrb_to_cxcywh(theirs_ltrb_px) / 300).clamp(0, 1)
+
+    size, shapes = FEATURE_SIZES[level], BOXES_PER_CELL[level]
+    here = slice(LEVEL_STARTS[level], LEVEL_STARTS[level + 1])
+    # Row, column, shape there; shape, row, column here. The permutation makes this more than equality as sets.
+    theirs = theirs[here].view(size, size, shapes, 4).permute(2, 0, 1, 3)
+    ours = default_boxes_cxcywh()[here].view(shapes, size, size, 4)
+    # torchvision goes through pixels in float32: several roundings of numbers up to 1.
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+def test_constants_are_those_of_the_reference() -> None:
+    assert FEATURE_SIZES == (38, 19, 10, 5, 3, 1)
+    assert STEPS_PX == (8, 16, 32, 64, 100, 300)
+    assert SCALES_PX == (21, 45, 99, 153, 207, 261, 315)
+    assert ASPECT_RATIOS == ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,))
+    assert BOXES_PER_CELL == (4, 6, 6, 6, 4, 4)
+    assert OFFSET_STDS == (0.1, 0.1, 0.2, 0.2)
+    assert MATCH_IOU == 0.5
+
+
+# Matching
+
+
+@pytest.mark.parametrize(
+    ("boxes_ltrb", "defaults_ltrb", "expected"),
+    [
+        pytest.param(
+            # IoU 1, 1/2 and 9/16: exactly a half is not enough.
+            [(0, 0, 1, 1)],
+            [(0, 0, 1, 1), (0, 0, 0.5, 1), (0, 0, 0.5625, 1)],
+            [0, -1, 0],
+            id="more than a half",
+        ),
+        pytest.param(
+            # IoU 1/16 and 0: the best one has it all the same.
+            [(0, 0, 0.25, 0.25)],
+            [(0, 0, 1, 1), (0.5, 0.5, 1, 1)],
+            [0, -1],
+            id="best default box however bad",
+        ),
+        pytest.param(
+            # Each half shares 1/4 of 1/2 + 1/2 - 1/4: IoU 1/3 and 1/3.
+            [(0.25, 0, 0.75, 1)],
+            [(0, 0, 0.5, 1), (0.5, 0, 1, 1)],
+            [-1, 0],
+            id="the last of two best default boxes",
+        ),
+        pytest.param(
+            # The first default box has IoU 3/4 with both; the others are the two themselves, 1/2 with the other one.
+            [(0, 0, 0.75, 1), (0.25, 0, 1, 1)],
+            [(0, 0, 1, 1), (0, 0, 0.75, 1), (0.25, 0, 1, 1)],
+            [1, 0, 1],
+            id="the last of two best ground truths",
+        ),
+        pytest.param(
+            # Both overlap the first default box most, with IoU 1 and 1/4; it goes to the last.
+            [(0, 0, 0.5, 0.5), (0, 0, 0.25, 0.25)],
+            [(0, 0, 0.5, 0.5), (0.5, 0.5, 1, 1)],
+            [1, -1],
+            id="the last of two with one best default box",
+        ),
+        pytest.param(
+            # The same the other way round.
+            [(0, 0, 0.25, 0.25), (0, 0, 0.5, 0.5)],
+            [(0, 0, 0.5, 0.5), (0.5, 0.5, 1, 1)],
+            [1, -1],
+            id="the last of two with one best default box, reversed",
+        ),
+        pytest.param(
+            # The first ground truth loses its best default box but keeps the second, with IoU (9/16) / 1 > 1/2.
+            [(0, 0, 1, 1), (0, 0, 1, 0.25)],
+            [(0, 0, 1, 1), (0, 0.4375, 1, 1)],
+            [1, 0],
+            id="a default box lost, another kept",
+        ),
+        pytest.param(
+            [(0, 0, 0.5, 0.5), (0.5, 0.5, 1, 1)],
+            [(0.5, 0.5, 1, 1), (0, 0, 0.5, 0.5), (0.5, 0, 1, 0.5)],
+            [1, 0, -1],
+            id="each its own",
+        ),
+        pytest.param([], [(0, 0, 1, 1), (0, 0, 0.5, 1)], [-1, -1], id="no ground truth"),
+    ],
+)
+def test_match_by_hand(
+    boxes_ltrb: list[tuple[float, ...]], defaults_ltrb: list[tuple[float, ...]], expected: list[int]
+) -> None:
+    matched = match(torch.tensor(boxes_ltrb).reshape(-1, 4), torch.tensor(defaults_ltrb))
+    assert matched.dtype == torch.int64
+    assert matched.tolist() == expected
+
+
+IntBox = tuple[int, int, int, int]
+
+
+def exact_iou(a: IntBox, b: IntBox) -> Fraction:
+    width = max(0, min(a[2], b[2]) - max(a[0], b[0]))
+    height = max(0, min(a[3], b[3]) - max(a[1], b[1]))
+    size_a, size_b = (a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1])
+    return Fraction(width * height, size_a + size_b - width * height)
+
+
+def slow_match(boxes: list[IntBox], defaults: list[IntBox]) -> list[int]:
+    """The rules one by one, in exact arithmetic."""
+    matched = []
+    for default in defaults:
+        best, best_iou = -1, Fraction(1, 2)
+        for i, box in enumerate(boxes):
+            iou = exact_iou(box, default)
+            if iou > Fraction(1, 2) and iou >= best_iou:
+                best, best_iou = i, iou
+        matched.append(best)
+    for i, box in enumerate(boxes):
+        _, last_best = max((exact_iou(box, default), d) for d, default in enumerate(defaults))
+        matched[last_best] = i
+    return matched
+
+
+GRID = 8
+
+
+def _span(low: int, high: int) -> st.SearchStrategy[tuple[int, int]]:
+    return st.tuples(st.integers(low, high), st.integers(low, high)).filter(lambda p: p[0] != p[1]).map(sorted)
+
+
+INT_BOXES = st.tuples(_span(0, GRID), _span(0, GRID)).map(lambda s: (s[0][0], s[1][0], s[0][1], s[1][1]))
+
+
+# On so small a grid ties abound, and float32 holds every area and tells every two different IoUs apart.
+@settings(max_examples=500, deadline=None)
+@given(boxes=st.lists(INT_BOXES, max_size=6), defaults=st.lists(INT_BOXES, min_size=1, max_size=12))
+@example(boxes=[(0, 0, 8, 8)] * 2, defaults=[(0, 0, 8, 8)] * 3)
+def test_match_is_the_slow_match(boxes: list[IntBox], defaults: list[IntBox]) -> None:
+    boxes_ltrb = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4) / GRID
+    defaults_ltrb = torch.tensor(defaults, dtype=torch.float32) / GRID
+    assert match(boxes_ltrb, defaults_ltrb).tolist() == slow_match(boxes, defaults)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_match_with_the_8732(seed: int) -> None:
+    boxes_ltrb = random_boxes_ltrb(12, 0.02, 0.8, torch.Generator().manual_seed(seed))
+    iou = box_iou(boxes_ltrb, default_boxes_ltrb())
+    matched = match(boxes_ltrb)
+    assert matched.shape == (8732,)
+    best_of_default, best_of_box = iou.max(dim=0).values, iou.max(dim=1).values
+    slack = 1e-6  # a few roundings of an IoU
+    assert (best_of_default[matched < 0] <= 0.5 + slack).all()
+    default = torch.nonzero(matched >= 0).squeeze(1)
+    box = matched[default]
+    own = iou[box, default]
+    is_best_and_enough = (own > 0.5 - slack) & (own >= best_of_default[default] - slack)
+    is_forced = own >= best_of_box[box] - slack
+    assert (is_best_and_enough | is_forced).all()
+    assert set(box.tolist()) == set(range(12))  # in these draws no two claim one default box
+
+
+# Offsets
+
+
+OFFSETS_BY_HAND = [
+    # Centre (0.6, 0.6) is 0.1 / 0.2 and 0.1 / 0.4 of a default box away, then / 0.1; the size is the same: log 1 = 0.
+    ((0.5, 0.5, 0.2, 0.4), (0.5, 0.4, 0.7, 0.8), (5, 2.5, 0, 0)),
+    # The same centre, twice as wide, half as high: +- log 2 / 0.2.
+    ((0.5, 0.5, 0.2, 0.4), (0.3, 0.4, 0.7, 0.6), (0, 0, log(2) / 0.2, -log(2) / 0.2)),
+    # Centre (0.2, 0.4) is -0.3 / 0.2 and -0.1 / 0.4 away; 0.2 wide as before, 0.1 high: log (1/4) / 0.2.
+    ((0.5, 0.5, 0.2, 0.4), (0.1, 0.35, 0.3, 0.45), (-15, -2.5, 0, -2 * log(2) / 0.2)),
+]
+
+
+@pytest.mark.parametrize(("default_cxcywh", "box_ltrb", "offsets"), OFFSETS_BY_HAND)
+def test_offsets_by_hand(default_cxcywh, box_ltrb, offsets) -> None:
+    box, default = torch.tensor([box_ltrb]), torch.tensor([default_cxcywh])
+    expected = torch.tensor([offsets], dtype=torch.float32)
+    # Roundings of 6e-8 in the coordinates, over a default box's 0.2 and the deviation's 0.1 or 0.2.
+    torch.testing.assert_close(offsets_of(box, default), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(decode(expected, default), box, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.001, 0.05), (0.05, 0.5), (0.5, 1)])
+def test_encode_then_decode_is_the_identity(low: float, high: float) -> None:
+    generator = torch.Generator().manual_seed(6)
+    for _ in range(10):
+        boxes_ltrb = random_boxes_ltrb(10, low, high, generator)
+        labels = torch.arange(1, 11)
+        offsets, targets = encode(boxes_ltrb, labels)
+        positive = targets > 0
+        assert positive.any()
+        decoded = decode(offsets, default_boxes_cxcywh())
+        torch.testing.assert_close(decoded[positive], boxes_ltrb[targets[positive] - 1], rtol=0, atol=1e-6)
+        # Where nothing matched the offsets say the default box itself.
+        torch.testing.assert_close(decoded[~positive], default_boxes_ltrb()[~positive], rtol=0, atol=1e-6)
+
+
+def test_decode_batched_equals_single() -> None:
+    offsets = torch.randn(3, NUM_BOXES, 4, generator=torch.Generator().manual_seed(7))
+    singly = torch.stack([decode(image, default_boxes_cxcywh()) for image in offsets])
+    assert torch.equal(decode(offsets, default_boxes_cxcywh()), singly)
+
+
+def test_encode_by_hand() -> None:
+    # 300 x 261 / sqrt 2 px in the middle of the image is default box 8730, so it has this one with offset 0.
+    height = 261 / sqrt(2) / 300
+    box_ltrb = torch.tensor([[0.0, 0.5 - height / 2, 1.0, 0.5 + height / 2]])
+    offsets, labels = encode(box_ltrb, torch.tensor([7]))
+    assert offsets.shape == (8732, 4) and offsets.dtype == torch.float32
+    assert labels.shape == (8732,) and labels.dtype == torch.int64
+    assert labels[8730] == 7
+    torch.testing.assert_close(offsets[8730], torch.zeros(4), rtol=0, atol=1e-5)
+    # Default box 8728 is 261 x 261 px in the same place: it shares 261 x 184.55 px, of 261^2 + 300 x 184.55 less that,
+    # IoU 0.64. So it learns the box too: 300 / 261 as wide and 1 / sqrt 2 as high.
+    assert labels[8728] == 7
+    expected = torch.tensor([0, 0, log(300 / 261) / 0.2, -log(sqrt(2)) / 0.2])
+    torch.testing.assert_close(offsets[8728], expected, rtol=0, atol=1e-5)
+    # Default box 8731, upright, shares 184.55^2 of 2 x 300 x 184.55 less that, IoU 0.44: background.
+    assert labels[8731] == 0
+    assert set(labels.tolist()) == {0, 7}
+
+
+def test_encode_without_boxes_is_all_background() -> None:
+    offsets, labels = encode(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    assert torch.equal(offsets, torch.zeros(8732, 4))
+    assert torch.equal(labels, torch.zeros(8732, dtype=torch.int64))
+    positives, offsets, labels = encode_sparse(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    assert positives.shape == labels.shape == (0,) and offsets.shape == (0, 4)
+
+
+def test_encode_sparse_is_encode_without_its_zeros() -> None:
+    generator = torch.Generator().manual_seed(8)
+    boxes_ltrb, labels = random_boxes_ltrb(20, 0.02, 0.9, generator), torch.randint(1, 81, (20,), generator=generator)
+    offsets, targets = encode(boxes_ltrb, labels)
+    positives, sparse_offsets, sparse_targets = encode_sparse(boxes_ltrb, labels)
+    assert torch.equal(positives, torch.nonzero(match(boxes_ltrb) >= 0).squeeze(1))
+    assert torch.equal(positives, torch.nonzero(targets).squeeze(1))
+    assert torch.equal(sparse_offsets, offsets[positives]) and torch.equal(sparse_targets, targets[positives])
+    background = torch.ones(8732, dtype=torch.bool)
+    background[positives] = False
+    assert not offsets[background].any()
+
+
+# DALI's encoder is the other implementation: the data path "dali" uses it instead of `encode`.
+
+
+def _images_of_random_boxes(low: float, high: float) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(9)
+    counts = torch.randint(1, 31, (100,), generator=generator).tolist()
+    return [random_boxes_ltrb(count, low, high, generator) for count in counts]
+
+
+def _images_of_grid_boxes(cells: int) -> list[Tensor]:
+    """Corners on a coarse grid: many boxes are equally far from two default boxes."""
+    generator = torch.Generator().manual_seed(10)
+    images = []
+    for count in torch.randint(1, 31, (100,), generator=generator).tolist():
+        left_top = torch.randint(0, cells, (count, 2), generator=generator)
+        size = torch.randint(1, cells + 1, (count, 2), generator=generator)
+        images.append(torch.cat([left_top, (left_top + size).clamp(max=cells)], dim=1) / cells)
+    return images
+
+
+def _images_of_default_boxes() -> list[Tensor]:
+    """Default boxes, cut at the image's edge: with IoU 1 or close to it, and with repetitions."""
+    generator = torch.Generator().manual_seed(11)
+    defaults = default_boxes_ltrb().clamp(0, 1)
+    return [defaults[torch.randint(0, NUM_BOXES, (20,), generator=generator)] for _ in range(50)]
+
+
+DALI_CASES = {
+    "any size": functools.partial(_images_of_random_boxes, 0.001, 1),
+    # Smaller than all default boxes: each that contains it has the same IoU, but for rounding.
+    "tiny": functools.partial(_images_of_random_boxes, 0.001, 0.03),
+    "large": functools.partial(_images_of_random_boxes, 0.5, 1),
+    "grid of 4": functools.partial(_images_of_grid_boxes, 4),
+    "grid of 75": functools.partial(_images_of_grid_boxes, 75),
+    "grid of 300": functools.partial(_images_of_grid_boxes, 300),
+    "default boxes": _images_of_default_boxes,
+    "all twice": lambda: [torch.cat([boxes, boxes.flip(0)]) for boxes in _images_of_random_boxes(0.01, 1)[:30]],
+    "some without boxes": lambda: [torch.zeros(0, 4), torch.tensor([[0.1, 0.2, 0.5, 0.9]]), torch.zeros(0, 4)],
+}
+
+
+def _dali_encode(images: list[Tensor], labels: list[Tensor]) -> tuple[Tensor, Tensor]:
+    from nvidia.dali import fn, pipeline_def
+
+    @pipeline_def(batch_size=len(images), num_threads=1, device_id=None, prefetch_queue_depth=1)
+    def graph() -> Any:
+        return tuple(
+            fn.box_encoder(
+                fn.external_source(source=lambda: [boxes.numpy() for boxes in images]),
+                fn.external_source(source=lambda: [of_image.int().numpy() for of_image in labels]),
+                anchors=default_boxes_ltrb().flatten().tolist(),
+                criteria=MATCH_IOU,
+                offset=True,
+                stds=list(OFFSET_STDS),
+            )
+        )
+
+    pipeline = graph()
+    pipeline.build()
+    offsets, targets = (torch.tensor(output.as_array()) for output in pipeline.run())
+    return offsets, targets.long()
+
+
+@pytest.mark.parametrize("case", DALI_CASES)
+def test_encode_is_dalis_box_encoder(case: str) -> None:
+    pytest.importorskip("nvidia.dali", reason="DALI is not installed", exc_type=ImportError)
+    images = DALI_CASES[case]()
+    # Each box has a label of its own, so equal labels are equal matches.
+    labels = [torch.arange(1, len(boxes) + 1) for boxes in images]
+    dali_offsets, dali_labels = _dali_encode(images, labels)
+    ours = [encode(*image) for image in zip(images, labels, strict=True)]
+    assert torch.equal(torch.stack([labels for _, labels in ours]), dali_labels)
+    # Of a tiny box in a large default box the offset is about -40, where float32 steps by 4e-6: hence rtol.
+    torch.testing.assert_close(torch.stack([offsets for offsets, _ in ours]), dali_offsets, rtol=1e-6, atol=1e-5)

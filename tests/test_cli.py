@@ -1,0 +1,224 @@
+"""Flags: the ancestors' names and defaults, and one line for every mistake. No test here imports torch."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+
+import pytest
+
+import main
+from ssd.config import RECIPES, Config
+
+ROOT = Path(main.__file__).parent
+
+# What NVIDIA's DALI example publishes: flags -> (dest, default, an argument, its value).
+PUBLISHED = {
+    ("--data", "-d"): ("data", "", "/coco", "/coco"),
+    ("--epochs", "-e"): ("epochs", 65, "3", 3),
+    ("--batch-size", "--bs", "-b"): ("batch_size", 32, "64", 64),
+    ("--eval-batch-size", "--ebs"): ("eval_batch_size", 32, "64", 64),
+    ("--seed", "-s"): ("seed", None, "0", 0),
+    ("--evaluation",): ("evaluation", (21, 31, 37, 42, 48, 53, 59, 64), "1 2", (1, 2)),
+    ("--multistep",): ("multistep", (43, 54), "4 5 6", (4, 5, 6)),
+    ("--learning-rate", "--lr"): ("learning_rate", 2.6e-3, "1e-3", 1e-3),
+    ("--momentum", "-m"): ("momentum", 0.9, "0.5", 0.5),
+    ("--weight-decay", "--wd"): ("weight_decay", 5e-4, "0", 0.0),
+    ("--warmup",): ("warmup", 0, "300", 300),
+    ("--num-workers",): ("num_workers", 4, "0", 0),
+    ("--fp16",): ("fp16", False, "", True),
+    ("--data_pipeline",): ("data_pipeline", "dali", "no_dali", "no_dali"),
+    ("--backbone",): ("backbone", "resnet50", "resnet18", "resnet18"),
+    ("--target",): ("target", None, "0.25", 0.25),
+}
+
+
+def config_of(*arguments: str) -> Config:
+    """The settings that `main.py --data DIR <arguments>` trains with."""
+    options = vars(main.train_parser().parse_args(["--data", "DIR", *arguments]))
+    recipe = options.pop("recipe")
+    options.pop("local_rank")
+    return main.config_of(options, RECIPES[recipe]() if recipe else Config())
+
+
+@pytest.mark.parametrize(("names", "dest", "default", "argument", "value"), [(k, *v) for k, v in PUBLISHED.items()])
+def test_published_flags(names: tuple[str, ...], dest: str, default: object, argument: str, value: object) -> None:
+    if dest != "data":
+        assert getattr(config_of(), dest) == default
+    for name in names:
+        assert getattr(config_of(name, *argument.split()), dest) == value
+
+
+def test_the_published_command() -> None:
+    config = config_of(*"--warmup 300 --bs 64 --fp16 --data /coco/".split())
+    assert config == Config(warmup=300, batch_size=64, fp16=True, data="/coco/")
+
+
+@pytest.mark.parametrize("name", ["--local_rank", "--local-rank"])
+def test_local_rank_of_older_launchers(name: str) -> None:
+    assert main.train_parser().parse_args([f"{name}=1"]).local_rank == 1
+    assert main.evaluate_parser().parse_args(["--checkpoint", "FILE", name, "1"]).local_rank == 1
+
+
+def test_lists_may_be_empty() -> None:
+    config = config_of("--evaluation", "--multistep")
+    assert config.evaluation == () and config.multistep == ()
+
+
+def test_every_setting_has_a_flag() -> None:
+    parser = main.train_parser()
+    dests = {action.dest for action in parser._actions} - {"help", "recipe", "local_rank"}
+    assert dests == {field.name for field in fields(Config)}
+
+
+def test_every_setting_is_read() -> None:
+    files = [ROOT / "main.py", *(ROOT / "ssd").glob("*.py"), *(ROOT / "pipelines").glob("*.py")]
+    source = "\n".join(file.read_text() for file in files)
+    for field in fields(Config):
+        assert re.search(rf"\bconfig\.{field.name}\b", source), f"nothing reads Config.{field.name}"
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(FrozenInstanceError):
+        Config().epochs = 1  # type: ignore[misc]
+
+
+# --- recipes ---
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_a_config(name: str) -> None:
+    assert config_of("--recipe", name, "--data", RECIPES[name]().data) == RECIPES[name]()
+
+
+def test_flags_override_the_recipe() -> None:
+    recipe = RECIPES["demo"]()
+    config = config_of("--epochs", "3", "--recipe", "demo", "--seed", "7")
+    assert (config.epochs, config.seed, config.data) == (3, 7, "DIR")
+    assert (config.backbone, config.learning_rate, config.warmup) == ("resnet18", recipe.learning_rate, recipe.warmup)
+    assert config_of("--recipe", "demo", "--learning-rate", "0.0026").learning_rate == 0.0026  # the default's value too
+
+
+def test_fp16_overrides_a_recipe_in_bf16() -> None:
+    assert RECIPES["demo"]().bf16
+    config = config_of("--recipe", "demo", "--fp16")
+    assert config.fp16 and not config.bf16
+
+
+# --- mistakes ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ("--data DIR --bogus", "--bogus"),
+        ("--data DIR --bogus 3", "--bogus"),
+        ("--data DIR stray", "stray"),
+        ("evaluat --data DIR", "evaluat"),
+        ("--data DIR --epoch 3", "--epoch"),  # no abbreviations: a new flag must not change what an old command means
+        ("--epochs 3", "--data"),
+        ("--data", "--data"),
+        ("--data DIR --epochs 0", "--epochs"),
+        ("--data DIR --epochs 1.5", "--epochs"),
+        ("--data DIR --epochs x", "--epochs"),
+        ("--data DIR --bs 0", "--bs"),
+        ("--data DIR --ebs -1", "--ebs"),
+        ("--data DIR --lr -1", "--lr"),
+        ("--data DIR --lr nan", "--lr"),
+        ("--data DIR --lr inf", "--lr"),
+        ("--data DIR --wd nan", "--wd"),
+        ("--data DIR --momentum 1.5", "--momentum"),
+        ("--data DIR --warmup -1", "--warmup"),
+        ("--data DIR --num-workers -1", "--num-workers"),
+        ("--data DIR --seed -1", "--seed"),
+        ("--data DIR --seed 99999999999999999999999", "--seed"),
+        ("--data DIR --multistep 0", "--multistep"),
+        ("--data DIR --multistep 3 x", "--multistep"),
+        ("--data DIR --evaluation 1.5", "--evaluation"),
+        ("--data DIR --target 2", "--target"),
+        ("--data DIR --target nan", "--target"),
+        ("--data DIR --backbone vgg16", "--backbone"),
+        ("--data DIR --data_pipeline tf", "--data_pipeline"),
+        ("--data DIR --device tpu", "--device"),
+        ("--data DIR --recipe coco", "--recipe"),
+        ("--data DIR --local_rank x", "--local_rank"),
+        ("--data DIR --fp16 --bf16", "--fp16 and --bf16"),
+        ("evaluate --data DIR", "--checkpoint"),
+        ("evaluate --checkpoint FILE", "--data"),
+        ("evaluate --data DIR --checkpoint FILE --epochs 3", "--epochs"),
+        ("evaluate --data DIR --checkpoint FILE --score-threshold 1.5", "--score-threshold"),
+        ("evaluate --data DIR --checkpoint FILE --nms-iou -1", "--nms-iou"),
+        ("evaluate --data DIR --checkpoint FILE --max-per-image 0", "--max-per-image"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(arguments: str, named: str, refusal: Callable[..., str]) -> None:
+    assert named in refusal(*arguments.split())
+
+
+def test_an_empty_data_flag_is_a_missing_one(refusal: Callable[..., str]) -> None:
+    assert "--data" in refusal("--data", "")
+
+
+def test_main_reports_the_rank(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("RANK", "3")
+    assert main.main(["--bogus"]) == 2
+    assert capsys.readouterr().err.startswith("error on rank 3: ")
+
+
+# --- help ---
+
+
+def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as exit_:
+        main.main([*arguments, "--help"])
+    assert exit_.value.code == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    return said.out
+
+
+def test_help_groups_the_flags_and_states_their_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_of(capsys)
+    assert help_of(capsys, "train") == text
+    for group in ("data", "model", "training", "evaluation", "machine", "run"):
+        assert f"\n{group}:\n" in text
+    for names in PUBLISHED:
+        assert names[0] in text
+    flat = " ".join(text.split())
+    for default in ("65", "0.0026", "43 54", "21 31 37 42 48 53 59 64", "resnet50", "dali"):
+        assert f"(default: {default})" in flat
+    assert "(default: )" not in flat
+    assert "exit codes:" in text and "torchrun" in text
+
+
+def test_help_of_evaluate(capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_of(capsys, "evaluate")
+    for name in ("--checkpoint", "--data", "--val-split", "--score-threshold", "--device", "--json"):
+        assert name in text
+    for name in ("--epochs", "--learning-rate", "--output", "--train-split"):
+        assert name not in text
+
+
+def test_the_command_line_answers_without_torch() -> None:
+    code = """
+import sys, main
+assert main.main(["--bogus"]) == 2
+assert main.main(["--data", "DIR", "--fp16", "--bf16"]) == 2
+try:
+    main.main(["--help"])
+except SystemExit:
+    pass
+print(sorted(name for name in ("torch", "nvidia.dali", "numpy") if name in sys.modules), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_main_py_exits_with_mains_code(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, ROOT / "main.py", "--bogus"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == "error: unrecognized arguments: --bogus; see main.py --help\n"
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,327 @@
+"""Judging: COCO metrics of hand-made results, parity with pycocotools on real annotations, and ids and pixels."""
+
+import contextlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import Tensor, nn
+
+from pipelines.annotations import read_annotations
+from ssd.anchors import NUM_BOXES, default_boxes_cxcywh, offsets_of
+from ssd.batch import EvalBatch, GroundTruth, Predictions
+from ssd.config import Config
+from ssd.distributed import Ranks
+from ssd.evaluate import METRIC_NAMES, coco_metrics, detect_split, evaluate
+
+ALONE = Ranks(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"))
+
+# Ids with gaps, not in order, and one that float32 cannot hold.
+KITE, CAR, DOG = 90, 3, 17
+FIRST, SECOND, THIRD = 70, 7, 2**40 + 1
+
+
+def truth_of(*boxes: tuple[int, int, list[float]] | tuple[int, int, list[float], int]) -> GroundTruth:
+    """Three images of 200 x 100, 400 x 300 and 50 x 60 pixels with these (image id, category id, xywh_px, crowd)."""
+    ids, sizes_px = [FIRST, SECOND, THIRD], [(200, 100), (400, 300), (50, 60)]
+    categories = {KITE: "kite", CAR: "car", DOG: "dog"}
+    return GroundTruth(
+        image_ids=np.array(ids),
+        sizes_px=np.array(sizes_px, dtype=np.int32),
+        category_ids=list(categories),
+        category_names=list(categories.values()),
+        dataset={
+            "images": [{"id": i, "width": w, "height": h} for i, (w, h) in zip(ids, sizes_px, strict=True)],
+            "categories": [{"id": id, "name": name} for id, name in categories.items()],
+            "annotations": [
+                {
+                    "id": number,
+                    "image_id": image,
+                    "category_id": category,
+                    "bbox": box,
+                    "area": box[2] * box[3],
+                    "iscrowd": crowd[0] if crowd else 0,
+                }
+                for number, (image, category, box, *crowd) in enumerate(boxes, start=1)
+            ],
+        },
+    )
+
+
+def results_of(*rows: tuple[int, list[float], float, int]) -> np.ndarray:
+    """(image id, xywh_px, score, category id) as `detect_split` returns them."""
+    return np.array([[image, *box, score, category] for image, box, score, category in rows]).reshape(-1, 7)
+
+
+def near(value: float) -> object:
+    return pytest.approx(value, abs=1e-9)  # pycocotools divides by n + 2^-52
+
+
+# Metrics by hand
+
+
+def test_perfect_detections() -> None:
+    # Areas 20 x 10 = 200 < 32^2, 50 x 50 = 2500, 100 x 100 > 96^2: small, medium and large.
+    boxes = [(FIRST, KITE, [10.0, 10, 20, 10]), (SECOND, CAR, [0.5, 20, 50, 50]), (SECOND, CAR, [200.0, 100, 100, 100])]
+    boxes += [(THIRD, KITE, [1.0, 2, 30, 30])]
+    results = results_of(*[(image, box, 0.3 + 0.1 * i, category) for i, (image, category, box) in enumerate(boxes)])
+    metrics = coco_metrics(truth_of(*boxes), results)
+    assert set(metrics) == {*METRIC_NAMES, "per_class"}
+    # One detection an image finds all kites, but one of two cars: recall (1 + 1/2) / 2.
+    assert metrics.pop("AR1") == near(0.75)
+    assert metrics.pop("per_class") == {"kite": near(1), "car": near(1), "dog": None}
+    assert metrics == dict.fromkeys(metrics, near(1))
+
+
+def test_half_the_objects_found() -> None:
+    truth = truth_of((FIRST, CAR, [0.0, 0, 50, 50]), (SECOND, CAR, [0.0, 0, 50, 50]))
+    metrics = coco_metrics(truth, results_of((FIRST, [0, 0, 50, 50], 0.9, CAR)))
+    # Precision is 1 at the 51 recalls 0, 0.01, ..., 0.5, of 101.
+    assert metrics["AP"] == metrics["AP50"] == near(51 / 101)
+    assert metrics["AR100"] == near(1 / 2)
+    assert (metrics["APs"], metrics["APm"], metrics["APl"]) == (-1, near(51 / 101), -1)
+    assert metrics["per_class"] == {"kite": None, "car": near(51 / 101), "dog": None}
+
+
+def test_a_better_scored_false_positive_halves_precision() -> None:
+    truth = truth_of((FIRST, CAR, [0.0, 0, 50, 50]))
+    right, wrong = (FIRST, [0, 0, 50, 50], 0.8, CAR), (SECOND, [0, 0, 50, 50], 0.9, CAR)
+    assert coco_metrics(truth, results_of(wrong, right))["AP"] == near(1 / 2)
+    # Below the right one it costs nothing: recall is complete before it.
+    assert coco_metrics(truth, results_of((*wrong[:2], 0.7, CAR), right))["AP"] == near(1)
+
+
+def test_iou_decides_at_ten_thresholds() -> None:
+    truth = truth_of((SECOND, CAR, [0.0, 0, 100, 100]))
+    # 100 x 78 of 100 x 100: IoU 0.78, more than 0.5, 0.55, 0.6, 0.65, 0.7 and 0.75.
+    metrics = coco_metrics(truth, results_of((SECOND, [0, 0, 100, 78], 0.9, CAR)))
+    assert (metrics["AP"], metrics["AP50"], metrics["AP75"]) == (near(6 / 10), near(1), near(1))
+    # IoU 0.58: 0.5 and 0.55.
+    metrics = coco_metrics(truth, results_of((SECOND, [0, 0, 100, 58], 0.9, CAR)))
+    assert (metrics["AP"], metrics["AP50"], metrics["AP75"]) == (near(2 / 10), near(1), 0)
+
+
+def test_the_mean_goes_over_classes_with_ground_truth() -> None:
+    truth = truth_of((FIRST, CAR, [0.0, 0, 50, 50]), (FIRST, KITE, [60.0, 0, 50, 50]))
+    found_car, dog_from_nowhere = (FIRST, [0, 0, 50, 50], 0.9, CAR), (FIRST, [0, 0, 50, 50], 0.9, DOG)
+    metrics = coco_metrics(truth, results_of(found_car, dog_from_nowhere))
+    assert metrics["per_class"] == {"kite": 0, "car": near(1), "dog": None}
+    assert metrics["AP"] == near(1 / 2)
+
+
+def test_a_category_is_not_mistaken_for_another() -> None:
+    truth = truth_of((FIRST, CAR, [0.0, 0, 50, 50]))
+    assert coco_metrics(truth, results_of((FIRST, [0, 0, 50, 50], 0.9, KITE)))["AP"] == 0
+
+
+def test_crowds_are_ignored() -> None:
+    object_, crowd = (FIRST, CAR, [0.0, 0, 20, 20]), (FIRST, CAR, [100.0, 0, 100, 100])
+    found_it, in_the_crowd = (FIRST, [0, 0, 20, 20], 0.8, CAR), (FIRST, [120, 10, 20, 20], 0.9, CAR)
+    # In a crowd region a detection is neither right nor wrong, and a crowd need not be found.
+    results = results_of(found_it, in_the_crowd)
+    assert coco_metrics(truth_of(object_, (*crowd, 1)), results)["AP"] == near(1)
+    # Without the region the better scored detection there is wrong; were it an object, it would be missed.
+    assert coco_metrics(truth_of(object_), results)["AP"] == near(1 / 2)
+    assert coco_metrics(truth_of(object_, (*crowd, 0)), results)["AP"] < 0.5
+
+
+def test_a_class_of_crowds_alone_has_no_ground_truth() -> None:
+    truth = truth_of((FIRST, CAR, [0.0, 0, 20, 20]), (FIRST, KITE, [100.0, 0, 100, 100], 1))
+    metrics = coco_metrics(truth, results_of((FIRST, [0, 0, 20, 20], 0.8, CAR)))
+    assert metrics["per_class"] == {"kite": None, "car": near(1), "dog": None}
+
+
+def test_no_results() -> None:
+    metrics = coco_metrics(truth_of((FIRST, CAR, [0.0, 0, 50, 50])), results_of())
+    assert (metrics["AP"], metrics["AP50"], metrics["AR100"]) == (0, 0, 0)
+    assert metrics["per_class"] == {"kite": None, "car": 0, "dog": None}
+
+
+def test_no_ground_truth() -> None:
+    metrics = coco_metrics(truth_of(), results_of((FIRST, [0, 0, 20, 20], 0.8, CAR)))
+    assert metrics["AP"] == -1
+    assert metrics["per_class"] == {"kite": None, "car": None, "dog": None}
+
+
+def test_judging_twice_gives_the_same_and_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    truth = truth_of((FIRST, CAR, [0.0, 0, 50, 50]), (SECOND, KITE, [5.0, 5, 90, 80], 1), (THIRD, KITE, [0.0, 0, 9, 9]))
+    results = results_of((FIRST, [2, 0, 50, 50], 0.9, CAR), (THIRD, [0, 0, 9, 8], 0.4, KITE))
+    before = results.copy()
+    metrics = coco_metrics(truth, results)
+    assert 0 < metrics["AP"] < 1
+    assert coco_metrics(truth, results) == metrics
+    assert np.array_equal(results, before)
+    assert capsys.readouterr().out == ""
+
+
+# Parity with pycocotools
+
+
+def test_metrics_are_pycocotools_own_on_real_annotations(shared_data: Path) -> None:
+    """Its usual way: COCO(file), loadRes(list), on the file that our reader never touched."""
+    split = read_annotations(shared_data / "coco256", "val2017")
+    truth = split.ground_truth()
+    rng = np.random.default_rng(1)
+    # Two jittered copies of each box: some right, some wrong, some at another class, in the place of crowds too.
+    boxes = np.concatenate([split.boxes_xywh_px] * 2)
+    jitter = rng.normal(scale=0.1, size=boxes.shape) * boxes[:, [2, 3, 2, 3]]
+    boxes = boxes + jitter * rng.uniform(size=(len(boxes), 1))
+    images = np.concatenate([np.repeat(split.image_ids, np.diff(split.box_starts))] * 2)
+    categories = np.array(truth.category_ids)[np.concatenate([split.labels - 1] * 2)]
+    lost = rng.uniform(size=len(boxes)) < 0.1
+    categories[lost] = rng.choice(truth.category_ids, size=lost.sum())
+    results = np.column_stack([images, boxes, rng.uniform(size=len(boxes)), categories])
+    results = results[rng.uniform(size=len(results)) < 0.8]
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        file = COCO(str(split.file))
+        found = file.loadRes(
+            [
+                {"image_id": int(image), "bbox": box, "score": score, "category_id": int(category)}
+                for image, *box, score, category in results.tolist()
+            ]
+        )
+        judge = COCOeval(file, found, "bbox")
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+
+    metrics = coco_metrics(truth, results)
+    assert [metrics[name] for name in METRIC_NAMES] == judge.stats.tolist()
+    assert 0.1 < metrics["AP"] < 0.9
+    assert metrics["APs"] > 0 and metrics["APm"] > 0 and metrics["APl"] > 0
+
+    # Each class on its own: its AP is the AP of a judgement of that category alone.
+    for category in (truth.category_ids[0], truth.category_ids[-1], 62):
+        judge.params.catIds = [category]
+        with contextlib.redirect_stdout(io.StringIO()):
+            judge.evaluate()
+            judge.accumulate()
+            judge.summarize()
+        alone = float(judge.stats[0])
+        name = truth.category_names[truth.category_ids.index(category)]
+        assert metrics["per_class"][name] == (near(alone) if alone > -1 else None)
+    with_truth = [ap for ap in metrics["per_class"].values() if ap is not None]
+    assert metrics["AP"] == near(sum(with_truth) / len(with_truth))
+
+
+# Detections of a split
+
+
+class Says(nn.Module):
+    """Finds in each image what it was told to: the top left pixel says which image it is."""
+
+    def __init__(self, candidates: list[list[tuple[list[float], int, float]]], num_classes: int):
+        super().__init__()
+        self.candidates, self.num_classes = candidates, num_classes
+        self.modes: list[bool] = []
+
+    def forward(self, images: Tensor) -> Predictions:
+        self.modes.append(self.training)
+        offsets = torch.zeros(len(images), NUM_BOXES, 4)
+        probabilities = torch.zeros(len(images), NUM_BOXES, self.num_classes)
+        probabilities[..., 0] = 1
+        for row, image in enumerate(images[:, 0, 0, 0].long().tolist()):
+            for default, (box_ltrb, label, probability) in enumerate(self.candidates[image], start=500):
+                offsets[row, default] = offsets_of(torch.tensor(box_ltrb), default_boxes_cxcywh()[default])
+                probabilities[row, default, 0], probabilities[row, default, label] = 1 - probability, probability
+        return Predictions(offsets, probabilities.log().clamp(min=-100))
+
+
+class Loader:
+    def __init__(self, batches: list[list[int]]):
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[EvalBatch]:
+        for indices in self.batches:
+            images = torch.tensor(indices, dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 3, 4, 4)
+            yield EvalBatch(images, torch.tensor(indices))
+
+
+# Labels 1, 2, 3 are kite 90, car 3 and dog 17.
+CANDIDATES = [
+    [([0.25, 0.5, 0.75, 1], 1, 0.75), ([0.0, 0, 0.1, 0.25], 3, 0.5)],  # on 200 x 100 pixels
+    [],
+    [([0.5, 0.25, 1, 0.5], 2, 0.875)],  # on 50 x 60
+]
+RESULTS = [
+    # x 0.25 x 200, y 0.5 x 100, w 0.5 x 200, h 0.5 x 100
+    [FIRST, 50, 50, 100, 50, 0.75, KITE],
+    [FIRST, 0, 0, 20, 25, 0.5, DOG],
+    [THIRD, 25, 15, 25, 15, 0.875, CAR],
+]
+
+
+@pytest.mark.parametrize("batches", [[[0, 1, 2]], [[0, 1], [2]], [[0], [1], [2]], [[2, 0], [1]]])
+def test_detections_of_a_split(batches: list[list[int]]) -> None:
+    results = detect_split(Says(CANDIDATES, 4), Loader(batches), truth_of(), Config(), ALONE)
+    assert results is not None and results.dtype == np.float64
+    order = [row for batch in batches for image in batch for row in RESULTS if row[0] == [FIRST, SECOND, THIRD][image]]
+    assert results[:, [0, 6]].tolist() == [[row[0], row[6]] for row in order]
+    # Decoding rounds at about 1e-7 of 200 pixels; scores go through a logarithm and an exponential.
+    np.testing.assert_allclose(results[:, 1:6], [row[1:6] for row in order], rtol=0, atol=1e-4)
+
+
+def test_every_image_is_judged_exactly_once() -> None:
+    # One sure detection in each of 11 images, in batches of 4, 4 and 3.
+    candidates = [[([0.1, 0.1, 0.6, 0.7], 1, 0.9)]] * 11
+    truth = truth_of()._replace(
+        image_ids=np.arange(11) * 3 + 100, sizes_px=np.column_stack([np.arange(11) + 10, np.full(11, 100)])
+    )
+    loader = Loader([[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]])
+    results = detect_split(Says(candidates, 4), loader, truth, Config(), ALONE)
+    assert results is not None and results[:, 0].tolist() == [100 + 3 * i for i in range(11)]
+    # 0.1 and 0.5 of its own width 10 + i.
+    np.testing.assert_allclose(results[:, 1], 0.1 * (np.arange(11) + 10), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(results[:, 3], 0.5 * (np.arange(11) + 10), rtol=0, atol=1e-4)
+
+
+def test_the_settings_reach_the_detector() -> None:
+    model, loader = Says([[(box, 1, p) for box, p in BARS]], 4), Loader([[0]])
+
+    def scores(**settings: Any) -> list[float]:
+        results = detect_split(model, loader, truth_of(), Config(**settings), ALONE)
+        assert results is not None
+        return results[:, 5].round(4).tolist()
+
+    assert scores() == [0.9, 0.7]  # the second bar has IoU 0.6 with the first
+    assert scores(nms_iou=0.65) == [0.9, 0.8, 0.7]
+    assert scores(score_threshold=0.75) == [0.9]
+    assert scores(max_per_class=2) == [0.9]
+    assert scores(max_per_image=1) == [0.9]
+
+
+# 0.4 wide: 0.1 apart they share 0.3 of 0.5, IoU 0.6; 0.2 apart 0.2 of 0.6, IoU 1/3.
+BARS = [([0.0, 0, 0.4, 1], 0.9), ([0.1, 0, 0.5, 1], 0.8), ([0.2, 0, 0.6, 1], 0.7)]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_judges_in_eval_mode_and_returns_to_its_own(training: bool) -> None:
+    model = Says(CANDIDATES, 4).train(training)
+    detect_split(model, Loader([[0, 1], [2]]), truth_of(), Config(), ALONE)
+    assert model.modes == [False, False]
+    assert model.training is training
+
+
+def test_a_split_without_detections() -> None:
+    truth = truth_of((FIRST, CAR, [0.0, 0, 50, 50]))
+    results = detect_split(Says([[], [], []], 4), Loader([[0, 1, 2]]), truth, Config(), ALONE)
+    assert results is not None and results.shape == (0, 7)
+    metrics = evaluate(Says([[], [], []], 4), Loader([[0, 1, 2]]), truth, Config(), ALONE)
+    assert metrics is not None and metrics["AP"] == 0
+
+
+def test_a_perfect_detector_has_ap_1() -> None:
+    truth = truth_of(*[(int(image), int(category), box) for image, *box, _, category in RESULTS])
+    metrics = evaluate(Says(CANDIDATES, 4), Loader([[0, 1], [2]]), truth, Config(), ALONE)
+    assert metrics is not None and metrics["AP"] == near(1)
+    assert metrics["per_class"] == {"kite": near(1), "car": near(1), "dog": near(1)}

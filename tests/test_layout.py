@@ -1,0 +1,119 @@
+"""Imports point one way: main -> pipelines -> a few parts of ssd, and nothing but its own path knows DALI."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SSD_FILES = sorted((ROOT / "ssd").glob("**/*.py"))
+PIPELINES_FILES = sorted((ROOT / "pipelines").glob("**/*.py"))
+
+
+def module_name(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported(source: str) -> set[str]:
+    """Every module that the code imports anywhere, in functions too: `from a import b` gives a and a.b."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide where they point"
+            names |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def packages(modules: set[str]) -> set[str]:
+    return {name.partition(".")[0] for name in modules}
+
+
+def loaded_after(code: str) -> set[str]:
+    """The modules of a fresh interpreter that ran this code in the project's root."""
+    script = f"{code}\nimport sys\nprint('\\n'.join(['LOADED', *sys.modules]))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.partition("LOADED\n")[2].splitlines())
+
+
+# What the source says
+
+
+def test_the_reader_of_imports_sees_them_all() -> None:
+    source = "import a.b, c as d\nfrom e import f as g\ndef h():\n    if h:\n        from i.j import k\n"
+    assert imported(source) == {"a.b", "c", "e", "e.f", "i.j", "i.j.k"}
+    with pytest.raises(AssertionError, match="relative"):
+        imported("from . import boxes")
+
+
+def test_the_files_are_where_these_tests_look() -> None:
+    assert {"ssd", "ssd.model", "ssd.train"} <= {module_name(file) for file in SSD_FILES}
+    assert {"pipelines", "pipelines.dali", "pipelines.no_dali"} <= {module_name(file) for file in PIPELINES_FILES}
+
+
+@pytest.mark.parametrize("file", SSD_FILES, ids=module_name)
+def test_ssd_imports_neither_pipelines_nor_dali(file: Path) -> None:
+    assert packages(imported(file.read_text())).isdisjoint({"pipelines", "nvidia", "main", "tests"})
+
+
+def test_the_model_knows_no_settings() -> None:
+    assert "ssd.config" not in imported((ROOT / "ssd" / "model.py").read_text())
+
+
+@pytest.mark.parametrize("file", PIPELINES_FILES, ids=module_name)
+def test_pipelines_import_little_of_ssd(file: Path) -> None:
+    modules = imported(file.read_text())
+    parts = {name.split(".")[1] for name in modules if name.startswith("ssd.")}
+    assert parts <= {"batch", "boxes", "anchors", "errors", "distributed"}
+    assert packages(modules).isdisjoint({"main", "tests"})
+
+
+@pytest.mark.parametrize("file", [f for f in PIPELINES_FILES if f.name != "dali.py"], ids=module_name)
+def test_only_its_own_path_imports_dali(file: Path) -> None:
+    modules = imported(file.read_text())
+    assert "nvidia" not in packages(modules)
+    if file.name != "__init__.py":
+        assert "pipelines.dali" not in modules
+
+
+# What an interpreter does
+
+
+def test_importing_all_of_ssd_loads_neither_pipelines_nor_dali() -> None:
+    modules = [module_name(file) for file in SSD_FILES]
+    loaded = loaded_after("\n".join(f"import {name}" for name in modules))
+    assert set(modules) <= loaded
+    assert {name for name in loaded if name.split(".")[0] == "pipelines" or name.startswith("nvidia.dali")} == set()
+
+
+def test_the_torch_path_loads_no_dali() -> None:
+    loaded = loaded_after("import pipelines.no_dali, pipelines.demo")
+    assert {"pipelines.no_dali", "pipelines.annotations"} <= loaded
+    assert {name for name in loaded if name.startswith("nvidia.dali") or name == "pipelines.dali"} == set()
+
+
+HELP = """
+import contextlib, io, runpy, sys
+sys.argv = ["main.py", {arguments}]
+with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.redirect_stderr(output):
+    try:
+        runpy.run_path("main.py", run_name="__main__")
+    except SystemExit as end:
+        assert end.code == {code}, end.code
+assert "main.py" in output.getvalue(), output.getvalue()
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [('"--help"', 0), ('"evaluate", "--help"', 0), ('"--no-such-flag"', 2)], ids=str
+)
+def test_help_and_mistakes_are_answered_without_torch(arguments: str, code: int) -> None:
+    loaded = loaded_after(HELP.format(arguments=arguments, code=code))
+    assert "ssd.config" in loaded
+    assert packages(loaded).isdisjoint({"torch", "torchvision", "numpy", "nvidia", "PIL", "pycocotools"})

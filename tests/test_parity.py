@@ -1,0 +1,270 @@
+"""The two data paths train the same thing: the distributions of all they draw agree, and given the same draw, so do the
+pixels and the targets.
+
+Each distribution is compared by a two-sample test on 6,400 samples a path at fixed seeds; agreement means p > 0.001. A
+known difference of the ancestors put into one path makes the same comparison fail.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from statistics_of import chi_square_p, ks_p
+
+from pipelines import augmentation
+from pipelines.annotations import Annotations, read_annotations
+from pipelines.images import read_rgb, resize
+from ssd import anchors
+from ssd.boxes import pairwise_iou
+
+fn = pytest.importorskip("nvidia.dali.fn", reason="DALI is not installed")
+from nvidia.dali import pipeline_def, types  # noqa: E402
+
+from pipelines import dali  # noqa: E402
+
+P_AGREE = 1e-3
+BATCH, ROUNDS = 64, 100
+
+
+@dataclass
+class Draws:
+    """What a path drew for each sample, n of each."""
+
+    window_ltrb: np.ndarray
+    kept: np.ndarray
+    positives: np.ndarray
+    min_iou: np.ndarray
+    flip: np.ndarray
+    hue: np.ndarray
+    saturation: np.ndarray
+    brightness: np.ndarray
+    contrast: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def split(coco256: Path) -> Annotations:
+    return read_annotations(coco256, "train2017")
+
+
+def _boxes(split: Annotations) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The boxes and labels to learn of each trainable image, around and around."""
+    while True:
+        for index in split.trainable_indices():
+            rows = split.boxes_of(index)
+            trains = ~split.is_crowd[rows]
+            yield split.boxes_ltrb[rows][trains], split.labels[rows][trains]
+
+
+def _draws(windows: list[np.ndarray], boxes: list[np.ndarray], inside: list[np.ndarray], **colour: np.ndarray) -> Draws:
+    return Draws(
+        window_ltrb=np.stack(windows),
+        kept=np.array([len(kept) / len(whole) for kept, whole in zip(inside, boxes, strict=True)]),
+        positives=np.array([int((anchors.match(torch.from_numpy(kept)) >= 0).sum()) for kept in inside[:1600]]),
+        min_iou=np.array(
+            [
+                pairwise_iou(torch.from_numpy(window[None]), torch.from_numpy(whole)).min().item()
+                for window, whole in zip(windows, boxes, strict=True)
+            ]
+        ),
+        **colour,
+    )
+
+
+def draw_with_torch(split: Annotations) -> Draws:
+    rng = np.random.default_rng(5)
+    source = _boxes(split)
+    windows, boxes, inside, colours, flips = [], [], [], [], []
+    for _ in range(BATCH * ROUNDS):
+        whole, _ = next(source)
+        crop = augmentation.random_crop(whole, rng)
+        windows.append(crop.window_ltrb)
+        boxes.append(whole)
+        inside.append(crop.boxes_ltrb)
+        flips.append(augmentation.random_flip(rng))
+        colours.append(augmentation.random_colour(rng))
+    hue, saturation, brightness, contrast = np.array(colours).T
+    return _draws(
+        windows,
+        boxes,
+        inside,
+        flip=np.array(flips),
+        hue=hue,
+        saturation=saturation,
+        brightness=brightness,
+        contrast=contrast,
+    )
+
+
+def draw_with_dali(split: Annotations) -> Draws:
+    source = _boxes(split)
+    given: list[np.ndarray] = []
+
+    def feed() -> tuple[list[np.ndarray], list[np.ndarray]]:
+        batch = [next(source) for _ in range(BATCH)]
+        given.extend(boxes for boxes, _ in batch)
+        return [boxes for boxes, _ in batch], [labels.astype(np.int32) for _, labels in batch]
+
+    @pipeline_def
+    def graph():
+        boxes, labels = fn.external_source(source=feed, num_outputs=2)
+        anchor, shape, boxes, _ = dali.random_crop(boxes, labels)
+        colour = dali.random_colour()
+        names = ("hue", "saturation", "brightness", "contrast")
+        return anchor, shape, boxes, dali.random_flip(), *(colour[name] for name in names)
+
+    pipeline = graph(batch_size=BATCH, num_threads=1, device_id=None, seed=11)
+    pipeline.build()
+    columns: list[list[np.ndarray]] = [[] for _ in range(8)]
+    for _ in range(ROUNDS):
+        for column, output in zip(columns, pipeline.run(), strict=True):
+            column.extend(np.array(sample) for sample in output)
+    starts, shapes, inside, flips, *colour = columns
+    windows = [np.concatenate([start, start + shape]) for start, shape in zip(starts, shapes, strict=True)]
+    hue, saturation, brightness, contrast = (np.array(values).ravel() for values in colour)
+    return _draws(
+        windows,
+        given[: len(windows)],
+        inside,
+        flip=np.array(flips).ravel().astype(bool),
+        hue=hue,
+        saturation=saturation,
+        brightness=brightness,
+        contrast=contrast,
+    )
+
+
+def compare(a: Draws, b: Draws) -> dict[str, float]:
+    """p for each thing drawn."""
+
+    def is_crop(draws: Draws) -> np.ndarray:
+        return ((draws.window_ltrb[:, 2:] - draws.window_ltrb[:, :2]) < 1).any(axis=1)
+
+    def sides(draws: Draws) -> np.ndarray:
+        return (draws.window_ltrb[:, 2:] - draws.window_ltrb[:, :2])[is_crop(draws)]
+
+    def option_counts(draws: Draws) -> np.ndarray:
+        # DALI does not say which of the seven options it took. What can be seen is the whole image (option 0), and for
+        # crops the smallest IoU with a box, whose distribution over the thresholds is a fingerprint of the options.
+        edges = [*augmentation.CROP_MIN_IOUS, 1.01]
+        return np.array([(~is_crop(draws)).sum(), *np.histogram(draws.min_iou[is_crop(draws)], bins=edges)[0]])
+
+    def flip_counts(draws: Draws) -> np.ndarray:
+        return np.array([draws.flip.sum(), (~draws.flip).sum()])
+
+    found = {
+        "crop option": chi_square_p(option_counts(a), option_counts(b)),
+        "crop area": ks_p(sides(a).prod(axis=1), sides(b).prod(axis=1)),
+        "crop aspect": ks_p(sides(a)[:, 0] / sides(a)[:, 1], sides(b)[:, 0] / sides(b)[:, 1]),
+        "crop left": ks_p(a.window_ltrb[:, 0], b.window_ltrb[:, 0]),
+        "crop top": ks_p(a.window_ltrb[:, 1], b.window_ltrb[:, 1]),
+        "boxes kept": ks_p(a.kept, b.kept),
+        "positives": ks_p(a.positives, b.positives),
+        "flip": chi_square_p(flip_counts(a), flip_counts(b)),
+    }
+    for name in ("hue", "saturation", "brightness", "contrast"):
+        found[name] = ks_p(getattr(a, name), getattr(b, name))
+    return found
+
+
+@pytest.fixture(scope="module")
+def torch_draws(split: Annotations) -> Draws:
+    return draw_with_torch(split)
+
+
+def test_all_distributions_agree(split: Annotations, torch_draws: Draws) -> None:
+    p_values = compare(torch_draws, draw_with_dali(split))
+    assert all(p > P_AGREE for p in p_values.values()), p_values
+
+
+@pytest.mark.parametrize(
+    ("constant", "value", "notices"),
+    [
+        # The DALI example: half a degree, where the reference has 18.
+        ("HUE_DEGREES", (-0.5, 0.5), "hue"),
+        # The DALI example: 50 attempts a round, so that the options which are hard to satisfy are taken more often.
+        ("CROP_ATTEMPTS", 50, "crop option"),
+        ("CROP_SIDE", (0.2, 1.0), "crop area"),
+        ("CROP_ASPECT", (0.4, 2.5), "crop aspect"),
+        ("FLIP_PROBABILITY", 0.45, "flip"),
+        ("BRIGHTNESS", (0.85, 1.125), "brightness"),
+        ("CONTRAST", (0.55, 1.5), "contrast"),
+        ("SATURATION", (0.5, 1.45), "saturation"),
+    ],
+)
+def test_a_difference_is_noticed(
+    split: Annotations, torch_draws: Draws, monkeypatch: pytest.MonkeyPatch, constant: str, value: object, notices: str
+) -> None:
+    monkeypatch.setattr(augmentation, constant, value)
+    assert compare(torch_draws, draw_with_dali(split))[notices] < P_AGREE
+
+
+def _run_once(graph, images: list[np.ndarray]) -> list[np.ndarray]:
+    pipeline = graph(batch_size=len(images), num_threads=1, device_id=None)
+    pipeline.build()
+    (output,) = pipeline.run()
+    return [np.array(sample) for sample in output]
+
+
+def _noise_images(count: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (40, 50, 3), dtype=np.uint8) for _ in range(count)]
+
+
+def test_colour_is_the_same_map() -> None:
+    """The torch path leaves out color_twist's rounding to whole levels: half a level at the most, 0.5 / 255 / std."""
+    images = _noise_images(32)
+    rng = np.random.default_rng(1)
+    colours = [augmentation.random_colour(rng) for _ in images]
+    colours[0] = augmentation.Colour(18, 1.5, 1.125, 1.5)  # the far corner
+
+    @pipeline_def
+    def graph():
+        source = fn.external_source(source=lambda: images, layout="HWC")
+        hue, saturation, brightness, contrast = fn.external_source(
+            source=lambda: tuple([np.float32(c[i]) for c in colours] for i in range(4)), num_outputs=4
+        )
+        twisted = fn.color_twist(source, hue=hue, saturation=saturation, brightness=brightness, contrast=contrast)
+        return dali._normalise(twisted)
+
+    theirs = torch.from_numpy(np.stack(_run_once(graph, images))).permute(0, 3, 1, 2)
+    affine = torch.from_numpy(np.stack([augmentation.colour_affine(colour) for colour in colours]))
+    ours = augmentation.normalise(torch.from_numpy(np.stack(images)), affine)
+    assert (ours - theirs).abs().max().item() <= 0.51 / 255 / 0.224
+
+
+def _resize_with_dali(images: list[np.ndarray], **difference: object) -> np.ndarray:
+    @pipeline_def
+    def graph():
+        source = fn.external_source(source=lambda: images, layout="HWC")
+        return dali._resize(source) if not difference else fn.resize(source, size=[300, 300], **difference)
+
+    return np.stack(_run_once(graph, images)).astype(np.float32)
+
+
+def test_resize_is_the_same_filter_and_a_missing_antialias_is_noticed(coco256: Path) -> None:
+    """On average within 1/255; without antialiasing, as in DeepLearningExamples, it is far outside."""
+    arrays = [read_rgb(file) for file in sorted((coco256 / "val2017").iterdir())[:16]]
+    ours = np.stack([resize(image) for image in arrays]).astype(np.float32)
+    assert np.abs(ours - _resize_with_dali(arrays)).mean() < 0.3
+    assert np.abs(ours - _resize_with_dali(arrays, interp_type=types.INTERP_LINEAR, antialias=False)).mean() > 1
+
+
+def test_crop_windows_round_to_the_same_pixels() -> None:
+    columns = np.broadcast_to(np.arange(250, dtype=np.uint8)[None, :, None], (120, 250, 3)).copy()
+    rng = np.random.default_rng(2)
+    start = rng.uniform(0, 0.6, (256, 2)).astype(np.float32)
+    shape = rng.uniform(0.1, 0.39, (256, 2)).astype(np.float32)
+
+    @pipeline_def
+    def graph():
+        source = fn.external_source(source=lambda: [columns] * len(start), layout="HWC")
+        anchor, size = fn.external_source(source=lambda: (list(start), list(shape)), num_outputs=2)
+        return fn.slice(source, anchor, size, axis_names="WH")
+
+    for theirs, window in zip(_run_once(graph, [columns] * len(start)), np.hstack([start, start + shape]), strict=True):
+        left, top, right, bottom = augmentation.window_px(window, 250, 120)
+        assert (theirs.shape[0], theirs.shape[1]) == (bottom - top, right - left)
+        assert (theirs[0, 0, 0], theirs[0, -1, 0]) == (left, right - 1)

@@ -1,0 +1,207 @@
+"""The contract of the loaders, for both data paths: what comes out, in which order, and where it goes on."""
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import pipelines
+from pipelines import augmentation
+from pipelines.annotations import Annotations, read_annotations
+from pipelines.demo import write_demo_data
+from ssd import anchors
+from ssd.batch import IMAGE_SIZE_PX, Batch
+from ssd.config import DATA_PIPELINES
+from ssd.distributed import Ranks
+from ssd.errors import InputError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=DATA_PIPELINES)
+def name(request: pytest.FixtureRequest) -> str:
+    if request.param == "dali":
+        pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_demo_data(tmp_path_factory.mktemp("data") / "demo", train_images=26, val_images=7)
+
+
+@pytest.fixture(scope="module")
+def split(data: Path) -> Annotations:
+    return read_annotations(data, "train2017")
+
+
+def _train(
+    name: str, split: Annotations, rank: int = 0, ranks: int = 1, seed: int = 3, workers: int = 0, batch: int = 4
+):
+    return pipelines.build_train(
+        name, split, batch_size=batch, num_workers=workers, seed=seed, ranks=Ranks(rank, rank, ranks, CPU)
+    )
+
+
+def _equal(a: list[Batch], b: list[Batch]) -> bool:
+    return all(torch.equal(x, y) for one, two in zip(a, b, strict=True) for x, y in zip(one, two, strict=True))
+
+
+def test_batches_are_finished(name: str, split: Annotations) -> None:
+    (batch,) = islice(_train(name, split).batches(0), 1)
+    assert batch.images.shape == (4, 3, IMAGE_SIZE_PX, IMAGE_SIZE_PX)
+    assert batch.images.dtype == torch.float32
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    # ImageNet's normalisation maps [0, 255] into [-2.12, 2.64].
+    assert -2.13 < batch.images.min().item() < 0 < batch.images.max().item() < 2.65
+    assert (batch.offsets.shape, batch.offsets.dtype) == ((4, anchors.NUM_BOXES, 4), torch.float32)
+    assert (batch.labels.shape, batch.labels.dtype) == ((4, anchors.NUM_BOXES), torch.int64)
+    assert (batch.labels > 0).any(dim=1).all(), "every image has a box, and every box a default box"
+    assert batch.labels.max().item() < split.num_classes
+    assert not batch.offsets[batch.labels == 0].any()
+    boxes_ltrb = anchors.decode(batch.offsets, anchors.default_boxes_cxcywh())[batch.labels > 0]
+    assert boxes_ltrb.min().item() > -1e-5 and boxes_ltrb.max().item() < 1 + 1e-5
+
+
+def test_equal_seeds_give_equal_batches_and_others_do_not(name: str, split: Annotations) -> None:
+    first, again, other = (list(islice(_train(name, split, seed=s).batches(0), 8)) for s in (3, 3, 4))
+    assert _equal(first, again)
+    assert not torch.equal(first[0].images, other[0].images)
+
+
+def test_workers_change_nothing(name: str, split: Annotations) -> None:
+    one, two = (list(islice(_train(name, split, workers=workers).batches(0), 8)) for workers in (1, 2))
+    assert _equal(one, two)
+
+
+@pytest.mark.parametrize("stop", [3, 6, 7])
+def test_goes_on_where_it_was(name: str, split: Annotations, stop: int) -> None:
+    """Within an epoch, at its end (after 6 of 6 steps) and in the next one."""
+    whole = list(islice(_train(name, split).batches(0), 14))
+    before = _train(name, split)
+    batches = before.batches(0)
+    assert _equal(list(islice(batches, stop)), whole[:stop])
+    after = _train(name, split)
+    after.restore(before.state())
+    assert _equal(list(islice(after.batches(stop), 14 - stop)), whole[stop:])
+
+
+def test_going_on_without_a_state_does_not_repeat_the_beginning(name: str, split: Annotations) -> None:
+    loader = _train(name, split)
+    (first,) = islice(loader.batches(0), 1)
+    (later,) = islice(_train(name, split).batches(loader.steps_per_epoch), 1)
+    assert not torch.equal(first.images, later.images)
+
+
+@pytest.fixture
+def numbered(tmp_path: Path) -> Annotations:
+    """25 images whose one box tells which image it is: its left edge is at (number + 1) / 32 of the width."""
+    import json
+
+    from PIL import Image
+
+    for split in ("train2017", "val2017"):
+        (tmp_path / split).mkdir()
+    (tmp_path / "annotations").mkdir()
+    images, boxes = [], []
+    for number in range(25):
+        images.append({"id": 1000 + number, "file_name": f"{number}.jpg", "width": 320, "height": 320})
+        left = 10 * (number + 1)
+        boxes.append(
+            {"id": number + 1, "image_id": 1000 + number, "category_id": 7, "bbox": [left, 10, 318 - left, 300]}
+        )
+        Image.new("RGB", (320, 320), (8 * number, 255 - 8 * number, 128)).save(tmp_path / "train2017" / f"{number}.jpg")
+    content = {"images": images, "annotations": boxes, "categories": [{"id": 7, "name": "thing"}]}
+    (tmp_path / "annotations" / "instances_train2017.json").write_text(json.dumps(content))
+    return read_annotations(tmp_path, "train2017")
+
+
+@pytest.fixture
+def only_whole_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(augmentation, "CROP_SIDE", (1.0, 1.0))
+    monkeypatch.setattr(augmentation, "FLIP_PROBABILITY", 0.0)
+
+
+def _numbers(batch: Batch) -> list[int]:
+    boxes_ltrb = anchors.decode(batch.offsets, anchors.default_boxes_cxcywh())
+    return [
+        round(boxes[labels > 0][0, 0].item() * 32) - 1 for boxes, labels in zip(boxes_ltrb, batch.labels, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_passes_take_every_image_once_in_a_new_order(
+    name: str, numbered: Annotations, only_whole_images: None, world_size: int
+) -> None:
+    loaders = [_train(name, numbered, rank, world_size) for rank in range(world_size)]
+    # ceil(25 / (4 x ranks)): 7, 4, 3
+    assert {loader.steps_per_epoch for loader in loaders} == {-(-25 // (4 * world_size))}
+    steps = 25  # so that the ranks take 4 x ranks whole passes of 25 images
+    taken = [[n for batch in islice(loader.batches(0), steps) for n in _numbers(batch)] for loader in loaders]
+
+    share = 25 // world_size
+    first_pass = [number for numbers in taken for number in numbers[:share]]
+    assert len(set(first_pass)) == len(first_pass), "no image twice in the first pass, on no rank"
+    assert first_pass != sorted(first_pass), "the first pass is shuffled too"
+    assert taken[0][:share] != taken[0][share : 2 * share]
+    # Where the ranks cannot divide 25, DALI's shards take turns at being the larger one, and passes overlap a little.
+    tolerance = 0 if name == "no_dali" or world_size == 1 else 2
+    counts = np.bincount([number for numbers in taken for number in numbers], minlength=25)
+    assert np.abs(counts - 4 * world_size).max() <= tolerance
+
+
+def test_images_without_a_box_to_learn_do_not_train(name: str, split: Annotations) -> None:
+    assert 0 < len(split.trainable_indices()) < len(split)
+    assert _train(name, split).steps_per_epoch == -(-len(split.trainable_indices()) // 4)
+
+
+def test_a_split_without_boxes_is_refused(name: str, numbered: Annotations, tmp_path: Path) -> None:
+    file = tmp_path / "annotations" / "instances_train2017.json"
+    file.write_text(
+        file.read_text().replace('"iscrowd": 0', "").replace('"category_id": 7', '"category_id": 7, "iscrowd": 1')
+    )
+    with pytest.raises(InputError, match="no image has a box to learn from"):
+        _train(name, read_annotations(tmp_path, "train2017"))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_evaluation_sees_every_image_exactly_once(name: str, split: Annotations, world_size: int) -> None:
+    loaders = [
+        pipelines.build_eval(name, split, batch_size=4, num_workers=0, ranks=Ranks(rank, rank, world_size, CPU))
+        for rank in range(world_size)
+    ]
+    for _ in range(2):
+        epoch = [list(loader) for loader in loaders]
+        assert [len(batches) for batches in epoch] == [len(loader) for loader in loaders]
+        indices = torch.cat([batch.indices for batches in epoch for batch in batches])
+        assert sorted(indices.tolist()) == list(range(len(split)))
+        assert all(len(batch.images) == len(batch.indices) for batches in epoch for batch in batches)
+
+
+def test_evaluation_images_of_the_two_paths_agree(coco256: Path) -> None:
+    """At most 1/255 of the range apart on average, in any image: decoders are equal, resizers round differently."""
+    pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+    split = read_annotations(coco256, "val2017")
+    images: dict[str, dict[int, torch.Tensor]] = {}
+    for name in DATA_PIPELINES:
+        loader = pipelines.build_eval(name, split, batch_size=16, num_workers=1, ranks=Ranks(0, 0, 1, CPU))
+        images[name] = {
+            int(i): image.clone() for batch in loader for i, image in zip(batch.indices, batch.images, strict=True)
+        }
+    std = torch.tensor(augmentation.RGB_STD).view(3, 1, 1)
+    worst = max(((images["dali"][i] - images["no_dali"][i]) * std).abs().mean().item() for i in range(len(split)))
+    assert worst < 1 / 255
+
+
+def test_targets_are_those_of_encode(name: str, numbered: Annotations, only_whole_images: None) -> None:
+    """The image tells its box, and `encode` of that box is the batch's target."""
+    (batch,) = islice(_train(name, numbered).batches(0), 1)
+    for number, offsets, labels in zip(_numbers(batch), batch.offsets, batch.labels, strict=True):
+        row = numbered.boxes_of(number)
+        expected_offsets, expected_labels = anchors.encode(
+            torch.from_numpy(numbered.boxes_ltrb[row]), torch.from_numpy(numbered.labels[row])
+        )
+        assert torch.equal(labels, expected_labels)
+        torch.testing.assert_close(offsets, expected_offsets, atol=2e-5, rtol=1e-5)
