@@ -176,7 +176,7 @@ class _Meter:
         # The first steps warm caches, allocators and workers up; the average speed leaves them out.
         self.cold = True
         self.warm_images, self.warm_seconds = 0, 0.0
-        self.epoch_sum, self.epoch_steps = torch.zeros(2), 0
+        self.epoch_sum, self.epoch_steps, self.epoch_seconds = torch.zeros(2), 0, 0.0
         self.restart()
 
     def restart(self) -> None:
@@ -213,6 +213,7 @@ class _Meter:
         self.cold = False
         self.epoch_sum += torch.tensor([box, class_]) * steps
         self.epoch_steps += steps
+        self.epoch_seconds += seconds
         self.run.log(
             "train",
             step=self.training.step,
@@ -229,12 +230,12 @@ class _Meter:
 
     def end_epoch(self, epoch: int, lr: float) -> None:
         box, class_ = (self.epoch_sum / self.epoch_steps).tolist()
-        speed = self.totals()["images_per_second"]
+        speed = self.epoch_steps * self.global_batch_size / self.epoch_seconds
         self.run.say(
             f"epoch {epoch}/{self.training.config.epochs}  loss {box + class_:.3f} (box {box:.3f}, class {class_:.3f})"
-            f"  lr {lr:.2g}" + ("" if speed is None else f"  {speed:.1f} img/s")
+            f"  lr {lr:.2g}  {speed:.1f} img/s"
         )
-        self.epoch_sum, self.epoch_steps = torch.zeros(2), 0
+        self.epoch_sum, self.epoch_steps, self.epoch_seconds = torch.zeros(2), 0, 0.0
 
     def totals(self) -> dict[str, Any]:
         return {
