@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 DEMO_FOLDER = Path("data/demo")
 
+# Threads of torch that wait for work should sleep: by default they spin, and take the cores from the data path's threads
+# and processes. Read when torch is first imported; the user's own setting wins.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 def _data_folder(config: Config) -> Path:
     if config.data != "demo":

@@ -1,7 +1,7 @@
 """The augmentation of SSD training: every constant and random range, once, for both data paths, and the torch path's
 implementation of it on numpy and torch.
 
-Order: crop -> resize to 300 x 300 -> hue and saturation -> brightness and contrast -> flip -> normalise. The colour
+Order: crop -> resize to 300 x 300 -> flip -> hue and saturation -> brightness and contrast -> normalise. The colour
 steps have DALI's definitions: one affine map of RGB in [0, 255], clipped once at its end.
 """
 
@@ -99,43 +99,44 @@ def window_px(window_ltrb: np.ndarray, width_px: int, height_px: int) -> tuple[i
     return left, top, max(right, left + 1), max(bottom, top + 1)
 
 
-class Colour(NamedTuple):
-    """The colour parameters of one image."""
-
-    hue_degrees: float = 0.0
-    saturation: float = 1.0
-    brightness: float = 1.0
-    contrast: float = 1.0
-
-
-def random_colour(rng: np.random.Generator) -> Colour:
-    return Colour(*(rng.uniform(*bounds) for bounds in (HUE_DEGREES, SATURATION, BRIGHTNESS, CONTRAST)))
+def random_colour(rng: np.random.Generator) -> np.ndarray:
+    """4 float32: hue in degrees, saturation, brightness and contrast as factors."""
+    ranges = np.array([HUE_DEGREES, SATURATION, BRIGHTNESS, CONTRAST], dtype=np.float32)
+    return rng.uniform(ranges[:, 0], ranges[:, 1]).astype(np.float32)
 
 
 def random_flip(rng: np.random.Generator) -> bool:
     return bool(rng.random() < FLIP_PROBABILITY)
 
 
-def colour_affine(colour: Colour) -> np.ndarray:
-    """The map of RGB in [0, 255] that DALI's color_twist makes: 3 x 4 float32, [matrix | offset]."""
-    turn = math.radians(colour.hue_degrees)
-    cos, sin = colour.saturation * math.cos(turn), colour.saturation * math.sin(turn)
-    twist = _YIQ_TO_RGB @ np.array([[1, 0, 0], [0, cos, sin], [0, -sin, cos]]) @ _RGB_TO_YIQ
-    offset = np.full((3, 1), colour.brightness * CONTRAST_CENTRE * (1 - colour.contrast))
-    return np.hstack([colour.brightness * colour.contrast * twist, offset]).astype(np.float32)
+def colour_affine(colour: Tensor) -> Tensor:
+    """The maps of RGB in [0, 255] that DALI's color_twist makes of `random_colour`'s numbers.
+
+    colour: B x 4 float32. Returns B x 3 x 4 float32, [matrix | offset] each, on the same device.
+    """
+    hue, saturation, brightness, contrast = colour.unbind(1)
+    cos, sin = saturation * torch.deg2rad(hue).cos(), saturation * torch.deg2rad(hue).sin()
+    zero, one = torch.zeros_like(hue), torch.ones_like(hue)
+    twist = torch.stack([one, zero, zero, zero, cos, sin, zero, -sin, cos], dim=1).view(-1, 3, 3)
+    matrix = colour.new_tensor(_YIQ_TO_RGB) @ twist @ colour.new_tensor(_RGB_TO_YIQ)
+    offset = (brightness * CONTRAST_CENTRE * (1 - contrast)).view(-1, 1, 1).expand(-1, 3, 1)
+    return torch.cat([(brightness * contrast).view(-1, 1, 1) * matrix, offset], dim=2)
 
 
 _PIXELS_A_ROW = 4
-IDENTITY_AFFINE = np.eye(3, 4, dtype=np.float32)
 
 
-def normalise(images: Tensor, affine: Tensor) -> Tensor:
-    """Colour, clipping to [0, 255] and ImageNet normalisation in one pass over the batch, on its device.
+def finish(images: Tensor, affine: Tensor | None = None, flip: Tensor | None = None) -> Tensor:
+    """Flip, colour, clipping to [0, 255] and ImageNet's normalisation of a whole batch on its device.
 
-    images: B x H x W x 3 uint8 RGB, H x W a multiple of 4. affine: B x 3 x 4 of `colour_affine`.
-    Returns B x 3 x H x W float32, channels_last in memory.
+    images: B x H x W x 3 uint8 RGB, H x W a multiple of 4. affine: B x 3 x 4 of `colour_affine`, or None for none.
+    flip: B of 0 or 1, or None for none. Returns B x 3 x H x W float32, channels_last in memory.
     """
     batch, height, width, _ = images.shape
+    if flip is not None:
+        images = torch.where(flip.view(batch, 1, 1, 1) > 0, images.flip(2), images)
+    if affine is None:
+        affine = torch.eye(3, 4, device=images.device).expand(batch, 3, 4)
     mean = affine.new_tensor(RGB_MEAN)
     std = affine.new_tensor(RGB_STD)
     scale = 1 / (255 * std)

@@ -26,10 +26,15 @@ _T = TypeVar("_T")
 
 
 class Sample(NamedTuple):
-    """One augmented image. pixels: 300 x 300 x 3 uint8. affine: 3 x 4. boxes_ltrb: n x 4 float32. labels: n int64."""
+    """One cropped and resized image, and what is to be done to it yet.
+
+    pixels: 300 x 300 x 3 uint8. colour: 4 of `random_colour`. flip: whether to mirror the pixels, as the boxes are.
+    boxes_ltrb: n x 4 float32. labels: n int64.
+    """
 
     pixels: np.ndarray
-    affine: np.ndarray
+    colour: np.ndarray
+    flip: bool
     boxes_ltrb: np.ndarray
     labels: np.ndarray
 
@@ -53,19 +58,19 @@ class TrainSamples(Dataset[Sample]):
         left, top, right, bottom = augmentation.window_px(crop.window_ltrb, image.shape[1], image.shape[0])
         pixels = resize(image[top:bottom, left:right])
         boxes_ltrb = crop.boxes_ltrb
-        if augmentation.random_flip(rng):
-            pixels = pixels[:, ::-1]
+        flip = augmentation.random_flip(rng)
+        if flip:
             left, top, right, bottom = boxes_ltrb.T
             boxes_ltrb = np.stack([1 - right, top, 1 - left, bottom], axis=1)
-        affine = augmentation.colour_affine(augmentation.random_colour(rng))
-        return Sample(pixels, affine, boxes_ltrb, labels[crop.kept])
+        return Sample(pixels, augmentation.random_colour(rng), flip, boxes_ltrb, labels[crop.kept])
 
 
 class _HostBatch(NamedTuple):
-    """What a worker hands over: uint8 images, and of the default boxes the matched ones alone; a fifth of the bytes."""
+    """What a worker hands over: uint8 images, and the matched default boxes alone: a fifth in bytes."""
 
     pixels: Tensor
-    affine: Tensor
+    colour: Tensor
+    flip: Tensor
     image: Tensor
     default: Tensor
     offsets: Tensor
@@ -77,7 +82,8 @@ def _collate(samples: list[Sample]) -> _HostBatch:
     counts = torch.tensor([len(default) for default, _, _ in matches])
     return _HostBatch(
         pixels=torch.from_numpy(np.stack([sample.pixels for sample in samples])),
-        affine=torch.from_numpy(np.stack([sample.affine for sample in samples])),
+        colour=torch.from_numpy(np.stack([sample.colour for sample in samples])),
+        flip=torch.tensor([sample.flip for sample in samples]),
         image=torch.arange(len(samples)).repeat_interleave(counts),
         default=torch.cat([default for default, _, _ in matches]),
         offsets=torch.cat([offsets for _, offsets, _ in matches]),
@@ -91,7 +97,8 @@ def _finish(host: _HostBatch, device: torch.device) -> Batch:
     labels = torch.zeros(len(host.pixels), anchors.NUM_BOXES, dtype=torch.int64, device=device)
     offsets[host.image, host.default] = host.offsets
     labels[host.image, host.default] = host.labels
-    return Batch(augmentation.normalise(host.pixels, host.affine), offsets, labels)
+    images = augmentation.finish(host.pixels, augmentation.colour_affine(host.colour), host.flip)
+    return Batch(images, offsets, labels)
 
 
 class _Keys:
@@ -169,14 +176,9 @@ class EvalLoader:
             pin_memory=self.device.type == "cuda",
         )
 
-    def __len__(self) -> int:
-        return len(self._loader)
-
     def __iter__(self) -> Iterator[EvalBatch]:
         for pixels, indices in _plain_errors(self._loader):
-            pixels = pixels.to(self.device, non_blocking=True)
-            identity = torch.from_numpy(augmentation.IDENTITY_AFFINE).to(self.device)
-            yield EvalBatch(augmentation.normalise(pixels, identity.expand(len(pixels), 3, 4)), indices)
+            yield EvalBatch(augmentation.finish(pixels.to(self.device, non_blocking=True)), indices)
 
 
 def _plain_errors(batches: Iterable[_T]) -> Iterator[_T]:

@@ -109,8 +109,4 @@ class TrainLoader(Protocol):
 class EvalLoader(Protocol):
     """One rank's share of a split, in order; over all ranks every image of the split exactly once."""
 
-    def __len__(self) -> int:
-        """Batches on this rank."""
-        ...
-
     def __iter__(self) -> Iterator[EvalBatch]: ...

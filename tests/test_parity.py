@@ -18,6 +18,7 @@ from pipelines import augmentation
 from pipelines.annotations import Annotations, read_annotations
 from pipelines.images import read_rgb, resize
 from ssd import anchors
+from ssd.batch import RGB_MEAN, RGB_STD
 from ssd.boxes import pairwise_iou
 
 fn = pytest.importorskip("nvidia.dali.fn", reason="DALI is not installed")
@@ -111,19 +112,17 @@ def draw_with_dali(split: Annotations) -> Draws:
     def graph():
         boxes, labels = fn.external_source(source=feed, num_outputs=2)
         anchor, shape, boxes, _ = dali.random_crop(boxes, labels)
-        colour = dali.random_colour()
-        names = ("hue", "saturation", "brightness", "contrast")
-        return anchor, shape, boxes, dali.random_flip(), *(colour[name] for name in names)
+        return anchor, shape, boxes, dali.random_flip(), dali.random_colour()
 
     pipeline = graph(batch_size=BATCH, num_threads=1, device_id=None, seed=11)
     pipeline.build()
-    columns: list[list[np.ndarray]] = [[] for _ in range(8)]
+    columns: list[list[np.ndarray]] = [[] for _ in range(5)]
     for _ in range(ROUNDS):
         for column, output in zip(columns, pipeline.run(), strict=True):
             column.extend(np.array(sample) for sample in output)
-    starts, shapes, inside, flips, *colour = columns
+    starts, shapes, inside, flips, colours = columns
     windows = [np.concatenate([start, start + shape]) for start, shape in zip(starts, shapes, strict=True)]
-    hue, saturation, brightness, contrast = (np.array(values).ravel() for values in colour)
+    hue, saturation, brightness, contrast = np.array(colours).T
     return _draws(
         windows,
         given[: len(windows)],
@@ -213,25 +212,33 @@ def _noise_images(count: int) -> list[np.ndarray]:
     return [rng.integers(0, 256, (40, 50, 3), dtype=np.uint8) for _ in range(count)]
 
 
-def test_colour_is_the_same_map() -> None:
-    """The torch path leaves out color_twist's rounding to whole levels: half a level at the most, 0.5 / 255 / std."""
+def test_colour_flip_and_normalisation_are_those_of_dalis_operators() -> None:
+    """`finish` leaves out color_twist's rounding to whole levels: half a level at the most, 0.5 / 255 / std."""
     images = _noise_images(32)
     rng = np.random.default_rng(1)
     colours = [augmentation.random_colour(rng) for _ in images]
-    colours[0] = augmentation.Colour(18, 1.5, 1.125, 1.5)  # the far corner
+    colours[0] = np.array([18, 1.5, 1.125, 1.5], dtype=np.float32)  # the far corner
+    flips = [np.int32(number % 2) for number in range(len(images))]
 
     @pipeline_def
     def graph():
         source = fn.external_source(source=lambda: images, layout="HWC")
         hue, saturation, brightness, contrast = fn.external_source(
-            source=lambda: tuple([np.float32(c[i]) for c in colours] for i in range(4)), num_outputs=4
+            source=lambda: tuple([c[i] for c in colours] for i in range(4)), num_outputs=4
         )
-        twisted = fn.color_twist(source, hue=hue, saturation=saturation, brightness=brightness, contrast=contrast)
-        return dali._normalise(twisted)
+        flip = fn.external_source(source=lambda: flips)
+        return fn.crop_mirror_normalize(
+            fn.color_twist(source, hue=hue, saturation=saturation, brightness=brightness, contrast=contrast),
+            mirror=flip,
+            mean=[255 * value for value in RGB_MEAN],
+            std=[255 * value for value in RGB_STD],
+            dtype=types.FLOAT,
+        )
 
-    theirs = torch.from_numpy(np.stack(_run_once(graph, images))).permute(0, 3, 1, 2)
-    affine = torch.from_numpy(np.stack([augmentation.colour_affine(colour) for colour in colours]))
-    ours = augmentation.normalise(torch.from_numpy(np.stack(images)), affine)
+    theirs = torch.from_numpy(np.stack(_run_once(graph, images)))
+    affine = augmentation.colour_affine(torch.from_numpy(np.stack(colours)))
+    ours = augmentation.finish(torch.from_numpy(np.stack(images)), affine, torch.tensor(np.array(flips)))
+    assert ours.shape == theirs.shape
     assert (ours - theirs).abs().max().item() <= 0.51 / 255 / 0.224
 
 
@@ -239,7 +246,7 @@ def _resize_with_dali(images: list[np.ndarray], **difference: object) -> np.ndar
     @pipeline_def
     def graph():
         source = fn.external_source(source=lambda: images, layout="HWC")
-        return dali._resize(source) if not difference else fn.resize(source, size=[300, 300], **difference)
+        return dali.resize(source) if not difference else fn.resize(source, size=[300, 300], **difference)
 
     return np.stack(_run_once(graph, images)).astype(np.float32)
 

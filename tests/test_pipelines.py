@@ -174,10 +174,9 @@ def test_evaluation_sees_every_image_exactly_once(name: str, split: Annotations,
     ]
     for _ in range(2):
         epoch = [list(loader) for loader in loaders]
-        assert [len(batches) for batches in epoch] == [len(loader) for loader in loaders]
         indices = torch.cat([batch.indices for batches in epoch for batch in batches])
         assert sorted(indices.tolist()) == list(range(len(split)))
-        assert all(len(batch.images) == len(batch.indices) for batches in epoch for batch in batches)
+        assert all(len(batch.images) == len(batch.indices) > 0 for batches in epoch for batch in batches)
 
 
 def test_evaluation_images_of_the_two_paths_agree(coco256: Path) -> None:
