@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 DEMO_FOLDER = Path("data/demo")
 
-# Threads of torch that wait for work should sleep: by default they spin, and take the cores from the data path's threads
-# and processes. Read when torch is first imported; the user's own setting wins.
+# Threads of torch that wait for work should sleep: by default they spin, and take the cores from the data paths'
+# threads and processes. Read when torch is first imported; the user's own setting wins.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
@@ -66,7 +66,11 @@ def _train(config: Config, ranks: "Ranks") -> int:
     if train_split.categories != val_split.categories:
         raise InputError(f"{val_split.file}: its categories are not those of {train_split.file}; make them equal")
     folder, resume_file = broadcast_object(choose_folder(_data_name(config), config.output, config.resume), ranks)
-    resumed = checkpoint.load(resume_file) if resume_file else None
+    resumed = checkpoint.load_run(resume_file) if resume_file else None
+    if resumed and resumed["epoch"] >= config.epochs:
+        if ranks.is_main:
+            print(f"{resume_file}: has had its {resumed['epoch']} epochs; pass --epochs with more to go on")
+        return 0 if config.target is None or resumed["best_ap"] >= config.target else 1
     seed = config.seed
     if seed is None:
         seed = resumed["seed"] if resumed else broadcast_object(int.from_bytes(os.urandom(4)), ranks)
@@ -193,11 +197,18 @@ def evaluate(arguments: Sequence[str]) -> int:
     options = vars(evaluate_parser().parse_args(arguments))
     local_rank, json_file = options.pop("local_rank"), options.pop("json")
     config = config_of(options, Config())
+    _require_folder_of(json_file, "--json")
 
     from ssd.distributed import process_group
 
     with process_group(config.device, local_rank) as ranks:
         return _evaluate(config, ranks, json_file)
+
+
+def _require_folder_of(file: str | None, flag: str) -> None:
+    """Raises InputError, before the work, if a result could not be written."""
+    if file is not None and (Path(file).is_dir() or not Path(file).parent.is_dir()):
+        raise InputError(f"{flag} {file}: not a file in an existing folder; pass another path")
 
 
 def _evaluate(config: Config, ranks: "Ranks", json_file: str | None) -> int:
@@ -257,6 +268,8 @@ def benchmark(arguments: Sequence[str]) -> int:
     chosen = {name: options.pop(name) for name in ("what", "workers", "rounds", "batches", "through", "json", "plot")}
     local_rank = options.pop("local_rank")
     config = config_of(options, Config(batch_size=32, seed=0, backbone_weights="none"))
+    _require_folder_of(chosen["json"], "--json")
+    _require_folder_of(chosen["plot"], "--plot")
     workers = chosen["workers"] or list(range(1, (os.cpu_count() or 1) + 1))
 
     from pipelines import benchmark as data_benchmark

@@ -24,7 +24,7 @@ from torch import Tensor
 from pipelines import augmentation
 from pipelines import images as image_files
 from pipelines.annotations import Annotations
-from pipelines.images import require_readable
+from pipelines.images import require_headers, require_readable
 from ssd import anchors
 from ssd.batch import IMAGE_SIZE_PX, Batch, EvalBatch
 from ssd.distributed import Ranks
@@ -179,6 +179,8 @@ def _xywh_px_inside(boxes_ltrb: np.ndarray, sizes_px: np.ndarray) -> np.ndarray:
 
 def _build(graph: Any, annotations: Annotations, *, with_boxes: bool, ranks: Ranks, **arguments: Any) -> Any:
     """The graph as a built pipeline; the file that its reader parses is gone by then."""
+    # DALI 2.4's CPU decoder can take the process down with it over a file that is no image at all.
+    require_headers(annotations, ranks.rank, ranks.world_size)
     with tempfile.TemporaryDirectory(prefix="ssd-annotations-") as folder:
         file = Path(folder) / "instances.json"
         _write_clean_file(annotations, file, with_boxes=with_boxes)
@@ -203,7 +205,8 @@ def _iterator(pipeline: Any, names: list[str], ranks: Ranks, **arguments: Any) -
         else DALIRaggedIterator.DENSE_TAG
         for name in names
     ]
-    return DALIRaggedIterator(pipeline, names, output_types=kinds, **arguments)
+    # The first batch is left to the first step, where `_outputs` explains what goes wrong.
+    return DALIRaggedIterator(pipeline, names, output_types=kinds, prepare_first_batch=False, **arguments)
 
 
 def _outputs(iterator: Any, annotations: Annotations) -> Iterator[dict[str, Any]]:

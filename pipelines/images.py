@@ -25,11 +25,9 @@ def read_rgb(path: Path) -> np.ndarray:
     try:
         content = path.read_bytes()
         pixels = _decode_jpeg(content)
-        return np.asarray(Image.open(path).convert("RGB")) if pixels is None else pixels
+        return np.array(Image.open(path).convert("RGB")) if pixels is None else pixels
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(
-            f"{path}: cannot be read as an image ({error}); replace it or take it out of the split"
-        ) from error
+        raise _unreadable(path, error) from error
 
 
 def _decode_jpeg(content: bytes) -> np.ndarray | None:
@@ -54,6 +52,20 @@ def resize(pixels: np.ndarray) -> np.ndarray:
     planes = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
     resized = F.interpolate(planes, (IMAGE_SIZE_PX, IMAGE_SIZE_PX), mode="bilinear", antialias=True)
     return resized.squeeze(0).permute(1, 2, 0).numpy()
+
+
+def require_headers(annotations: Annotations, rank: int, world_size: int) -> None:
+    """Raises InputError that names the first of the rank's share of files whose header says it is no image."""
+    for name in annotations.file_names[rank::world_size]:
+        path = annotations.image_folder / name
+        try:
+            Image.open(path).close()
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path}: cannot be read as an image ({error}); replace it or take it out of the split")
 
 
 def require_readable(annotations: Annotations) -> None:

@@ -2,8 +2,9 @@
 
 import os
 import pickle
-import tempfile
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -24,6 +25,12 @@ _UNREADABLE = (
     ValueError,
     KeyError,
     TypeError,
+    IndexError,
+    AttributeError,
+    AssertionError,
+    NotImplementedError,
+    struct.error,
+    zlib.error,
     pickle.UnpicklingError,
     zipfile.BadZipFile,
 )
@@ -35,15 +42,16 @@ def save(file: Path, content: dict[str, Any]) -> None:
     content must be loadable with weights_only=True: dicts, lists, tuples, numbers, strings, tensors.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
+    # One name, so that what a killed run leaves behind is written over by the next.
+    temporary = file.with_name(f".{file.name}.unfinished")
     try:
-        with os.fdopen(descriptor, "wb") as stream:
+        with temporary.open("wb") as stream:
             torch.save(content, stream)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, file)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
     folder = os.open(file.parent, os.O_RDONLY)
     try:
@@ -57,10 +65,7 @@ def _read(file: Path, what: str) -> Any:
         raise InputError(f"{file}: no such file; pass the path of {what}")
     try:
         if zipfile.is_zipfile(file):
-            with zipfile.ZipFile(file) as archive:
-                damaged = archive.testzip()  # torch does not check the checksums it writes
-            if damaged is not None:
-                raise InputError(f"{file}: damaged at {damaged}; use another checkpoint")
+            _verify(file)
         return torch.load(file, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
         if isinstance(error, InputError):
@@ -69,14 +74,53 @@ def _read(file: Path, what: str) -> Any:
         raise InputError(f"{file}: cannot be read as {what} ({reason[:200]}); use another file") from error
 
 
+def _verify(file: Path) -> None:
+    """Raises InputError if the zip archive is damaged: torch does not check the checksums that it writes."""
+    with zipfile.ZipFile(file) as archive:
+        damaged = archive.testzip()
+        for entry in archive.infolist():
+            # torch stores its entries plainly; it takes memory as it finds it for what claims to be a folder.
+            if entry.compress_type != zipfile.ZIP_STORED or entry.external_attr != 0:
+                damaged = damaged or entry.filename
+    if damaged is not None:
+        raise InputError(f"{file}: damaged at {damaged}; use another checkpoint")
+
+
+_MODEL_KEYS: dict[str, type] = {"model": dict, "backbone": str, "categories": list}
+_RUN_KEYS: dict[str, type] = {
+    "optimizer": dict,
+    "scaler": dict,
+    "step": int,
+    "epoch": int,
+    "best_ap": float,
+    "seed": int,
+    "data": dict,
+    "data_states": list,
+}
+
+
 def load(file: Path) -> dict[str, Any]:
     """A checkpoint of `save` in a run. Raises InputError for any file that is not one, whole and of this format."""
     content = _read(file, "a checkpoint")
-    if not isinstance(content, dict) or content.get("format") != FORMAT or not isinstance(content.get("model"), dict):
+    if not isinstance(content, dict) or content.get("format") != FORMAT or not _has(content, _MODEL_KEYS):
         raise InputError(f"{file}: not a checkpoint of this program; pass a run's checkpoints/last.pt or best.pt")
     if content["backbone"] not in BACKBONES:
         raise InputError(f"{file}: unknown backbone {content['backbone']!r}; it was written by another version")
     return content
+
+
+def load_run(file: Path) -> dict[str, Any]:
+    """`load`, with all that a run needs to go on."""
+    content = load(file)
+    if not _has(content, _RUN_KEYS):
+        raise InputError(
+            f"--resume {file}: holds a model but no run; pass it as --checkpoint to start from its weights"
+        )
+    return content
+
+
+def _has(content: dict[str, Any], kinds: dict[str, type]) -> bool:
+    return all(isinstance(content.get(key), kind) for key, kind in kinds.items())
 
 
 def build_model(content: dict[str, Any], file: Path) -> SSD300:
@@ -84,7 +128,7 @@ def build_model(content: dict[str, Any], file: Path) -> SSD300:
     model = SSD300(content["backbone"], len(content["categories"]) + 1)
     try:
         model.load_state_dict(content["model"])
-    except RuntimeError as error:
+    except (RuntimeError, AttributeError) as error:  # other shapes, or no tensors
         raise InputError(
             f"{file}: its weights do not fit its own backbone {content['backbone']}; use another"
         ) from error
@@ -114,7 +158,7 @@ def load_for_fine_tuning(model: SSD300, content: dict[str, Any], file: Path) -> 
     if content["backbone"] != model.backbone:
         raise InputError(f"--checkpoint {file}: pass --backbone {content['backbone']}, which it was trained with")
     own = model.state_dict()
-    fits = {name: value for name, value in content["model"].items() if name in own and value.shape == own[name].shape}
+    fits = {name: value for name, value in content["model"].items() if name in own and _fits(value, own[name])}
     fresh = sorted(own.keys() - fits.keys())
     if any(not name.startswith("class_heads.") for name in fresh):
         raise InputError(f"--checkpoint {file}: its weights do not fit its own backbone {model.backbone}; use another")
@@ -147,9 +191,13 @@ def _fill(module: nn.Module, state: dict[str, Tensor], complaint: str) -> None:
     own = module.state_dict()
     # Files from before torch 0.4.1 lack this counter, which nothing here reads.
     missing = {name for name in own.keys() - state.keys() if not name.endswith("num_batches_tracked")}
-    if missing or any(name not in own or value.shape != own[name].shape for name, value in state.items()):
+    if missing or any(name not in own or not _fits(value, own[name]) for name, value in state.items()):
         raise InputError(f"{complaint}; pass another file, or none")
     module.load_state_dict(state, strict=False)
+
+
+def _fits(value: Any, own: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.shape == own.shape
 
 
 def _download_imagenet(backbone: str) -> dict[str, Tensor]:

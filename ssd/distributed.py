@@ -37,6 +37,8 @@ def process_group(device: str = "auto", local_rank: int | None = None) -> Iterat
 
     device: "auto", "cpu" or "cuda". local_rank: the ancestors' --local_rank flag, for launchers that set no LOCAL_RANK.
     """
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" not in os.environ:
+        raise InputError("WORLD_SIZE is set, but not RANK; start with torchrun, or unset WORLD_SIZE")
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ.get("LOCAL_RANK", local_rank or 0))
     if device == "cuda" and not torch.cuda.is_available():

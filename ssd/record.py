@@ -60,7 +60,10 @@ class Run:
         self.console = Console(quiet=not ranks.is_main, highlight=False, soft_wrap=True)
         self._progress: Progress | None = None
         if self._is_main:
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"--output {folder}: cannot be a folder ({error.strerror}); pass another") from error
 
     def write_config(self, config: Config, ranks: Ranks) -> None:
         content = {

@@ -76,8 +76,13 @@ class Training:
         }
 
     def restore(self, content: dict[str, Any]) -> None:
-        """Takes up what `state` gave; the model's weights are loaded already."""
+        """Takes up what `state` gave, but for settings, which are the run's own. The model has its weights already."""
+        settings = [
+            {name: group[name] for name in ("momentum", "weight_decay")} for group in self.optimizer.param_groups
+        ]
         self.optimizer.load_state_dict(content["optimizer"])
+        for group, own in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(own)
         if content["scaler"]:
             self.scaler.load_state_dict(content["scaler"])
         self.step, self.best_ap = content["step"], content["best_ap"]

@@ -226,7 +226,7 @@ def test_garbage_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "garbage.pt"
     rng = np.random.default_rng(0)
     for _ in range(300):
-        file.write_bytes(rng.bytes(rng.integers(1, 60)))
+        file.write_bytes(rng.bytes(int(rng.integers(1, 60))))
         refused(file)
     torch.save(small_content(), file, _use_new_zipfile_serialization=False)
     data = file.read_bytes()
