@@ -80,6 +80,26 @@ def demo_checkpoint(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -
     return file
 
 
+@pytest.fixture(scope="session")
+def demo_run_checkpoint(demo_checkpoint: Path) -> Path:
+    """`demo_checkpoint` as a run that has just begun would have written it, but for the optimiser's state."""
+    from ssd import checkpoint
+
+    run = {
+        "optimizer": {},
+        "scaler": {},
+        "step": 3,
+        "epoch": 1,
+        "best_ap": 0.0,
+        "seed": 1,
+        "data": {},
+        "data_states": [],
+    }
+    file = demo_checkpoint.with_name("demo-run.pt")
+    checkpoint.save(file, {**checkpoint.load(demo_checkpoint), **run})
+    return file
+
+
 @pytest.fixture
 def refusal(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Runs the command line in this process; asserts exit code 2 and one line on stderr, which it returns."""

@@ -276,22 +276,22 @@ def test_checkpoint_of_another_number_of_classes(
     refused_training: Refusal,
     refused_evaluation: Refusal,
     data_copy: Path,
-    demo_checkpoint: Path,
+    demo_run_checkpoint: Path,
     edit_annotations: Edit,
 ) -> None:
     for split in ("train2017", "val2017"):
         edit_annotations(data_copy, split, lambda d: d["categories"].append({"id": 99, "name": "zeppelin"}))
     for line in (
-        refused_evaluation(data_copy, demo_checkpoint),
-        refused_training(data_copy, "--resume", demo_checkpoint, "--seed", "1"),
+        refused_evaluation(data_copy, demo_run_checkpoint),
+        refused_training(data_copy, "--resume", demo_run_checkpoint, "--seed", "1"),
     ):
-        assert str(demo_checkpoint) in line and "trained on 6 categories" in line and "has 7" in line
+        assert str(demo_run_checkpoint) in line and "trained on 6 categories" in line and "has 7" in line
 
 
-def test_checkpoint_of_another_backbone(refused_training: Refusal, demo_data: Path, demo_checkpoint: Path) -> None:
+def test_checkpoint_of_another_backbone(refused_training: Refusal, demo_data: Path, demo_run_checkpoint: Path) -> None:
     for flag in ("--resume", "--checkpoint"):
-        line = refused_training(demo_data, flag, demo_checkpoint, "--backbone", "resnet34", "--seed", "1")
-        assert str(demo_checkpoint) in line and "--backbone resnet18" in line
+        line = refused_training(demo_data, flag, demo_run_checkpoint, "--backbone", "resnet34", "--seed", "1")
+        assert str(demo_run_checkpoint) in line and "--backbone resnet18" in line
 
 
 def test_resuming_from_a_checkpoint_without_the_optimizer(
