@@ -88,8 +88,8 @@ def demo_run_checkpoint(demo_checkpoint: Path) -> Path:
     run = {
         "optimizer": {},
         "scaler": {},
-        "step": 3,
-        "epoch": 1,
+        "step": 0,
+        "epoch": 0,
         "best_ap": 0.0,
         "seed": 1,
         "data": {},
