@@ -5,6 +5,7 @@ Order: crop -> resize to 300 x 300 -> flip -> hue and saturation -> brightness a
 steps have DALI's definitions: one affine map of RGB in [0, 255], clipped once at its end.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -36,7 +37,22 @@ CONTRAST_CENTRE = 128.0
 
 # NTSC's matrix, the one DALI uses; hue is a rotation and saturation a scaling of the I-Q plane.
 _RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.321], [0.211, -0.523, 0.311]])
-_YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
+
+
+class _Constants(NamedTuple):
+    """Colour constants on one device: making them anew for each batch would have the host wait for the device."""
+
+    rgb_to_yiq: Tensor
+    yiq_to_rgb: Tensor
+    mean: Tensor
+    std: Tensor
+    identity: Tensor
+
+
+@functools.cache
+def _constants(device: torch.device) -> _Constants:
+    values = (_RGB_TO_YIQ, np.linalg.inv(_RGB_TO_YIQ), RGB_MEAN, RGB_STD, np.eye(3, 4))
+    return _Constants(*(torch.tensor(np.asarray(value), dtype=torch.float32, device=device) for value in values))
 
 
 class Crop(NamedTuple):
@@ -118,7 +134,8 @@ def colour_affine(colour: Tensor) -> Tensor:
     cos, sin = saturation * torch.deg2rad(hue).cos(), saturation * torch.deg2rad(hue).sin()
     zero, one = torch.zeros_like(hue), torch.ones_like(hue)
     twist = torch.stack([one, zero, zero, zero, cos, sin, zero, -sin, cos], dim=1).view(-1, 3, 3)
-    matrix = colour.new_tensor(_YIQ_TO_RGB) @ twist @ colour.new_tensor(_RGB_TO_YIQ)
+    constants = _constants(colour.device)
+    matrix = constants.yiq_to_rgb @ twist @ constants.rgb_to_yiq
     offset = (brightness * CONTRAST_CENTRE * (1 - contrast)).view(-1, 1, 1).expand(-1, 3, 1)
     return torch.cat([(brightness * contrast).view(-1, 1, 1) * matrix, offset], dim=2)
 
@@ -135,10 +152,9 @@ def finish(images: Tensor, affine: Tensor | None = None, flip: Tensor | None = N
     batch, height, width, _ = images.shape
     if flip is not None:
         images = torch.where(flip.view(batch, 1, 1, 1) > 0, images.flip(2), images)
+    _, _, mean, std, identity = _constants(images.device)
     if affine is None:
-        affine = torch.eye(3, 4, device=images.device).expand(batch, 3, 4)
-    mean = affine.new_tensor(RGB_MEAN)
-    std = affine.new_tensor(RGB_STD)
+        affine = identity.expand(batch, 3, 4)
     scale = 1 / (255 * std)
     # (affine(x) / 255 - mean) / std is affine too, and the limits 0 and 255 move with it.
     matrix = affine[:, :, :3] * scale[:, None]

@@ -86,7 +86,7 @@ def _train_graph(annotation_file: str, image_folder: str, shuffle_seed: int, ran
     boxes = fn.bb_flip(boxes, ltrb=True, horizontal=flip)
     if on_gpu:
         images = resize(images)
-        boxes, labels = boxes.gpu(), labels.gpu()
+        boxes, labels, colour, flip = boxes.gpu(), labels.gpu(), colour.gpu(), flip.gpu()
     offsets, labels = fn.box_encoder(
         boxes,
         labels,
@@ -249,8 +249,7 @@ class TrainLoader:
         self._iterator = _iterator(pipeline, names, self._ranks, size=-1)  # never ends
         for output in _outputs(self._iterator, self._annotations):
             affine = augmentation.colour_affine(output["colour"])
-            pixels = _pixels(output["images"])
-            images = augmentation.finish(pixels, affine.to(pixels.device), output["flip"].to(pixels.device))
+            images = augmentation.finish(_pixels(output["images"]), affine, output["flip"])
             yield Batch(images, output["offsets"], output["labels"].long())
 
     def state(self) -> bytes:

@@ -62,12 +62,6 @@ def process_group(device: str = "auto", local_rank: int | None = None) -> Iterat
         dist.destroy_process_group()
 
 
-def barrier(ranks: Ranks) -> None:
-    """Waits for all ranks."""
-    if ranks.world_size > 1:
-        dist.all_reduce(torch.zeros(1))
-
-
 def broadcast_object(value: Any, ranks: Ranks) -> Any:
     """Rank 0's value, on every rank."""
     if ranks.world_size == 1:
