@@ -67,9 +67,9 @@ def _train(config: Config, ranks: "Ranks") -> int:
         raise InputError(f"{val_split.file}: its categories are not those of {train_split.file}; make them equal")
     folder, resume_file = broadcast_object(choose_folder(_data_name(config), config.output, config.resume), ranks)
     resumed = checkpoint.load_run(resume_file) if resume_file else None
-    if resumed and resumed["epoch"] >= config.epochs:
+    if resumed and _is_over(resumed, config) and (folder / "results.json").exists():
         if ranks.is_main:
-            print(f"{resume_file}: has had its {resumed['epoch']} epochs; pass --epochs with more to go on")
+            print(f"{folder}: this run is over after {resumed['epoch']} epochs; pass --epochs with more to go on")
         return 0 if config.target is None or resumed["best_ap"] >= config.target else 1
     seed = config.seed
     if seed is None:
@@ -128,6 +128,11 @@ def _train(config: Config, ranks: "Ranks") -> int:
     return 0
 
 
+def _is_over(resumed: dict[str, Any], config: Config) -> bool:
+    """Whether a checkpoint is a run's last: all epochs done, or the target reached."""
+    return resumed["epoch"] >= config.epochs or (config.target is not None and resumed["best_ap"] >= config.target)
+
+
 def _data_name(config: Config) -> str:
     return Path(config.data).resolve().name
 
@@ -171,7 +176,7 @@ def _data_identity(config: Config, split: "Annotations", ranks: "Ranks") -> dict
 
     return {
         "data_pipeline": config.data_pipeline,
-        "dali": versions()["nvidia-dali-cuda120"] if config.data_pipeline == "dali" else None,
+        "dali": versions()["dali"] if config.data_pipeline == "dali" else None,
         "images": len(split),
         "boxes": len(split.labels),
         "batch_size": config.batch_size,
@@ -244,6 +249,9 @@ def show_data(arguments: Sequence[str]) -> int:
     output, rows, columns = Path(options.pop("output")), options.pop("rows"), options.pop("columns")
     names = _pipelines_named(options.pop("data_pipeline"))
     config = config_of(options, Config(seed=0))
+    _require_folder_of(str(output), "--output")
+    if output.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise InputError(f"--output {output}: pass a name that ends in .png or .jpg")
 
     import torch
 
@@ -277,6 +285,8 @@ def benchmark(arguments: Sequence[str]) -> int:
     from ssd.record import hardware, versions
 
     with process_group(config.device, local_rank) as ranks:
+        if ranks.world_size > 1:
+            raise InputError("benchmark measures one process; start it without torchrun")
         split = _read_split(config, config.train_split)
         about = {"batch_size": config.batch_size, "rounds": chosen["rounds"], "timed_batches": chosen["batches"]}
         about |= {"data": _data_name(config), "hardware": hardware(ranks.device), "versions": versions()}
@@ -345,6 +355,9 @@ def main(arguments: Sequence[str]) -> int:
     except InputError as error:
         rank = int(os.environ.get("RANK", 0))
         print(f"error: {error}" if rank == 0 else f"error on rank {rank}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a disk that is full, a folder that may not be written to
+        print(f"error: {error.filename or 'the machine'}: {error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

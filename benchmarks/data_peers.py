@@ -102,7 +102,7 @@ def dali_example_batches(annotations: Annotations, batch_size: int, threads: int
         )
         return images, boxes, labels
 
-    pipeline = dali._build(
+    pipeline = dali.build_pipeline(
         graph,
         annotations,
         with_boxes=True,
@@ -130,9 +130,9 @@ def main() -> None:
     ranks = Ranks(0, 0, 1, torch.device("cpu"))
     size, workers = options.batch_size, options.workers
     sources = {
-        "decode_only": lambda: benchmark._batches("decode_only", annotations, size, workers, ranks),
-        "no_dali": lambda: benchmark._batches("no_dali", annotations, size, workers, ranks),
-        "dali": lambda: benchmark._batches("dali", annotations, size, workers, ranks),
+        "decode_only": lambda: benchmark.batches_of("decode_only", annotations, size, workers, ranks),
+        "no_dali": lambda: benchmark.batches_of("no_dali", annotations, size, workers, ranks),
+        "dali": lambda: benchmark.batches_of("dali", annotations, size, workers, ranks),
         "dali_example": lambda: dali_example_batches(annotations, size, workers),
     }
     if options.dle:
@@ -147,7 +147,7 @@ def main() -> None:
             rounds[name].append(once._replace(workers=workers))
             del batches
             print(f"round {number + 1}: {name} {once.images_per_second:.0f} img/s", file=sys.stderr)
-    medians = {name: benchmark._median(measured) for name, measured in rounds.items()}
+    medians = {name: benchmark.median(measured) for name, measured in rounds.items()}
     ratios = {
         f"{ours} / {peer}": statistics.median(
             a.images_per_second / b.images_per_second for a, b in zip(rounds[ours], rounds[peer], strict=True)

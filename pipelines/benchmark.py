@@ -50,7 +50,7 @@ def _decode_only(annotations: Annotations, batch_size: int, workers: int) -> Ite
     return iter(DataLoader(_DecodeOnly(annotations), batch_sampler=endless, num_workers=workers))  # type: ignore[arg-type]
 
 
-def _batches(subject: str, annotations: Annotations, batch_size: int, workers: int, ranks: Ranks) -> Iterator[Any]:
+def batches_of(subject: str, annotations: Annotations, batch_size: int, workers: int, ranks: Ranks) -> Iterator[Any]:
     if subject == DECODE_ONLY:
         return _decode_only(annotations, batch_size, workers)
     return pipelines.build_train(
@@ -109,17 +109,17 @@ def benchmark(
     for number in range(rounds):
         for subject, count in found:
             progress(f"round {number + 1} of {rounds}: {subject} with {count}")
-            batches = _batches(subject, annotations, batch_size, count, ranks)
+            batches = batches_of(subject, annotations, batch_size, count, ranks)
             once = measure_once(
                 batches, batch_size=batch_size, warmup_batches=4 + 2 * count, timed_batches=timed_batches
             )
             found[subject, count].append(once._replace(workers=count))
             del batches
             gc.collect()  # ends the workers and DALI's threads before the next one starts
-    return {subject: [_median(found[subject, count]) for count in workers] for subject in subjects}
+    return {subject: [median(found[subject, count]) for count in workers] for subject in subjects}
 
 
-def _median(rounds: list[Measurement]) -> Measurement:
+def median(rounds: list[Measurement]) -> Measurement:
     return Measurement(
         statistics.median(r.images_per_second for r in rounds),
         statistics.median(r.cpu_seconds_per_image for r in rounds),

@@ -9,6 +9,7 @@ gets a file of its own with what `pipelines.annotations` passed: clipped boxes, 
 """
 
 import json
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ from pipelines.images import require_headers, require_readable
 from ssd import anchors
 from ssd.batch import IMAGE_SIZE_PX, Batch, EvalBatch
 from ssd.distributed import Ranks
+from ssd.errors import InputError
 
 
 def random_crop(boxes: Any, labels: Any) -> Any:
@@ -177,10 +179,16 @@ def _xywh_px_inside(boxes_ltrb: np.ndarray, sizes_px: np.ndarray) -> np.ndarray:
     return np.concatenate([left_top, width_height], axis=1)
 
 
-def _build(graph: Any, annotations: Annotations, *, with_boxes: bool, ranks: Ranks, **arguments: Any) -> Any:
+def build_pipeline(graph: Any, annotations: Annotations, *, with_boxes: bool, ranks: Ranks, **arguments: Any) -> Any:
     """The graph as a built pipeline; the file that its reader parses is gone by then."""
     # DALI 2.4's CPU decoder can take the process down with it over a file that is no image at all.
-    require_headers(annotations, ranks.rank, ranks.world_size)
+    images = annotations.trainable_indices() if with_boxes else np.arange(len(annotations))
+    require_headers(annotations, images[ranks.rank :: ranks.world_size])
+    if len(images) < ranks.world_size:
+        raise InputError(
+            f"{annotations.file}: {len(images)} images cannot be shared by {ranks.world_size} ranks of DALI; "
+            "start fewer, or pass --data_pipeline no_dali"
+        )
     with tempfile.TemporaryDirectory(prefix="ssd-annotations-") as folder:
         file = Path(folder) / "instances.json"
         _write_clean_file(annotations, file, with_boxes=with_boxes)
@@ -215,6 +223,7 @@ def _outputs(iterator: Any, annotations: Annotations) -> Iterator[dict[str, Any]
         for (output,) in iterator:
             yield output
     except RuntimeError:
+        print("DALI failed; reading the images again to find the one it could not read", file=sys.stderr)
         require_readable(annotations)
         raise
 
@@ -226,15 +235,20 @@ class TrainLoader:
         self._annotations = annotations
         self._batch_size, self._num_threads, self._seed = batch_size, max(1, num_workers), seed
         self._ranks = ranks
+        self._start = 0
         self._checkpoint: bytes | None = None
         self._iterator: Any = None
         self.steps_per_epoch = -(-len(annotations.trainable_indices()) // (batch_size * ranks.world_size))
 
     def batches(self, first_step: int) -> Iterator[Batch]:
-        # Going on without a state must not repeat the beginning's order and crops.
-        start = 0 if self._checkpoint else first_step
-        seeds = np.random.SeedSequence((self._seed, start)).generate_state(1 + self._ranks.world_size) >> 1  # 31 bits
-        pipeline = _build(
+        # Going on without a state must not repeat the beginning's order and crops; going on with one needs the seeds
+        # that its run had.
+        if self._checkpoint is None:
+            self._start = first_step
+        seeds = (
+            np.random.SeedSequence((self._seed, self._start)).generate_state(1 + self._ranks.world_size) >> 1
+        )  # 31 bits
+        pipeline = build_pipeline(
             _train_graph,
             self._annotations,
             with_boxes=True,
@@ -254,10 +268,10 @@ class TrainLoader:
 
     def state(self) -> bytes:
         (checkpoint,) = self._iterator.checkpoints()
-        return checkpoint
+        return self._start.to_bytes(8) + checkpoint
 
     def restore(self, state: bytes) -> None:
-        self._checkpoint = state
+        self._start, self._checkpoint = int.from_bytes(state[:8]), state[8:]
 
 
 class EvalLoader:
@@ -265,7 +279,7 @@ class EvalLoader:
 
     def __init__(self, annotations: Annotations, *, batch_size: int, num_workers: int, ranks: Ranks):
         self._annotations = annotations
-        pipeline = _build(
+        pipeline = build_pipeline(
             _eval_graph,
             annotations,
             with_boxes=False,

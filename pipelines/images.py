@@ -1,5 +1,6 @@
 """Image files: reading one, resizing one, and finding the one that cannot be read."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from pipelines.annotations import Annotations
 from ssd.batch import IMAGE_SIZE_PX
 from ssd.errors import InputError
 
+_HEADER_THREADS = 8  # waiting for a disk or a network, mostly
 # Pillow refuses what is larger (it warns from half of that on), before it decodes.
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 
@@ -54,14 +56,31 @@ def resize(pixels: np.ndarray) -> np.ndarray:
     return resized.squeeze(0).permute(1, 2, 0).numpy()
 
 
-def require_headers(annotations: Annotations, rank: int, world_size: int) -> None:
-    """Raises InputError that names the first of the rank's share of files whose header says it is no image."""
-    for name in annotations.file_names[rank::world_size]:
-        path = annotations.image_folder / name
+def require_headers(annotations: Annotations, indices: np.ndarray) -> None:
+    """Reads these images' headers. Raises InputError that names one that is no image or not of the stated size."""
+
+    def check(index: int) -> None:
+        path = annotations.image_folder / annotations.file_names[index]
         try:
-            Image.open(path).close()
+            with Image.open(path) as image:
+                size_px = image.size
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise _unreadable(path, error) from error
+        require_size(annotations, index, size_px)
+
+    with ThreadPoolExecutor(_HEADER_THREADS) as pool:
+        for _ in pool.map(check, indices.tolist()):
+            pass
+
+
+def require_size(annotations: Annotations, index: int, size_px: tuple[int, int]) -> None:
+    """Raises InputError if the image's (width, height) is not the annotations': its boxes would be elsewhere."""
+    stated_px = tuple(annotations.sizes_px[index].tolist())
+    if size_px != stated_px:
+        raise InputError(
+            f"{annotations.image_folder / annotations.file_names[index]}: is {size_px[0]} x {size_px[1]} pixels, but "
+            f"{annotations.file} says {stated_px[0]} x {stated_px[1]}; correct the one or the other"
+        )
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:

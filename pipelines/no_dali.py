@@ -16,13 +16,20 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipelines import augmentation
 from pipelines.annotations import Annotations
-from pipelines.images import read_rgb, resize
+from pipelines.images import read_rgb, require_size, resize
 from ssd import anchors
 from ssd.batch import Batch, EvalBatch
 from ssd.distributed import Ranks
 from ssd.errors import InputError
 
 _T = TypeVar("_T")
+
+
+def _read(annotations: Annotations, index: int) -> np.ndarray:
+    """H x W x 3 uint8 RGB of the size that the annotations say, or InputError."""
+    pixels = read_rgb(annotations.image_folder / annotations.file_names[index])
+    require_size(annotations, index, (pixels.shape[1], pixels.shape[0]))
+    return pixels
 
 
 class Sample(NamedTuple):
@@ -54,7 +61,7 @@ class TrainSamples(Dataset[Sample]):
         boxes_ltrb, labels = self.annotations.boxes_ltrb[rows][trains], self.annotations.labels[rows][trains]
 
         crop = augmentation.random_crop(boxes_ltrb, rng)
-        image = read_rgb(self.annotations.image_folder / self.annotations.file_names[index])
+        image = _read(self.annotations, index)
         left, top, right, bottom = augmentation.window_px(crop.window_ltrb, image.shape[1], image.shape[0])
         pixels = resize(image[top:bottom, left:right])
         boxes_ltrb = crop.boxes_ltrb
@@ -155,7 +162,7 @@ class EvalSamples(Dataset[tuple[int, np.ndarray]]):
         self.annotations = annotations
 
     def __getitem__(self, index: int) -> tuple[int, np.ndarray]:
-        return index, resize(read_rgb(self.annotations.image_folder / self.annotations.file_names[index]))
+        return index, resize(_read(self.annotations, index))
 
 
 def _collate_eval(samples: list[tuple[int, np.ndarray]]) -> tuple[Tensor, Tensor]:
@@ -182,8 +189,15 @@ class EvalLoader:
 
 
 def _plain_errors(batches: Iterable[_T]) -> Iterator[_T]:
-    """The batches; a worker's InputError comes without the traceback that DataLoader wraps it in."""
+    """The batches. A worker's InputError comes without DataLoader's traceback; a worker's death is one too."""
     try:
         yield from batches
     except InputError as error:
         raise InputError(str(error).strip().splitlines()[-1].removeprefix("ssd.errors.InputError: ")) from None
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise InputError(
+            f"--num-workers: {str(error).splitlines()[0]} Was it killed for its memory, or is /dev/shm full? "
+            "Pass fewer workers, or give more shared memory (docker run --ipc=host or --shm-size)"
+        ) from error

@@ -1,5 +1,6 @@
 """Checkpoints: written atomically, verified, and loadable with weights_only=True, so that a file can run no code."""
 
+import errno
 import os
 import pickle
 import struct
@@ -50,6 +51,10 @@ def save(file: Path, content: dict[str, Any]) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, file)
+    except RuntimeError as error:
+        temporary.unlink(missing_ok=True)
+        # How torch reports that its stream took no more.
+        raise OSError(errno.ENOSPC, f"cannot be written whole ({str(error).splitlines()[0]})", str(file)) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

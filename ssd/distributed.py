@@ -44,6 +44,7 @@ def process_group(device: str = "auto", local_rank: int | None = None) -> Iterat
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch sees no GPU here; pass --device cpu, or install a GPU build and driver")
     use_gpu = device != "cpu" and torch.cuda.is_available()
+    torch.backends.cudnn.benchmark = use_gpu  # every image has one size, so the first steps may choose for all
     if use_gpu and local_rank >= torch.cuda.device_count():
         raise InputError(
             f"local rank {local_rank} has no GPU, there are {torch.cuda.device_count()}; lower --nproc_per_node"
@@ -56,10 +57,10 @@ def process_group(device: str = "auto", local_rank: int | None = None) -> Iterat
         return
     # gloo beside NCCL carries what lives on the host: results and data-path states.
     dist.init_process_group("cpu:gloo,cuda:nccl" if use_gpu else "gloo", timeout=TIMEOUT)
-    try:
-        yield ranks
-    finally:
-        dist.destroy_process_group()
+    yield ranks
+    # Not after an error: NCCL's end waits for the other ranks, which wait in a collective for this one. The process
+    # says what is wrong and ends, and torchrun ends the others.
+    dist.destroy_process_group()
 
 
 def broadcast_object(value: Any, ranks: Ranks) -> Any:

@@ -31,6 +31,7 @@ _COUNT = _number(int, 1)
 _COUNT_FROM_0 = _number(int, 0)
 _FRACTION = _number(float, 0, 1)
 _POSITIVE = _number(float, 0)
+_MOMENTUM = _number(float, 0, 0.999)
 _BATCH = _number(int, 2)  # batch norm on the 1 x 1 map needs two
 _SEED = _number(int, 0, 2**32 - 1)
 
@@ -48,7 +49,8 @@ def _flag(group: Any, *names: str, dest: str, help: str, **arguments: Any) -> No
 def _add_data_folder_flag(group: Any) -> None:
     _flag(
         group, "--data", "-d", dest="data", metavar="DIR",
-        help='COCO-style folder (DIR/train2017 or DIR/images/train2017, and DIR/annotations), or "demo": written once',
+        help='COCO-style folder (DIR/train2017 or DIR/images/train2017, and DIR/annotations), '
+        'or "demo": written to data/demo once',
     )  # fmt: skip
 
 
@@ -118,7 +120,7 @@ def train_parser() -> argparse.ArgumentParser:
         group, "--learning-rate", "--lr", dest="learning_rate", type=_POSITIVE, metavar="LR",
         help="rate at a global batch of 32; the run's is this x ranks x batch size / 32",
     )  # fmt: skip
-    _flag(group, "--momentum", "-m", dest="momentum", type=_FRACTION, metavar="M", help="of SGD")
+    _flag(group, "--momentum", "-m", dest="momentum", type=_MOMENTUM, metavar="M", help="of SGD")
     _flag(
         group,
         "--weight-decay",

@@ -3,18 +3,21 @@
 Only rank 0 writes; on other ranks every method does nothing.
 """
 
+import itertools
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -23,30 +26,46 @@ from ssd.distributed import Ranks
 from ssd.errors import InputError
 
 _LAST = Path("checkpoints") / "last.pt"
-_PACKAGES = ("torch", "torchvision", "numpy", "pycocotools", "nvidia-dali-cuda120", "pillow")
+_PACKAGES = ("torch", "torchvision", "numpy", "pycocotools", "pillow", "simplejpeg")
 
 
 def choose_folder(name: str, output: str | None, resume: str | None) -> tuple[Path, Path | None]:
     """The run's folder and the checkpoint to resume from, or None.
 
     name: of the data. output: the folder if given; otherwise runs/<name>-<time>. resume: None, "auto" (the last
-    checkpoint of the folder, or of the newest runs/<name>-* if no folder is given; none is no error) or a file.
-    Raises InputError rather than write over an earlier run.
+    checkpoint of the folder, or of the newest runs/<name>-<time> if no folder is given; none is no error) or a file.
+    Raises InputError rather than write over another run.
     """
-    new = Path(output) if output else Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if resume == "auto":
+        for folder in [Path(output)] if output else _runs_of(name):
+            if (folder / _LAST).exists():
+                return folder, folder / _LAST
+        return (Path(output) if output else _new_folder(name, None)), None
     if resume is None:
-        if (new / _LAST).exists():
-            raise InputError(f"--output {new}: holds a run; pass --resume auto to go on with it, or another folder")
-        return new, None
-    if resume != "auto":
-        file = Path(resume)
-        is_of_a_run = file.parent.name == _LAST.parent.name
-        return (file.parent.parent if is_of_a_run and not output else new), file
-    candidates = [new] if output else sorted(Path("runs").glob(f"{name}-*"), reverse=True)
-    for folder in candidates:
-        if (folder / _LAST).exists():
-            return folder, folder / _LAST
-    return new, None
+        return _new_folder(name, output), None
+    file = Path(resume)
+    own = file.parent.parent if file.parent.name == _LAST.parent.name else None
+    if own is not None and (output is None or Path(output).resolve() == own.resolve()):
+        return own, file
+    return _new_folder(name, output), file
+
+
+def _runs_of(name: str) -> list[Path]:
+    """The folders that `_new_folder` has given to this data, newest first."""
+    pattern = re.compile(re.escape(name) + r"-\d{8}-\d{6}(-\d+)?")
+    folders = Path("runs").iterdir() if Path("runs").is_dir() else ()
+    return sorted((folder for folder in folders if pattern.fullmatch(folder.name)), reverse=True)
+
+
+def _new_folder(name: str, output: str | None) -> Path:
+    if output is not None:
+        folder = Path(output)
+        if any((folder / file).exists() for file in (_LAST, "config.json", "log.jsonl")):
+            raise InputError(f"--output {folder}: holds a run; pass --resume auto to go on with it, or another folder")
+        return folder
+    first = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    numbered = (first.with_name(f"{first.name}-{number}") for number in itertools.count(2))
+    return next(folder for folder in itertools.chain([first], numbered) if not folder.exists())
 
 
 class Run:
@@ -129,7 +148,7 @@ class Run:
 def show_metrics(metrics: dict[str, Any], title: str, console: Console | None = None) -> None:
     """Prints the COCO table and each class's AP, best first."""
     console = console or Console(highlight=False)
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     for name in ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100"):
         table.add_column(name, justify="right")
     table.add_row(*(_score(metrics[str(column.header)]) for column in table.columns))
@@ -151,6 +170,9 @@ def versions() -> dict[str, str | None]:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = None
+    # One package, built for one CUDA or another, under another name each.
+    dali = [d for d in distributions() if (d.metadata["Name"] or "").lower().startswith("nvidia-dali")]
+    found["dali"] = dali[0].version if dali else None
     return found
 
 

@@ -51,7 +51,7 @@ class Training:
     config: Config
     ranks: Ranks
     step: int = 0
-    best_ap: float = -1.0
+    best_ap: float = float("-inf")  # pycocotools says -1 of a split without objects
 
     def train_step(self, forward: nn.Module, batch: Batch, lr: float) -> Tensor:
         """One step of SGD. forward: the model or its DDP wrapper. Returns the losses stacked, still on the device."""
@@ -77,9 +77,8 @@ class Training:
 
     def restore(self, content: dict[str, Any]) -> None:
         """Takes up what `state` gave, but for settings, which are the run's own. The model has its weights already."""
-        settings = [
-            {name: group[name] for name in ("momentum", "weight_decay")} for group in self.optimizer.param_groups
-        ]
+        # Among them whether the optimiser is the fused one, which depends on the device.
+        settings = [{name: group[name] for name in group if name != "params"} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(content["optimizer"])
         for group, own in zip(self.optimizer.param_groups, settings, strict=True):
             group.update(own)
@@ -110,7 +109,9 @@ def train(
     total_steps = config.epochs * steps_per_epoch
     meter = _Meter(run, training, total_steps, global_batch_size)
     metrics: dict[str, Any] = {}
-    reached = False
+    reached = config.target is not None and training.best_ap >= config.target
+    if reached or training.step >= total_steps:  # killed between its last checkpoint and its results
+        metrics = _judge(training, judge, run, training.step // steps_per_epoch) or {}
     batches = loader.batches(training.step)
     training.model.train()
     run.start_progress(total_steps, training.step)
@@ -178,8 +179,8 @@ class _Meter:
         self.run, self.training = run, training
         self.total_steps, self.global_batch_size = total_steps, global_batch_size
         self.began = time.perf_counter()
-        # The first steps warm caches, allocators and workers up; the average speed leaves them out.
-        self.cold = True
+        # The first line's steps warm caches, allocators and workers up: the average speed leaves them out if it can.
+        self.lines = 0
         self.warm_images, self.warm_seconds = 0, 0.0
         self.epoch_sum, self.epoch_steps, self.epoch_seconds = torch.zeros(2), 0, 0.0
         self.restart()
@@ -212,10 +213,11 @@ class _Meter:
             )
         seconds = time.perf_counter() - self.since
         images = steps * self.global_batch_size
-        if not self.cold:
-            self.warm_images += images
-            self.warm_seconds += seconds
-        self.cold = False
+        if self.lines == 1:
+            self.warm_images, self.warm_seconds = 0, 0.0
+        self.lines += 1
+        self.warm_images += images
+        self.warm_seconds += seconds
         self.epoch_sum += torch.tensor([box, class_]) * steps
         self.epoch_steps += steps
         self.epoch_seconds += seconds

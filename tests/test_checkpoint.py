@@ -418,3 +418,24 @@ def test_imagenet_weights_offline(error: OSError, tmp_path: Path, monkeypatch: p
     assert message.startswith("--backbone-weights imagenet: ") and "\n" not in message
     assert "https://download.pytorch.org/models/resnet18" in message
     assert "--backbone-weights FILE" in message and "--backbone-weights none" in message
+
+
+def test_restoring_keeps_the_optimisers_own_implementation() -> None:
+    """A checkpoint of a CPU, resumed on a GPU, must not turn the fused optimiser that fp16 needs into another."""
+    import torch
+
+    from ssd.config import Config
+    from ssd.distributed import Ranks
+    from ssd.loss import ssd_losses
+    from ssd.precision import grad_scaler
+    from ssd.train import Training, build_optimizer
+
+    def training(device: torch.device) -> Training:
+        model = torch.nn.Linear(2, 2)
+        cpu = torch.device("cpu")
+        optimizer = build_optimizer(model, Config(), device)
+        return Training(model, optimizer, grad_scaler(Config(), cpu), ssd_losses, Config(), Ranks(0, 0, 1, cpu))
+
+    other, own = training(torch.device("cpu")), training(torch.device("cuda"))
+    own.restore(other.state())
+    assert all(group["fused"] and not group["foreach"] for group in own.optimizer.param_groups)

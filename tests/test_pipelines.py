@@ -204,3 +204,46 @@ def test_targets_are_those_of_encode(name: str, numbered: Annotations, only_whol
         )
         assert torch.equal(labels, expected_labels)
         torch.testing.assert_close(offsets, expected_offsets, atol=2e-5, rtol=1e-5)
+
+
+def test_goes_on_after_going_on_without_a_state(name: str, split: Annotations) -> None:
+    """A run that had to begin its data anew (on other ranks, say) and is interrupted again goes on with that data."""
+    anew = _train(name, split)
+    batches = anew.batches(6)
+    taken = list(islice(batches, 3))
+    state = anew.state()
+    rest = list(islice(batches, 4))
+    again = _train(name, split)
+    again.restore(state)
+    assert _equal(list(islice(again.batches(9), 4)), rest)
+    assert not torch.equal(taken[0].images, rest[0].images)
+
+
+def test_an_image_of_another_size_than_stated_is_refused(name: str, numbered: Annotations, tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (160, 320)).save(tmp_path / "train2017" / "3.jpg")
+    with pytest.raises(InputError, match=r"3\.jpg: is 160 x 320 pixels, but .* says 320 x 320"):
+        list(islice(_train(name, numbered).batches(0), 14))
+
+
+def test_flip_turns_pixels_and_boxes_alike(name: str, numbered: Annotations, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With flips alone, half of the boxes begin where they did and half end where 1 - left is; the pixels go along."""
+    from PIL import Image
+
+    for file in numbered.image_folder.iterdir():
+        number = int(file.stem)
+        image = Image.new("RGB", (320, 320), "black")
+        image.paste("white", (10 * (number + 1), 10, 318, 310))  # the box
+        image.save(file, quality=95)
+    monkeypatch.setattr(augmentation, "CROP_SIDE", (1.0, 1.0))
+    boxes_seen = set()
+    for batch in islice(_train(name, numbered).batches(0), 7):
+        boxes_ltrb = anchors.decode(batch.offsets, anchors.default_boxes_cxcywh())
+        for image, boxes, labels in zip(batch.images, boxes_ltrb, batch.labels, strict=True):
+            left, _, right, _ = (boxes[labels > 0][0] * IMAGE_SIZE_PX).tolist()
+            row = image.sum(dim=0)[IMAGE_SIZE_PX // 2]
+            bright = (row > (row.min() + row.max()) / 2).nonzero().squeeze(1)
+            assert abs(bright[0].item() - left) < 2 and abs(bright[-1].item() + 1 - right) < 2
+            boxes_seen.add("flipped" if left < 5 else "not")
+    assert boxes_seen == {"flipped", "not"}

@@ -1,0 +1,87 @@
+"""What only a GPU can show: the graph on GPU operators, fp16 with its scaler, and that no step waits for the device."""
+
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+import pipelines
+from pipelines.annotations import read_annotations
+from ssd.config import DATA_PIPELINES, Config
+from ssd.distributed import Ranks
+from ssd.loss import ssd_losses
+from ssd.model import SSD300
+from ssd.precision import grad_scaler
+from ssd.train import Training, build_optimizer
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(params=DATA_PIPELINES)
+def name(request: pytest.FixtureRequest) -> str:
+    if request.param == "dali":
+        pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+    return request.param
+
+
+@pytest.fixture
+def gpu() -> Ranks:
+    return Ranks(0, 0, 1, torch.device("cuda", 0))
+
+
+def _loader(name: str, data: Path, ranks: Ranks):
+    split = read_annotations(data, "train2017")
+    return pipelines.build_train(name, split, batch_size=4, num_workers=2, seed=3, ranks=ranks)
+
+
+def _training(config: Config, ranks: Ranks) -> Training:
+    torch.manual_seed(0)
+    model = SSD300("resnet18", 7).to(ranks.device).to(memory_format=torch.channels_last)
+    optimizer = build_optimizer(model, config, ranks.device)
+    return Training(model, optimizer, grad_scaler(config, ranks.device), ssd_losses, config, ranks)
+
+
+def test_batches_lie_on_the_gpu(name: str, demo_data: Path, gpu: Ranks) -> None:
+    (batch,) = islice(_loader(name, demo_data, gpu).batches(0), 1)
+    assert all(tensor.device == gpu.device for tensor in batch)
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert (batch.labels > 0).any(dim=1).all()
+
+
+def test_gpu_and_cpu_batches_agree(name: str, demo_data: Path, gpu: Ranks) -> None:
+    """Equal seeds draw equal crops on both; targets agree, and pixels within 2/255 on average (nvJPEG differs)."""
+    on_cpu = Ranks(0, 0, 1, torch.device("cpu"))
+    (ours,) = islice(_loader(name, demo_data, gpu).batches(0), 1)
+    (theirs,) = islice(_loader(name, demo_data, on_cpu).batches(0), 1)
+    assert (ours.labels.cpu() != theirs.labels).float().mean().item() < 1e-4
+    torch.testing.assert_close(ours.offsets.cpu(), theirs.offsets, atol=1e-3, rtol=1e-3)
+    assert (ours.images.cpu() - theirs.images).abs().mean().item() * 0.226 < 2 / 255
+
+
+@pytest.mark.parametrize("flag", ["fp16", "bf16"])
+def test_steps_do_not_wait_for_the_device(name: str, flag: str, demo_data: Path, gpu: Ranks) -> None:
+    training = _training(Config(batch_size=4, **{flag: True}), gpu)
+    batches = _loader(name, demo_data, gpu).batches(0)
+    for batch in islice(batches, 2):
+        training.train_step(training.model, batch, lr=1e-3)
+    batch = next(batches)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        losses = training.train_step(training.model, batch, lr=1e-3)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.isfinite(losses).all()
+
+
+def test_a_cpu_checkpoint_goes_on_in_fp16_on_a_gpu(demo_data: Path, gpu: Ranks) -> None:
+    on_cpu = Ranks(0, 0, 1, torch.device("cpu"))
+    config = Config(batch_size=4)
+    before = _training(config, on_cpu)
+    (batch,) = islice(_loader("no_dali", demo_data, on_cpu).batches(0), 1)
+    before.train_step(before.model, batch, lr=1e-3)
+    after = _training(Config(batch_size=4, fp16=True), gpu)
+    after.restore(before.state())
+    (batch,) = islice(_loader("no_dali", demo_data, gpu).batches(0), 1)
+    assert torch.isfinite(after.train_step(after.model, batch, lr=1e-3)).all()
