@@ -11,14 +11,17 @@ in memory; the subjects take turns, and medians and ratios are printed.
 
 import argparse
 import importlib.util
+import os
 import statistics
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.utils.data import DataLoader
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as main.py has it, before torch is imported
+
+import torch  # noqa: E402
+from torch.utils.data import DataLoader  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
