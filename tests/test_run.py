@@ -213,7 +213,13 @@ def test_ctrl_c_and_kill(small_data: Path, tmp_path: Path) -> None:
     epochs = []
     for blow in (signal.SIGINT, signal.SIGKILL):
         with subprocess.Popen(
-            command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            env=ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # A shell has what it starts in the background ignore Ctrl-C, and its children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         ) as process:
             assert process.stdout is not None and process.stderr is not None
             seen = [line for line, _ in zip(_epoch_lines(process.stdout), range(2), strict=False)]
