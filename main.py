@@ -58,6 +58,7 @@ def _train(config: Config, ranks: "Ranks") -> int:
     from ssd import checkpoint
     from ssd.distributed import broadcast_object
     from ssd.evaluate import evaluate
+    from ssd.precision import compute_dtype
     from ssd.record import Run, choose_folder
     from ssd.train import NonFiniteLossError
     from ssd.train import train as run_training
@@ -101,6 +102,7 @@ def _train(config: Config, ranks: "Ranks") -> int:
         f"{config.data}: {len(train_split.trainable_indices())} of {len(train_split)} images to train on, "
         f"{len(val_split)} to judge by, {len(train_split.categories)} classes\n"
         f"SSD300-{config.backbone}, {config.data_pipeline}, {ranks.world_size} x {ranks.device.type}, "
+        f"{str(compute_dtype(config, ranks.device) or 'float32').removeprefix('torch.')}, "
         f"batch {config.batch_size * ranks.world_size}, seed {seed}, in {folder}"
     )
     for warning in filter(None, (train_split.repairs_text, val_split.repairs_text)):
@@ -349,8 +351,11 @@ COMMANDS = {"train": train, "evaluate": evaluate, "show-data": show_data, "bench
 
 
 def main(arguments: Sequence[str]) -> int:
-    name, rest = (arguments[0], arguments[1:]) if arguments and arguments[0] in COMMANDS else ("train", arguments)
+    named = bool(arguments) and not arguments[0].startswith("-")
+    name, rest = (arguments[0], arguments[1:]) if named else ("train", arguments)
     try:
+        if name not in COMMANDS:
+            raise InputError(f"no such command: {name}; there are {', '.join(COMMANDS)}")
         return COMMANDS[name](rest)
     except InputError as error:
         rank = int(os.environ.get("RANK", 0))

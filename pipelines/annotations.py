@@ -141,7 +141,10 @@ def find_split(data_folder: Path, split: str) -> tuple[Path, Path]:
     places = (data_folder / split, data_folder / "images" / split)
     image_folder = next((place for place in places if os.path.isdir(place)), None)
     if image_folder is None:
-        raise InputError(f"{data_folder}: no images for split '{split}'; put them in {places[0]} or {places[1]}")
+        raise InputError(
+            f"{data_folder}: no images for split '{split}'; put them in {places[0]} or {places[1]}, "
+            "or name the splits with --train-split and --val-split"
+        )
     file = data_folder / "annotations" / f"instances_{split}.json"
     if not os.path.isfile(file):
         raise InputError(f"{file}: no such annotation file; put the annotations of split '{split}' there")

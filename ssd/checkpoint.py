@@ -75,6 +75,8 @@ def _read(file: Path, what: str) -> Any:
     except _UNREADABLE as error:
         if isinstance(error, InputError):
             raise
+        if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to trust the file
+            raise InputError(f"{file}: is not {what}, or holds more than plain weights; use another file") from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{file}: cannot be read as {what} ({reason[:200]}); use another file") from error
 

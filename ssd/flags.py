@@ -20,7 +20,8 @@ def _number(convert: Callable[[str], Any], low: float, high: float = 1e9) -> Cal
     def parse(text: str) -> Any:
         value = convert(text)
         if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text} is not in {low:g}..{high:g}")
+            limit = f"less than {low:g}" if value < low else f"not in {low:g}..{high:g}"
+            raise argparse.ArgumentTypeError(f"{text} is {limit}")
         return value
 
     parse.__name__ = convert.__name__
@@ -204,7 +205,9 @@ def benchmark_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("what", choices=("data",), help="data: decoding alone, DALI and PyTorch, in turns")
+    parser.add_argument(
+        "what", metavar="data", choices=("data",), help="data: decoding alone, DALI and PyTorch, in turns"
+    )
     group = parser.add_argument_group("data")
     _add_data_folder_flag(group)
     _flag(group, "--train-split", dest="train_split", metavar="NAME", help="split to read")

@@ -132,7 +132,8 @@ class Run:
         self._progress.start()
         self._progress.add_task("training", total=total_steps, completed=first_step)
 
-    def advance(self, text: str, steps: int) -> None:
+    def advance(self, steps: int = 1, text: str | None = None) -> None:
+        """Moves the bar; text, if given, is what stands before it from now on."""
         if self._progress is not None:
             self._progress.update(self._progress.task_ids[0], advance=steps, description=text)
 

@@ -1,5 +1,6 @@
 """The training loop. It never asks which detector or data path it runs."""
 
+import inspect
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,12 @@ from ssd.distributed import Ranks, average_buffers, broadcast_object, gather_ten
 from ssd.precision import autocast
 from ssd.record import Run
 from ssd.schedule import lr_at
+
+# Batch norm's statistics are averaged once an epoch instead (`average_buffers`). torch 2.15 has another name for it.
+_DDP_FLAGS = inspect.signature(DistributedDataParallel).parameters
+_NO_BUFFER_SYNC: dict[str, Any] = {
+    "forward_sync_buffers" if "forward_sync_buffers" in _DDP_FLAGS else "broadcast_buffers": False
+}
 
 LossesOf = Callable[[nn.Module, Batch], dict[str, Tensor]]
 Judge = Callable[[], dict[str, Any] | None]
@@ -102,8 +109,8 @@ def train(
         forward = DistributedDataParallel(
             training.model,
             device_ids=[ranks.local_rank] if ranks.device.type == "cuda" else None,
-            broadcast_buffers=False,
             gradient_as_bucket_view=True,
+            **_NO_BUFFER_SYNC,
         )
     steps_per_epoch, global_batch_size = loader.steps_per_epoch, config.batch_size * ranks.world_size
     total_steps = config.epochs * steps_per_epoch
@@ -198,6 +205,7 @@ class _Meter:
 
     def add(self, losses: Tensor) -> None:
         self.losses.append(losses)
+        self.run.advance()
 
     def log(self, lr: float) -> None:
         steps = len(self.losses)
@@ -232,7 +240,7 @@ class _Meter:
             data_wait_s=round(self.data_wait_s, 4),
             elapsed_s=round(time.perf_counter() - self.began, 2),
         )
-        self.run.advance(f"loss {box + class_:.3f}  {images / seconds:.1f} img/s", steps)
+        self.run.advance(0, f"loss {box + class_:.3f}  {images / seconds:.1f} img/s")
         self.restart()
 
     def end_epoch(self, epoch: int, lr: float) -> None:
