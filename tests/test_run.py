@@ -284,7 +284,7 @@ def test_two_ranks(data_pipeline: str, demo_data: Path, tmp_path: Path) -> None:
         program=[*torchrun, recorder],
     )  # fmt: skip
     said = succeeded(done)
-    assert said.count("wrote ") == 1 and "2 x cpu, batch 8" in said
+    assert said.count("wrote ") == 1 and "2 x cpu, bfloat16, batch 8" in said
     assert json.loads((output / "config.json").read_text())["world_size"] == 2
     assert [line["step"] for line in log_of(output, "train")] == [2]  # 11 images in batches of 4 on 2 ranks
 
