@@ -275,7 +275,8 @@ def _area(polygon: Floats) -> float:
 def _overlap_of_smaller(a_ltrb: Floats, b_ltrb: Floats) -> float:
     """Intersection over the area of the smaller box."""
     common = (np.minimum(a_ltrb[2:], b_ltrb[2:]) - np.maximum(a_ltrb[:2], b_ltrb[:2])).clip(0)
-    return float(common.prod() / min((a_ltrb[2:] - a_ltrb[:2]).prod(), (b_ltrb[2:] - b_ltrb[:2]).prod()))
+    smaller = min(float((a_ltrb[2:] - a_ltrb[:2]).prod()), float((b_ltrb[2:] - b_ltrb[:2]).prod()))
+    return float(common.prod()) / smaller
 
 
 def _snap_outwards(box_ltrb_px: Floats) -> list[int]:
