@@ -12,13 +12,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssd.config import DATA_PIPELINES, RECIPES, Config
-from ssd.errors import InputError
-from ssd.flags import benchmark_parser, config_of, evaluate_parser, show_data_parser, train_parser
+from ssd.errors import InputError, LostRankError
+from ssd.flags import (
+    benchmark_parser,
+    check_parser,
+    config_of,
+    convert_parser,
+    download_parser,
+    evaluate_parser,
+    show_data_parser,
+    train_parser,
+)
 
 if TYPE_CHECKING:
     from pipelines.annotations import Annotations
     from ssd.batch import TrainLoader
     from ssd.distributed import Ranks
+    from ssd.mlperf import ComplianceLog
+    from ssd.record import Run
     from ssd.train import Training
 
 DEMO_FOLDER = Path("data/demo")
@@ -42,32 +53,67 @@ def _read_split(config: Config, split: str) -> "Annotations":
     return read_annotations(_data_folder(config), split)
 
 
+def _read_split_to_run(config: Config, split: str, ranks: "Ranks") -> "Annotations":
+    """The split, parsed once a host; without its bad images where the config says so."""
+    if config.on_bad_image == "error":
+        from pipelines.once_a_host import read_once_a_host
+
+        return read_once_a_host(lambda: _read_split(config, split), ranks)
+    from pipelines.scan import read_usable
+
+    return read_usable(_data_folder(config), split, ranks)
+
+
+def _judged_text(split: "Annotations") -> str:
+    """What to say of a split to judge by that lacks images, or ''."""
+    if not split.num_left_out:
+        return ""
+    whole = len(split) + split.num_left_out
+    return f"{split.file}: the metrics are those of {len(split)} of its {whole} images, not comparable with all's"
+
+
 def train(arguments: Sequence[str]) -> int:
     options = vars(train_parser().parse_args(arguments))
     local_rank, recipe = options.pop("local_rank"), options.pop("recipe")
-    config = config_of(options, RECIPES[recipe]() if recipe else Config())
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    base = RECIPES[recipe](options.get("batch_size"), world_size) if recipe else Config()
+    config = config_of(options, base)
 
     from ssd.distributed import process_group
 
-    with process_group(config.device, local_rank) as ranks:
+    with process_group(config.device, local_rank, config.timeout) as ranks:
         return _train(config, ranks)
 
 
 def _train(config: Config, ranks: "Ranks") -> int:
     import pipelines
+    from pipelines.augmentation import AUGMENTATIONS, CROP_ATTEMPTS
     from ssd import checkpoint
     from ssd.distributed import broadcast_object
     from ssd.evaluate import evaluate
+    from ssd.interruption import EXIT_PREEMPTED, Preempted
+    from ssd.meter import NonFiniteLossError
+    from ssd.mlperf import run_seconds
     from ssd.precision import compute_dtype
-    from ssd.record import Run, choose_folder
-    from ssd.train import NonFiniteLossError
+    from ssd.record import Run, choose_folder, published_band
     from ssd.train import train as run_training
 
-    train_split, val_split = _read_split(config, config.train_split), _read_split(config, config.val_split)
-    if train_split.categories != val_split.categories:
-        raise InputError(f"{val_split.file}: its categories are not those of {train_split.file}; make them equal")
-    folder, resume_file = broadcast_object(choose_folder(_data_name(config), config.output, config.resume), ranks)
-    resumed = checkpoint.load_run(resume_file) if resume_file else None
+    folder, files = broadcast_object(choose_folder(_data_name(config), config.output, config.resume), ranks)
+    resume_file, resumed = None, None
+    notes: list[str] = []
+    if files:
+        if ranks.is_main:
+            resume_file, resumed, notes = checkpoint.load_newest(files)
+            if notes:
+                notes.append(f"going on from {resume_file} instead")
+        resume_file = broadcast_object(resume_file, ranks)
+        resumed = resumed or checkpoint.load_run(resume_file)
+        step = broadcast_object(resumed["step"], ranks)
+        if resumed["step"] != step:
+            raise InputError(
+                f"{resume_file}: rank {ranks.rank} reads one of step {resumed['step']} where rank 0 reads one of step "
+                f"{step}; make --output one folder that all hosts share, as it is at one time"
+            )
     if resumed and _is_over(resumed, config) and (folder / "results.json").exists():
         if ranks.is_main:
             print(f"{folder}: this run is over after {resumed['epoch']} epochs; pass --epochs with more to go on")
@@ -77,15 +123,24 @@ def _train(config: Config, ranks: "Ranks") -> int:
         seed = resumed["seed"] if resumed else broadcast_object(int.from_bytes(os.urandom(4)), ranks)
     config = replace(config, seed=seed, output=str(folder))
 
+    compliance = _begin_compliance(config, folder, resumed, ranks)
+    train_split = _read_split_to_run(config, config.train_split, ranks)
+    val_split = _read_split_to_run(config, config.val_split, ranks)
+    if train_split.categories != val_split.categories:
+        raise InputError(f"{val_split.file}: its categories are not those of {train_split.file}; make them equal")
+    augmentation = AUGMENTATIONS[config.augmentation]
+    if augmentation.learns_crowds:
+        train_split = replace(train_split, is_crowd=train_split.is_crowd & False)
     loader = pipelines.build_train(
         config.data_pipeline, train_split, batch_size=config.batch_size, num_workers=config.num_workers,
-        seed=seed, ranks=ranks,
+        seed=seed, ranks=ranks, settings=augmentation,
     )  # fmt: skip
     val_loader = pipelines.build_eval(
         config.data_pipeline, val_split, batch_size=config.eval_batch_size, num_workers=config.num_workers, ranks=ranks
     )
-    training, notes = _build_training(config, train_split, ranks, resumed, resume_file)
-    identity = _data_identity(config, train_split, ranks)
+    training, more_notes = _build_training(config, train_split, ranks, resumed, resume_file)
+    notes += more_notes
+    identity = _data_identity(config, train_split, loader, ranks)
     describe = {
         "backbone": config.backbone,
         "categories": [tuple(category) for category in train_split.categories],
@@ -94,10 +149,19 @@ def _train(config: Config, ranks: "Ranks") -> int:
         "data": identity,
     }
     if resumed:
-        notes.append(_resume(training, loader, resumed, identity, ranks))
+        notes.append(_resume(training, loader, resumed, identity, config))
+    compliance.hyper_parameters(
+        world_size=ranks.world_size,
+        train_samples=len(train_split.trainable_indices()),
+        eval_samples=len(val_split),
+        crop_attempts=CROP_ATTEMPTS,
+    )
 
     run = Run(folder, ranks)
     run.write_config(config, ranks)
+    run.rewind(resumed["step"] if resumed else 0)  # also of a run that was killed before its first checkpoint
+    if resumed:
+        run.log("resumed", step=training.step, checkpoint=str(resume_file), world_size=ranks.world_size)
     run.say(
         f"{config.data}: {len(train_split.trainable_indices())} of {len(train_split)} images to train on, "
         f"{len(val_split)} to judge by, {len(train_split.categories)} classes\n"
@@ -105,29 +169,96 @@ def _train(config: Config, ranks: "Ranks") -> int:
         f"{str(compute_dtype(config, ranks.device) or 'float32').removeprefix('torch.')}, "
         f"batch {config.batch_size * ranks.world_size}, seed {seed}, in {folder}"
     )
-    for warning in filter(None, (train_split.repairs_text, val_split.repairs_text)):
+    for warning in filter(None, (train_split.repairs_text, val_split.repairs_text, _judged_text(val_split))):
         run.say(f"warning: {warning}")
+    for split in (train_split, val_split):
+        if split.left_out:
+            run.log("images_left_out", annotations=str(split.file), images=len(split), left_out=split.left_out)
     for note in notes:
         run.say(f"note: {note}")
 
     ground_truth = val_split.ground_truth()
     try:
         results, reached = run_training(
-            training, loader, lambda: evaluate(training.model, val_loader, ground_truth, config, ranks), run, describe
+            training,
+            loader,
+            lambda: evaluate(training.model, val_loader, ground_truth, config, ranks),
+            run,
+            compliance,
+            describe,
         )
     except NonFiniteLossError as error:
+        compliance.run_stop(success=False)
         if ranks.is_main:
             print(f"error: {error}", file=sys.stderr)
         return 1
+    except Preempted as end:
+        run.say(f"{end}; go on with --resume auto --output {folder}")
+        return EXIT_PREEMPTED
+    compliance.run_stop(success=reached or config.target is None)
     if ranks.is_main:
-        run.write_results({**results, "seed": seed, "data_pipeline": config.data_pipeline, "backbone": config.backbone})
+        if compliance.file is not None:
+            results["time_to_target_s"] = run_seconds(compliance.file) if reached else None
+        about = {"val_images": len(val_split), "val_images_left_out": val_split.num_left_out}
+        run.write_results(
+            {**results, **about, "seed": seed, "data_pipeline": config.data_pipeline, "backbone": config.backbone}
+        )
         minutes = results["train_seconds"] / 60
         run.show_metrics(results, f"{_data_name(config)} {config.val_split}, {minutes:.1f} minutes")
+        if _is_as_published(config, val_split, results):
+            run.say(published_band(results["AP"]))
         run.say(f"wrote {folder}")
+    complies = compliance.file is None or _check_compliance(compliance.file, config, run, results["time_to_target_s"])
     if config.target is not None and not reached:
         run.say(f"--target {config.target} was not reached")
         return 1
-    return 0
+    return 0 if complies else 1
+
+
+def _begin_compliance(config: Config, folder: Path, resumed: dict[str, Any] | None, ranks: "Ranks") -> "ComplianceLog":
+    """The log of an --mlperf run up to run_start, or one that logs nothing.
+
+    An MLPerf run's time begins before its data are touched. Annotations are data too, so all that needs them, the model
+    with its number of classes included, comes after this.
+    """
+    import torch
+
+    from pipelines.annotations import find_split
+    from ssd.distributed import broadcast_object, sum_over_ranks
+    from ssd.mlperf import ComplianceLog, clear_page_cache
+    from ssd.record import hardware
+
+    if not config.mlperf:
+        return ComplianceLog(None, config)
+    data = _data_folder(config)
+    places = [*find_split(data, config.train_split), *find_split(data, config.val_split)]
+    file = folder / "mlperf.log" if ranks.is_main else None
+    compliance = ComplianceLog(file, config, resumed["epoch"] if resumed else None)
+    compliance.submission(hardware(ranks.device)["device"])
+    if not resumed:
+        failed = ranks.local_rank == 0 and not clear_page_cache(places)
+        failures = int(sum_over_ranks(torch.tensor(int(failed)), ranks))
+        compliance.run_start(cache_cleared=failures == 0)
+        broadcast_object(None, ranks)  # no rank goes on to the data before the first has logged that
+    return compliance
+
+
+def _check_compliance(file: Path, config: Config, run: "Run", time_to_target_s: float | None) -> bool:
+    """Has the run's compliance log checked, and says what is wrong with it; whether nothing is."""
+    from ssd.mlperf import RULESET, check
+
+    if time_to_target_s is not None:
+        run.say(f"MLPerf: AP {config.target} after {time_to_target_s:.1f} s, from run_start to run_stop")
+    objections = check(file)
+    by = f"MLPerf's checker (ruleset {RULESET}, {config.mlperf_division} division)"
+    run.say(f"{by} {'objects to' if objections else 'passes'} {file}" + "".join(f"\n  - {o}" for o in objections))
+    return not objections
+
+
+def _is_as_published(config: Config, val_split: "Annotations", results: dict[str, Any]) -> bool:
+    """Whether a run is one that NVIDIA's published figure is for: SSD300-R50, 65 epochs, the whole of COCO 2017."""
+    whole_coco = config.val_split == "val2017" and len(val_split) == 5000 and len(val_split.categories) == 80
+    return whole_coco and config.backbone == "resnet50" and results["epochs"] == 65
 
 
 def _is_over(resumed: dict[str, Any], config: Config) -> bool:
@@ -145,13 +276,13 @@ def _build_training(
     """The model on its device with its optimiser, and what the user should know of where its weights come from."""
     import torch
 
-    from ssd import checkpoint
+    from ssd import checkpoint, weight_formats
     from ssd.loss import ssd_losses
     from ssd.model import SSD300
     from ssd.precision import grad_scaler
     from ssd.train import Training, build_optimizer
 
-    notes = []
+    notes: list[str] = []
     if config.fp16 and ranks.device.type == "cpu":
         notes.append("--fp16 on a CPU computes in bfloat16")
     torch.manual_seed(config.seed or 0)
@@ -163,41 +294,70 @@ def _build_training(
         model = checkpoint.build_model(resumed, resume_file)
     elif config.checkpoint:
         file = Path(config.checkpoint)
-        fresh = checkpoint.load_for_fine_tuning(model, checkpoint.load(file), file)
+        fresh = checkpoint.load_for_fine_tuning(model, weight_formats.load(file), file)
         notes.append(f"starting from {file}" + (", with new class heads" if fresh else ""))
     else:
-        checkpoint.load_backbone(model, config.backbone_weights)
+        weight_formats.load_backbone(model, config.backbone_weights)
     model = model.to(ranks.device).to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(model, config, ranks.device)
+    optimizer = build_optimizer(model, config)
     return Training(model, optimizer, grad_scaler(config, ranks.device), ssd_losses, config, ranks), notes
 
 
-def _data_identity(config: Config, split: "Annotations", ranks: "Ranks") -> dict[str, Any]:
-    """What must be equal for a data path's saved state to mean the same."""
-    from ssd.record import versions
-
+def _data_identity(config: Config, split: "Annotations", loader: "TrainLoader", ranks: "Ranks") -> dict[str, Any]:
+    """What must be equal for a data path's saved state, and for a number of steps, to mean the same."""
     return {
+        "data": split.fingerprint(),
         "data_pipeline": config.data_pipeline,
-        "dali": versions()["dali"] if config.data_pipeline == "dali" else None,
-        "images": len(split),
-        "boxes": len(split.labels),
+        "augmentation": config.augmentation,
+        **loader.identity,
+        "seed": config.seed,
         "batch_size": config.batch_size,
         "world_size": ranks.world_size,
-        "seed": config.seed,
     }
 
 
 def _resume(
-    training: "Training", loader: "TrainLoader", resumed: dict[str, Any], identity: dict[str, Any], ranks: "Ranks"
+    training: "Training", loader: "TrainLoader", resumed: dict[str, Any], identity: dict[str, Any], config: Config
 ) -> str:
+    """Puts training and loader where the checkpoint is; returns what the user should know of it.
+
+    On another number of ranks the run goes on at the step of `schedule.step_after_change`. Raises InputError where
+    anything else is not as it was, unless --resume-anyway.
+    """
+    import torch
+
+    from ssd.schedule import step_after_change
+
+    ranks, was = training.ranks, resumed["data"]
+    changed = [f"{name} was {was.get(name)} and is {now}" for name, now in identity.items() if was.get(name) != now]
+    same_ranks = was.get("world_size") == ranks.world_size
+    same_data = len(changed) == (not same_ranks)
+    if not same_data and not config.resume_anyway:
+        raise InputError(
+            f"--resume: this is not how the checkpoint was trained: {', '.join(changed)}; "
+            "change it back, or pass --resume-anyway to go on with the images in a new order"
+        )
     training.restore(resumed)
-    epoch = resumed["epoch"]
-    training.step = epoch * loader.steps_per_epoch
-    if resumed["data"] == identity:
-        loader.restore(bytes(resumed["data_states"][ranks.rank].tolist()))
-        return f"resuming after epoch {epoch}"
-    changed = ", ".join(name for name in identity if resumed["data"].get(name) != identity[name])
-    return f"resuming after epoch {epoch}; the images come in a new order, because of another {changed}"
+    training.step = step_after_change(
+        resumed["step"],
+        steps_per_epoch=resumed["steps_per_epoch"],
+        global_batch_size=resumed["global_batch_size"],
+        new_steps_per_epoch=loader.steps_per_epoch,
+        new_global_batch_size=config.batch_size * ranks.world_size,
+    )
+    goes_on = same_data and (same_ranks or loader.ranks_share_state)
+    if goes_on:
+        loader.restore(bytes(resumed["data_states"][ranks.rank if same_ranks else 0].tolist()))
+    if same_ranks:
+        torch.set_rng_state(resumed["rng_states"]["cpu"][ranks.rank])
+        if ranks.device.type == "cuda" and "cuda" in resumed["rng_states"]:
+            torch.cuda.set_rng_state(resumed["rng_states"]["cuda"][ranks.rank], ranks.device)
+
+    epoch, into_epoch = divmod(training.step, loader.steps_per_epoch)
+    steps = f" and {into_epoch} of {loader.steps_per_epoch} steps" if into_epoch else ""
+    why = f": {', '.join(changed)}" if changed else ""
+    order = "" if goes_on else "; the images come in a new order"
+    return f"resuming after epoch {epoch}{steps}{why}{order}"
 
 
 def evaluate(arguments: Sequence[str]) -> int:
@@ -224,26 +384,51 @@ def _evaluate(config: Config, ranks: "Ranks", json_file: str | None) -> int:
     import torch
 
     import pipelines
-    from ssd import checkpoint
-    from ssd.evaluate import evaluate as judge
+    from ssd import checkpoint, weight_formats
+    from ssd.evaluate import coco_metrics, detect_split
     from ssd.record import show_metrics
 
     file = Path(config.checkpoint or "")
-    content = checkpoint.load(file)
-    split = _read_split(config, config.val_split)
+    content = weight_formats.load(file)
+    split = _read_split_to_run(config, config.val_split, ranks)
     checkpoint.require_categories(content, file, list(split.categories), config.data)
     model = checkpoint.build_model(content, file).to(ranks.device).to(memory_format=torch.channels_last)
     loader = pipelines.build_eval(
         config.data_pipeline, split, batch_size=config.eval_batch_size, num_workers=config.num_workers, ranks=ranks
     )
-    metrics = judge(model, loader, split.ground_truth(), config, ranks)
-    if metrics is not None:
-        if split.repairs_text:
-            print(f"warning: {split.repairs_text}", file=sys.stderr)
+    ground_truth = split.ground_truth()
+    results = detect_split(model, loader, ground_truth, config, ranks)
+    if results is not None:
+        if len(results) == 0:  # in training that is a bad beginning, here it is a mistake
+            raise InputError(
+                f"{file}: detects nothing in {len(split)} images of {config.val_split}; lower --score-threshold "
+                f"(it is {config.score_threshold}), or pass a checkpoint that was trained for longer"
+            )
+        metrics = coco_metrics(ground_truth, results, config.eval_engine)
+        for warning in filter(None, (split.repairs_text, _judged_text(split))):
+            print(f"warning: {warning}", file=sys.stderr)
         show_metrics(metrics, f"{_data_name(config)} {config.val_split}, {len(split)} images, {file}")
         if json_file:
-            Path(json_file).write_text(json.dumps(metrics, indent=2) + "\n")
+            about = {"images": len(split), "images_left_out": split.num_left_out}
+            Path(json_file).write_text(json.dumps({**metrics, **about}, indent=2) + "\n")
     return 0
+
+
+def check(arguments: Sequence[str]) -> int:
+    options = vars(check_parser().parse_args(arguments))
+    threads, json_file = options.pop("num_workers") or os.cpu_count() or 1, options.pop("json")
+    config = config_of(options, Config())
+    _require_folder_of(json_file, "--json")
+
+    from rich.console import Console
+
+    from pipelines import check as data_check
+
+    reports = data_check.check(_data_folder(config), config.train_split, config.val_split, threads)
+    data_check.show(reports, Console(highlight=False))
+    if json_file:
+        data_check.write_json(Path(json_file), reports)
+    return data_check.exit_code(reports)
 
 
 def show_data(arguments: Sequence[str]) -> int:
@@ -347,7 +532,46 @@ def _pipelines_named(choice: str) -> tuple[str, ...]:
     return DATA_PIPELINES if choice == "both" else (choice,)
 
 
-COMMANDS = {"train": train, "evaluate": evaluate, "show-data": show_data, "benchmark": benchmark}
+def convert(arguments: Sequence[str]) -> int:
+    options = convert_parser().parse_args(arguments)
+    source, target = Path(options.source), Path(options.target)
+    if target.suffix not in (".pt", ".pth", ".safetensors"):
+        raise InputError(f"{target}: pass a name that ends in .pt, .pth or .safetensors")
+    if target.exists() and target.samefile(source):
+        raise InputError(f"{target}: would be written over itself; pass another name")
+    _require_folder_of(str(target), "convert")
+
+    from ssd import checkpoint, weight_formats
+
+    content = weight_formats.load(source)
+    model = checkpoint.build_model(content, source)
+    weight_formats.save(target, content)
+    print(f"wrote {target}: SSD300-{model.backbone}, {len(content['categories'])} categories")
+    return 0
+
+
+def download(arguments: Sequence[str]) -> int:
+    options = download_parser().parse_args(arguments)
+    folder = Path(options.data)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--data {folder}: not a folder; pass another path")
+
+    from pipelines import download as coco
+
+    fetched = coco.download(folder, options.url)
+    print(f"{folder}: fetched {', '.join(fetched)}" if fetched else f"{folder}: COCO 2017 is there already")
+    return 0
+
+
+COMMANDS = {
+    "train": train,
+    "evaluate": evaluate,
+    "check": check,
+    "show-data": show_data,
+    "benchmark": benchmark,
+    "convert": convert,
+    "download": download,
+}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -358,15 +582,29 @@ def main(arguments: Sequence[str]) -> int:
             raise InputError(f"no such command: {name}; there are {', '.join(COMMANDS)}")
         return COMMANDS[name](rest)
     except InputError as error:
-        rank = int(os.environ.get("RANK", 0))
-        print(f"error: {error}" if rank == 0 else f"error on rank {rank}: {error}", file=sys.stderr)
-        return 2
+        return _refuse(error)
+    except LostRankError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3
+    except RuntimeError as error:
+        from pipelines.no_dali import worker_failure
+
+        failure = worker_failure(error)
+        if failure is None:
+            raise
+        return _refuse(failure)
     except OSError as error:  # a disk that is full, a folder that may not be written to
         print(f"error: {error.filename or 'the machine'}: {error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _refuse(error: InputError) -> int:
+    rank = int(os.environ.get("RANK", 0))
+    print(f"error: {error}" if rank == 0 else f"error on rank {rank}: {error}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

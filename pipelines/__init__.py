@@ -7,13 +7,21 @@ from types import ModuleType
 from typing import Any
 
 from pipelines.annotations import Annotations
+from pipelines.augmentation import AUGMENTATIONS, Augmentation
 from ssd.batch import EvalLoader, TrainLoader
 from ssd.distributed import Ranks
 from ssd.errors import InputError
 
 
 def build_train(
-    name: str, annotations: Annotations, *, batch_size: int, num_workers: int, seed: int, ranks: Ranks
+    name: str,
+    annotations: Annotations,
+    *,
+    batch_size: int,
+    num_workers: int,
+    seed: int,
+    ranks: Ranks,
+    settings: Augmentation = AUGMENTATIONS["own"],
 ) -> TrainLoader:
     """name: one of ssd.config.DATA_PIPELINES. batch_size: images a rank.
 
@@ -22,7 +30,7 @@ def build_train(
     if len(annotations.trainable_indices()) == 0:
         raise InputError(f"{annotations.file}: no image has a box to learn from; pass another --train-split")
     loader: TrainLoader = _path(name).TrainLoader(
-        annotations, batch_size=batch_size, num_workers=num_workers, seed=seed, ranks=ranks
+        annotations, batch_size=batch_size, num_workers=num_workers, seed=seed, ranks=ranks, settings=settings
     )
     return loader
 

@@ -8,6 +8,7 @@ DALI never sees the user's annotation file. It crashes on some malformed ones an
 gets a file of its own with what `pipelines.annotations` passed: clipped boxes, no crowd regions, image numbers for ids.
 """
 
+import hashlib
 import json
 import sys
 import tempfile
@@ -16,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import nvidia.dali
 import torch
 from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali._utils import dali_trace
 from nvidia.dali.plugin.base_iterator import LastBatchPolicy
 from nvidia.dali.plugin.pytorch import DALIRaggedIterator
 from torch import Tensor
@@ -25,6 +28,7 @@ from torch import Tensor
 from pipelines import augmentation
 from pipelines import images as image_files
 from pipelines.annotations import Annotations
+from pipelines.augmentation import Augmentation
 from pipelines.images import require_headers, require_readable
 from ssd import anchors
 from ssd.batch import IMAGE_SIZE_PX, Batch, EvalBatch
@@ -47,9 +51,10 @@ def random_crop(boxes: Any, labels: Any) -> Any:
     )
 
 
-def random_colour() -> Any:
-    """The four numbers of `augmentation.Colour`."""
-    ranges = (augmentation.HUE_DEGREES, augmentation.SATURATION, augmentation.BRIGHTNESS, augmentation.CONTRAST)
+def random_colour(hue_degrees: tuple[float, float] | None = None) -> Any:
+    """The four numbers of `augmentation.random_colour`."""
+    hue = hue_degrees or augmentation.HUE_DEGREES
+    ranges = (hue, augmentation.SATURATION, augmentation.BRIGHTNESS, augmentation.CONTRAST)
     return fn.stack(*(fn.random.uniform(range=list(bounds)) for bounds in ranges))
 
 
@@ -58,10 +63,13 @@ def random_flip() -> Any:
 
 
 @pipeline_def(enable_checkpointing=True)
-def _train_graph(annotation_file: str, image_folder: str, shuffle_seed: int, ranks: Ranks) -> Any:
-    encoded, boxes, labels = fn.readers.coco(
+def _train_graph(
+    annotation_file: str, image_folder: str, shuffle_seed: int, ranks: Ranks, settings: Augmentation
+) -> Any:
+    encoded, boxes, labels, indices = fn.readers.coco(
         file_root=image_folder,
         annotations_file=annotation_file,
+        image_ids=True,
         ratio=True,
         ltrb=True,
         skip_empty=True,
@@ -70,6 +78,7 @@ def _train_graph(annotation_file: str, image_folder: str, shuffle_seed: int, ran
         shuffle_after_epoch_seed=shuffle_seed,
         shard_id=ranks.rank,
         num_shards=ranks.world_size,
+        dont_use_mmap=True,  # a mapped file that is cut short would kill the process
         name="reader",
     )
     crop_anchor, crop_shape, boxes, labels = random_crop(boxes, labels)
@@ -83,11 +92,11 @@ def _train_graph(annotation_file: str, image_folder: str, shuffle_seed: int, ran
         adjust_orientation=False,
         jpeg_fancy_upsampling=True,
     )
-    colour = random_colour()
+    colour = random_colour(settings.hue_degrees)
     flip = random_flip()
     boxes = fn.bb_flip(boxes, ltrb=True, horizontal=flip)
     if on_gpu:
-        images = resize(images)
+        images = resize(images, antialias=settings.antialias)
         boxes, labels, colour, flip = boxes.gpu(), labels.gpu(), colour.gpu(), flip.gpu()
     offsets, labels = fn.box_encoder(
         boxes,
@@ -97,7 +106,29 @@ def _train_graph(annotation_file: str, image_folder: str, shuffle_seed: int, ran
         offset=True,
         stds=list(anchors.OFFSET_STDS),
     )
-    return images, colour, flip, offsets, labels
+    return images, colour, flip, offsets, labels, indices
+
+
+def _graph_digest(ranks: Ranks, settings: Augmentation) -> str:
+    """Of the training graph's operators and their settings, but for what a run chooses. DALI takes up the state of
+    another graph, or of another version, without a word and yields other data."""
+    # A serialised graph also has the lines of code that it comes from.
+    dali_trace.set_tracing(enabled=False)
+    try:
+        pipeline = _train_graph(
+            annotation_file="",
+            image_folder="",
+            shuffle_seed=0,
+            ranks=Ranks(0, 0, 1, ranks.device),
+            settings=settings,
+            batch_size=1,
+            num_threads=1,
+            seed=0,
+            device_id=ranks.local_rank if ranks.device.type == "cuda" else None,
+        )
+        return hashlib.sha256(pipeline.serialize()).hexdigest()[:16]
+    finally:
+        dali_trace.set_tracing(enabled=True)
 
 
 @pipeline_def
@@ -110,6 +141,7 @@ def _eval_graph(annotation_file: str, image_folder: str, ranks: Ranks) -> Any:
         shard_id=ranks.rank,
         num_shards=ranks.world_size,
         pad_last_batch=True,
+        dont_use_mmap=True,  # a mapped file that is cut short would kill the process
         name="reader",
     )
     on_gpu = ranks.device.type == "cuda"
@@ -123,47 +155,47 @@ def _eval_graph(annotation_file: str, image_folder: str, ranks: Ranks) -> Any:
     return (resize(images) if on_gpu else images), indices
 
 
-def resize(images: Any) -> Any:
-    """To 300 x 300, bilinear over the source's whole footprint: the filter of `pipelines.images.resize`."""
+def resize(images: Any, *, antialias: bool = True) -> Any:
+    """To 300 x 300, bilinear: the filter of `pipelines.images.resize`."""
     return fn.resize(
         images,
         size=[IMAGE_SIZE_PX, IMAGE_SIZE_PX],
-        min_filter=types.INTERP_TRIANGULAR,
-        mag_filter=types.INTERP_LINEAR,
+        interp_type=types.INTERP_LINEAR,
+        antialias=antialias,
     )
 
 
-def _pixels(images: Tensor | list[Tensor]) -> Tensor:
+def _pixels(images: Tensor | list[Tensor], *, antialias: bool = True) -> Tensor:
     """The graph's images as B x 300 x 300 x 3 uint8: on a GPU they are; on a CPU they come in a list, of any size."""
     if isinstance(images, Tensor):
         return images
-    return torch.from_numpy(np.stack([image_files.resize(image.numpy()) for image in images]))
+    return torch.from_numpy(np.stack([image_files.resize(image.numpy(), antialias=antialias) for image in images]))
 
 
 def _write_clean_file(annotations: Annotations, file: Path, *, with_boxes: bool) -> None:
     """A COCO file for DALI's reader. Image i has id i, and boxes are inside the image also in DALI's float32."""
-    boxes: list[dict[str, Any]] = []
-    if with_boxes:
-        trains = ~annotations.is_crowd
-        images = np.repeat(np.arange(len(annotations)), np.diff(annotations.box_starts))[trains]
-        boxes_xywh_px = _xywh_px_inside(annotations.boxes_ltrb[trains], annotations.sizes_px[images])
-        boxes = [
-            {"image_id": image, "category_id": label, "bbox": box, "iscrowd": 0}
-            for image, label, box in zip(
-                images.tolist(), annotations.labels[trains].tolist(), boxes_xywh_px.tolist(), strict=True
-            )
-        ]
-    content = {
-        "images": [
-            {"id": i, "width": width, "height": height, "file_name": name}
-            for i, ((width, height), name) in enumerate(
-                zip(annotations.sizes_px.tolist(), annotations.file_names, strict=True)
-            )
-        ],
-        "categories": [{"id": i, "name": category.name} for i, category in enumerate(annotations.categories, start=1)],
-        "annotations": boxes,
+    trains = ~annotations.is_crowd if with_boxes else np.zeros(len(annotations.labels), dtype=bool)
+    images = np.repeat(np.arange(len(annotations)), np.diff(annotations.box_starts))[trains]
+    boxes_xywh_px = _xywh_px_inside(annotations.boxes_ltrb[trains], annotations.sizes_px[images])
+    sizes_and_names = zip(annotations.sizes_px, annotations.file_names, strict=True)
+    tables: dict[str, Iterator[dict[str, Any]]] = {
+        "images": (
+            {"id": i, "width": int(width), "height": int(height), "file_name": name}
+            for i, ((width, height), name) in enumerate(sizes_and_names)
+        ),
+        "categories": ({"id": i, "name": category.name} for i, category in enumerate(annotations.categories, start=1)),
+        "annotations": (
+            {"image_id": int(image), "category_id": int(label), "bbox": box.tolist(), "iscrowd": 0}
+            for image, label, box in zip(images, annotations.labels[trains], boxes_xywh_px, strict=True)
+        ),
     }
-    file.write_text(json.dumps(content))
+    with file.open("w") as stream:
+        # Row by row: all rows of COCO as Python's objects take 800 MB, on every rank.
+        for start, (name, rows) in zip("{,,", tables.items(), strict=True):
+            stream.write(f'{start} "{name}": [')
+            stream.writelines(f"{', ' * (i > 0)}{json.dumps(row)}" for i, row in enumerate(rows))
+            stream.write("]")
+        stream.write("}")
 
 
 def _xywh_px_inside(boxes_ltrb: np.ndarray, sizes_px: np.ndarray) -> np.ndarray:
@@ -231,12 +263,25 @@ def _outputs(iterator: Any, annotations: Annotations) -> Iterator[dict[str, Any]
 class TrainLoader:
     """See `ssd.batch.TrainLoader` for the contract. num_workers: DALI's threads."""
 
-    def __init__(self, annotations: Annotations, *, batch_size: int, num_workers: int, seed: int, ranks: Ranks):
-        self._annotations = annotations
+    ranks_share_state = False
+
+    def __init__(
+        self,
+        annotations: Annotations,
+        *,
+        batch_size: int,
+        num_workers: int,
+        seed: int,
+        ranks: Ranks,
+        settings: Augmentation,
+    ):
+        self._annotations, self._settings = annotations, settings
         self._batch_size, self._num_threads, self._seed = batch_size, max(1, num_workers), seed
         self._ranks = ranks
         self._start = 0
         self._checkpoint: bytes | None = None
+        self._restored = b""
+        self.identity = {"dali": nvidia.dali.__version__, "graph": _graph_digest(ranks, settings)}
         self._iterator: Any = None
         self.steps_per_epoch = -(-len(annotations.trainable_indices()) // (batch_size * ranks.world_size))
 
@@ -256,22 +301,28 @@ class TrainLoader:
             batch_size=self._batch_size,
             num_threads=self._num_threads,
             shuffle_seed=int(seeds[0]),
+            settings=self._settings,
             seed=int(seeds[1 + self._ranks.rank]),
             checkpoint=self._checkpoint,
         )
-        names = ["images", "colour", "flip", "offsets", "labels"]
+        names = ["images", "colour", "flip", "offsets", "labels", "indices"]
         self._iterator = _iterator(pipeline, names, self._ranks, size=-1)  # never ends
         for output in _outputs(self._iterator, self._annotations):
-            affine = augmentation.colour_affine(output["colour"])
-            images = augmentation.finish(_pixels(output["images"]), affine, output["flip"])
-            yield Batch(images, output["offsets"], output["labels"].long())
+            pixels = _pixels(output["images"], antialias=self._settings.antialias)
+            images = augmentation.finish(pixels, output["colour"], output["flip"], self._settings.contrast_centre)
+            image_ids = torch.from_numpy(self._annotations.image_ids[output["indices"].flatten().cpu().numpy()])
+            yield Batch(images, output["offsets"], output["labels"].long(), image_ids)
 
     def state(self) -> bytes:
+        if self._iterator is None:
+            return self._restored
         (checkpoint,) = self._iterator.checkpoints()
         return self._start.to_bytes(8) + checkpoint
 
     def restore(self, state: bytes) -> None:
-        self._start, self._checkpoint = int.from_bytes(state[:8]), state[8:]
+        self._restored = state
+        if state:
+            self._start, self._checkpoint = int.from_bytes(state[:8]), state[8:]
 
 
 class EvalLoader:

@@ -1,13 +1,22 @@
-"""Image files: reading one, resizing one, and finding the one that cannot be read."""
+"""Image files: reading one, resizing one, and finding the one that cannot be read.
 
+An image must be the same to both data paths. DALI and Pillow read still JPEG, PNG and WebP of 8 bits alike, and differ
+on TIFF, BMP, JPEG 2000 and the rest, so those are refused; that also keeps hostile files away from decoders that few
+use. A JPEG that libjpeg complains of is refused too: DALI fails on most of these.
+"""
+
+import io
+import struct
+import zlib
 from concurrent.futures import ThreadPoolExecutor
+from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
 import simplejpeg
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pipelines.annotations import Annotations
 from ssd.batch import IMAGE_SIZE_PX
@@ -17,42 +26,144 @@ _HEADER_THREADS = 8  # waiting for a disk or a network, mostly
 # Pillow refuses what is larger (it warns from half of that on), before it decodes.
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 
+FORMATS = ("JPEG", "PNG", "WEBP")
+"""What both data paths read. Pillow's reader of JPEG takes MPO files too, whose first picture is a JPEG."""
+_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK"}
+_START_OF_SCAN = b"\xda"
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+# Pillow's decoders raise these of files that are broken in one way or another.
+_PILLOW_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, OverflowError, MemoryError)
+
+
+class Flaw(StrEnum):
+    """Why an image cannot be used."""
+
+    MISSING = "missing"
+    UNREADABLE = "unreadable"
+    TRUNCATED = "truncated"
+    DAMAGED = "damaged"
+    """A JPEG of which libjpeg says that some of it is wrong, or that it cannot read."""
+    UNSUPPORTED = "unsupported"
+    """Fine, but of a format or depth that the data paths do not read alike."""
+    OVERSIZED = "oversized"
+    """More than MAX_PIXELS."""
+    OTHER_SIZE = "wrongly sized"
+    """Not of the size that the annotations state."""
+
+
+class BadImage(Exception):
+    """An image that cannot be used; the message says why, to be read after the file's name and a colon."""
+
+    def __init__(self, flaw: Flaw, reason: str) -> None:
+        super().__init__(reason)
+        self.flaw = flaw
+
 
 def read_rgb(path: Path) -> np.ndarray:
-    """The image, H x W x 3 uint8 RGB, without regard to EXIF orientation. Raises InputError that names the file.
-
-    libjpeg-turbo directly where it can, which is a fifth faster than through Pillow and gives the same pixels; Pillow
-    for all else: other formats, CMYK, and the verdict on what is broken.
-    """
+    """The image, H x W x 3 uint8 RGB, without regard to EXIF orientation. Raises InputError that names the file."""
     try:
-        content = path.read_bytes()
-        pixels = _decode_jpeg(content)
-        return np.array(Image.open(path).convert("RGB")) if pixels is None else pixels
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return decode_rgb(path.read_bytes())
+    except (OSError, BadImage) as error:
         raise _unreadable(path, error) from error
 
 
-def _decode_jpeg(content: bytes) -> np.ndarray | None:
-    """H x W x 3 uint8 RGB, or None where libjpeg-turbo has anything to object to."""
+def decode_rgb(content: bytes) -> np.ndarray:
+    """H x W x 3 uint8 RGB. Raises BadImage.
+
+    libjpeg-turbo directly, which is a fifth faster than through Pillow and gives the same pixels; Pillow for other
+    formats and for CMYK.
+    """
+    if content.startswith(b"\xff\xd8"):
+        try:
+            height, width, colour_space, _ = simplejpeg.decode_jpeg_header(content)
+            if height * width <= MAX_PIXELS:  # else Pillow refuses it
+                is_cmyk = colour_space in ("CMYK", "YCCK")
+                # Pillow's settings: the exact inverse DCT, and smooth chroma.
+                pixels: np.ndarray = simplejpeg.decode_jpeg(
+                    content, "CMYK" if is_cmyk else "RGB", fastdct=False, fastupsample=False
+                )
+                _require_whole_segments(content)
+                if not is_cmyk:
+                    return pixels
+        except ValueError as error:
+            raise BadImage(_flaw_of(content, str(error)), str(error)) from error
+    if content.startswith(b"\x89PNG"):
+        _require_whole_png(content)
+    with open_image(content) as image:
+        try:
+            return np.array(image.convert("RGB"))
+        except _PILLOW_ERRORS as error:
+            truncated = "truncated" in str(error).lower()
+            raise BadImage(Flaw.TRUNCATED if truncated else Flaw.UNREADABLE, str(error)) from error
+
+
+def _require_whole_segments(content: bytes) -> None:
+    """Raises BadImage for a JPEG's segment shorter than its own head, which libjpeg lets pass and DALI does not."""
+    at = 2
+    while (marker := content[at + 1 : at + 2]) not in (_START_OF_SCAN, b""):
+        if marker == b"\xff":  # filling
+            at += 1
+            continue
+        length = int.from_bytes(content[at + 2 : at + 4])
+        if length < 2:
+            raise BadImage(Flaw.DAMAGED, "JPEG segment of a false length")
+        at += 2 + length
+
+
+def _require_whole_png(content: bytes) -> None:
+    """Raises BadImage for what Pillow lets pass in a PNG and DALI does not."""
+    if b"acTL" in content[: content.find(b"IDAT")]:  # an animation, even if its frames make no sense
+        raise BadImage(Flaw.UNSUPPORTED, "is animated")
+    if _PNG_END not in content:
+        raise BadImage(Flaw.TRUNCATED, "PNG without an end")
+    with open_image(content) as image:
+        try:
+            image.verify()  # the checksums
+        except _PILLOW_ERRORS as error:
+            raise BadImage(Flaw.DAMAGED, str(error)) from error
+
+
+def _flaw_of(content: bytes, complaint: str) -> Flaw:
+    """Of a JPEG that libjpeg complains of."""
+    if "premature end" in complaint.lower() or b"\xff\xd9" not in content:
+        return Flaw.TRUNCATED
     try:
-        height, width, colour_space, _ = simplejpeg.decode_jpeg_header(content)
-        if height * width > MAX_PIXELS or colour_space in ("CMYK", "YCCK"):
-            return None
-        # Pillow's settings: the exact inverse DCT, and smooth chroma.
-        pixels: np.ndarray = simplejpeg.decode_jpeg(content, "RGB", fastdct=False, fastupsample=False)
-    except ValueError:
-        return None
-    return pixels
+        open_image(content).close()
+    except BadImage as error:
+        return error.flaw
+    return Flaw.DAMAGED
 
 
-def resize(pixels: np.ndarray) -> np.ndarray:
-    """H x W x 3 uint8 -> 300 x 300 x 3 uint8, bilinear, over the source's whole footprint when it shrinks.
+def open_image(source: Path | bytes) -> Image.Image:
+    """The image with its header read, to be closed. Raises BadImage, or OSError where the file cannot be opened."""
+    try:
+        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+    except UnidentifiedImageError:
+        raise BadImage(Flaw.UNREADABLE, f"no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file") from None
+    except Image.DecompressionBombError as error:
+        raise BadImage(Flaw.OVERSIZED, str(error)) from error
+    except _PILLOW_ERRORS as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise BadImage(Flaw.UNREADABLE, str(error)) from error
+    if image.mode not in _MODES:
+        image.close()
+        raise BadImage(Flaw.UNSUPPORTED, f"has values of mode {image.mode}, not of 8 bits")
+    if image.format in ("PNG", "WEBP") and getattr(image, "is_animated", False):
+        image.close()
+        raise BadImage(Flaw.UNSUPPORTED, "is animated")
+    return image
+
+
+def resize(pixels: np.ndarray, *, antialias: bool = True) -> np.ndarray:
+    """H x W x 3 uint8 -> 300 x 300 x 3 uint8, bilinear, over the source's whole footprint when it shrinks, unless
+    antialias is False.
 
     Pillow's filter and DALI's TRIANGULAR; torch's differs from Pillow's by one level in 2 % of the values and takes a
     quarter of the time.
     """
     planes = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
-    resized = F.interpolate(planes, (IMAGE_SIZE_PX, IMAGE_SIZE_PX), mode="bilinear", antialias=True)
+    resized = F.interpolate(planes, (IMAGE_SIZE_PX, IMAGE_SIZE_PX), mode="bilinear", antialias=antialias)
     return resized.squeeze(0).permute(1, 2, 0).numpy()
 
 
@@ -62,9 +173,9 @@ def require_headers(annotations: Annotations, indices: np.ndarray) -> None:
     def check(index: int) -> None:
         path = annotations.image_folder / annotations.file_names[index]
         try:
-            with Image.open(path) as image:
+            with open_image(path) as image:
                 size_px = image.size
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except (OSError, BadImage) as error:
             raise _unreadable(path, error) from error
         require_size(annotations, index, size_px)
 
@@ -84,7 +195,10 @@ def require_size(annotations: Annotations, index: int, size_px: tuple[int, int])
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path}: cannot be read as an image ({error}); replace it or take it out of the split")
+    return InputError(
+        f"{path}: cannot be read as an image ({error}); replace it, take it out of the split, or train with "
+        "--on-bad-image skip"
+    )
 
 
 def require_readable(annotations: Annotations) -> None:

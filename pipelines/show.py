@@ -58,7 +58,7 @@ def _tiles(loader: TrainLoader, count: int, names: list[str]) -> list[Image.Imag
 
 
 def _tiles_of(batch: Batch, names: list[str]) -> list[Image.Image]:
-    return [_draw(*sample, names) for sample in zip(*batch, strict=True)]
+    return [_draw(*sample, names) for sample in zip(batch.images, batch.offsets, batch.labels, strict=True)]
 
 
 def write_mosaic(file: Path, loaders: dict[str, TrainLoader], names: list[str], *, rows: int, columns: int) -> None:

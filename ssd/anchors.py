@@ -5,7 +5,9 @@
 
 import functools
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -73,9 +75,8 @@ def match(boxes_ltrb: Tensor, defaults_ltrb: Tensor | None = None) -> Tensor:
     best_default = last_default - iou.flip(1).argmax(dim=1)
     best_iou, from_last = iou.flip(0).max(dim=0)
     matched = torch.where(best_iou > MATCH_IOU, len(boxes_ltrb) - 1 - from_last, -1)
-    # One by one and in order, so that the last of several claimants has it.
-    for box, default in enumerate(best_default.tolist()):
-        matched[default] = box
+    # numpy promises that the last of several claimants has it.
+    matched.numpy()[best_default.numpy()] = np.arange(len(boxes_ltrb))
     return matched
 
 
@@ -93,20 +94,27 @@ def encode(boxes_ltrb: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     boxes_ltrb: N x 4 float32 in [0, 1], with width and height above 0. labels: N int64 in [1, K).
     Returns offsets A x 4 float32 and labels A int64, both 0 where no ground truth matched.
     """
-    positives, offsets, positive_labels = encode_sparse(boxes_ltrb, labels)
+    _, default, offsets, default_labels = encode_sparse([boxes_ltrb], [labels])
     offsets_dense = torch.zeros(NUM_BOXES, 4)
     labels_dense = torch.zeros(NUM_BOXES, dtype=torch.int64)
-    offsets_dense[positives] = offsets
-    labels_dense[positives] = positive_labels
+    offsets_dense[default] = offsets
+    labels_dense[default] = default_labels
     return offsets_dense, labels_dense
 
 
-def encode_sparse(boxes_ltrb: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`encode` without its zeros: P indices int64 of matched default boxes, P x 4 offsets, P labels."""
-    matched = match(boxes_ltrb)
-    positives = torch.nonzero(matched >= 0).squeeze(1)
-    box = matched[positives]
-    return positives, offsets_of(boxes_ltrb[box], default_boxes_cxcywh()[positives]), labels[box]
+def encode_sparse(boxes_ltrb: Sequence[Tensor], labels: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`encode` of each of B images, without the zeros.
+
+    Returns, for the P default boxes of all images that match something: the image in [0, B) and the default box in
+    [0, A), P int64 each; P x 4 offsets; P labels.
+    """
+    matched = torch.stack([match(boxes) for boxes in boxes_ltrb])
+    image, default = (matched >= 0).nonzero(as_tuple=True)
+    # The images' boxes lie one after the other: each image's begin where those of the ones before it end.
+    counts = torch.tensor([len(boxes) for boxes in boxes_ltrb])
+    box = matched[image, default] + (counts.cumsum(0) - counts)[image]
+    offsets = offsets_of(torch.cat(list(boxes_ltrb))[box], default_boxes_cxcywh()[default])
+    return image, default, offsets, torch.cat(list(labels))[box]
 
 
 def decode(offsets: Tensor, defaults_cxcywh: Tensor) -> Tensor:

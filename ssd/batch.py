@@ -17,16 +17,18 @@ RGB_STD = (0.229, 0.224, 0.225)
 
 
 class Batch(NamedTuple):
-    """A finished training batch, on the training device.
+    """A finished training batch, all but its ids on the training device.
 
     images: B x 3 x 300 x 300 float32, channels_last, RGB normalised by RGB_MEAN and RGB_STD.
     offsets: B x A x 4 float32, SSD regression targets of `anchors.encode`; rows without a match are 0.
     labels: B x A int64 in [0, K), 0 where no ground truth matched.
+    image_ids: B int64 on the CPU, the data set's own ids, to name the images of a batch that went wrong.
     """
 
     images: Tensor
     offsets: Tensor
     labels: Tensor
+    image_ids: Tensor
 
 
 class EvalBatch(NamedTuple):
@@ -92,13 +94,18 @@ class TrainLoader(Protocol):
     """
 
     steps_per_epoch: int
+    identity: dict[str, str]
+    """What must be equal, beside data, seed, batch size and ranks, for a saved state to mean the same."""
+    ranks_share_state: bool
+    """Whether a state fits every rank, however many there are; otherwise it is its own rank's."""
 
     def batches(self, first_step: int) -> Iterator[Batch]:
-        """The batches of steps first_step, first_step + 1, ... without end."""
+        """The batches of steps first_step, first_step + 1, ... without end. Without `restore`, a first_step above 0
+        begins with images of its own, so that the run's beginning is not repeated."""
         ...
 
     def state(self) -> bytes:
-        """What `restore` needs to go on after the batches that were taken so far."""
+        """What `restore` needs to go on after the batches that were taken so far; before any, what it was given."""
         ...
 
     def restore(self, state: bytes) -> None:

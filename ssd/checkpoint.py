@@ -8,10 +8,9 @@ import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssd.config import BACKBONES
 from ssd.errors import InputError
@@ -44,12 +43,11 @@ def save(file: Path, content: dict[str, Any]) -> None:
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     # One name, so that what a killed run leaves behind is written over by the next.
-    temporary = file.with_name(f".{file.name}.unfinished")
+    temporary = file.with_name(".unfinished")
     try:
         with temporary.open("wb") as stream:
             torch.save(content, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
+        sync(temporary)
         os.replace(temporary, file)
     except RuntimeError as error:
         temporary.unlink(missing_ok=True)
@@ -58,14 +56,21 @@ def save(file: Path, content: dict[str, Any]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    folder = os.open(file.parent, os.O_RDONLY)
+    sync(file.parent)  # the new name too must survive a power cut
+
+
+def sync(path: Path) -> None:
+    """Waits until the disk has the file or folder."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the new name too must survive a power cut
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
-def _read(file: Path, what: str) -> Any:
+def read(file: Path, what: str) -> Any:
+    """Whatever torch saved in a file. Raises InputError that says it is not `what` if the file is damaged, or could run
+    code when read."""
     if not file.is_file():
         raise InputError(f"{file}: no such file; pass the path of {what}")
     try:
@@ -95,20 +100,31 @@ def _verify(file: Path) -> None:
 
 _MODEL_KEYS: dict[str, type] = {"model": dict, "backbone": str, "categories": list}
 _RUN_KEYS: dict[str, type] = {
+    "statistics": list,
     "optimizer": dict,
     "scaler": dict,
     "step": int,
     "epoch": int,
+    "steps_per_epoch": int,
+    "global_batch_size": int,
+    "judged_epoch": int,
     "best_ap": float,
+    "skipped_steps": int,
+    "tally": dict,
     "seed": int,
     "data": dict,
     "data_states": list,
+    "rng_states": dict,
 }
 
 
 def load(file: Path) -> dict[str, Any]:
     """A checkpoint of `save` in a run. Raises InputError for any file that is not one, whole and of this format."""
-    content = _read(file, "a checkpoint")
+    return require_model(read(file, "a checkpoint"), file)
+
+
+def require_model(content: Any, file: Path) -> dict[str, Any]:
+    """The content of a file, if it is a model's checkpoint of this format. Raises InputError for any other."""
     if not isinstance(content, dict) or content.get("format") != FORMAT or not _has(content, _MODEL_KEYS):
         raise InputError(f"{file}: not a checkpoint of this program; pass a run's checkpoints/last.pt or best.pt")
     if content["backbone"] not in BACKBONES:
@@ -124,6 +140,22 @@ def load_run(file: Path) -> dict[str, Any]:
             f"--resume {file}: holds a model but no run; pass it as --checkpoint to start from its weights"
         )
     return content
+
+
+def load_newest(files: list[Path]) -> tuple[Path, dict[str, Any], list[str]]:
+    """`load_run` of the first file that is whole, which file it is, and what is wrong with those before it.
+
+    Raises InputError if none is.
+    """
+    complaints: list[str] = []
+    for file in files:
+        try:
+            return file, load_run(file), complaints
+        except InputError as error:
+            if len(files) == 1:
+                raise
+            complaints.append(str(error))
+    raise InputError(f"{'; '.join(complaints)}; none of these checkpoints can be resumed, move them away to start anew")
 
 
 def _has(content: dict[str, Any], kinds: dict[str, type]) -> bool:
@@ -165,57 +197,14 @@ def load_for_fine_tuning(model: SSD300, content: dict[str, Any], file: Path) -> 
     if content["backbone"] != model.backbone:
         raise InputError(f"--checkpoint {file}: pass --backbone {content['backbone']}, which it was trained with")
     own = model.state_dict()
-    fits = {name: value for name, value in content["model"].items() if name in own and _fits(value, own[name])}
-    fresh = sorted(own.keys() - fits.keys())
+    fitting = {name: value for name, value in content["model"].items() if name in own and fits(value, own[name])}
+    fresh = sorted(own.keys() - fitting.keys())
     if any(not name.startswith("class_heads.") for name in fresh):
         raise InputError(f"--checkpoint {file}: its weights do not fit its own backbone {model.backbone}; use another")
-    model.load_state_dict(fits, strict=False)
+    model.load_state_dict(fitting, strict=False)
     return fresh
 
 
-# The trunk's children in the order of torchvision's ResNet (relu and maxpool have no weights).
-_TRUNK_NAMES = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6"}
-
-
-def load_backbone(model: SSD300, source: str) -> None:
-    """Fills the trunk: source is "imagenet" (torchvision's IMAGENET1K_V1, downloaded once), "none" (keep the fresh
-    weights) or a file with a torchvision ResNet state dict."""
-    if source == "none":
-        return
-    if source == "imagenet":
-        state = _download_imagenet(model.backbone)
-    else:
-        state = _read(Path(source), "a torchvision ResNet state dict")
-    trunk = {}
-    for name, value in state.items() if isinstance(state, dict) else ():
-        head, _, tail = str(name).partition(".")
-        if head in _TRUNK_NAMES:
-            trunk[f"{_TRUNK_NAMES[head]}.{tail}"] = value
-    _fill(model.trunk, trunk, f"--backbone-weights {source}: not the weights of a torchvision {model.backbone}")
-
-
-def _fill(module: nn.Module, state: dict[str, Tensor], complaint: str) -> None:
-    own = module.state_dict()
-    # Files from before torch 0.4.1 lack this counter, which nothing here reads.
-    missing = {name for name in own.keys() - state.keys() if not name.endswith("num_batches_tracked")}
-    if missing or any(name not in own or not _fits(value, own[name]) for name, value in state.items()):
-        raise InputError(f"{complaint}; pass another file, or none")
-    module.load_state_dict(state, strict=False)
-
-
-def _fits(value: Any, own: Tensor) -> bool:
+def fits(value: Any, own: Tensor) -> bool:
+    """Whether a value out of a file can take the place of a model's own tensor."""
     return isinstance(value, Tensor) and value.shape == own.shape
-
-
-def _download_imagenet(backbone: str) -> dict[str, Tensor]:
-    from torchvision.models import get_model_weights
-
-    weights = get_model_weights(backbone)["IMAGENET1K_V1"]
-    try:
-        state: dict[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
-        return state
-    except (URLError, OSError, RuntimeError) as error:
-        raise InputError(
-            f"--backbone-weights imagenet: cannot download {weights.url} ({error}); download it elsewhere and pass "
-            "--backbone-weights FILE, or --backbone-weights none to train from scratch"
-        ) from error

@@ -1,11 +1,15 @@
 """Every setting of a run, frozen. Derived values are computed where they are needed, never written back."""
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple, Protocol
 
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 DATA_PIPELINES = ("dali", "no_dali")
+AUGMENTATIONS = ("own", "published")
+MLPERF_DIVISIONS = ("closed", "open")
+MLPERF_STATUSES = ("cloud", "onprem", "preview", "research")
+EVAL_ENGINES = ("faster", "pycocotools")
+ON_BAD_IMAGE = ("error", "skip")
 
 
 @dataclass(frozen=True)
@@ -18,8 +22,12 @@ class Config:
     val_split: str = "val2017"
     data_pipeline: str = "dali"
     """One of DATA_PIPELINES."""
+    augmentation: str = "own"
+    """One of AUGMENTATIONS."""
     num_workers: int = 4
     """DALI threads, or torch worker processes (0 loads in the training process), a rank."""
+    on_bad_image: str = "error"
+    """One of ON_BAD_IMAGE: "skip" reads every image once and leaves out those that cannot be used."""
 
     backbone: str = "resnet50"
     """One of BACKBONES."""
@@ -62,25 +70,55 @@ class Config:
     max_per_image: int = 200
     """Detections kept an image."""
 
+    eval_engine: str = "faster"
+    """One of EVAL_ENGINES: what computes the COCO metrics, faster-coco-eval or pycocotools, with equal results."""
+
     output: str | None = None
     """The run's folder; None is runs/<data>-<time>."""
     resume: str | None = None
     """"auto" (the run's own last checkpoint if there is one) or a file."""
+    resume_anyway: bool = False
+    """Go on though the data or settings are not those of the checkpoint."""
+    checkpoint_every: tuple[int, str] = (1, "epochs")
+    """A number of "steps", "minutes" or "epochs"."""
+    keep_checkpoints: int = 2
+    """The newest that stay, beside the best."""
+    timeout: float = 30.0
+    """Minutes that ranks wait for each other, and that a step, an evaluation or a checkpoint may take."""
     log_interval: int = 20
     """Steps between two lines of log.jsonl; the loss is read from the device only then."""
+
+    mlperf: bool = False
+    """Write mlperf.log, the compliance log of MLPerf's SSD benchmark, and have it checked when the run ends."""
+    mlperf_org: str = "unaffiliated"
+    mlperf_platform: str | None = None
+    """None is the name of the device."""
+    mlperf_division: str = "open"
+    """One of MLPERF_DIVISIONS."""
+    mlperf_status: str = "research"
+    """One of MLPERF_STATUSES: how the platform can be had."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def demo() -> Config:
-    """SSD300-R18 from scratch on the demo data: a detector in minutes on two CPU cores."""
+class Recipe(Protocol):
+    """Settings for a purpose, whose first docstring line is its line in --help.
+
+    batch_size: images a step on each rank, or None for the recipe's own. world_size: ranks.
+    """
+
+    def __call__(self, batch_size: int | None = None, world_size: int = 1) -> Config: ...
+
+
+def demo(batch_size: int | None = None, world_size: int = 1) -> Config:
+    """SSD300-R18 from scratch on the demo data: a detector in minutes on two CPU cores"""
     return Config(
         data="demo",
         backbone="resnet18",
         backbone_weights="none",
         bf16=True,
-        batch_size=8,
+        batch_size=batch_size or 8,
         learning_rate=0.04,
         warmup=50,
         epochs=8,
@@ -91,4 +129,61 @@ def demo() -> Config:
     )
 
 
-RECIPES: dict[str, Callable[[], Config]] = {"demo": demo}
+def coco(batch_size: int | None = None, world_size: int = 1) -> Config:
+    """NVIDIA's DeepLearningExamples on COCO 2017 (R50, AP .267-.272), for 1 GPU (batch 64) or 8 (128 each)"""
+    batch_size = batch_size or (64 if world_size == 1 else 128)
+    if batch_size * world_size <= 512:  # the largest global batch of the scripts with the example's own rate
+        return Config(batch_size=batch_size, learning_rate=2.6e-3, warmup=300, fp16=True)
+    return Config(batch_size=batch_size, learning_rate=2.7e-3, warmup=1200, fp16=True)
+
+
+def published(batch_size: int | None = None, world_size: int = 1) -> Config:
+    """coco with DeepLearningExamples' own augmentation, to tell a mistake from a difference to theirs"""
+    return replace(coco(batch_size, world_size), augmentation="published")
+
+
+MLPERF_QUALITY = 0.23
+"""The AP that MLPerf's SSD benchmark is trained to."""
+
+
+class _Submission(NamedTuple):
+    """What a run that reached MLPERF_QUALITY was trained with. learning_rate: at a global batch of 32, as Config's."""
+
+    global_batch_size: int
+    learning_rate: float
+    warmup: int
+    weight_decay: float
+    multistep: tuple[int, int]
+    epochs: int
+
+
+# NVIDIA's: v0.7 in PyTorch (config_DGXA100, epoch 50), v1.1 in MXNet (config_DGXA100_multi_8x8x24x2, 15 epochs of
+# warm-up, epoch 65) and v0.7 in MXNet (config_DGXA100_multi_64x8x4x4, 26 epochs of warm-up, epoch 65 or 70).
+_SUBMISSIONS = (
+    _Submission(912, 3.2e-3, 650, 1.3e-4, (44, 55), 65),
+    _Submission(1536, 4e-3, 15 * 77, 1.7e-4, (48, 60), 70),
+    _Submission(2048, 4.57e-3, 26 * 58, 4e-5, (60, 75), 80),
+)
+
+
+def mlperf(batch_size: int | None = None, world_size: int = 1) -> Config:
+    """SSD300-R34 to AP 0.23 by MLPerf's closed rules, scaled from NVIDIA's submission of the nearest global batch"""
+    batch_size = batch_size or 114
+    global_batch_size = batch_size * world_size
+    nearest = min(_SUBMISSIONS, key=lambda submission: abs(submission.global_batch_size - global_batch_size))
+    return Config(
+        backbone="resnet34",
+        batch_size=batch_size,
+        learning_rate=nearest.learning_rate,
+        # The same share of an epoch.
+        warmup=round(nearest.warmup * nearest.global_batch_size / global_batch_size),
+        weight_decay=nearest.weight_decay,
+        multistep=nearest.multistep,
+        epochs=nearest.epochs,
+        evaluation=tuple(range(40, nearest.epochs + 1, 5)),
+        target=MLPERF_QUALITY,
+        fp16=True,
+    )
+
+
+RECIPES: dict[str, Recipe] = {"demo": demo, "coco": coco, "published": published, "mlperf": mlperf}

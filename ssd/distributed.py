@@ -11,10 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ssd.errors import InputError
-
-# How long a rank waits for the others before it gives up. An evaluation on rank 0 alone must fit.
-TIMEOUT = timedelta(minutes=30)
+from ssd.errors import InputError, LostRankError
+from ssd.host_memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -32,10 +30,12 @@ class Ranks:
 
 
 @contextmanager
-def process_group(device: str = "auto", local_rank: int | None = None) -> Iterator[Ranks]:
+def process_group(device: str = "auto", local_rank: int | None = None, timeout_minutes: float = 30) -> Iterator[Ranks]:
     """Joins the ranks that torchrun started (its RANK, WORLD_SIZE, LOCAL_RANK), or stands alone without them.
 
     device: "auto", "cpu" or "cuda". local_rank: the ancestors' --local_rank flag, for launchers that set no LOCAL_RANK.
+    timeout_minutes: how long a rank waits for the others before it gives up; an evaluation on rank 0 alone must fit.
+    Raises LostRankError when it does, or when one of them is gone.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" not in os.environ:
         raise InputError("WORLD_SIZE is set, but not RANK; start with torchrun, or unset WORLD_SIZE")
@@ -51,16 +51,31 @@ def process_group(device: str = "auto", local_rank: int | None = None) -> Iterat
         )
     if use_gpu:
         torch.cuda.set_device(local_rank)
+    else:
+        keep_freed_memory()
     ranks = Ranks(rank, local_rank, world_size, torch.device("cuda", local_rank) if use_gpu else torch.device("cpu"))
     if world_size == 1:
         yield ranks
         return
-    # gloo beside NCCL carries what lives on the host: results and data-path states.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if use_gpu else "gloo", timeout=TIMEOUT)
-    yield ranks
+    try:
+        # gloo beside NCCL carries what lives on the host: results and data-path states.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if use_gpu else "gloo", timeout=timedelta(minutes=timeout_minutes))
+        yield ranks
+    except RuntimeError as error:
+        if not _is_of_collective(error):
+            raise
+        raise LostRankError(
+            f"rank {rank} waited in vain for another one, which died or did not come within {timeout_minutes:g} "
+            f"minutes (--timeout): {str(error).splitlines()[0]}"
+        ) from error
     # Not after an error: NCCL's end waits for the other ranks, which wait in a collective for this one. The process
     # says what is wrong and ends, and torchrun ends the others.
     dist.destroy_process_group()
+
+
+def _is_of_collective(error: RuntimeError) -> bool:
+    """Whether it is gloo or NCCL that complains; gloo does so by a plain RuntimeError."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def broadcast_object(value: Any, ranks: Ranks) -> Any:
@@ -88,13 +103,40 @@ def gather_tensors(tensor: Tensor, ranks: Ranks) -> list[Tensor] | None:
     return parts and [part[: int(count)] for part, count in zip(parts, counts, strict=True)]
 
 
-def sum_over_ranks(value: float, ranks: Ranks) -> float:
-    """The sum of every rank's value, on every rank."""
-    if ranks.world_size == 1:
-        return value
-    total = torch.tensor(value, dtype=torch.float64)
-    dist.all_reduce(total)
-    return total.item()
+def sum_over_ranks(tensor: Tensor, ranks: Ranks) -> Tensor:
+    """The sum of every rank's CPU tensor, all of one shape, on every rank."""
+    if ranks.world_size > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+class Vote:
+    """What any rank wants, known to all at the same step: one step after it was wanted, so that nobody waits for it.
+
+    Among CPUs, beside the step under way. Every rank casts as often as the others, and ends the vote.
+    """
+
+    def __init__(self, ranks: Ranks):
+        self._ranks = ranks
+        self._wishes: Tensor | None = None
+        self._work: Any = None
+
+    def cast(self, *wishes: bool) -> list[bool]:
+        """Takes this rank's wishes; returns those of the last round, each as any rank had it."""
+        if self._ranks.world_size == 1:
+            return list(wishes)
+        decided = self.end() or [False] * len(wishes)
+        self._wishes = torch.tensor(wishes, dtype=torch.uint8)
+        self._work = dist.all_reduce(self._wishes, dist.ReduceOp.MAX, async_op=True)
+        return decided
+
+    def end(self) -> list[bool] | None:
+        """Waits for the round under way; returns what it has decided."""
+        if self._work is None or self._wishes is None:
+            return None
+        self._work.wait()
+        decided, self._work = self._wishes.bool().tolist(), None
+        return decided
 
 
 def average_buffers(model: nn.Module, ranks: Ranks) -> None:

@@ -4,20 +4,27 @@ import contextlib
 import io
 from typing import Any
 
+import faster_coco_eval
 import numpy as np
+import pycocotools.coco
+import pycocotools.cocoeval
 import torch
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from torch import nn
 
 from ssd.batch import Detections, EvalLoader, GroundTruth
 from ssd.boxes import ltrb_to_xywh
 from ssd.config import Config
 from ssd.distributed import Ranks, gather_tensors
+from ssd.errors import InputError
 from ssd.postprocess import detect
 from ssd.precision import autocast
 
 METRIC_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+# The classes of each of config.EVAL_ENGINES for a data set and for its judge. They have one interface.
+_ENGINES = {
+    "faster": (faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster),
+    "pycocotools": (pycocotools.coco.COCO, pycocotools.cocoeval.COCOeval),
+}
 
 
 @torch.no_grad()
@@ -61,20 +68,27 @@ def _coco_rows(detections: Detections, indices: torch.Tensor, ground_truth: Grou
     return torch.cat(columns, dim=2)[real]
 
 
-def coco_metrics(ground_truth: GroundTruth, results: np.ndarray) -> dict[str, Any]:
-    """pycocotools' bbox metrics of results as `detect_split` returns them, over all images of the split.
+def coco_metrics(ground_truth: GroundTruth, results: np.ndarray, engine: str = "faster") -> dict[str, Any]:
+    """The COCO bbox metrics of results as `detect_split` returns them, over all images of the split.
 
-    Returns the twelve of METRIC_NAMES in [0, 1] (-1 where there is no ground truth to find, as pycocotools has it), and
-    "per_class": {name: AP, None where the class has no ground truth}.
+    engine: one of config.EVAL_ENGINES; both give the same numbers. Returns the twelve of METRIC_NAMES in [0, 1] (-1
+    where there is no ground truth to find, as pycocotools has it), and "per_class": {name: AP, None where the class has
+    no ground truth}. Raises InputError for an image or category that the split does not have, which the engines would
+    pass over in silence.
     """
+    _require_known(results[:, 0], ground_truth.image_ids, "image")
+    _require_known(results[:, 6], np.array(ground_truth.category_ids), "category")
+    new_dataset, new_judge = _ENGINES[engine]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        truth = _coco(ground_truth.dataset)
-        found = _coco(_result_set(ground_truth, results))
-        judge = COCOeval(truth, found, "bbox")
+        truth, found = new_dataset(), new_dataset()
+        truth.dataset, found.dataset = ground_truth.dataset, _result_set(ground_truth, results)
+        truth.createIndex()
+        found.createIndex()
+        judge = new_judge(truth, found, "bbox")
         judge.evaluate()
         judge.accumulate()
         judge.summarize()
-    metrics: dict[str, Any] = dict(zip(METRIC_NAMES, judge.stats.tolist(), strict=True))
+    metrics: dict[str, Any] = dict(zip(METRIC_NAMES, map(float, judge.stats), strict=True))
     precision = judge.eval["precision"][:, :, :, 0, 2]  # IoU x recall x category, all areas, 100 detections
     by_id = {}
     for position, category_id in enumerate(judge.params.catIds):
@@ -89,26 +103,26 @@ def coco_metrics(ground_truth: GroundTruth, results: np.ndarray) -> dict[str, An
     return metrics
 
 
-def _coco(dataset: dict[str, Any]) -> COCO:
-    coco = COCO()
-    coco.dataset = dataset
-    coco.createIndex()
-    return coco
+def _require_known(ids: np.ndarray, known: np.ndarray, kind: str) -> None:
+    unknown = ids[~np.isin(ids, known)]
+    if len(unknown):
+        raise InputError(
+            f"results name {kind} id {unknown[0]:.0f}, which the split does not have; judge them by the split and the "
+            "categories that they were made on"
+        )
 
 
 def _result_set(ground_truth: GroundTruth, results: np.ndarray) -> dict[str, Any]:
-    annotations = [
-        {
-            "id": number,
-            "image_id": int(image_id),
-            "bbox": [x, y, w, h],
-            "area": w * h,
-            "score": score,
-            "category_id": int(category_id),
-            "iscrowd": 0,
-        }
-        for number, (image_id, x, y, w, h, score, category_id) in enumerate(results.tolist(), start=1)
-    ]
+    boxes_xywh_px = results[:, 1:5]
+    columns = {
+        "id": range(1, len(results) + 1),  # not 0, which the engines write for "no detection"
+        "image_id": results[:, 0].astype(np.int64).tolist(),
+        "bbox": boxes_xywh_px.tolist(),
+        "area": boxes_xywh_px[:, 2:].prod(axis=1).tolist(),
+        "score": results[:, 5].tolist(),
+        "category_id": results[:, 6].astype(np.int64).tolist(),
+    }
+    annotations = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     return {**ground_truth.dataset, "annotations": annotations}
 
 
@@ -117,4 +131,4 @@ def evaluate(
 ) -> dict[str, Any] | None:
     """`coco_metrics` of the model on the loader's split, on rank 0; None on the others."""
     results = detect_split(model, loader, ground_truth, config, ranks)
-    return None if results is None else coco_metrics(ground_truth, results)
+    return None if results is None else coco_metrics(ground_truth, results, config.eval_engine)

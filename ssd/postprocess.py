@@ -1,17 +1,15 @@
-"""From predictions to detections: decode, threshold, greedy NMS for each class, the best of each image.
+"""From predictions to detections: threshold, decode, greedy NMS for each class, the best of each image.
 
-Everything runs on the predictions' device over the whole batch, without a loop over images, classes or boxes.
+Everything runs on the predictions' device over the whole batch, without a loop over images or classes.
 """
+
+import math
 
 import torch
 from torch import Tensor
 
 from ssd.anchors import decode, default_boxes_cxcywh
 from ssd.batch import Detections, Predictions
-from ssd.boxes import pairwise_iou
-
-# Groups (an image and a class) that are suppressed together: bounds the memory of a detector that sees everything.
-_GROUPS_AT_ONCE = 64
 
 
 def detect(
@@ -21,23 +19,26 @@ def detect(
 
     For each class but background: of the default boxes whose probability exceeds score_threshold, the max_per_class
     best go through greedy non-maximum suppression, in which a box falls to a better one of its class with an IoU above
-    nms_iou; then the max_per_image best of all classes stay.
+    nms_iou; then the max_per_image best of all classes stay, and are cut to the image. Boxes are compared uncut, as
+    NVIDIA's models have it.
     """
-    batch, _, num_classes = predictions.logits.shape
+    batch, num_boxes, num_classes = predictions.logits.shape
     device = predictions.logits.device
-    defaults = default_boxes_cxcywh().to(device)
-    all_boxes_ltrb = decode(predictions.offsets.float(), defaults).clamp(0, 1)
-    probabilities = predictions.logits.float().softmax(dim=2)[..., 1:]
+    offsets, logits = (part.flatten(0, 1) for part in predictions)
 
-    image, default, label = (probabilities > score_threshold).nonzero(as_tuple=True)
-    scores = probabilities[image, default, label]
-    group, order, rank = _rank_in_groups(image * num_classes + label + 1, scores)
+    box = _promising(logits, score_threshold)
+    probabilities = logits.index_select(0, box).float().softmax(dim=1)[:, 1:]
+    row, label = (probabilities > score_threshold).nonzero(as_tuple=True)
+    scores, box = probabilities[row, label], box[row]
+    group, order, rank = _rank_in_groups(box // num_boxes * num_classes + label + 1, scores)
     kept = rank < max_per_class
-    group, rank, order = group[kept], rank[kept], order[kept]
-    boxes_ltrb, scores = all_boxes_ltrb[image[order], default[order]], scores[order]
+    group, order = group[kept], order[kept]
+    scores, box = scores[order], box[order]
 
-    survives = _greedy_nms(boxes_ltrb, group, rank, nms_iou)
-    boxes_ltrb, scores, group = boxes_ltrb[survives], scores[survives], group[survives]
+    defaults = default_boxes_cxcywh().to(device)
+    boxes_ltrb = decode(offsets.index_select(0, box).float(), defaults.index_select(0, box % num_boxes))
+    survives = _greedy_nms(boxes_ltrb, group, nms_iou)
+    boxes_ltrb, scores, group = boxes_ltrb[survives].clamp(0, 1), scores[survives], group[survives]
 
     image, order, rank = _rank_in_groups(group // num_classes, scores)
     kept = rank < max_per_image
@@ -54,35 +55,46 @@ def detect(
     return detections
 
 
+def _promising(logits: Tensor, score_threshold: float) -> Tensor:
+    """Rows of n x K logits that can have a probability above the threshold, and a few more: m int64, ascending.
+
+    A probability is at most its ratio to the background's, which costs no softmax. Nearly all default boxes are
+    background by far, so only the others need one.
+    """
+    least = math.log(score_threshold) - 1e-3 if score_threshold > 0 else -math.inf  # less what rounding takes
+    above_background = logits[:, 1:].amax(dim=1).float() - logits[:, 0].float()
+    return (above_background > least).nonzero().squeeze(1)
+
+
 def _rank_in_groups(group: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sorts n candidates by group, then by falling score. Returns the sorted groups, the order that sorts, and each
-    sorted candidate's rank in its group from 0; all n int64."""
-    by_score = scores.argsort(descending=True, stable=True)
-    group, by_group = group[by_score].sort(stable=True)
+    """Sorts n candidates by group, then by falling score (float32, not negative). Returns the sorted groups, the order
+    that sorts, and each sorted candidate's rank in its group from 0; all n int64."""
+    # The bits of such floats rise as they do, so that one sort of integers does for both keys.
+    order = ((group << 32) - scores.view(torch.int32)).argsort(stable=True)
+    group = group[order]
     first = torch.searchsorted(group, group)  # left: where each one's group begins
-    return group, by_score[by_group], torch.arange(len(group), device=group.device) - first
+    return group, order, torch.arange(len(group), device=group.device) - first
 
 
-def _greedy_nms(boxes_ltrb: Tensor, group: Tensor, rank: Tensor, nms_iou: float) -> Tensor:
-    """Which of n boxes survive greedy suppression in their group: n bool. Sorted as `_rank_in_groups` returns them."""
-    if len(group) == 0:
-        return torch.zeros(0, dtype=torch.bool, device=group.device)
-    _, row = group.unique_consecutive(return_inverse=True)
-    size = int(rank.max()) + 1
-    padded = boxes_ltrb.new_zeros(int(row[-1]) + 1, size, 4)
-    padded[row, rank] = boxes_ltrb
-    return torch.cat([_survivors(chunk, nms_iou) for chunk in padded.split(_GROUPS_AT_ONCE)])[row, rank]
+def _greedy_nms(boxes_ltrb: Tensor, group: Tensor, nms_iou: float) -> Tensor:
+    """Which of n boxes survive greedy suppression in their group: n bool. Sorted as `_rank_in_groups` returns them.
 
-
-def _survivors(boxes_ltrb: Tensor, nms_iou: float) -> Tensor:
-    """Greedy suppression within each of G groups of R boxes, best first: G x R x 4 -> G x R bool."""
-    # beats[g, i, j]: i is better than j and overlaps it. Padding has area 0, so it beats nothing.
-    beats = (pairwise_iou(boxes_ltrb, boxes_ltrb) > nms_iou).triu_(1)
-    # A box survives if no surviving better box beats it. Repeating this from "all survive" settles rank 0 in the first
-    # round, rank 1 by the second, ...: the fixed point is the greedy solution, reached in a few rounds in practice.
-    survives = torch.ones(boxes_ltrb.shape[:2], dtype=torch.bool, device=boxes_ltrb.device)
-    while True:
-        settled = ~(beats & survives.unsqueeze(2)).any(dim=1)
-        if torch.equal(settled, survives):
-            return survives
-        survives = settled
+    In each round the best box left of every group survives, and what it overlaps too much falls with it. So there are
+    as many rounds as survivors in the fullest group, and they get shorter quickly.
+    """
+    survives = torch.zeros_like(group, dtype=torch.bool)
+    # IoU > t is intersection > (area + area) * t / (1 + t). Five planes of n, because vectors load them best.
+    share = (boxes_ltrb[:, 2:] - boxes_ltrb[:, :2]).clamp(min=0).prod(dim=1) * (nms_iou / (1 + nms_iou))
+    planes = torch.cat([boxes_ltrb.t(), share.unsqueeze(0)])
+    place = torch.arange(len(group), device=group.device)
+    while len(group):
+        is_best = torch.ones_like(group, dtype=torch.bool)
+        torch.ne(group[1:], group[:-1], out=is_best[1:])
+        best = is_best.nonzero().squeeze(1)
+        survives.index_fill_(0, place.index_select(0, best), True)
+        of_best = planes.index_select(1, best).index_select(1, is_best.cumsum(0).sub_(1))
+        sides = torch.minimum(planes[2:4], of_best[2:4]).sub_(torch.maximum(planes[:2], of_best[:2])).clamp_(min=0)
+        falls = (sides[0].mul_(sides[1]) > of_best[4].add_(planes[4])).logical_or_(is_best)
+        left = falls.logical_not_().nonzero().squeeze(1)
+        planes, group, place = planes.index_select(1, left), group.index_select(0, left), place.index_select(0, left)
+    return survives

@@ -24,3 +24,21 @@ def lr_at(
     warmth = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
     decays = sum(step >= epoch * steps_per_epoch for epoch in multistep)
     return peak * warmth * DECAY**decays
+
+
+def step_after_change(
+    step: int,
+    *,
+    steps_per_epoch: int,
+    global_batch_size: int,
+    new_steps_per_epoch: int,
+    new_global_batch_size: int,
+) -> int:
+    """The step at which a run goes on that was at `step`, once its global batch is another (from 0, as all steps).
+
+    Whole epochs stay whole. Of the epoch under way, as many new steps count as done as fit into the images it has had:
+    rather a few images more than fewer.
+    """
+    epoch, into_epoch = divmod(step, steps_per_epoch)
+    into_new = into_epoch * global_batch_size // new_global_batch_size
+    return epoch * new_steps_per_epoch + min(into_new, new_steps_per_epoch - 1)

@@ -1,9 +1,10 @@
 """The training loop. It never asks which detector or data path it runs."""
 
 import inspect
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -13,7 +14,11 @@ from torch.nn.parallel import DistributedDataParallel
 from ssd import checkpoint
 from ssd.batch import Batch, TrainLoader
 from ssd.config import Config
-from ssd.distributed import Ranks, average_buffers, broadcast_object, gather_tensors, sum_over_ranks
+from ssd.distributed import Ranks, Vote, average_buffers, broadcast_object, gather_tensors
+from ssd.interruption import Preempted, Watchdog, stop_signals
+from ssd.keep import Keeper
+from ssd.meter import Meter, Tally
+from ssd.mlperf import ComplianceLog
 from ssd.precision import autocast
 from ssd.record import Run
 from ssd.schedule import lr_at
@@ -28,23 +33,21 @@ LossesOf = Callable[[nn.Module, Batch], dict[str, Tensor]]
 Judge = Callable[[], dict[str, Any] | None]
 
 
-class NonFiniteLossError(RuntimeError):
-    """The loss became infinite or NaN; the weights are lost, the checkpoints are not."""
-
-
-def build_optimizer(model: nn.Module, config: Config, device: torch.device) -> torch.optim.SGD:
+def build_optimizer(model: nn.Module, config: Config) -> torch.optim.SGD:
     """SGD as published: no weight decay on biases and other 1-d parameters ("the Tencent trick", Jia et al. 2018)."""
     parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     decayed = [p for name, p in parameters if p.dim() > 1]
     plain = [p for name, p in parameters if p.dim() <= 1]
-    return torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         [{"params": plain, "weight_decay": 0.0}, {"params": decayed, "weight_decay": config.weight_decay}],
         lr=config.learning_rate,
         momentum=config.momentum,
-        # Fused takes the gradient scaler's verdict on the device; foreach's step would read it on the host.
-        fused=device.type == "cuda",
-        foreach=device.type != "cuda",
+        fused=True,  # takes the verdict on a step on the device; the other implementations would read it on the host
     )
+    # Its own momentum begins as memory as it finds it, which a first step that is skipped leaves so.
+    for _, parameter in parameters:
+        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 @dataclass
@@ -59,201 +62,233 @@ class Training:
     ranks: Ranks
     step: int = 0
     best_ap: float = float("-inf")  # pycocotools says -1 of a split without objects
+    judged_epoch: int = 0
+    """The last epoch whose evaluation, if it was due, is in best_ap."""
+    tally: Tally = field(default_factory=Tally)
+
+    def __post_init__(self) -> None:
+        self.skipped_steps = torch.zeros((), dtype=torch.int64, device=self.ranks.device)
+        self._parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.statistics = _join_buffers(self.model)
 
     def train_step(self, forward: nn.Module, batch: Batch, lr: float) -> Tensor:
-        """One step of SGD. forward: the model or its DDP wrapper. Returns the losses stacked, still on the device."""
+        """One step of SGD. forward: the model or its DDP wrapper. Returns the losses stacked, still on the device.
+
+        A step whose loss or gradients are not finite, on any rank, leaves the model as it was and is counted in
+        skipped_steps. The host does not wait for that verdict.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        statistics = self.statistics.clone()
         with autocast(self.config, self.ranks.device):
-            losses = self.losses_of(forward, batch)
-        loss = torch.stack(list(losses.values()))
+            losses = torch.stack(list(self.losses_of(forward, batch).values()))
         self.optimizer.zero_grad()
-        self.scaler.scale(loss.sum()).backward()
+        loss = losses.sum()
+        # An infinite loss may have finite gradients. NaN for their seed makes them tell it, and DDP tells all ranks.
+        self.scaler.scale(loss).backward(torch.where(loss.isfinite(), 1.0, math.nan))
+        is_bad = ~self._largest_gradient().isfinite()
+        self.optimizer.found_inf = is_bad.float()  # type: ignore[attr-defined]
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return loss.detach()
+        torch.where(is_bad, statistics, self.statistics, out=self.statistics)
+        self.skipped_steps += is_bad
+        return losses.detach()
+
+    def _largest_gradient(self) -> Tensor:
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients, math.inf)
 
     def state(self) -> dict[str, Any]:
+        """Of all ranks, on rank 0; they call it together."""
         return {
             "model": self.model.state_dict(),
+            # Within an epoch each rank has its own.
+            "statistics": gather_tensors(self.statistics.cpu(), self.ranks),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "step": self.step,
             "best_ap": self.best_ap,
+            "judged_epoch": self.judged_epoch,
+            "skipped_steps": int(self.skipped_steps),
+            "tally": asdict(self.tally),
         }
 
     def restore(self, content: dict[str, Any]) -> None:
         """Takes up what `state` gave, but for settings, which are the run's own. The model has its weights already."""
-        # Among them whether the optimiser is the fused one, which depends on the device.
-        settings = [{name: group[name] for name in group if name != "params"} for group in self.optimizer.param_groups]
+        # Among them whether the optimiser is the fused one; the rate is that of the step.
+        settings = [
+            {name: group[name] for name in group if name not in ("params", "lr")}
+            for group in self.optimizer.param_groups
+        ]
         self.optimizer.load_state_dict(content["optimizer"])
         for group, own in zip(self.optimizer.param_groups, settings, strict=True):
             group.update(own)
         if content["scaler"]:
             self.scaler.load_state_dict(content["scaler"])
-        self.step, self.best_ap = content["step"], content["best_ap"]
+        self.step, self.best_ap, self.judged_epoch = content["step"], content["best_ap"], content["judged_epoch"]
+        self.skipped_steps.fill_(content["skipped_steps"])
+        self.tally = Tally(**content["tally"])
+        statistics = content["statistics"]
+        same_ranks = len(statistics) == self.ranks.world_size
+        self.statistics.copy_(statistics[self.ranks.rank] if same_ranks else torch.stack(statistics).mean(dim=0))
+
+
+def _join_buffers(model: nn.Module) -> Tensor:
+    """One tensor that the model's floating-point buffers (batch norm's statistics) become views of, so that a step can
+    take all of them back at once."""
+    buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    joined = torch.cat([buffer.flatten() for buffer in buffers]) if buffers else torch.zeros(0)
+    for buffer, part in zip(buffers, joined.split([buffer.numel() for buffer in buffers]), strict=True):
+        buffer.data = part.view_as(buffer)
+    return joined
 
 
 def train(
-    training: Training, loader: TrainLoader, judge: Judge, run: Run, describe: dict[str, Any]
+    training: Training,
+    loader: TrainLoader,
+    judge: Judge,
+    run: Run,
+    compliance: ComplianceLog,
+    describe: dict[str, Any],
 ) -> tuple[dict[str, Any], bool]:
     """Trains from training.step to the last epoch, or to the target.
 
     judge: the metrics of the model on the validation split, on rank 0. describe: what every checkpoint says of its run.
     Returns rank 0's results (the last evaluation's metrics, images_per_second, train_seconds, ...) and whether the
-    target was reached. Raises NonFiniteLossError at the first logging step that sees one.
+    target was reached. Raises NonFiniteLossError at the logging step that sees that the loss stays infinite, and
+    Preempted, after a checkpoint, one or two steps after a signal has asked any rank to end.
     """
     config, ranks = training.config, training.ranks
-    forward = training.model
-    if ranks.world_size > 1:
-        forward = DistributedDataParallel(
-            training.model,
-            device_ids=[ranks.local_rank] if ranks.device.type == "cuda" else None,
-            gradient_as_bucket_view=True,
-            **_NO_BUFFER_SYNC,
-        )
-    steps_per_epoch, global_batch_size = loader.steps_per_epoch, config.batch_size * ranks.world_size
-    total_steps = config.epochs * steps_per_epoch
-    meter = _Meter(run, training, total_steps, global_batch_size)
+    forward = _distributed(training)
+    steps_per_epoch, total_steps = loader.steps_per_epoch, config.epochs * loader.steps_per_epoch
+    keeper, meter, vote = Keeper(run.folder, config), Meter(run, training, total_steps), Vote(ranks)
+    watchdog = Watchdog(60 * config.timeout)
     metrics: dict[str, Any] = {}
     reached = config.target is not None and training.best_ap >= config.target
-    if reached or training.step >= total_steps:  # killed between its last checkpoint and its results
-        metrics = _judge(training, judge, run, training.step // steps_per_epoch) or {}
+    must_stop = False
+
+    def save(*, is_best: bool = False) -> None:
+        watchdog.is_alive()
+        if training.tally.lost_steps > 1:  # what led there is not worth the place of an earlier checkpoint
+            return
+        training.tally.elapsed_s = meter.elapsed_s()
+        content = _checkpoint(training, loader, describe)
+        if ranks.is_main:
+            keeper.save(content, is_best=is_best)
+
+    def evaluate(epoch: int) -> None:
+        nonlocal metrics, reached
+        watchdog.is_alive()
+        metrics = _judge(training, judge, run, compliance, epoch) or metrics
+        ap = broadcast_object(metrics.get("AP"), ranks)
+        is_best, training.best_ap, training.judged_epoch = ap > training.best_ap, max(ap, training.best_ap), epoch
+        reached = reached or (config.target is not None and ap >= config.target)
+        save(is_best=is_best)
+
     batches = loader.batches(training.step)
     training.model.train()
+    watchdog.is_alive()
     run.start_progress(total_steps, training.step)
     try:
-        while training.step < total_steps and not reached:
-            lr = lr_at(
-                training.step,
-                base_lr=config.learning_rate,
-                global_batch_size=global_batch_size,
-                steps_per_epoch=steps_per_epoch,
-                warmup_steps=config.warmup,
-                multistep=config.multistep,
-            )
-            meter.wait_for_data()
-            batch = next(batches)
-            meter.data_is_here()
-            meter.add(training.train_step(forward, batch, lr))
-            training.step += 1
+        with stop_signals() as request:
             epoch, into_epoch = divmod(training.step, steps_per_epoch)
-            if training.step % config.log_interval == 0 or into_epoch == 0:
-                meter.log(lr)
-            if into_epoch == 0:
-                meter.end_epoch(epoch, lr)
-                average_buffers(training.model, ranks)
-                if epoch in config.evaluation or epoch == config.epochs:
-                    metrics = _judge(training, judge, run, epoch) or metrics
-                    ap = broadcast_object(metrics.get("AP"), ranks)
-                    is_best, training.best_ap = ap > training.best_ap, max(ap, training.best_ap)
-                    reached = config.target is not None and ap >= config.target
-                else:
-                    is_best = False
-                _save(training, loader, run, {**describe, "epoch": epoch}, is_best=is_best)
-                meter.restart()
+            is_due = into_epoch == 0 and training.judged_epoch < epoch and _is_judged(epoch, config)
+            if is_due or reached or training.step >= total_steps:  # ended between a checkpoint and what follows it
+                evaluate(epoch)
+            while training.step < total_steps and not (reached or must_stop):
+                if training.step % steps_per_epoch == 0:
+                    compliance.epoch_start(training.step // steps_per_epoch + 1)
+                lr = _lr(training, steps_per_epoch)
+                meter.wait_for_data()
+                batch = next(batches)
+                meter.data_is_here()
+                meter.add(training.train_step(forward, batch, lr), batch.image_ids)
+                training.step += 1
+                watchdog.is_alive()
+
+                must_stop, is_time = vote.cast(request.received, ranks.is_main and keeper.asks())
+                epoch, into_epoch = divmod(training.step, steps_per_epoch)
+                judges = into_epoch == 0 and _is_judged(epoch, config)
+                saves = judges or must_stop or is_time or keeper.is_due(training.step, steps_per_epoch)
+                if saves or into_epoch == 0 or training.step % config.log_interval == 0:
+                    meter.log(lr)
+                if into_epoch == 0:
+                    compliance.epoch_stop(epoch)
+                    meter.end_epoch(epoch, lr)
+                    average_buffers(training.model, ranks)
+                if saves:
+                    save()  # before an evaluation too, which may take longer than a signal leaves time for
+                if judges and not must_stop:
+                    evaluate(epoch)
+                if saves or into_epoch == 0:
+                    meter.restart()
+        vote.end()
     finally:
+        watchdog.end()
         run.stop_progress()
+    if must_stop:
+        raise Preempted(f"ended after step {training.step} of {total_steps}, as it was asked to")
     return {**metrics, **meter.totals(), "epochs": training.step // steps_per_epoch}, reached
 
 
-def _judge(training: Training, judge: Judge, run: Run, epoch: int) -> dict[str, Any] | None:
+def _distributed(training: Training) -> nn.Module:
+    if training.ranks.world_size == 1:
+        return training.model
+    statistics = training.statistics.clone()
+    forward = DistributedDataParallel(
+        training.model,
+        device_ids=[training.ranks.local_rank] if training.ranks.device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        **_NO_BUFFER_SYNC,
+    )
+    # It begins with rank 0's on all ranks, but a run that is resumed within an epoch has each rank's own.
+    training.statistics.copy_(statistics)
+    return forward
+
+
+def _lr(training: Training, steps_per_epoch: int) -> float:
+    config = training.config
+    return lr_at(
+        training.step,
+        base_lr=config.learning_rate,
+        global_batch_size=config.batch_size * training.ranks.world_size,
+        steps_per_epoch=steps_per_epoch,
+        warmup_steps=config.warmup,
+        multistep=config.multistep,
+    )
+
+
+def _is_judged(epoch: int, config: Config) -> bool:
+    return epoch in config.evaluation or epoch == config.epochs
+
+
+def _judge(training: Training, judge: Judge, run: Run, compliance: ComplianceLog, epoch: int) -> dict[str, Any] | None:
     started = time.perf_counter()
+    compliance.eval_start(epoch)
     metrics = judge()
     if metrics is not None:
+        compliance.eval_stop(epoch, metrics["AP"])
         seconds = time.perf_counter() - started
         run.log("evaluation", epoch=epoch, step=training.step, evaluation_s=round(seconds, 3), **metrics)
         run.say(f"epoch {epoch}: AP {metrics['AP']:.3f}  AP50 {metrics['AP50']:.3f}  ({seconds:.0f} s)")
     return metrics
 
 
-def _save(training: Training, loader: TrainLoader, run: Run, describe: dict[str, Any], *, is_best: bool) -> None:
+def _checkpoint(training: Training, loader: TrainLoader, describe: dict[str, Any]) -> dict[str, Any]:
+    """The content of a checkpoint, with what each rank has of its own; whole on rank 0 only."""
+    device = training.ranks.device
     # As tensors, because weights_only=True loads no bytes.
     data_state = torch.tensor(list(loader.state()), dtype=torch.uint8)
-    data_states = gather_tensors(data_state, training.ranks)
-    if data_states is None:
-        return
-    content = {"format": checkpoint.FORMAT, **describe, **training.state(), "data_states": data_states}
-    checkpoint.save(run.last_checkpoint, content)
-    if is_best:
-        checkpoint.save(run.best_checkpoint, content)
-
-
-class _Meter:
-    """Losses and times of the steps since the last line of the log; reads the losses from the device only there."""
-
-    def __init__(self, run: Run, training: Training, total_steps: int, global_batch_size: int):
-        self.run, self.training = run, training
-        self.total_steps, self.global_batch_size = total_steps, global_batch_size
-        self.began = time.perf_counter()
-        # The first line's steps warm caches, allocators and workers up: the average speed leaves them out if it can.
-        self.lines = 0
-        self.warm_images, self.warm_seconds = 0, 0.0
-        self.epoch_sum, self.epoch_steps, self.epoch_seconds = torch.zeros(2), 0, 0.0
-        self.restart()
-
-    def restart(self) -> None:
-        self.losses: list[Tensor] = []
-        self.data_wait_s = 0.0
-        self.since = time.perf_counter()
-
-    def wait_for_data(self) -> None:
-        self.waiting_since = time.perf_counter()
-
-    def data_is_here(self) -> None:
-        self.data_wait_s += time.perf_counter() - self.waiting_since
-
-    def add(self, losses: Tensor) -> None:
-        self.losses.append(losses)
-        self.run.advance()
-
-    def log(self, lr: float) -> None:
-        steps = len(self.losses)
-        if steps == 0:
-            return
-        sums = torch.stack(self.losses).sum(dim=0).tolist()
-        ranks = self.training.ranks
-        box, class_ = (sum_over_ranks(value, ranks) / ranks.world_size / steps for value in sums)
-        if not torch.isfinite(torch.tensor(box + class_)):
-            raise NonFiniteLossError(
-                f"the loss became {box + class_} in steps {self.training.step - steps}..{self.training.step - 1}; "
-                f"lower --learning-rate or raise --warmup; earlier weights, if any, are in {self.run.last_checkpoint}"
-            )
-        seconds = time.perf_counter() - self.since
-        images = steps * self.global_batch_size
-        if self.lines == 1:
-            self.warm_images, self.warm_seconds = 0, 0.0
-        self.lines += 1
-        self.warm_images += images
-        self.warm_seconds += seconds
-        self.epoch_sum += torch.tensor([box, class_]) * steps
-        self.epoch_steps += steps
-        self.epoch_seconds += seconds
-        self.run.log(
-            "train",
-            step=self.training.step,
-            loss=box + class_,
-            box_loss=box,
-            class_loss=class_,
-            learning_rate=lr,
-            images_per_second=round(images / seconds, 2),
-            data_wait_s=round(self.data_wait_s, 4),
-            elapsed_s=round(time.perf_counter() - self.began, 2),
-        )
-        self.run.advance(0, f"loss {box + class_:.3f}  {images / seconds:.1f} img/s")
-        self.restart()
-
-    def end_epoch(self, epoch: int, lr: float) -> None:
-        box, class_ = (self.epoch_sum / self.epoch_steps).tolist()
-        speed = self.epoch_steps * self.global_batch_size / self.epoch_seconds
-        self.run.say(
-            f"epoch {epoch}/{self.training.config.epochs}  loss {box + class_:.3f} (box {box:.3f}, class {class_:.3f})"
-            f"  lr {lr:.2g}  {speed:.1f} img/s"
-        )
-        self.epoch_sum, self.epoch_steps, self.epoch_seconds = torch.zeros(2), 0, 0.0
-
-    def totals(self) -> dict[str, Any]:
-        return {
-            "images_per_second": self.warm_images / self.warm_seconds if self.warm_seconds else None,
-            "train_seconds": time.perf_counter() - self.began,
-        }
+    rng_states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        rng_states["cuda"] = torch.cuda.get_rng_state(device)
+    return {
+        "format": checkpoint.FORMAT,
+        **describe,
+        "epoch": training.step // loader.steps_per_epoch,
+        "steps_per_epoch": loader.steps_per_epoch,
+        "global_batch_size": training.config.batch_size * training.ranks.world_size,
+        **training.state(),
+        "data_states": gather_tensors(data_state, training.ranks),
+        "rng_states": {name: gather_tensors(state, training.ranks) for name, state in rng_states.items()},
+    }

@@ -86,14 +86,21 @@ def demo_run_checkpoint(demo_checkpoint: Path) -> Path:
     from ssd import checkpoint
 
     run = {
+        "statistics": [],
         "optimizer": {},
         "scaler": {},
         "step": 0,
         "epoch": 0,
+        "steps_per_epoch": 1,
+        "global_batch_size": 2,
+        "judged_epoch": 0,
         "best_ap": 0.0,
+        "skipped_steps": 0,
+        "tally": {},
         "seed": 1,
         "data": {},
         "data_states": [],
+        "rng_states": {},
     }
     file = demo_checkpoint.with_name("demo-run.pt")
     checkpoint.save(file, {**checkpoint.load(demo_checkpoint), **run})

@@ -336,20 +336,21 @@ def test_encode_without_boxes_is_all_background() -> None:
     offsets, labels = encode(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
     assert torch.equal(offsets, torch.zeros(8732, 4))
     assert torch.equal(labels, torch.zeros(8732, dtype=torch.int64))
-    positives, offsets, labels = encode_sparse(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
-    assert positives.shape == labels.shape == (0,) and offsets.shape == (0, 4)
+    image, default, offsets, labels = encode_sparse([torch.zeros(0, 4)], [torch.zeros(0, dtype=torch.int64)])
+    assert image.shape == default.shape == labels.shape == (0,) and offsets.shape == (0, 4)
 
 
-def test_encode_sparse_is_encode_without_its_zeros() -> None:
+def test_encode_sparse_is_encode_of_each_image_without_its_zeros() -> None:
     generator = torch.Generator().manual_seed(8)
-    boxes_ltrb, labels = random_boxes_ltrb(20, 0.02, 0.9, generator), torch.randint(1, 81, (20,), generator=generator)
-    offsets, targets = encode(boxes_ltrb, labels)
-    positives, sparse_offsets, sparse_targets = encode_sparse(boxes_ltrb, labels)
-    assert torch.equal(positives, torch.nonzero(match(boxes_ltrb) >= 0).squeeze(1))
-    assert torch.equal(positives, torch.nonzero(targets).squeeze(1))
-    assert torch.equal(sparse_offsets, offsets[positives]) and torch.equal(sparse_targets, targets[positives])
-    background = torch.ones(8732, dtype=torch.bool)
-    background[positives] = False
+    boxes_ltrb = [random_boxes_ltrb(count, 0.02, 0.9, generator) for count in (20, 0, 3)]
+    labels = [torch.randint(1, 81, (len(boxes),), generator=generator) for boxes in boxes_ltrb]
+    image, default, sparse_offsets, sparse_labels = encode_sparse(boxes_ltrb, labels)
+    offsets, targets = (torch.stack(dense) for dense in zip(*map(encode, boxes_ltrb, labels), strict=True))
+    assert torch.equal(torch.stack([image, default], dim=1), torch.nonzero(targets))
+    assert torch.equal(default[image == 0], torch.nonzero(match(boxes_ltrb[0]) >= 0).squeeze(1))
+    assert torch.equal(sparse_offsets, offsets[image, default]) and torch.equal(sparse_labels, targets[image, default])
+    background = torch.ones(3, 8732, dtype=torch.bool)
+    background[image, default] = False
     assert not offsets[background].any()
 
 

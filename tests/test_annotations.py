@@ -342,11 +342,11 @@ def test_missing_folders_and_files_are_named(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def denied(*args: object, **kwargs: object) -> str:
+    def denied(*args: object, **kwargs: object) -> bytes:
         raise PermissionError(13, "Permission denied")
 
     write(tmp_path, DOCUMENT)
-    monkeypatch.setattr(Path, "read_text", denied)  # root, who runs this in a container, may read anything
+    monkeypatch.setattr(Path, "open", denied)  # root, who runs this in a container, may read anything
     assert "cannot be read (Permission denied)" in refusal(tmp_path)
 
 

@@ -300,6 +300,17 @@ def test_resuming_from_a_checkpoint_without_the_optimizer(
     assert str(demo_checkpoint) in refused_training(demo_data, "--resume", demo_checkpoint)
 
 
+@pytest.mark.parametrize("engine", ["faster", "pycocotools"])
+def test_a_detector_that_finds_nothing(
+    engine: str, refused_evaluation: Refusal, demo_data: Path, demo_checkpoint: Path, tmp_path: Path
+) -> None:
+    json_file = tmp_path / "metrics.json"
+    flags = ["--score-threshold", "0.999", "--eval-engine", engine, "--json", json_file]
+    line = refused_evaluation(demo_data, demo_checkpoint, *flags)
+    assert str(demo_checkpoint) in line and "nothing in 5 images of val2017" in line and "--score-threshold" in line
+    assert not json_file.exists()
+
+
 def test_imagenet_weights_offline(
     refused_training: Refusal, demo_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

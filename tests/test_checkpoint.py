@@ -8,15 +8,14 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision import models
 
-from ssd import checkpoint
+from ssd import checkpoint, weight_formats
 from ssd.errors import InputError
 from ssd.model import SSD300
 
@@ -162,10 +161,10 @@ class Touch:
 
 
 def load_trunk(file: Path) -> None:
-    checkpoint.load_backbone(seeded(0, "resnet18", 4), str(file))
+    weight_formats.load_backbone(seeded(0, "resnet18", 4), str(file))
 
 
-@pytest.mark.parametrize("load", [checkpoint.load, load_trunk])
+@pytest.mark.parametrize("load", [checkpoint.load, weight_formats.load, load_trunk])
 @pytest.mark.parametrize("layout", ["zip", "legacy", "pickle"])
 def test_a_file_runs_no_code(layout: str, load: Callable[[Path], Any], tmp_path: Path) -> None:
     file, trace = tmp_path / "evil.pt", tmp_path / "trace"
@@ -348,94 +347,21 @@ def test_fine_tuning_onto_another_backbone_is_refused() -> None:
     assert equal(dict(new.state_dict()), before)
 
 
-# --- backbones ---
-
-
-def torchvision_trunk(whole: nn.Module) -> dict[str, Tensor]:
-    """The weights up to layer3 in the order in which torchvision runs them, by no name of ours."""
-    return nn.Sequential(*list(whole.children())[:7]).state_dict()
-
-
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
-def test_load_backbone_fills_the_trunk_bit_for_bit(backbone: str, tmp_path: Path) -> None:
-    torch.manual_seed(1)
-    whole = models.get_model(backbone, weights=None)
-    for buffer in whole.buffers():
-        buffer.data = torch.randint(5, buffer.shape).to(buffer.dtype)  # else running statistics are 0 and 1 everywhere
-    torch.save(whole.state_dict(), tmp_path / "weights.pth")
-    model, fresh = seeded(2, backbone, 4), seeded(2, backbone, 4)
-    checkpoint.load_backbone(model, str(tmp_path / "weights.pth"))
-    assert equal(dict(model.trunk.state_dict()), dict(torchvision_trunk(whole)))
-    for name, value in model.state_dict().items():
-        if not name.startswith("trunk."):
-            assert torch.equal(value, fresh.state_dict()[name]), name
-
-
-def test_load_backbone_takes_files_from_before_batch_norm_counted(tmp_path: Path) -> None:
-    whole = models.resnet18()
-    state = {name: value for name, value in whole.state_dict().items() if not name.endswith("num_batches_tracked")}
-    torch.save(state, tmp_path / "weights.pth", _use_new_zipfile_serialization=False)
-    model = seeded(2, "resnet18", 4)
-    checkpoint.load_backbone(model, str(tmp_path / "weights.pth"))
-    assert equal(dict(model.trunk.state_dict()), dict(torchvision_trunk(whole)))
-
-
-def test_load_backbone_none_keeps_the_fresh_weights() -> None:
-    model = seeded(2, "resnet18", 4)
-    checkpoint.load_backbone(model, "none")
-    assert equal(dict(model.state_dict()), dict(seeded(2, "resnet18", 4).state_dict()))
-
-
-def test_load_backbone_refuses_other_weights(tmp_path: Path) -> None:
-    state = models.resnet18().state_dict()
-    incomplete = {name: value for name, value in state.items() if not name.startswith("layer3.1.")}
-    prefixed = {f"module.{name}": value for name, value in state.items()}
-    own = content_of(seeded(0, "resnet18", 4), CATEGORIES)
-    no_tensor = {**state, "conv1.weight": 3}
-    model = seeded(2, "resnet18", 4)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    file = tmp_path / "weights.pth"
-    for content in (models.resnet34().state_dict(), incomplete, prefixed, own, [1], {}, {1: 2}, no_tensor):
-        torch.save(content, file)
-        assert "--backbone-weights" in refused(file, lambda file: checkpoint.load_backbone(model, str(file)))
-    for data in (b"", b"weights\n"):
-        file.write_bytes(data)
-        refused(file, lambda file: checkpoint.load_backbone(model, str(file)))
-    refused(tmp_path / "none.pth", lambda file: checkpoint.load_backbone(model, str(file)))
-    assert equal(dict(model.state_dict()), before)
-
-
-@pytest.mark.parametrize("error", [URLError("Name or service not known"), TimeoutError("timed out")])
-def test_imagenet_weights_offline(error: OSError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(*arguments: Any, **options: Any) -> None:
-        raise error
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("torch.hub.urlopen", offline)
-    with pytest.raises(InputError) as refusal:
-        checkpoint.load_backbone(seeded(2, "resnet18", 4), "imagenet")
-    message = str(refusal.value)
-    assert message.startswith("--backbone-weights imagenet: ") and "\n" not in message
-    assert "https://download.pytorch.org/models/resnet18" in message
-    assert "--backbone-weights FILE" in message and "--backbone-weights none" in message
-
-
 def test_restoring_keeps_the_optimisers_own_implementation() -> None:
-    """A checkpoint of a CPU, resumed on a GPU, must not turn the fused optimiser that fp16 needs into another."""
-    import torch
-
+    """A checkpoint of another implementation must not replace the fused one, which takes the verdict on a step."""
     from ssd.config import Config
     from ssd.distributed import Ranks
     from ssd.loss import ssd_losses
     from ssd.precision import grad_scaler
     from ssd.train import Training, build_optimizer
 
-    def training(device: torch.device) -> Training:
-        model = torch.nn.Linear(2, 2)
-        cpu = torch.device("cpu")
-        optimizer = build_optimizer(model, Config(), device)
+    def training() -> Training:
+        model, cpu = torch.nn.Linear(2, 2), torch.device("cpu")
+        optimizer = build_optimizer(model, Config())
         return Training(model, optimizer, grad_scaler(Config(), cpu), ssd_losses, Config(), Ranks(0, 0, 1, cpu))
 
-    other, own = training(torch.device("cpu")), training(torch.device("cuda"))
+    other, own = training(), training()
+    for group in other.optimizer.param_groups:
+        group.update(fused=False, foreach=True)
     own.restore(other.state())
     assert all(group["fused"] and not group["foreach"] for group in own.optimizer.param_groups)

@@ -4,7 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
 
 import pytest
@@ -90,7 +90,7 @@ def test_settings_are_frozen() -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_is_a_config(name: str) -> None:
-    assert config_of("--recipe", name, "--data", RECIPES[name]().data) == RECIPES[name]()
+    assert config_of("--recipe", name) == replace(RECIPES[name](), data="DIR")
 
 
 def test_flags_override_the_recipe() -> None:
@@ -99,6 +99,18 @@ def test_flags_override_the_recipe() -> None:
     assert (config.epochs, config.seed, config.data) == (3, 7, "DIR")
     assert (config.backbone, config.learning_rate, config.warmup) == ("resnet18", recipe.learning_rate, recipe.warmup)
     assert config_of("--recipe", "demo", "--learning-rate", "0.0026").learning_rate == 0.0026  # the default's value too
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "world_size", "expected"),
+    [(None, 1, (64, 2.6e-3, 300)), (64, 8, (64, 2.6e-3, 300)), (None, 8, (128, 2.7e-3, 1200))],
+)
+def test_the_coco_recipe_is_deep_learning_examples_scripts(
+    batch_size: int | None, world_size: int, expected: tuple[int, float, int]
+) -> None:
+    config = RECIPES["coco"](batch_size, world_size)
+    assert (config.batch_size, config.learning_rate, config.warmup) == expected
+    assert replace(config, batch_size=32, learning_rate=2.6e-3, warmup=0, fp16=False) == Config()
 
 
 def test_fp16_overrides_a_recipe_in_bf16() -> None:
@@ -142,9 +154,12 @@ def test_fp16_overrides_a_recipe_in_bf16() -> None:
         ("--data DIR --backbone vgg16", "--backbone"),
         ("--data DIR --data_pipeline tf", "--data_pipeline"),
         ("--data DIR --device tpu", "--device"),
-        ("--data DIR --recipe coco", "--recipe"),
+        ("--data DIR --recipe imagenet", "--recipe"),
         ("--data DIR --local_rank x", "--local_rank"),
         ("--data DIR --fp16 --bf16", "--fp16 and --bf16"),
+        ("--data DIR --mlperf --mlperf-division both", "--mlperf-division"),
+        ("--data DIR --mlperf --mlperf-status sold", "--mlperf-status"),
+        ("--data DIR --mlperf-org me", "--mlperf-org says nothing without --mlperf"),
         ("evaluate --data DIR", "--checkpoint"),
         ("evaluate --checkpoint FILE", "--data"),
         ("evaluate --data DIR --checkpoint FILE --epochs 3", "--epochs"),
@@ -182,7 +197,7 @@ def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_help_groups_the_flags_and_states_their_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of(capsys)
     assert help_of(capsys, "train") == text
-    for group in ("data", "model", "training", "evaluation", "machine", "run"):
+    for group in ("data", "model", "training", "evaluation", "machine", "run", "mlperf"):
         assert f"\n{group}:\n" in text
     for names in PUBLISHED:
         assert names[0] in text
@@ -191,6 +206,12 @@ def test_help_groups_the_flags_and_states_their_defaults(capsys: pytest.CaptureF
         assert f"(default: {default})" in flat
     assert "(default: )" not in flat
     assert "exit codes:" in text and "torchrun" in text
+
+
+def test_help_lists_the_recipes_with_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = help_of(capsys).partition("\nrecipes:\n")[2].partition("\n\n")[0].splitlines()
+    assert [line.split()[0] for line in lines] == list(RECIPES)
+    assert all(len(line.split()) > 5 and len(line) <= 120 for line in lines)
 
 
 def test_help_of_evaluate(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import io
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor, nn
 
-from pipelines.annotations import read_annotations
+from pipelines.annotations import Annotations, read_annotations
 from ssd.anchors import NUM_BOXES, default_boxes_cxcywh, offsets_of
 from ssd.batch import EvalBatch, GroundTruth, Predictions
-from ssd.config import Config
+from ssd.config import EVAL_ENGINES, Config
 from ssd.distributed import Ranks
+from ssd.errors import InputError
 from ssd.evaluate import METRIC_NAMES, coco_metrics, detect_split, evaluate
 
 ALONE = Ranks(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"))
@@ -61,6 +61,10 @@ def results_of(*rows: tuple[int, list[float], float, int]) -> np.ndarray:
 
 def near(value: float) -> object:
     return pytest.approx(value, abs=1e-9)  # pycocotools divides by n + 2^-52
+
+
+def equal(value: Any) -> object:
+    return pytest.approx(value, rel=0, abs=1e-12)  # sums in another order
 
 
 # Metrics by hand
@@ -163,21 +167,33 @@ def test_judging_twice_gives_the_same_and_is_silent(capsys: pytest.CaptureFixtur
 # Parity with pycocotools
 
 
-def test_metrics_are_pycocotools_own_on_real_annotations(shared_data: Path) -> None:
-    """Its usual way: COCO(file), loadRes(list), on the file that our reader never touched."""
-    split = read_annotations(shared_data / "coco256", "val2017")
-    truth = split.ground_truth()
-    rng = np.random.default_rng(1)
-    # Two jittered copies of each box: some right, some wrong, some at another class, in the place of crowds too.
+def jittered(split: Annotations, seed: int) -> np.ndarray:
+    """Two jittered copies of each box: some right, some wrong, some at another class, in the place of crowds too."""
+    rng = np.random.default_rng(seed)
     boxes = np.concatenate([split.boxes_xywh_px] * 2)
     jitter = rng.normal(scale=0.1, size=boxes.shape) * boxes[:, [2, 3, 2, 3]]
     boxes = boxes + jitter * rng.uniform(size=(len(boxes), 1))
     images = np.concatenate([np.repeat(split.image_ids, np.diff(split.box_starts))] * 2)
-    categories = np.array(truth.category_ids)[np.concatenate([split.labels - 1] * 2)]
+    category_ids = split.ground_truth().category_ids
+    categories = np.array(category_ids)[np.concatenate([split.labels - 1] * 2)]
     lost = rng.uniform(size=len(boxes)) < 0.1
-    categories[lost] = rng.choice(truth.category_ids, size=lost.sum())
+    categories[lost] = rng.choice(category_ids, size=lost.sum())
     results = np.column_stack([images, boxes, rng.uniform(size=len(boxes)), categories])
-    results = results[rng.uniform(size=len(results)) < 0.8]
+    return results[rng.uniform(size=len(results)) < 0.8]
+
+
+@pytest.mark.parametrize("engine", EVAL_ENGINES)
+@pytest.mark.parametrize(
+    ("data", "name"), [("coco256", "val2017"), ("bccd", "val"), ("demo", "val2017")], ids=["coco256", "bccd", "demo"]
+)
+def test_metrics_are_pycocotools_own_on_real_annotations(
+    data: str, name: str, engine: str, request: pytest.FixtureRequest
+) -> None:
+    """Its usual way: COCO(file), loadRes(list), on the file that our reader never touched."""
+    folder = request.getfixturevalue("demo_data" if data == "demo" else "shared_data")
+    split = read_annotations(folder if data == "demo" else folder / data, name)
+    truth = split.ground_truth()
+    results = jittered(split, seed=1)
 
     with contextlib.redirect_stdout(io.StringIO()):
         file = COCO(str(split.file))
@@ -192,13 +208,14 @@ def test_metrics_are_pycocotools_own_on_real_annotations(shared_data: Path) -> N
         judge.accumulate()
         judge.summarize()
 
-    metrics = coco_metrics(truth, results)
-    assert [metrics[name] for name in METRIC_NAMES] == judge.stats.tolist()
+    metrics = coco_metrics(truth, results, engine)
+    assert [metrics[name] for name in METRIC_NAMES] == equal(judge.stats.tolist())
     assert 0.1 < metrics["AP"] < 0.9
-    assert metrics["APs"] > 0 and metrics["APm"] > 0 and metrics["APl"] > 0
+    if data == "coco256":
+        assert metrics["APs"] > 0 and metrics["APm"] > 0 and metrics["APl"] > 0
 
     # Each class on its own: its AP is the AP of a judgement of that category alone.
-    for category in (truth.category_ids[0], truth.category_ids[-1], 62):
+    for category in (truth.category_ids[0], truth.category_ids[-1], truth.category_ids[len(truth.category_ids) // 2]):
         judge.params.catIds = [category]
         with contextlib.redirect_stdout(io.StringIO()):
             judge.evaluate()
@@ -209,6 +226,75 @@ def test_metrics_are_pycocotools_own_on_real_annotations(shared_data: Path) -> N
         assert metrics["per_class"][name] == (near(alone) if alone > -1 else None)
     with_truth = [ap for ap in metrics["per_class"].values() if ap is not None]
     assert metrics["AP"] == near(sum(with_truth) / len(with_truth))
+
+
+def hard_case(seed: int) -> tuple[GroundTruth, np.ndarray]:
+    """Where judges could part: crowds, equal scores, boxes without area, equal IoUs and IoUs of exactly a threshold
+    (all boxes lie on a grid), images without boxes or without detections, and hundreds of detections in others."""
+    rng = np.random.default_rng(seed)
+    image_ids = rng.permutation(2**33 + np.arange(12) * 7)
+    category_ids = [40, 2, 77]
+
+    def boxes_xywh_px(count: int) -> np.ndarray:
+        return np.column_stack([rng.integers(0, 9, (count, 2)), rng.integers(1, 15, (count, 2))]) * 10.0
+
+    with_objects, with_detections = image_ids[:9], image_ids[2:]  # the others stay empty
+    columns = {
+        "id": np.arange(60) + 1,
+        "image_id": rng.choice(with_objects, 60),
+        "category_id": rng.choice(category_ids[:2] if seed % 2 else category_ids, 60),
+        "bbox": boxes_xywh_px(60),
+        "area": rng.uniform(500, 15_000, 60),
+        "iscrowd": (rng.uniform(size=60) < 0.2).astype(int),
+    }
+    about = rng.integers(60, size=300)
+    about = about[np.isin(columns["image_id"][about], with_detections)]
+    near_xywh_px = columns["bbox"][about] + 10 * rng.choice([-1, 0, 0, 0, 1], (len(about), 4))
+    images = np.concatenate([columns["image_id"][about], rng.choice(with_detections[-4:], 2000)])
+    categories = np.concatenate([columns["category_id"][about], rng.choice(category_ids, 2000)])
+    scores = np.concatenate([rng.integers(3, 10, len(about)), rng.integers(1, 5, 2000)]) / 10
+    results = np.column_stack([images, np.concatenate([near_xywh_px, boxes_xywh_px(2000)]), scores, categories])
+
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    dataset = {
+        "images": [{"id": id, "width": 230, "height": 230} for id in image_ids.tolist()],
+        "annotations": [dict(zip(columns, row, strict=True)) for row in rows],
+        "categories": [{"id": id, "name": name} for id, name in zip(category_ids, "abc", strict=True)],
+    }
+    truth = GroundTruth(image_ids, np.full((12, 2), 230, dtype=np.int32), category_ids, list("abc"), dataset)
+    return truth, results[rng.permutation(len(results))]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_engines_agree_on_hard_cases(seed: int) -> None:
+    truth, results = hard_case(seed)
+    faster, reference = (coco_metrics(truth, results, engine) for engine in ("faster", "pycocotools"))
+    assert [faster[name] for name in METRIC_NAMES] == equal([reference[name] for name in METRIC_NAMES])
+    for name, ap in reference["per_class"].items():
+        assert faster["per_class"][name] == (None if ap is None else equal(ap))
+    assert (None in reference["per_class"].values()) == (seed % 2 == 1)
+    assert 0.1 < reference["AP"] < reference["AP50"] < 0.9
+
+
+def test_hard_cases_are_hard() -> None:
+    """Each thing that they contain changes the metrics, so that an engine which treats it otherwise would differ."""
+    truth, results = hard_case(0)
+    metrics = coco_metrics(truth, results, "pycocotools")
+    rng = np.random.default_rng(0)
+    assert np.unique(results[:, [0, 6]], axis=0, return_counts=True)[1].max() > 100  # more than are looked at
+    assert coco_metrics(truth, results[rng.permutation(len(results))], "pycocotools") != metrics  # equal scores
+    no_crowds = [{**row, "iscrowd": 0} for row in truth.dataset["annotations"]]
+    assert coco_metrics(truth._replace(dataset={**truth.dataset, "annotations": no_crowds}), results) != metrics
+
+
+@pytest.mark.parametrize("engine", EVAL_ENGINES)
+def test_results_for_what_the_split_does_not_have_are_refused(engine: str) -> None:
+    truth = truth_of((FIRST, CAR, [0.0, 0, 50, 50]))
+    known = (FIRST, [0, 0, 50, 50], 0.9, CAR)
+    for image, category, named in ((71, CAR, "image id 71"), (FIRST, 4, "category id 4")):
+        with pytest.raises(InputError, match=f"results name {named}, which the split does not have") as refusal:
+            coco_metrics(truth, results_of(known, (image, [0, 0, 50, 50], 0.8, category)), engine)
+        assert "\n" not in str(refusal.value)
 
 
 # Detections of a split

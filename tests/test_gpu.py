@@ -38,13 +38,14 @@ def _loader(name: str, data: Path, ranks: Ranks):
 def _training(config: Config, ranks: Ranks) -> Training:
     torch.manual_seed(0)
     model = SSD300("resnet18", 7).to(ranks.device).to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(model, config, ranks.device)
+    optimizer = build_optimizer(model, config)
     return Training(model, optimizer, grad_scaler(config, ranks.device), ssd_losses, config, ranks)
 
 
 def test_batches_lie_on_the_gpu(name: str, demo_data: Path, gpu: Ranks) -> None:
     (batch,) = islice(_loader(name, demo_data, gpu).batches(0), 1)
-    assert all(tensor.device == gpu.device for tensor in batch)
+    assert all(tensor.device == gpu.device for tensor in (batch.images, batch.offsets, batch.labels))
+    assert batch.image_ids.device.type == "cpu"
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
     assert (batch.labels > 0).any(dim=1).all()
 

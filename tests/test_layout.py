@@ -70,7 +70,7 @@ def test_the_model_knows_no_settings() -> None:
 def test_pipelines_import_little_of_ssd(file: Path) -> None:
     modules = imported(file.read_text())
     parts = {name.split(".")[1] for name in modules if name.startswith("ssd.")}
-    assert parts <= {"batch", "boxes", "anchors", "errors", "distributed"}
+    assert parts <= {"batch", "boxes", "anchors", "errors", "distributed", "host_memory"}
     assert packages(modules).isdisjoint({"main", "tests"})
 
 
@@ -111,7 +111,13 @@ assert "main.py" in output.getvalue(), output.getvalue()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code"), [('"--help"', 0), ('"evaluate", "--help"', 0), ('"--no-such-flag"', 2)], ids=str
+    ("arguments", "code"),
+    [
+        ('"--help"', 0),
+        *((f'"{command}", "--help"', 0) for command in ("evaluate", "check", "convert")),
+        ('"--no-such-flag"', 2),
+    ],
+    ids=str,
 )
 def test_help_and_mistakes_are_answered_without_torch(arguments: str, code: int) -> None:
     loaded = loaded_after(HELP.format(arguments=arguments, code=code))

@@ -11,6 +11,7 @@ from ssd.batch import Batch, Predictions
 from ssd.loss import multibox_loss, ssd_losses
 
 NO_IMAGES = torch.zeros(0)
+NO_IDS = torch.zeros(0, dtype=torch.int64)
 
 
 def with_cross_entropy(halvings: list[list[int]], labels: list[list[int]]) -> Tensor:
@@ -23,7 +24,7 @@ def with_cross_entropy(halvings: list[list[int]], labels: list[list[int]]) -> Te
 
 
 def losses(predictions: Predictions, offsets: Tensor, labels: list[list[int]] | Tensor) -> dict[str, Tensor]:
-    return multibox_loss(predictions, Batch(NO_IMAGES, offsets, torch.as_tensor(labels)))
+    return multibox_loss(predictions, Batch(NO_IMAGES, offsets, torch.as_tensor(labels), NO_IDS))
 
 
 def near(value: float) -> object:
@@ -194,7 +195,7 @@ def test_ssd_losses_asks_the_model() -> None:
         def forward(self, images: Tensor) -> Predictions:
             return Predictions(images * predictions.offsets, images * predictions.logits)
 
-    batch = Batch(torch.tensor(0.5), targets, labels)
+    batch = Batch(torch.tensor(0.5), targets, labels, NO_IDS)
     expected = multibox_loss(Predictions(0.5 * predictions.offsets, 0.5 * predictions.logits), batch)
     loss = ssd_losses(Model(), batch)
     assert torch.equal(loss["box"], expected["box"]) and torch.equal(loss["class"], expected["class"])

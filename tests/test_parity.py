@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from statistics_of import chi_square_p, ks_p
+from torchvision.transforms.functional import adjust_contrast
 
 from pipelines import augmentation
 from pipelines.annotations import Annotations, read_annotations
@@ -213,8 +214,12 @@ def _noise_images(count: int) -> list[np.ndarray]:
 
 
 def test_colour_flip_and_normalisation_are_those_of_dalis_operators() -> None:
-    """`finish` leaves out color_twist's rounding to whole levels: half a level at the most, 0.5 / 255 / std."""
-    images = _noise_images(32)
+    """`finish` leaves out color_twist's rounding to whole levels: half a level at the most, 0.5 / 255 / std.
+
+    color_twist's contrast turns about 128, so the images have that mean: noise above its own negative.
+    """
+    noises = [np.maximum(noise, 1) for noise in _noise_images(32)]
+    images = [np.concatenate([noise, ~noise + np.uint8(1)]) for noise in noises]  # 256 - noise
     rng = np.random.default_rng(1)
     colours = [augmentation.random_colour(rng) for _ in images]
     colours[0] = np.array([18, 1.5, 1.125, 1.5], dtype=np.float32)  # the far corner
@@ -236,10 +241,27 @@ def test_colour_flip_and_normalisation_are_those_of_dalis_operators() -> None:
         )
 
     theirs = torch.from_numpy(np.stack(_run_once(graph, images)))
-    affine = augmentation.colour_affine(torch.from_numpy(np.stack(colours)))
-    ours = augmentation.finish(torch.from_numpy(np.stack(images)), affine, torch.tensor(np.array(flips)))
+    ours = augmentation.finish(
+        torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(colours)), torch.tensor(np.array(flips))
+    )
     assert ours.shape == theirs.shape
     assert (ours - theirs).abs().max().item() <= 0.51 / 255 / 0.224
+
+
+def test_contrast_is_that_of_torchvisions_color_jitter() -> None:
+    """About each image's own mean, here well off 128. torchvision's luma weights are ours to four digits."""
+    images = torch.from_numpy(np.stack(_noise_images(4))) // torch.tensor([1, 2, 4, 8]).view(-1, 1, 1, 1)
+    factors = torch.tensor([0.5, 0.9, 1.2, 1.5])
+    colour = torch.stack([torch.zeros(4), torch.ones(4), torch.ones(4), factors], dim=1)
+    ours = augmentation.finish(images, colour)
+    theirs = torch.stack(
+        [
+            adjust_contrast(image.permute(2, 0, 1) / 255, factor.item())
+            for image, factor in zip(images, factors, strict=True)
+        ]
+    )
+    theirs = (theirs - torch.tensor(RGB_MEAN).view(3, 1, 1)) / torch.tensor(RGB_STD).view(3, 1, 1)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0.05 / 255 / 0.224)
 
 
 def _resize_with_dali(images: list[np.ndarray], **difference: object) -> np.ndarray:

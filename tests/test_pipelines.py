@@ -1,5 +1,6 @@
 """The contract of the loaders, for both data paths: what comes out, in which order, and where it goes on."""
 
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -206,6 +207,12 @@ def test_targets_are_those_of_encode(name: str, numbered: Annotations, only_whol
         torch.testing.assert_close(offsets, expected_offsets, atol=2e-5, rtol=1e-5)
 
 
+def test_batches_name_their_images(name: str, numbered: Annotations, only_whole_images: None) -> None:
+    for batch in islice(_train(name, numbered).batches(0), 7):
+        assert batch.image_ids.tolist() == [1000 + number for number in _numbers(batch)]
+        assert batch.image_ids.dtype == torch.int64
+
+
 def test_goes_on_after_going_on_without_a_state(name: str, split: Annotations) -> None:
     """A run that had to begin its data anew (on other ranks, say) and is interrupted again goes on with that data."""
     anew = _train(name, split)
@@ -217,6 +224,66 @@ def test_goes_on_after_going_on_without_a_state(name: str, split: Annotations) -
     again.restore(state)
     assert _equal(list(islice(again.batches(9), 4)), rest)
     assert not torch.equal(taken[0].images, rest[0].images)
+
+
+def test_a_state_from_before_the_first_batch_is_the_one_that_was_restored(name: str, split: Annotations) -> None:
+    assert _train(name, split).state() == b""
+    before = _train(name, split)
+    batches = before.batches(0)
+    next(batches)
+    after, again, anew = (_train(name, split) for _ in range(3))
+    after.restore(before.state())
+    again.restore(after.state())
+    assert _equal(list(islice(again.batches(1), 2)), list(islice(batches, 2)))
+    anew.restore(b"")
+    assert _equal(list(islice(anew.batches(6), 1)), list(islice(_train(name, split).batches(6), 1)))
+
+
+@pytest.mark.parametrize(("ranks", "new_ranks"), [(1, 2), (2, 1), (2, 3)])
+def test_the_torch_path_goes_on_with_the_same_images_on_other_ranks(
+    numbered: Annotations, ranks: int, new_ranks: int
+) -> None:
+    """No image of a pass twice, none left out: after three steps on some ranks, the rest of two passes on others."""
+    loaders = [_train("no_dali", numbered, rank, ranks, batch=2) for rank in range(ranks)]
+    taken = [i for loader in loaders for batch in islice(loader.batches(0), 3) for i in batch.image_ids.tolist()]
+    state, seen = loaders[-1].state(), len(taken)
+    for rank in range(new_ranks):
+        loader = _train("no_dali", numbered, rank, new_ranks, batch=2)
+        loader.restore(state)
+        share = range(rank * 2 + seen, 50, 2 * new_ranks)  # the places at which this rank's batches begin
+        for first, batch in zip(share, loader.batches(99), strict=False):
+            taken += batch.image_ids.tolist()[: 50 - first]
+    assert sorted(taken) == sorted([*range(1000, 1025)] * 2)
+    assert sorted(taken[:25]) != taken[:25]
+
+
+def test_dalis_identity_is_that_of_its_graph(split: Annotations, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the data, the seed, the batch and the ranks; a constant of the augmentation is part of it."""
+    dali = pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+    first, other = _train("dali", split), _train("dali", split, rank=1, ranks=2, seed=9, workers=2, batch=2)
+    assert first.identity == other.identity and first.identity["dali"] == dali.__version__
+    assert len(first.identity["graph"]) == 16
+    monkeypatch.setattr(augmentation, "FLIP_PROBABILITY", 0.25)
+    assert _train("dali", split).identity["graph"] != first.identity["graph"]
+
+
+def test_fingerprints_tell_splits_apart(split: Annotations, numbered: Annotations) -> None:
+    def changed(**fields: object) -> str:
+        return replace(split, **fields).fingerprint()
+
+    boxes_ltrb = split.boxes_ltrb.copy()
+    boxes_ltrb[-1, -1] = np.nextafter(boxes_ltrb[-1, -1], np.float32(0))
+    prints = {
+        split.fingerprint(),
+        numbered.fingerprint(),
+        changed(boxes_ltrb=boxes_ltrb),
+        changed(labels=split.labels[::-1].copy()),
+        changed(file_names=[*split.file_names[:-1], "other.jpg"]),
+        changed(is_crowd=~split.is_crowd),
+    }
+    assert len(prints) == 6
+    again = read_annotations(split.image_folder.parent, "train2017")
+    assert again.fingerprint() == split.fingerprint()
 
 
 def test_an_image_of_another_size_than_stated_is_refused(name: str, numbered: Annotations, tmp_path: Path) -> None:

@@ -92,10 +92,9 @@ def test_nms_threshold(nms_iou: float, survivors: int) -> None:
 
 @pytest.mark.parametrize(("nms_iou", "survivors"), [(0.99, 1), (1.0, 2)])
 def test_a_box_falls_only_above_the_nms_threshold(nms_iou: float, survivors: int) -> None:
-    # Both are clipped to the whole image, so their IoU is exactly 1.
-    candidates = [((-1.0, -1, 2, 2), 1, 0.9), ((-2.0, -2, 3, 3), 1, 0.8)]
+    candidates = [((0.1, 0.2, 0.5, 0.8), 1, 0.9), ((0.1, 0.2, 0.5, 0.8), 1, 0.8)]
     detections = detect(saying(candidates, num_classes=2), **{**SETTINGS, "nms_iou": nms_iou})
-    assert found(detections) == [((0, 0, 1, 1), 1, 0.9), ((0, 0, 1, 1), 1, 0.8)][:survivors]
+    assert found(detections) == candidates[:survivors]
 
 
 @pytest.mark.parametrize(("score_threshold", "count"), [(0.5, 0), (0.499, 1)])
@@ -133,10 +132,15 @@ def test_boxes_are_clipped_to_the_image() -> None:
     assert found(detect(predictions, **SETTINGS)) == [((0, 0.1, 0.5, 1), 1, 0.9), ((0.75, 0, 1, 0.25), 1, 0.8)]
 
 
-def test_nms_sees_the_clipped_boxes() -> None:
-    # Within the image both are its left half: IoU 1. Unclipped they share 0.5 of 2.5: IoU 0.2.
+def test_nms_sees_the_uncut_boxes() -> None:
+    # Uncut they share 0.5 of 2.5: IoU 0.2. Within the image both are its left half.
     predictions = saying([((-2.0, 0, 0.5, 1), 1, 0.9), ((0.0, 0, 0.5, 1), 1, 0.8)], num_classes=2)
-    assert found(detect(predictions, **SETTINGS)) == [((0, 0, 0.5, 1), 1, 0.9)]
+    assert found(detect(predictions, **SETTINGS)) == [((0, 0, 0.5, 1), 1, 0.9), ((0, 0, 0.5, 1), 1, 0.8)]
+
+
+def test_boxes_without_area_overlap_nothing() -> None:
+    candidates: list[Candidate] = [((0.5, 0.5, 0.5, 0.5), 1, 0.9), ((0.5, 0.5, 0.5, 0.5), 1, 0.8)]
+    assert found(detect(saying(candidates, num_classes=2), **SETTINGS)) == candidates
 
 
 def test_infinite_sizes_stay_in_the_image() -> None:
@@ -177,7 +181,7 @@ def slow_detect(
     """Boxes, scores and labels of each image, unpadded."""
     images = []
     for offsets, logits in zip(*predictions, strict=True):
-        boxes_ltrb = decode(offsets.float(), default_boxes_cxcywh()).clamp(0, 1)
+        boxes_ltrb = decode(offsets.float(), default_boxes_cxcywh())
         probabilities = logits.float().softmax(dim=1)
         boxes_of, scores_of, labels_of = [], [], []
         for label in range(1, logits.shape[1]):
@@ -190,7 +194,7 @@ def slow_detect(
             labels_of.append(torch.full((len(keep),), label))
         boxes, scores, labels = torch.cat(boxes_of), torch.cat(scores_of), torch.cat(labels_of)
         best = scores.argsort(descending=True, stable=True)[:max_per_image]
-        images.append((boxes[best], scores[best], labels[best]))
+        images.append((boxes[best].clamp(0, 1), scores[best], labels[best]))
     return images
 
 

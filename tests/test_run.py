@@ -1,7 +1,6 @@
 """Whole runs of the command line: what they write, and that resuming, repeating and dividing them changes nothing."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -13,19 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from runs import ENVIRONMENT, ROOT, assert_equal, log_of
 
 from ssd.evaluate import METRIC_NAMES
 from ssd.model import SSD300
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
 PATHS = ("dali", "no_dali")
 # Every detection counts, so that a detector of a few steps has an AP above 0.
 JUDGED = ["--score-threshold", "0", "--device", "cpu", "--num-workers", "1"]
 TRAINED = ["--backbone", "resnet18", "--backbone-weights", "none", "--bs", "4", "--lr", "0.02", "--seed", "3"]
-# One thread, because sums over several come in no fixed order.
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 def run(*arguments: object, program: list[object] | None = None) -> subprocess.CompletedProcess[str]:
@@ -49,31 +46,9 @@ def load(file: Path) -> dict[str, Any]:
     return content
 
 
-def assert_equal_states(a: Any, b: Any, where: str = "") -> None:
-    """Bit for bit."""
-    assert type(a) is type(b), where
-    if isinstance(a, torch.Tensor):
-        assert a.dtype == b.dtype and torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_equal_states(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for i, (left, right) in enumerate(zip(a, b, strict=True)):
-            assert_equal_states(left, right, f"{where}[{i}]")
-    else:
-        assert a == b, where
-
-
 def assert_equal_checkpoints(a: dict[str, Any], b: dict[str, Any]) -> None:
     for key in ("model", "optimizer", "scaler", "step", "epoch", "best_ap", "seed", "categories"):
-        assert_equal_states(a[key], b[key], key)
-
-
-def log_of(output: Path, event: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["event"] == event]
+        assert_equal(a[key], b[key], key)
 
 
 def losses_of(output: Path) -> list[tuple[float, float]]:
@@ -104,7 +79,8 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_files_of_a_run(finished: Path, demo_data: Path) -> None:
     files = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
-    assert files == {"config.json", "log.jsonl", "results.json", "checkpoints/last.pt", "checkpoints/best.pt"}
+    names = {"last.pt", "best.pt", "step-00000003.pt", "step-00000006.pt"}
+    assert files == {"config.json", "log.jsonl", "results.json", *(f"checkpoints/{name}" for name in names)}
 
     config = json.loads((finished / "config.json").read_text())
     assert config["settings"]["data"] == str(demo_data) and config["settings"]["output"] == str(finished)
@@ -115,7 +91,7 @@ def test_files_of_a_run(finished: Path, demo_data: Path) -> None:
 
     steps = log_of(finished, "train")
     assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]
-    units = {"time_s", "images_per_second", "data_wait_s", "elapsed_s", "learning_rate"}
+    units = {"time_s", "skipped_steps", "images_per_second", "data_wait_s", "elapsed_s", "learning_rate"}
     assert steps[0].keys() == {"event", "step", "loss", "box_loss", "class_loss", *units}
     assert all(line["loss"] == pytest.approx(line["box_loss"] + line["class_loss"]) for line in steps)
     assert all(line["learning_rate"] == pytest.approx(0.02 * 4 / 32) for line in steps)
@@ -177,6 +153,18 @@ def test_equal_seeds_and_resuming_give_equal_weights(finished: Path, demo_data: 
     assert {name: results[name] for name in METRIC_NAMES} == {name: expected[name] for name in METRIC_NAMES}
 
 
+def test_evaluating_changes_no_weights(finished: Path, demo_data: Path, tmp_path: Path) -> None:
+    """The finished run was evaluated after its first epoch, this one is only after its last."""
+    output = tmp_path / "run"
+    succeeded(train(demo_data, output, "--data_pipeline", finished.name, "--epochs", 2, "--evaluation"))
+    assert [line["epoch"] for line in log_of(finished, "evaluation")] == [1, 2]
+    assert [line["epoch"] for line in log_of(output, "evaluation")] == [2]
+    assert losses_of(output) == losses_of(finished)
+    without, with_evaluation = (load(folder / "checkpoints" / "last.pt") for folder in (output, finished))
+    for key in ("model", "optimizer", "scaler"):
+        assert_equal(without[key], with_evaluation[key], key)
+
+
 def test_resuming_a_finished_run_keeps_its_results(finished: Path, demo_data: Path, tmp_path: Path) -> None:
     output = Path(shutil.copytree(finished, tmp_path / "run"))
     flags = ["--data_pipeline", finished.name, "--epochs", 2, "--resume", "auto"]
@@ -187,11 +175,16 @@ def test_resuming_a_finished_run_keeps_its_results(finished: Path, demo_data: Pa
     assert_equal_checkpoints(load(output / "checkpoints" / "last.pt"), load(finished / "checkpoints" / "last.pt"))
 
 
-def test_resuming_on_the_other_data_path_says_so(finished: Path, demo_data: Path, tmp_path: Path) -> None:
+def test_resuming_on_the_other_data_path_takes_a_flag(finished: Path, demo_data: Path, tmp_path: Path) -> None:
     other = PATHS[1 - PATHS.index(finished.name)]
     flags = ["--data_pipeline", other, "--epochs", 3, "--resume", finished / "checkpoints" / "last.pt"]
-    said = succeeded(train(demo_data, tmp_path / "run", *flags))
-    assert "resuming after epoch 2; the images come in a new order, because of another data_pipeline" in said
+    refused = train(demo_data, tmp_path / "run", *flags)
+    assert refused.returncode == 2 and not (tmp_path / "run").exists()
+    change = f"data_pipeline was {finished.name} and is {other}"
+    assert change in refused.stderr and "--resume-anyway" in refused.stderr and refused.stderr.count("\n") == 1
+
+    said = succeeded(train(demo_data, tmp_path / "run", *flags, "--resume-anyway"))
+    assert f"resuming after epoch 2: {change}" in said and "the images come in a new order" in said
     last = load(tmp_path / "run" / "checkpoints" / "last.pt")
     assert last["epoch"] == 3 and last["step"] == 9
     assert load(finished / "checkpoints" / "last.pt")["epoch"] == 2
@@ -257,12 +250,13 @@ folder = Path(sys.argv.pop(1))
 coco_metrics, average_buffers = ssd.evaluate.coco_metrics, ssd.train.average_buffers
 
 
-def recording_metrics(ground_truth, results):
+def recording_metrics(ground_truth, results, engine):
     np.save(folder / "results.npy", results)
-    return coco_metrics(ground_truth, results)
+    return coco_metrics(ground_truth, results, engine)
 
 
 def recording_average(model, ranks):
+    torch.save(model.state_dict(), folder / f"own{ranks.rank}.pt")
     average_buffers(model, ranks)
     torch.save(model.state_dict(), folder / f"rank{ranks.rank}.pt")
 
@@ -290,8 +284,14 @@ def test_two_ranks(data_pipeline: str, demo_data: Path, tmp_path: Path) -> None:
 
     last = load(output / "checkpoints" / "last.pt")
     for rank in range(2):
-        assert_equal_states(dict(last["model"]), dict(load(tmp_path / f"rank{rank}.pt")), f"rank {rank}")
+        assert_equal(dict(last["model"]), dict(load(tmp_path / f"rank{rank}.pt")), f"rank {rank}")
     assert len(last["data_states"]) == 2
+    # Each rank saw other images, and what is judged has the mean of their statistics.
+    own = [load(tmp_path / f"own{rank}.pt") for rank in range(2)]
+    statistics = [name for name in last["model"] if name.endswith(("running_mean", "running_var"))]
+    assert statistics and not all(torch.equal(own[0][name], own[1][name]) for name in statistics)
+    for name in statistics:
+        torch.testing.assert_close(last["model"][name], (own[0][name] + own[1][name]) / 2)
 
     image_ids = [row["id"] for row in _document(demo_data, "val2017")["images"]]
     results = np.load(tmp_path / "results.npy")
@@ -374,9 +374,12 @@ def test_a_diverging_loss_ends_the_run_and_keeps_its_checkpoints(
 ) -> None:
     output = Path(shutil.copytree(finished, tmp_path / "run"))
     kept = {path: path.read_bytes() for path in (output / "checkpoints").iterdir()}
-    flags = ["--data_pipeline", finished.name, "--epochs", 4, "--learning-rate", 1e6, "--bs", 2]
-    done = train(demo_data, output, *flags, "--resume", "auto")
+    flags = ["--data_pipeline", finished.name, "--epochs", 9, "--learning-rate", 1e6, "--bs", 2, "--resume-anyway"]
+    done = train(demo_data, output, *flags, "--checkpoint-every", "9 epochs", "--resume", "auto")
     assert done.returncode == 1
     assert done.stderr.startswith("error: the loss became ") and done.stderr.count("\n") == 1, done.stderr
+    lost = [json.loads(line) for line in (output / "lost-batches.jsonl").read_text().splitlines()]
+    image_ids = {row["id"] for row in _document(demo_data, "train2017")["images"]}
+    assert len(lost) >= 5 and all(len(line["image_ids"]) == 2 and set(line["image_ids"]) <= image_ids for line in lost)
     assert "--learning-rate" in done.stderr and str(output / "checkpoints" / "last.pt") in done.stderr
     assert {path: path.read_bytes() for path in (output / "checkpoints").iterdir()} == kept

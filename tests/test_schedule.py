@@ -2,7 +2,7 @@
 
 import pytest
 
-from ssd.schedule import lr_at
+from ssd.schedule import lr_at, step_after_change
 
 PLAIN = {"base_lr": 0.08, "global_batch_size": 32, "steps_per_epoch": 10, "warmup_steps": 0, "multistep": ()}
 
@@ -77,3 +77,27 @@ def test_warmup_across_a_decay(step: int, expected: float) -> None:
 def test_the_published_recipe(step: int, expected: float) -> None:
     recipe = {"base_lr": 2.6e-3, "global_batch_size": 256, "steps_per_epoch": 459, "warmup_steps": 300}
     assert lr(step, **recipe, multistep=(43, 54)) == near(expected)
+
+
+# --- another global batch ---
+
+
+def test_a_run_goes_on_by_the_images_it_has_seen() -> None:
+    """100 images: 13 steps of 8, 25 of 4, 7 of 16, 9 of 12."""
+
+    def goes_on_at(step: int, steps: int, batch: int, new_steps: int, new_batch: int) -> int:
+        return step_after_change(
+            step,
+            steps_per_epoch=steps,
+            global_batch_size=batch,
+            new_steps_per_epoch=new_steps,
+            new_global_batch_size=new_batch,
+        )
+
+    for step in range(40):
+        assert goes_on_at(step, 13, 8, 13, 8) == step
+    assert [goes_on_at(step, 13, 8, 25, 4) for step in (0, 1, 12, 13, 26, 27)] == [0, 2, 24, 25, 50, 52]
+    assert [goes_on_at(step, 13, 8, 7, 16) for step in (0, 1, 2, 3, 12, 13, 15)] == [0, 0, 1, 1, 6, 7, 8]
+    assert [goes_on_at(step, 13, 8, 9, 12) for step in (1, 2, 3, 12, 13, 14)] == [0, 1, 2, 8, 9, 9]
+    # Of a larger data set, which takes --resume-anyway: never past the end of the epoch.
+    assert goes_on_at(39, 40, 8, 13, 8) == 12

@@ -1,0 +1,264 @@
+"""The data check: everything that is wrong with a data set at once, where the reader stops at the first.
+
+It has no notion of its own of what is bad: the annotation reader says it of entries and boxes, `pipelines.scan` of
+images. What is added here harms no data path, but may not be what the owner of the data thinks. Nothing is changed.
+"""
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from rich import box
+from rich.console import Console, Group
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from pipelines.annotations import Annotations, BadRows, Defect, find_split, read_document, read_tolerantly
+from pipelines.images import Flaw
+from pipelines.scan import Look, look_at_all, remember
+from ssd.errors import InputError
+
+
+class Effect(StrEnum):
+    """What a finding does to a run."""
+
+    STOPS = "stops it"
+    CHANGES = "changes it"
+    HARMLESS = "harmless"
+
+
+class Kind(NamedTuple):
+    """One kind of finding: its name, what it does to a run, and what to do about it."""
+
+    what: str
+    effect: Effect
+    remedy: str
+
+
+class Item(NamedTuple):
+    """One finding. where: an image file, or an entry such as "annotations[12]"."""
+
+    where: str
+    problem: str
+
+
+_AGAIN = "fetch or save them again, take them out, or train with --on-bad-image skip"
+_LOOK = "look at their boxes with main.py show-data"
+
+ANNOTATION_FILE = Kind("annotation file", Effect.STOPS, "correct it and check again: the rest could not be looked at")
+CATEGORIES = Kind("other categories than the training split", Effect.STOPS, "make them equal")
+NOTHING_TO_LEARN = Kind("no image with a box to learn from", Effect.STOPS, "annotate some, or name another split")
+BOTH_SPLITS = Kind(
+    "images that are also in the training split", Effect.CHANGES, "take them out of one: scores on them mean little"
+)
+SAME_BOX = Kind("boxes stated twice", Effect.CHANGES, "remove one: the second counts as never found")
+SAME_IMAGE = Kind("images with the same content as another", Effect.HARMLESS, "remove one, or let it weigh twice")
+TURNED = Kind(
+    "EXIF orientation, boxes may be turned",
+    Effect.CHANGES,
+    f"images are used as they are stored; {_LOOK}, save them upright",
+)
+UPRIGHT = Kind("EXIF orientation, boxes as stored", Effect.HARMLESS, "used as they are stored")
+GRAY = Kind("gray images", Effect.HARMLESS, "they become RGB")
+CMYK = Kind("CMYK images", Effect.HARMLESS, "they become RGB")
+OTHER_MODE = Kind("palette, transparent or 1-bit images", Effect.HARMLESS, "they become RGB, and transparency goes")
+CROWD = Kind("crowd regions", Effect.HARMLESS, "not learned, and ignored in evaluation, as COCO defines")
+EMPTY = Kind("images without a box to learn from", Effect.HARMLESS, "not trained on, but evaluated on")
+
+_OF_DEFECT = {
+    Defect.MALFORMED: "correct or remove them",
+    Defect.REPEATED: "remove or number anew what repeats another",
+    Defect.OUTSIDE: "move or copy the files into the image folder and name them relative to it",
+    Defect.UNLISTABLE: "check the folder's name and permissions",
+    Defect.MISSING: "fetch the images again, or train with --on-bad-image skip",
+    Defect.UNKNOWN_IMAGE: "add the images or remove the boxes",
+    Defect.UNKNOWN_CATEGORY: "add the categories or remove the boxes",
+}
+_OF_FLAW = {
+    Flaw.MISSING: _AGAIN,
+    Flaw.UNREADABLE: _AGAIN,
+    Flaw.TRUNCATED: _AGAIN,
+    Flaw.DAMAGED: _AGAIN,
+    Flaw.UNSUPPORTED: "convert them to JPEG or PNG with 8 bits a channel",
+    Flaw.OVERSIZED: "shrink them, with their boxes",
+    Flaw.OTHER_SIZE: f"correct width and height, or the images; {_LOOK}",
+}
+
+
+@dataclass
+class SplitReport:
+    """What was found in one split."""
+
+    split: str
+    file: Path
+    annotations: Annotations | None = None
+    """Without the entries that the reader refuses; None if that leaves nothing."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """File name -> digest of the images that can be read."""
+    findings: dict[Kind, list[Item]] = field(default_factory=dict)
+
+    def note(self, kind: Kind, where: str, problem: str = "") -> None:
+        self.findings.setdefault(kind, []).append(Item(where, problem))
+
+
+def check_split(data_folder: Path, split: str, num_threads: int) -> SplitReport:
+    """Reads every annotation and decodes every image. Raises InputError if there is no such split."""
+    image_folder, file = find_split(data_folder, split)
+    report = SplitReport(split, file)
+
+    def notice(bad: BadRows) -> None:
+        for row, problem in bad.problems.items():
+            report.note(Kind(bad.defect, Effect.STOPS, _OF_DEFECT[bad.defect]), f"{bad.table}[{row}]", problem)
+
+    try:
+        document = read_document(file)
+        annotations = read_tolerantly(document, file, image_folder, notice)
+    except InputError as error:
+        report.note(ANNOTATION_FILE, file.name, str(error).removeprefix(f"{file}: "))
+        return report
+    report.annotations = annotations
+    for what, rows in annotations.repaired_rows.items():
+        for row in rows.tolist():
+            entry = document["annotations"][row]
+            problem = f"has bbox {entry['bbox']} in the image of id {entry['image_id']}"
+            report.note(Kind(what, Effect.CHANGES, "correct or remove them"), f"annotations[{row}]", problem)
+    _note_boxes(report, annotations)
+    looks = look_at_all(image_folder, annotations.file_names, num_threads, f"checking {split}")
+    remember(image_folder, dict(zip(annotations.file_names, looks, strict=True)))
+    for name, stated_px, look in zip(annotations.file_names, annotations.sizes_px.tolist(), looks, strict=True):
+        _note_image(report, name, (stated_px[0], stated_px[1]), look)
+    _note_same_images(report)
+    return report
+
+
+def _note_boxes(report: SplitReport, annotations: Annotations) -> None:
+    names = np.array(annotations.file_names, dtype=object)[annotations.image_of_box()]
+    ids = annotations.annotation_ids.tolist()
+    for row in np.flatnonzero(annotations.is_crowd).tolist():
+        report.note(CROWD, names[row], f"annotation {ids[row]}")
+    for index in np.setdiff1d(np.arange(len(annotations)), annotations.trainable_indices()).tolist():
+        report.note(EMPTY, annotations.file_names[index])
+    first_of: dict[tuple[object, ...], int] = {}
+    columns = (names.tolist(), annotations.labels.tolist(), map(tuple, annotations.boxes_xywh_px.tolist()))
+    for row, key in enumerate(zip(*columns, strict=True)):
+        first = first_of.setdefault(key, row)
+        if first != row:
+            report.note(SAME_BOX, names[row], f"annotation {ids[row]} is that of {ids[first]}")
+
+
+def _note_image(report: SplitReport, name: str, stated_px: tuple[int, int], look: Look) -> None:
+    """stated_px: (width, height) of the annotations."""
+    if look.flaw:
+        report.note(Kind(f"{look.flaw} images", Effect.STOPS, _OF_FLAW[look.flaw]), name, look.reason)
+        return
+    report.digests[name] = look.digest
+    width, height = look.size_px
+    turns = look.orientation >= 5
+    if look.size_px != stated_px:
+        problem = f"is {width} x {height} pixels, stated are {stated_px[0]} x {stated_px[1]}"
+        if turns and stated_px == (height, width):
+            problem += ", its size when EXIF has turned it"
+        kind = Kind(f"{Flaw.OTHER_SIZE} images", Effect.STOPS, _OF_FLAW[Flaw.OTHER_SIZE])
+        report.note(kind, name, problem)
+    elif look.orientation != 1:
+        # The stated size tells that the boxes are those of the stored image, unless turning leaves it as it is.
+        report.note(UPRIGHT if turns and width != height else TURNED, name, f"orientation {look.orientation}")
+    if look.mode != "RGB":
+        report.note({"L": GRAY, "CMYK": CMYK}.get(look.mode, OTHER_MODE), name, f"mode {look.mode}")
+
+
+def _note_same_images(report: SplitReport) -> None:
+    first_of: dict[str, str] = {}
+    for name, digest in report.digests.items():
+        if (first := first_of.setdefault(digest, name)) != name:
+            report.note(SAME_IMAGE, name, f"is {first}")
+
+
+def check(data_folder: Path, train_split: str, val_split: str, num_threads: int) -> list[SplitReport]:
+    """Of both splits, or of the one if they are the same. Raises InputError if there is no such split."""
+    train = check_split(data_folder, train_split, num_threads)
+    if train.annotations and len(train.annotations.trainable_indices()) == 0:
+        train.note(NOTHING_TO_LEARN, train.file.name)
+    if val_split == train_split:
+        return [train]
+    val = check_split(data_folder, val_split, num_threads)
+    if train.annotations and val.annotations and train.annotations.categories != val.annotations.categories:
+        val.note(CATEGORIES, val.file.name)
+    name_of = {digest: name for name, digest in train.digests.items()}
+    for name, digest in val.digests.items():
+        if digest in name_of:
+            val.note(BOTH_SPLITS, name, f"is {name_of[digest]} of {train_split}")
+    return [train, val]
+
+
+def exit_code(reports: list[SplitReport]) -> int:
+    """1 if anything would stop or change a run, else 0."""
+    return int(any(kind.effect is not Effect.HARMLESS for report in reports for kind in report.findings))
+
+
+def write_json(file: Path, reports: list[SplitReport]) -> None:
+    """Every finding."""
+    splits = {
+        report.split: {
+            "annotations": str(report.file),
+            "images": len(report.annotations) if report.annotations else None,
+            "boxes": len(report.annotations.labels) if report.annotations else None,
+            "findings": [
+                {**kind._asdict(), "count": len(items), "items": [item._asdict() for item in items]}
+                for kind, items in _worst_first(report)
+            ],
+        }
+        for report in reports
+    }
+    file.write_text(json.dumps({"exit_code": exit_code(reports), "splits": splits}, indent=2) + "\n")
+
+
+_COLOURS = {Effect.STOPS: "red", Effect.CHANGES: "yellow", Effect.HARMLESS: "green"}
+_VERDICTS = {
+    Effect.STOPS: "would stop a run",
+    Effect.CHANGES: "would change what it learns or scores",
+    Effect.HARMLESS: "harmless",
+}
+_EXAMPLES = 3
+
+
+def _worst_first(report: SplitReport) -> list[tuple[Kind, list[Item]]]:
+    return sorted(report.findings.items(), key=lambda finding: list(Effect).index(finding[0].effect))
+
+
+def show(reports: list[SplitReport], console: Console) -> None:
+    """A table for each split, with a few examples and the remedy of each kind, and the verdict."""
+    for report in reports:
+        size = "its annotations cannot be read"
+        if (read := report.annotations) is not None:
+            size = f"{len(read)} images, {len(read.labels)} boxes, {len(read.categories)} categories"
+        console.print(f"\n[bold]{escape(report.split)}[/]  {size}")
+        console.print(_table(report) if report.findings else "  nothing found")
+    found = Counter(kind.effect for report in reports for kind in report.findings)
+    told = [f"[{_COLOURS[effect]}]{found[effect]} {_VERDICTS[effect]}[/]" for effect in Effect if found[effect]]
+    console.print(f"\nkinds of findings: {', '.join(told) or 'none'}; exit code {exit_code(reports)}", soft_wrap=True)
+
+
+def _table(report: SplitReport) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, header_style="dim", expand=True)
+    table.add_column("found", justify="right")
+    table.add_column("what, what to do, and examples", ratio=1)
+    table.add_column("to a run", min_width=10)
+    for kind, items in _worst_first(report):
+        lines = [f"{item.where}: {item.problem}" if item.problem else item.where for item in items[:_EXAMPLES]]
+        if len(items) > _EXAMPLES:
+            lines.append(f"... and {len(items) - _EXAMPLES} more")
+        table.add_row(
+            str(len(items)),
+            Group(
+                Text.assemble((kind.what, "bold"), ": ", kind.remedy),
+                Text("\n".join(lines), style="dim", no_wrap=True, overflow="ellipsis"),
+            ),
+            Text(kind.effect, style=_COLOURS[kind.effect]),
+        )
+    return table

@@ -1,0 +1,192 @@
+"""Which images of a split can be used: every file decoded once, and the verdicts kept until a file changes.
+
+`main.py check` and `--on-bad-image skip` look at images through this module, so they agree on what is bad.
+"""
+
+import hashlib
+import json
+import os
+import struct
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pipelines.annotations import Annotations, BadRows, Defect, find_split, read_document, read_tolerantly
+from pipelines.images import MAX_PIXELS, BadImage, Flaw, decode_rgb, open_image
+from ssd.distributed import Ranks, broadcast_object
+from ssd.errors import InputError
+
+_STAT_THREADS = 8  # waiting for a disk or a network, mostly
+_EXIF_ORIENTATION = 0x0112
+
+
+class Look(NamedTuple):
+    """What reading and decoding one image file showed; of a bad one less."""
+
+    flaw: Flaw | None
+    reason: str
+    """Of the flaw, to be read after the file's name and a colon."""
+    bytes: int = -1
+    modified_ns: int = -1
+    """Size and time of the file as it was read; -1 where it could not be."""
+    size_px: tuple[int, int] = (0, 0)
+    """(width, height), as stored."""
+    mode: str = ""
+    """Pillow's name of what the values are: "RGB", "L" (gray), "CMYK", ..."""
+    orientation: int = 1
+    """EXIF's, 1..8; 1 is upright, and from 5 on width and height are exchanged."""
+    digest: str = ""
+    """Of the bytes."""
+
+
+def look_at(path: Path) -> Look:
+    try:
+        with path.open("rb") as stream:
+            state = os.fstat(stream.fileno())
+            content = stream.read()
+    except FileNotFoundError:
+        return Look(Flaw.MISSING, "is not there")
+    except OSError as error:
+        return Look(Flaw.UNREADABLE, error.strerror or str(error))
+    try:
+        height, width, _ = decode_rgb(content).shape
+        mode, orientation = _mode_and_orientation(content)
+    except BadImage as error:
+        return Look(error.flaw, str(error), state.st_size, state.st_mtime_ns)
+    digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+    return Look(None, "", state.st_size, state.st_mtime_ns, (width, height), mode, orientation, digest)
+
+
+def _mode_and_orientation(content: bytes) -> tuple[str, int]:
+    with open_image(content) as image:
+        try:
+            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+        except (OSError, ValueError, SyntaxError, struct.error):  # EXIF that is no EXIF
+            orientation = 1
+        return image.mode, orientation if orientation in range(1, 9) else 1
+
+
+def look_at_all(folder: Path, names: list[str], num_threads: int, what: str) -> list[Look]:
+    """In the order of the names, with a progress bar on stderr if that is a terminal.
+
+    Decoding leaves Python's lock alone, so that threads are enough.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with (
+        warnings.catch_warnings(),
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
+        ThreadPoolExecutor(max(1, num_threads)) as pool,
+    ):
+        warnings.simplefilter("ignore")  # Pillow's, of odd EXIF data
+        looks = pool.map(look_at, (folder / name for name in names))
+        return list(progress.track(looks, total=len(names), description=what))
+
+
+class Verdict(NamedTuple):
+    """What is kept of a `Look`."""
+
+    flaw: str
+    """"" for none."""
+    bytes: int
+    modified_ns: int
+    width_px: int
+    height_px: int
+
+
+def verdicts_file(image_folder: Path) -> Path:
+    """Where the verdicts on this folder are kept: outside the data, in $XDG_CACHE_HOME (~/.cache) / ssd-dali."""
+    place = os.path.realpath(image_folder)
+    name = hashlib.blake2b(os.fsencode(place), digest_size=8).hexdigest()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "ssd-dali" / f"{Path(place).name}-{name}.json"
+
+
+def _judge() -> dict[str, Any]:
+    """What the verdicts depend on beside the files."""
+    return {"max_pixels": MAX_PIXELS, **{package: version(package) for package in ("pillow", "simplejpeg")}}
+
+
+def _read_verdicts(image_folder: Path) -> dict[str, Verdict]:
+    """Those of the same judge. A file that is absent or broken holds none: that only costs another scan."""
+    try:
+        content = json.loads(verdicts_file(image_folder).read_bytes())
+        if content["judge"] != _judge():
+            return {}
+        return {name: Verdict(*verdict) for name, verdict in content["verdicts"].items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return {}
+
+
+def remember(image_folder: Path, looks: dict[str, Look]) -> None:
+    """Keeps the verdicts on these images for the next run that leaves bad ones out."""
+    verdicts = _read_verdicts(image_folder)
+    for name, look in looks.items():
+        verdicts[name] = Verdict(look.flaw or "", look.bytes, look.modified_ns, *look.size_px)
+    file = verdicts_file(image_folder)
+    temporary = file.with_suffix(f".{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps({"judge": _judge(), "verdicts": verdicts}))
+        os.replace(temporary, file)
+    except OSError as error:
+        print(
+            f"warning: {file}: cannot keep what was found ({error.strerror}); it will be scanned again", file=sys.stderr
+        )
+
+
+def _bad_images(annotations: Annotations) -> dict[str, str]:
+    """File name -> flaw. Decodes the images on which there is no verdict yet or that changed since it."""
+    folder, names = annotations.image_folder, annotations.file_names
+    verdicts = _read_verdicts(folder)
+
+    def still_holds(name: str) -> bool:
+        try:
+            state = os.stat(folder / name)
+        except OSError:
+            return False
+        return name in verdicts and verdicts[name][1:3] == (state.st_size, state.st_mtime_ns)
+
+    with ThreadPoolExecutor(_STAT_THREADS) as pool:
+        new = [name for name, holds in zip(names, pool.map(still_holds, names), strict=True) if not holds]
+    if new:
+        threads = os.cpu_count() or 1
+        looks = dict(zip(new, look_at_all(folder, new, threads, "reading every image once"), strict=True))
+        remember(folder, looks)
+        verdicts |= {n: Verdict(k.flaw or "", k.bytes, k.modified_ns, *k.size_px) for n, k in looks.items()}
+    bad = {}
+    for name, size_px in zip(names, annotations.sizes_px.tolist(), strict=True):
+        flaw = verdicts[name].flaw or (Flaw.OTHER_SIZE if [*verdicts[name][3:]] != size_px else "")
+        if flaw:
+            bad[name] = str(flaw)
+    return bad
+
+
+def read_usable(data_folder: Path, split: str, ranks: Ranks) -> Annotations:
+    """As `read_annotations`, less the images that are missing, cannot be read or have another size than stated.
+
+    Rank 0 looks at the images of its host, and all ranks leave out the same. Raises InputError where nothing is left.
+    """
+    image_folder, file = find_split(data_folder, split)
+    document = read_document(file)
+    missing: dict[str, str] = {}
+
+    def leave_out(bad: BadRows) -> None:
+        if bad.defect is not Defect.MISSING or len(bad.problems) == len(document["images"]):
+            raise bad
+        missing.update((document["images"][row]["file_name"], Flaw.MISSING) for row in bad.problems)
+
+    annotations = read_tolerantly(document, file, image_folder, leave_out)
+    bad_images = broadcast_object(missing | _bad_images(annotations) if ranks.is_main else None, ranks)
+    if strange := missing.keys() - bad_images.keys():
+        raise InputError(f"{image_folder / min(strange)}: missing on this host, but not on that of rank 0; copy it")
+    usable = annotations.without(bad_images)
+    if len(usable) == 0:
+        raise InputError(f"{file}: none of its images can be used; see main.py check --data {data_folder}")
+    return usable

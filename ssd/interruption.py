@@ -1,0 +1,56 @@
+"""How a run ends before its time: asked to by a signal, or because it stalls."""
+
+import faulthandler
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+# SIGTERM is what clusters, torchrun and Docker send some seconds before they kill; SIGUSR1 is what Slurm's --signal is
+# commonly set to.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+# EX_TEMPFAIL of sysexits.h: nothing is wrong, try again.
+EXIT_PREEMPTED = 75
+# The others' collectives time out first and say so; then the rank that they wait for says where it stands.
+_GRACE_S = 10
+
+
+class Preempted(RuntimeError):
+    """The run was asked to end, and has saved its state."""
+
+
+class StopRequest:
+    """Whether a signal has asked this process to end. A handler may do no more than take note of it: the other ranks
+    take part in whatever comes next, so all end at the same step."""
+
+    def __init__(self) -> None:
+        self.received = False
+
+    def take(self, number: int, frame: FrameType | None) -> None:
+        self.received = True
+
+
+@contextmanager
+def stop_signals() -> Iterator[StopRequest]:
+    """Turns STOP_SIGNALS into a request while it is open. For the main thread."""
+    request = StopRequest()
+    before = {number: signal.signal(number, request.take) for number in STOP_SIGNALS}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Watchdog:
+    """Ends the process with exit code 1, and says where each thread stands, once `timeout_s` and a little more have
+    passed without a call of `is_alive`. It needs neither the interpreter nor the device to react."""
+
+    def __init__(self, timeout_s: float):
+        self._timeout_s = timeout_s
+
+    def is_alive(self) -> None:
+        faulthandler.dump_traceback_later(self._timeout_s + _GRACE_S, exit=True, file=2)
+
+    def end(self) -> None:
+        faulthandler.cancel_dump_traceback_later()

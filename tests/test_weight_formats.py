@@ -1,0 +1,407 @@
+"""Weights of other programs: DLE's checkpoints say the same here as there, torchvision's fill the trunk, and
+safetensors files hold either."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+import main
+from ssd import checkpoint, weight_formats
+from ssd.anchors import NUM_BOXES, decode, default_boxes_cxcywh
+from ssd.config import BACKBONES
+from ssd.errors import InputError
+from ssd.model import FEATURE_CHANNELS, SSD300
+
+Refusal = Callable[..., str]
+Edit = Callable[[Path, str, Callable[[dict[str, Any]], None]], Path]
+
+# Any three of COCO's, with the gaps that its ids have.
+SOME_OF_COCO = {1: (1, "person"), 12: (13, "stop sign"), 80: (90, "toothbrush")}
+
+
+class DleSSD(nn.Module):
+    """DLE's SSD300 said anew: its names, and its heads, which put the four numbers of a box before its shape."""
+
+    def __init__(self, backbone: str):
+        super().__init__()
+        resnet = models.get_model(backbone, weights=None)
+        self.feature_extractor = nn.Module()
+        self.feature_extractor.feature_extractor = nn.Sequential(*list(resnet.children())[:7])
+        for conv in (resnet.layer3[0].conv1, resnet.layer3[0].conv2, resnet.layer3[0].downsample[0]):
+            conv.stride = (1, 1)
+        channels, shapes = FEATURE_CHANNELS[backbone], (4, 6, 6, 6, 4, 4)
+        self.additional_blocks = nn.ModuleList()
+        for level, mid in enumerate((256, 256, 128, 128, 128)):
+            step = {"stride": 2, "padding": 1} if level < 3 else {}
+            block = [nn.Conv2d(channels[level], mid, 1, bias=False), nn.BatchNorm2d(mid), nn.ReLU()]
+            wide = channels[level + 1]
+            block += [nn.Conv2d(mid, wide, 3, bias=False, **step), nn.BatchNorm2d(wide), nn.ReLU()]
+            self.additional_blocks.append(nn.Sequential(*block))
+        self.loc = nn.ModuleList(nn.Conv2d(c, s * 4, 3, padding=1) for c, s in zip(channels, shapes, strict=True))
+        self.conf = nn.ModuleList(nn.Conv2d(c, s * 81, 3, padding=1) for c, s in zip(channels, shapes, strict=True))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """B x 4 x A and B x 81 x A."""
+        maps = [self.feature_extractor.feature_extractor(images)]
+        for block in self.additional_blocks:
+            maps.append(block(maps[-1]))
+        offsets = [head(x).reshape(len(x), 4, -1) for head, x in zip(self.loc, maps, strict=True)]
+        logits = [head(x).reshape(len(x), 81, -1) for head, x in zip(self.conf, maps, strict=True)]
+        return torch.cat(offsets, dim=2), torch.cat(logits, dim=2)
+
+
+def dle_model(backbone: str, images: Tensor) -> DleSSD:
+    """In eval mode, with the statistics of these images, so that no layer's output vanishes or explodes."""
+    torch.manual_seed(1)
+    model = DleSSD(backbone)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        model.train()(images)
+    return model.eval()
+
+
+def dle_content(model: DleSSD) -> dict[str, Any]:
+    """All that DLE's training writes into a checkpoint."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=2.6e-3, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[43, 54], gamma=0.1)
+    names = ["background", *(name for _, name in weight_formats.coco_categories())]
+    return {
+        "epoch": 65,
+        "iteration": 1000,
+        "optimizer": optimizer.state_dict(),
+        "scheduler": scheduler.state_dict(),
+        "label_map": dict(enumerate(names)),
+        "model": model.state_dict(),
+    }
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.randn(2, 3, 300, 300, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def dle_r18(images: Tensor) -> DleSSD:
+    return dle_model("resnet18", images)
+
+
+@pytest.fixture
+def dle_file(dle_r18: DleSSD, tmp_path: Path) -> Path:
+    torch.save(dle_content(dle_r18), tmp_path / "dle.pt")
+    return tmp_path / "dle.pt"
+
+
+def equal_states(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(a[name].dtype == b[name].dtype and torch.equal(a[name], b[name]) for name in a)
+
+
+def seeded(seed: int, backbone: str, num_classes: int) -> SSD300:
+    torch.manual_seed(seed)
+    return SSD300(backbone, num_classes)
+
+
+def refused(file: Path, load: Callable[[Path], Any] = weight_formats.load) -> str:
+    """The one line with which load refuses the file; it names the file."""
+    with pytest.raises(InputError) as refusal:
+        load(file)
+    message = str(refusal.value)
+    assert str(file) in message and "\n" not in message
+    return message
+
+
+def load_and_build(file: Path) -> SSD300:
+    return checkpoint.build_model(weight_formats.load(file), file)
+
+
+# --- NVIDIA's DeepLearningExamples ---
+
+
+def test_coco_categories_are_those_of_its_annotation_file(coco256: Path) -> None:
+    rows = json.loads((coco256 / "annotations" / "instances_val2017.json").read_text())["categories"]
+    assert weight_formats.coco_categories() == [(row["id"], row["name"]) for row in rows]
+    assert {label: weight_formats.coco_categories()[label - 1] for label in SOME_OF_COCO} == SOME_OF_COCO
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [pytest.param(name, marks=[] if name in ("resnet18", "resnet50") else pytest.mark.slow) for name in BACKBONES],
+)
+def test_a_dle_checkpoint_says_the_same_here(backbone: str, images: Tensor, tmp_path: Path) -> None:
+    theirs = dle_model(backbone, images)
+    file = tmp_path / "dle.pt"
+    torch.save(dle_content(theirs), file)
+    content = weight_formats.load(file)
+    assert content["backbone"] == backbone
+    assert {label: content["categories"][label - 1] for label in SOME_OF_COCO} == SOME_OF_COCO
+    ours = checkpoint.build_model(content, file).eval()
+    with torch.no_grad():
+        offsets, logits = theirs(images)
+        predictions = ours(images)
+    assert offsets.shape == (2, 4, NUM_BOXES) and offsets.std() > 0.1 and logits.std() > 0.1
+    probabilities = predictions.logits.softmax(dim=2)
+    torch.testing.assert_close(probabilities, logits.softmax(dim=1).transpose(1, 2), rtol=0, atol=1e-5)
+    # DLE's own order of the numbers of a box and its two scales.
+    x, y, w, h = offsets.unbind(dim=1)
+    default_x, default_y, default_w, default_h = default_boxes_cxcywh().unbind(dim=1)
+    x, y = 0.1 * x * default_w + default_x, 0.1 * y * default_h + default_y
+    w, h = (0.2 * w).exp() * default_w, (0.2 * h).exp() * default_h
+    boxes_ltrb = torch.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], dim=2)
+    torch.testing.assert_close(decode(predictions.offsets, default_boxes_cxcywh()), boxes_ltrb, rtol=0, atol=1e-5)
+
+
+def test_dle_weights_in_other_wrappings(dle_r18: DleSSD, dle_file: Path, tmp_path: Path) -> None:
+    expected = load_and_build(dle_file).state_dict()
+    state, distributed = dle_r18.state_dict(), tmp_path / "distributed.pt"
+    torch.save({"model": {f"module.{name}": value for name, value in state.items()}}, distributed)
+    assert equal_states(load_and_build(distributed).state_dict(), expected)
+    file = tmp_path / "dle.safetensors"
+    safetensors.torch.save_file({name: value.contiguous() for name, value in state.items()}, file)
+    assert equal_states(load_and_build(file).state_dict(), expected)
+
+
+def test_fine_tuning_from_dle_onto_other_classes(dle_file: Path) -> None:
+    content = weight_formats.load(dle_file)
+    model, fresh = seeded(2, "resnet18", 4), seeded(2, "resnet18", 4).state_dict()
+    assert len(checkpoint.load_for_fine_tuning(model, content, dle_file)) == 12
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, fresh[name] if name.startswith("class_heads.") else content["model"][name]), name
+    with pytest.raises(InputError, match="pass --backbone resnet18, which it was trained with"):
+        checkpoint.load_for_fine_tuning(seeded(2, "resnet50", 81), content, dle_file)
+
+
+def without(state: dict[str, Any], *prefixes: str) -> dict[str, Any]:
+    return {name: value for name, value in state.items() if not name.startswith(prefixes)}
+
+
+def test_other_models_with_dle_names_are_refused(dle_r18: DleSSD, tmp_path: Path) -> None:
+    state, file = dle_r18.state_dict(), tmp_path / "dle.pt"
+    trunk = "feature_extractor.feature_extractor."
+    loc_of_ten_values = {**state, "loc.0.bias": torch.zeros(10)}
+    for wrong, named in (
+        (without(state, f"{trunk}6.1."), "layer3 is that of no ResNet"),
+        (without(state, f"{trunk}6."), "layer3 is that of no ResNet"),
+        ({**state, "conf.0.weight": torch.zeros(4 * 21, 256, 3, 3)}, "conf.0.weight is no head for boxes of 81"),
+        (loc_of_ten_values, "loc.0.bias is no head"),
+        ({**state, "loc.0.bias": 3}, "loc.0.bias is no head"),
+        ({**state, "loc.0.bias": torch.tensor(3.0)}, "loc.0.bias is no head"),
+        (without(state, "loc.3."), "do not fit"),
+        ({**state, "loc.6.weight": torch.zeros(4, 1, 3, 3)}, "do not fit"),
+        ({**state, f"{trunk}0.weight": torch.zeros(64, 3, 3, 3)}, "do not fit"),
+        ({**state, f"{trunk}0.weight": 3}, "do not fit"),
+        ({**state, "surprise": torch.zeros(1)}, "do not fit"),
+    ):
+        torch.save({"model": wrong}, file)
+        assert named in refused(file, load_and_build)
+
+
+def test_a_dle_model_of_other_categories_is_refused(dle_r18: DleSSD, tmp_path: Path) -> None:
+    content, file = dle_content(dle_r18), tmp_path / "dle.pt"
+    for label_map in ({0: "background", 1: "balloon"}, {**content["label_map"], 3: "zeppelin"}, [1, 2], {}):
+        torch.save({**content, "label_map": label_map}, file)
+        assert "label_map is not COCO's 80 categories" in refused(file)
+
+
+class Touch:
+    """Unpickled, it makes a folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_a_dle_checkpoint_runs_no_code(dle_r18: DleSSD, tmp_path: Path, refusal: Refusal) -> None:
+    file, trace = tmp_path / "evil.pt", tmp_path / "trace"
+    torch.save({**dle_content(dle_r18), "extra": Touch(trace)}, file)
+    assert "holds more than plain weights" in refused(file)
+    assert str(file) in refusal("convert", file, tmp_path / "out.pt")
+    assert not trace.exists() and not (tmp_path / "out.pt").exists()
+    torch.load(file, weights_only=False)
+    assert trace.exists()  # the file was dangerous
+
+
+# --- the command line ---
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_convert(suffix: str, dle_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / f"ours{suffix}"
+    assert main.main(["convert", str(dle_file), str(target)]) == 0
+    assert capsys.readouterr().out == f"wrote {target}: SSD300-resnet18, 80 categories\n"
+    content, original = weight_formats.load(target), weight_formats.load(dle_file)
+    assert content.keys() == {"format", "backbone", "categories", "model"}
+    assert equal_states(content["model"], original["model"])
+    assert content["backbone"] == "resnet18"
+    checkpoint.require_categories(content, target, original["categories"], "DIR")
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_convert_strips_a_run(demo_run_checkpoint: Path, tmp_path: Path) -> None:
+    file, back = tmp_path / "demo.safetensors", tmp_path / "demo.pt"
+    assert main.main(["convert", str(demo_run_checkpoint), str(file)]) == 0
+    assert main.main(["convert", str(file), str(back)]) == 0
+    run, content = checkpoint.load(demo_run_checkpoint), checkpoint.load(back)
+    assert content.keys() == {"format", "backbone", "categories", "model"}
+    assert equal_states(content["model"], dict(run["model"]))
+    checkpoint.require_categories(content, back, [tuple(category) for category in run["categories"]], "DIR")
+
+
+def test_convert_refuses(refusal: Refusal, demo_checkpoint: Path, tmp_path: Path) -> None:
+    assert "no such file" in refusal("convert", tmp_path / "none.pt", tmp_path / "out.pt")
+    assert ".safetensors" in refusal("convert", demo_checkpoint, tmp_path / "out.onnx")
+    assert "existing folder" in refusal("convert", demo_checkpoint, tmp_path / "none" / "out.pt")
+    assert "over itself" in refusal("convert", demo_checkpoint, demo_checkpoint)
+    wrong = tmp_path / "wrong.pt"
+    checkpoint.save(wrong, {**checkpoint.load(demo_checkpoint), "backbone": "resnet34"})
+    assert "do not fit" in refusal("convert", wrong, tmp_path / "out.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["wrong.pt"]
+
+
+def rename_to_coco(document: dict[str, Any]) -> None:
+    for row in document["annotations"]:
+        row["category_id"] = 13 if row["category_id"] == 12 else row["category_id"]  # COCO has no 12
+    document["categories"] = [{"id": id, "name": name} for id, name in weight_formats.coco_categories()]
+
+
+def test_evaluate_takes_dle_checkpoints(
+    dle_file: Path, data_copy: Path, edit_annotations: Edit, refusal: Refusal, tmp_path: Path
+) -> None:
+    fixed = ["--data", str(data_copy), "--device", "cpu", "--num-workers", "0", "--data_pipeline", "no_dali"]
+    line = refusal("evaluate", *fixed, "--checkpoint", dle_file)
+    assert str(dle_file) in line and "trained on 80 categories" in line and "has 6" in line
+
+    edit_annotations(data_copy, "val2017", rename_to_coco)
+    converted = tmp_path / "ours.safetensors"
+    assert main.main(["convert", str(dle_file), str(converted)]) == 0
+    found = []
+    for file in (dle_file, converted):
+        flags = ["--checkpoint", str(file), "--score-threshold", "0", "--json", str(tmp_path / "metrics.json")]
+        assert main.main(["evaluate", *fixed, *flags]) == 0
+        found.append(json.loads((tmp_path / "metrics.json").read_text()))
+    assert found[0] == found[1] and found[0]["AP"] > -1
+
+
+@pytest.mark.slow
+def test_training_starts_from_a_dle_checkpoint(
+    dle_file: Path, demo_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--data", str(demo_data), "--checkpoint", str(dle_file), "--backbone", "resnet18", "--output"]
+    flags += [str(tmp_path / "run"), "--epochs", "1", "--bs", "4", "--lr", "0", "--device", "cpu"]
+    assert main.main([*flags, "--num-workers", "0", "--data_pipeline", "no_dali"]) == 0
+    assert f"starting from {dle_file}, with new class heads" in capsys.readouterr().out
+    trained, original = checkpoint.load(tmp_path / "run" / "checkpoints" / "last.pt"), weight_formats.load(dle_file)
+    for name in ("trunk.0.weight", "extra_blocks.4.3.weight", "box_heads.5.bias"):
+        assert torch.equal(trained["model"][name], original["model"][name])
+
+
+# --- safetensors ---
+
+
+def test_damaged_safetensors_are_refused(demo_checkpoint: Path, tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    weight_formats.save(file, checkpoint.load(demo_checkpoint))
+    data = file.read_bytes()
+    for size in (0, 7, 8, 1000, len(data) // 2, len(data) - 1):
+        file.write_bytes(data[:size])
+        refused(file)
+    file.write_bytes(demo_checkpoint.read_bytes())  # what its name does not say
+    refused(file)
+    refused(tmp_path / "none.safetensors")
+
+
+def test_safetensors_without_a_checkpoints_words_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    for metadata in (None, {"ssd300": "{"}, {"ssd300": "[1]"}, {"ssd300": "7"}, {"ssd300": '{"format": 1}'}):
+        safetensors.torch.save_file({"trunk.0.weight": torch.zeros(3)}, file, metadata)
+        refused(file)
+
+
+# --- torchvision's ResNets ---
+
+
+def torchvision_trunk(whole: nn.Module) -> dict[str, Tensor]:
+    """The weights up to layer3 in the order in which torchvision runs them, by no name of ours."""
+    return nn.Sequential(*list(whole.children())[:7]).state_dict()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
+def test_load_backbone_fills_the_trunk_bit_for_bit(backbone: str, suffix: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    whole = models.get_model(backbone, weights=None)
+    for buffer in whole.buffers():
+        buffer.data = torch.randint(5, buffer.shape).to(buffer.dtype)  # else running statistics are 0 and 1 everywhere
+    file = tmp_path / f"weights{suffix}"
+    if suffix == ".safetensors":
+        safetensors.torch.save_file(whole.state_dict(), file)
+    else:
+        torch.save(whole.state_dict(), file)
+    model, fresh = seeded(2, backbone, 4), seeded(2, backbone, 4)
+    weight_formats.load_backbone(model, str(file))
+    assert equal_states(model.trunk.state_dict(), torchvision_trunk(whole))
+    for name, value in model.state_dict().items():
+        if not name.startswith("trunk."):
+            assert torch.equal(value, fresh.state_dict()[name]), name
+
+
+def test_load_backbone_takes_files_from_before_batch_norm_counted(tmp_path: Path) -> None:
+    whole = models.resnet18()
+    state = {name: value for name, value in whole.state_dict().items() if not name.endswith("num_batches_tracked")}
+    torch.save(state, tmp_path / "weights.pth", _use_new_zipfile_serialization=False)
+    model = seeded(2, "resnet18", 4)
+    weight_formats.load_backbone(model, str(tmp_path / "weights.pth"))
+    assert equal_states(model.trunk.state_dict(), torchvision_trunk(whole))
+
+
+def test_load_backbone_none_keeps_the_fresh_weights() -> None:
+    model = seeded(2, "resnet18", 4)
+    weight_formats.load_backbone(model, "none")
+    assert equal_states(model.state_dict(), seeded(2, "resnet18", 4).state_dict())
+
+
+def test_load_backbone_refuses_other_weights(tmp_path: Path) -> None:
+    state = models.resnet18().state_dict()
+    incomplete = {name: value for name, value in state.items() if not name.startswith("layer3.1.")}
+    prefixed = {f"module.{name}": value for name, value in state.items()}
+    own = seeded(0, "resnet18", 4).state_dict()
+    no_tensor = {**state, "conv1.weight": 3}
+    model = seeded(2, "resnet18", 4)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    file = tmp_path / "weights.pth"
+    for content in (models.resnet34().state_dict(), incomplete, prefixed, own, [1], {}, {1: 2}, no_tensor):
+        torch.save(content, file)
+        assert "--backbone-weights" in refused(file, lambda file: weight_formats.load_backbone(model, str(file)))
+    safetensors.torch.save_file(models.resnet34().state_dict(), tmp_path / "weights.safetensors")
+    refused(tmp_path / "weights.safetensors", lambda file: weight_formats.load_backbone(model, str(file)))
+    for data in (b"", b"weights\n"):
+        file.write_bytes(data)
+        refused(file, lambda file: weight_formats.load_backbone(model, str(file)))
+    refused(tmp_path / "none.pth", lambda file: weight_formats.load_backbone(model, str(file)))
+    assert equal_states(model.state_dict(), before)
+
+
+@pytest.mark.parametrize("error", [URLError("Name or service not known"), TimeoutError("timed out")])
+def test_imagenet_weights_offline(error: OSError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*arguments: Any, **options: Any) -> None:
+        raise error
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.urlopen", offline)
+    with pytest.raises(InputError) as refusal:
+        weight_formats.load_backbone(seeded(2, "resnet18", 4), "imagenet")
+    message = str(refusal.value)
+    assert message.startswith("--backbone-weights imagenet: ") and "\n" not in message
+    assert "https://download.pytorch.org/models/resnet18" in message
+    assert "--backbone-weights FILE" in message and "--backbone-weights none" in message
