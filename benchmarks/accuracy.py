@@ -17,13 +17,15 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 BCCD = (
     "--train-split train --val-split val --backbone resnet18 --backbone-weights none --bf16 --batch-size 16 "
-    "--learning-rate 0.02 --epochs 50 --multistep 35 45 --warmup 100 --num-workers 2 --seed 1"
+    "--learning-rate 0.02 --epochs 50 --multistep 35 45 --warmup 100 --num-workers 2"
 )
 RUNS = {
     "demo": "--recipe demo",
     "demo-no_dali": "--recipe demo --data_pipeline no_dali",
-    "bccd-dali": f"--data {{bccd}} {BCCD} --data_pipeline dali",
-    "bccd-no_dali": f"--data {{bccd}} {BCCD} --data_pipeline no_dali",
+    "bccd-dali": f"--data {{bccd}} {BCCD} --seed 1 --data_pipeline dali",
+    "bccd-dali-seed2": f"--data {{bccd}} {BCCD} --seed 2 --data_pipeline dali",
+    "bccd-no_dali": f"--data {{bccd}} {BCCD} --seed 1 --data_pipeline no_dali",
+    "bccd-no_dali-seed2": f"--data {{bccd}} {BCCD} --seed 2 --data_pipeline no_dali",
 }
 
 

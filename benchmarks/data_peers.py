@@ -29,6 +29,7 @@ from pipelines import benchmark, dali  # noqa: E402
 from pipelines.annotations import Annotations, read_annotations  # noqa: E402
 from ssd import anchors  # noqa: E402
 from ssd.distributed import Ranks  # noqa: E402
+from ssd.host_memory import keep_freed_memory  # noqa: E402
 from ssd.record import hardware, versions  # noqa: E402
 
 
@@ -129,6 +130,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
+    keep_freed_memory()  # as main.py does on a CPU; the peers have it too
     annotations = read_annotations(options.data, options.split)
     ranks = Ranks(0, 0, 1, torch.device("cpu"))
     size, workers = options.batch_size, options.workers
@@ -140,17 +142,17 @@ def main() -> None:
     }
     if options.dle:
         sources["dle"] = lambda: dle_batches(options.dle, options.data, options.split, size, workers)
-    rounds: dict[str, list[benchmark.Measurement]] = {name: [] for name in sources}
+    rounds: dict[str, list[benchmark.Speed]] = {name: [] for name in sources}
     for number in range(options.rounds):
         for name, source in sources.items():
             batches = source()
             once = benchmark.measure_once(
                 batches, batch_size=size, warmup_batches=4 + 2 * workers, timed_batches=options.batches
             )
-            rounds[name].append(once._replace(workers=workers))
+            rounds[name].append(once)
             del batches
             print(f"round {number + 1}: {name} {once.images_per_second:.0f} img/s", file=sys.stderr)
-    medians = {name: benchmark.median(measured) for name, measured in rounds.items()}
+    medians = {name: benchmark.Measurement(*benchmark.median(measured), workers) for name, measured in rounds.items()}
     ratios = {
         f"{ours} / {peer}": statistics.median(
             a.images_per_second / b.images_per_second for a, b in zip(rounds[ours], rounds[peer], strict=True)
