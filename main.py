@@ -26,11 +26,7 @@ from ssd.flags import (
 
 if TYPE_CHECKING:
     from pipelines.annotations import Annotations
-    from ssd.batch import TrainLoader
     from ssd.distributed import Ranks
-    from ssd.mlperf import ComplianceLog
-    from ssd.record import Run
-    from ssd.train import Training
 
 DEMO_FOLDER = Path("data/demo")
 
@@ -87,34 +83,20 @@ def train(arguments: Sequence[str]) -> int:
 
 def _train(config: Config, ranks: "Ranks") -> int:
     import pipelines
+    from pipelines.annotations import find_split
     from pipelines.augmentation import AUGMENTATIONS, CROP_ATTEMPTS
-    from ssd import checkpoint
+    from ssd import mlperf, start
     from ssd.distributed import broadcast_object
     from ssd.evaluate import evaluate
     from ssd.interruption import EXIT_PREEMPTED, Preempted
     from ssd.meter import NonFiniteLossError
-    from ssd.mlperf import run_seconds
     from ssd.precision import compute_dtype
-    from ssd.record import Run, choose_folder, published_band
+    from ssd.record import Run, choose_folder, hardware, published_band
     from ssd.train import train as run_training
 
     folder, files = broadcast_object(choose_folder(_data_name(config), config.output, config.resume), ranks)
-    resume_file, resumed = None, None
-    notes: list[str] = []
-    if files:
-        if ranks.is_main:
-            resume_file, resumed, notes = checkpoint.load_newest(files)
-            if notes:
-                notes.append(f"going on from {resume_file} instead")
-        resume_file = broadcast_object(resume_file, ranks)
-        resumed = resumed or checkpoint.load_run(resume_file)
-        step = broadcast_object(resumed["step"], ranks)
-        if resumed["step"] != step:
-            raise InputError(
-                f"{resume_file}: rank {ranks.rank} reads one of step {resumed['step']} where rank 0 reads one of step "
-                f"{step}; make --output one folder that all hosts share, as it is at one time"
-            )
-    if resumed and _is_over(resumed, config) and (folder / "results.json").exists():
+    resume_file, resumed, notes = start.find_checkpoint(files, ranks)
+    if resumed and start.is_over(resumed, config) and (folder / "results.json").exists():
         if ranks.is_main:
             print(f"{folder}: this run is over after {resumed['epoch']} epochs; pass --epochs with more to go on")
         return 0 if config.target is None or resumed["best_ap"] >= config.target else 1
@@ -123,7 +105,9 @@ def _train(config: Config, ranks: "Ranks") -> int:
         seed = resumed["seed"] if resumed else broadcast_object(int.from_bytes(os.urandom(4)), ranks)
     config = replace(config, seed=seed, output=str(folder))
 
-    compliance = _begin_compliance(config, folder, resumed, ranks)
+    data = _data_folder(config)
+    places = [*find_split(data, config.train_split), *find_split(data, config.val_split)]
+    compliance = mlperf.begin(config, folder, places, hardware(ranks.device)["device"], resumed, ranks)
     train_split = _read_split_to_run(config, config.train_split, ranks)
     val_split = _read_split_to_run(config, config.val_split, ranks)
     if train_split.categories != val_split.categories:
@@ -138,9 +122,9 @@ def _train(config: Config, ranks: "Ranks") -> int:
     val_loader = pipelines.build_eval(
         config.data_pipeline, val_split, batch_size=config.eval_batch_size, num_workers=config.num_workers, ranks=ranks
     )
-    training, more_notes = _build_training(config, train_split, ranks, resumed, resume_file)
+    training, more_notes = start.build_training(config, train_split.categories, ranks, resumed, resume_file)
     notes += more_notes
-    identity = _data_identity(config, train_split, loader, ranks)
+    identity = start.data_identity(config, train_split.fingerprint(), loader, ranks)
     describe = {
         "backbone": config.backbone,
         "categories": [tuple(category) for category in train_split.categories],
@@ -149,7 +133,7 @@ def _train(config: Config, ranks: "Ranks") -> int:
         "data": identity,
     }
     if resumed:
-        notes.append(_resume(training, loader, resumed, identity, config))
+        notes.append(start.resume(training, loader, resumed, identity, config))
     compliance.hyper_parameters(
         world_size=ranks.world_size,
         train_samples=len(train_split.trainable_indices()),
@@ -198,7 +182,7 @@ def _train(config: Config, ranks: "Ranks") -> int:
     compliance.run_stop(success=reached or config.target is None)
     if ranks.is_main:
         if compliance.file is not None:
-            results["time_to_target_s"] = run_seconds(compliance.file) if reached else None
+            results["time_to_target_s"] = mlperf.run_seconds(compliance.file) if reached else None
         about = {"val_images": len(val_split), "val_images_left_out": val_split.num_left_out}
         run.write_results(
             {**results, **about, "seed": seed, "data_pipeline": config.data_pipeline, "backbone": config.backbone}
@@ -208,51 +192,11 @@ def _train(config: Config, ranks: "Ranks") -> int:
         if _is_as_published(config, val_split, results):
             run.say(published_band(results["AP"]))
         run.say(f"wrote {folder}")
-    complies = compliance.file is None or _check_compliance(compliance.file, config, run, results["time_to_target_s"])
+    complies = compliance.file is None or mlperf.check_run(compliance.file, config, run, results["time_to_target_s"])
     if config.target is not None and not reached:
         run.say(f"--target {config.target} was not reached")
         return 1
     return 0 if complies else 1
-
-
-def _begin_compliance(config: Config, folder: Path, resumed: dict[str, Any] | None, ranks: "Ranks") -> "ComplianceLog":
-    """The log of an --mlperf run up to run_start, or one that logs nothing.
-
-    An MLPerf run's time begins before its data are touched. Annotations are data too, so all that needs them, the model
-    with its number of classes included, comes after this.
-    """
-    import torch
-
-    from pipelines.annotations import find_split
-    from ssd.distributed import broadcast_object, sum_over_ranks
-    from ssd.mlperf import ComplianceLog, clear_page_cache
-    from ssd.record import hardware
-
-    if not config.mlperf:
-        return ComplianceLog(None, config)
-    data = _data_folder(config)
-    places = [*find_split(data, config.train_split), *find_split(data, config.val_split)]
-    file = folder / "mlperf.log" if ranks.is_main else None
-    compliance = ComplianceLog(file, config, resumed["epoch"] if resumed else None)
-    compliance.submission(hardware(ranks.device)["device"])
-    if not resumed:
-        failed = ranks.local_rank == 0 and not clear_page_cache(places)
-        failures = int(sum_over_ranks(torch.tensor(int(failed)), ranks))
-        compliance.run_start(cache_cleared=failures == 0)
-        broadcast_object(None, ranks)  # no rank goes on to the data before the first has logged that
-    return compliance
-
-
-def _check_compliance(file: Path, config: Config, run: "Run", time_to_target_s: float | None) -> bool:
-    """Has the run's compliance log checked, and says what is wrong with it; whether nothing is."""
-    from ssd.mlperf import RULESET, check
-
-    if time_to_target_s is not None:
-        run.say(f"MLPerf: AP {config.target} after {time_to_target_s:.1f} s, from run_start to run_stop")
-    objections = check(file)
-    by = f"MLPerf's checker (ruleset {RULESET}, {config.mlperf_division} division)"
-    run.say(f"{by} {'objects to' if objections else 'passes'} {file}" + "".join(f"\n  - {o}" for o in objections))
-    return not objections
 
 
 def _is_as_published(config: Config, val_split: "Annotations", results: dict[str, Any]) -> bool:
@@ -261,103 +205,8 @@ def _is_as_published(config: Config, val_split: "Annotations", results: dict[str
     return whole_coco and config.backbone == "resnet50" and results["epochs"] == 65
 
 
-def _is_over(resumed: dict[str, Any], config: Config) -> bool:
-    """Whether a checkpoint is a run's last: all epochs done, or the target reached."""
-    return resumed["epoch"] >= config.epochs or (config.target is not None and resumed["best_ap"] >= config.target)
-
-
 def _data_name(config: Config) -> str:
     return Path(config.data).resolve().name
-
-
-def _build_training(
-    config: Config, split: "Annotations", ranks: "Ranks", resumed: dict[str, Any] | None, resume_file: Path | None
-) -> "tuple[Training, list[str]]":
-    """The model on its device with its optimiser, and what the user should know of where its weights come from."""
-    import torch
-
-    from ssd import checkpoint, weight_formats
-    from ssd.loss import ssd_losses
-    from ssd.model import SSD300
-    from ssd.precision import grad_scaler
-    from ssd.train import Training, build_optimizer
-
-    notes: list[str] = []
-    if config.fp16 and ranks.device.type == "cpu":
-        notes.append("--fp16 on a CPU computes in bfloat16")
-    torch.manual_seed(config.seed or 0)
-    model = SSD300(config.backbone, split.num_classes)
-    if resumed and resume_file:
-        if resumed["backbone"] != config.backbone:
-            raise InputError(f"{resume_file}: pass --backbone {resumed['backbone']}, which it was trained with")
-        checkpoint.require_categories(resumed, resume_file, list(split.categories), config.data)
-        model = checkpoint.build_model(resumed, resume_file)
-    elif config.checkpoint:
-        file = Path(config.checkpoint)
-        fresh = checkpoint.load_for_fine_tuning(model, weight_formats.load(file), file)
-        notes.append(f"starting from {file}" + (", with new class heads" if fresh else ""))
-    else:
-        weight_formats.load_backbone(model, config.backbone_weights)
-    model = model.to(ranks.device).to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(model, config)
-    return Training(model, optimizer, grad_scaler(config, ranks.device), ssd_losses, config, ranks), notes
-
-
-def _data_identity(config: Config, split: "Annotations", loader: "TrainLoader", ranks: "Ranks") -> dict[str, Any]:
-    """What must be equal for a data path's saved state, and for a number of steps, to mean the same."""
-    return {
-        "data": split.fingerprint(),
-        "data_pipeline": config.data_pipeline,
-        "augmentation": config.augmentation,
-        **loader.identity,
-        "seed": config.seed,
-        "batch_size": config.batch_size,
-        "world_size": ranks.world_size,
-    }
-
-
-def _resume(
-    training: "Training", loader: "TrainLoader", resumed: dict[str, Any], identity: dict[str, Any], config: Config
-) -> str:
-    """Puts training and loader where the checkpoint is; returns what the user should know of it.
-
-    On another number of ranks the run goes on at the step of `schedule.step_after_change`. Raises InputError where
-    anything else is not as it was, unless --resume-anyway.
-    """
-    import torch
-
-    from ssd.schedule import step_after_change
-
-    ranks, was = training.ranks, resumed["data"]
-    changed = [f"{name} was {was.get(name)} and is {now}" for name, now in identity.items() if was.get(name) != now]
-    same_ranks = was.get("world_size") == ranks.world_size
-    same_data = len(changed) == (not same_ranks)
-    if not same_data and not config.resume_anyway:
-        raise InputError(
-            f"--resume: this is not how the checkpoint was trained: {', '.join(changed)}; "
-            "change it back, or pass --resume-anyway to go on with the images in a new order"
-        )
-    training.restore(resumed)
-    training.step = step_after_change(
-        resumed["step"],
-        steps_per_epoch=resumed["steps_per_epoch"],
-        global_batch_size=resumed["global_batch_size"],
-        new_steps_per_epoch=loader.steps_per_epoch,
-        new_global_batch_size=config.batch_size * ranks.world_size,
-    )
-    goes_on = same_data and (same_ranks or loader.ranks_share_state)
-    if goes_on:
-        loader.restore(bytes(resumed["data_states"][ranks.rank if same_ranks else 0].tolist()))
-    if same_ranks:
-        torch.set_rng_state(resumed["rng_states"]["cpu"][ranks.rank])
-        if ranks.device.type == "cuda" and "cuda" in resumed["rng_states"]:
-            torch.cuda.set_rng_state(resumed["rng_states"]["cuda"][ranks.rank], ranks.device)
-
-    epoch, into_epoch = divmod(training.step, loader.steps_per_epoch)
-    steps = f" and {into_epoch} of {loader.steps_per_epoch} steps" if into_epoch else ""
-    why = f": {', '.join(changed)}" if changed else ""
-    order = "" if goes_on else "; the images come in a new order"
-    return f"resuming after epoch {epoch}{steps}{why}{order}"
 
 
 def evaluate(arguments: Sequence[str]) -> int:
@@ -505,8 +354,9 @@ def _benchmark_training(
 
     import pipelines
     from ssd.benchmark import measure_training
+    from ssd.start import build_training
 
-    training, _ = _build_training(config, split, ranks, None, None)
+    training, _ = build_training(config, split.categories, ranks)
     found: dict[str, Any] = {}
     in_memory = None
     for name in names:

@@ -13,11 +13,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from mlperf_logging.mllog import constants as keys
 from mlperf_logging.mllog.mllog import MLLogger
 
 from ssd.config import MLPERF_QUALITY, Config
+from ssd.distributed import Ranks, broadcast_object, sum_over_ranks
 from ssd.errors import InputError
+from ssd.record import Run
 from ssd.schedule import REFERENCE_BATCH
 
 RULESET = "1.0.0"
@@ -153,6 +156,28 @@ class ComplianceLog:
         self._mllog.end(keys.RUN_STOP, metadata={keys.STATUS: keys.SUCCESS if success else keys.ABORTED})
 
 
+def begin(
+    config: Config, folder: Path, places: Iterable[Path], device: str, resumed: dict[str, Any] | None, ranks: Ranks
+) -> ComplianceLog:
+    """The log of an --mlperf run up to run_start, or one that logs nothing.
+
+    An MLPerf run's time begins before its data are touched. Annotations are data too, so all that needs them, the model
+    with its number of classes included, comes after this. places: the data's files and folders, which the system is to
+    forget before. device: its name.
+    """
+    if not config.mlperf:
+        return ComplianceLog(None, config)
+    file = folder / "mlperf.log" if ranks.is_main else None
+    compliance = ComplianceLog(file, config, resumed["epoch"] if resumed else None)
+    compliance.submission(device)
+    if not resumed:
+        failed = ranks.local_rank == 0 and not clear_page_cache(places)
+        failures = int(sum_over_ranks(torch.tensor(int(failed)), ranks))
+        compliance.run_start(cache_cleared=failures == 0)
+        broadcast_object(None, ranks)  # no rank goes on to the data before the first has logged that
+    return compliance
+
+
 def read_events(file: Path) -> list[dict[str, Any]]:
     """The events of a log of this program: "key", "value", "metadata", "time_ms" and more. A last line that a killed
     run left unfinished is passed over. Raises InputError for any other file."""
@@ -246,6 +271,16 @@ def check(file: Path) -> list[str]:
         values.setdefault(event["key"], []).append(event["value"])
     objections = [_plain_words(found, values) for found in _OBJECTION.finditer(done.stderr)]
     return objections or [f"the checker failed: {(done.stderr.strip() or 'without a word').splitlines()[-1]}"]
+
+
+def check_run(file: Path, config: Config, run: Run, time_to_target_s: float | None) -> bool:
+    """Has the run's compliance log checked, and says what is wrong with it; whether nothing is."""
+    if time_to_target_s is not None:
+        run.say(f"MLPerf: AP {config.target} after {time_to_target_s:.1f} s, from run_start to run_stop")
+    objections = check(file)
+    by = f"MLPerf's checker (ruleset {RULESET}, {config.mlperf_division} division)"
+    run.say(f"{by} {'objects to' if objections else 'passes'} {file}" + "".join(f"\n  - {o}" for o in objections))
+    return not objections
 
 
 # The checker's ways to object, by its text.
