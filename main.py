@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from ssd.config import DATA_PIPELINES, RECIPES, Config
 from ssd.errors import InputError, LostRankError
-from ssd.flags import (
+from ssd.flags import config_of
+from ssd.parsers import (
     benchmark_parser,
     check_parser,
-    config_of,
     convert_parser,
     download_parser,
     evaluate_parser,

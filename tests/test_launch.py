@@ -16,7 +16,8 @@ from test_faults import finish, steps_done, wait_until
 from torch.distributed.run import get_args_parser
 
 from ssd.config import Config
-from ssd.flags import config_of, train_parser
+from ssd.flags import config_of
+from ssd.parsers import train_parser
 
 SLURM, TRAINJOB, SKYPILOT = (ROOT / "launch" / name for name in ("slurm.sh", "trainjob.yaml", "skypilot.yaml"))
 SHEBANG = f"#!{sys.executable}\n"
