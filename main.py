@@ -44,7 +44,7 @@ def _data_folder(config: Config) -> Path:
 
 
 def _read_split(config: Config, split: str) -> "Annotations":
-    from pipelines.annotations import read_annotations
+    from pipelines.coco import read_annotations
 
     return read_annotations(_data_folder(config), split)
 
@@ -83,8 +83,8 @@ def train(arguments: Sequence[str]) -> int:
 
 def _train(config: Config, ranks: "Ranks") -> int:
     import pipelines
-    from pipelines.annotations import find_split
     from pipelines.augmentation import AUGMENTATIONS, CROP_ATTEMPTS
+    from pipelines.coco import find_split
     from ssd import mlperf, start
     from ssd.distributed import broadcast_object
     from ssd.evaluate import evaluate

@@ -18,9 +18,11 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.annotations import Annotations, BadRows, Defect, find_split, read_document, read_tolerantly
+from pipelines.annotations import Annotations
+from pipelines.coco import find_split, read_document, read_tolerantly
 from pipelines.images import Flaw
 from pipelines.scan import Look, look_at_all, remember
+from pipelines.table import BadRows, Defect
 from ssd.errors import InputError
 
 
