@@ -44,7 +44,7 @@ def _data_folder(config: Config) -> Path:
 
 
 def _read_split(config: Config, split: str) -> "Annotations":
-    from pipelines.coco import read_annotations
+    from pipelines.splits import read_annotations
 
     return read_annotations(_data_folder(config), split)
 
@@ -84,7 +84,7 @@ def train(arguments: Sequence[str]) -> int:
 def _train(config: Config, ranks: "Ranks") -> int:
     import pipelines
     from pipelines.augmentation import AUGMENTATIONS, CROP_ATTEMPTS
-    from pipelines.coco import find_split
+    from pipelines.splits import find_split
     from ssd import mlperf, start
     from ssd.distributed import broadcast_object
     from ssd.evaluate import evaluate

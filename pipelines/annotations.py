@@ -25,7 +25,7 @@ class Annotations:
     """One split of a data set: N images, M boxes grouped by image, K classes. Images keep the file's order."""
 
     file: Path
-    """The JSON it was read from."""
+    """What it was read from: COCO's JSON, or VOC's list of images."""
     image_folder: Path
     categories: tuple[Category, ...]
     """In the file's order: category i has label i + 1, and 0 is background."""

@@ -36,7 +36,8 @@ class BadRows(InputError):
 class Table:
     """One list of the document, read by columns: quickly when all is well, naming the first culprit otherwise.
 
-    Types are compared exactly: JSON's `true` is no integer and 1.0 is no id.
+    Types are compared exactly: JSON's `true` is no integer and 1.0 is no id. Rows that a reader of another format made
+    may state their 'place', and a 'problem' that makes it impossible to say more of them.
     """
 
     def __init__(self, document: dict[str, Any], name: str, file: Path) -> None:
@@ -46,12 +47,14 @@ class Table:
             raise InputError(f"{file}: '{name}' {state}; give the file of an object detection (instances) task")
         self.rows: list[Any] = document[name]
         self.refuse({i: "is not a JSON object" for i, row in enumerate(self.rows) if type(row) is not dict})
+        self.refuse({i: row["problem"] for i, row in enumerate(self.rows) if "problem" in row})
 
     def refuse(self, problems: dict[int, str], defect: Defect = Defect.MALFORMED, message: str | None = None) -> None:
         """Raises BadRows if a row has a problem. message: instead of the one about the first of them."""
         if problems:
             first = min(problems)
-            message = message or f"{self.name}[{first}] {problems[first]}; correct or remove that entry"
+            place = place_of(self.name, first, self.rows[first])
+            message = message or f"{place} {problems[first]}; correct or remove that entry"
             raise BadRows(f"{self.file}: {message}", self.name, defect, problems)
 
     def column(self, key: str, types: set[type], kind: str) -> list[Any]:
@@ -89,6 +92,11 @@ class Table:
                 problems[index] = f"repeats '{key}' {shown(value)}"
             seen.add(value)
         self.refuse(problems, Defect.REPEATED)
+
+
+def place_of(table: str, index: int, row: Any) -> str:
+    """Where a row comes from, to name it by: "annotations[12]", or a file where it has one of its own."""
+    return row["place"] if type(row) is dict and "place" in row else f"{table}[{index}]"
 
 
 def shown(value: object) -> str:

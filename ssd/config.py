@@ -17,7 +17,7 @@ class Config:
     """A training run. The defaults are those of NVIDIA's DALI example where it has the flag."""
 
     data: str = ""
-    """Folder of a COCO-style data set, or "demo"."""
+    """Folder of a data set as COCO or VOC has it, or "demo"."""
     train_split: str = "train2017"
     val_split: str = "val2017"
     data_pipeline: str = "dali"

@@ -74,8 +74,8 @@ def flag(group: Any, *names: str, dest: str, help: str, **arguments: Any) -> Non
 def add_data_folder_flag(group: Any) -> None:
     flag(
         group, "--data", "-d", dest="data", metavar="DIR",
-        help='COCO-style folder (DIR/train2017 or DIR/images/train2017, and DIR/annotations), '
-        'or "demo": written to data/demo once',
+        help='folder as COCO has it (DIR/train2017 or DIR/images/train2017, and DIR/annotations) or as VOC has it '
+        '(DIR/ImageSets/Main, DIR/JPEGImages, DIR/Annotations), or "demo": written to data/demo once',
     )  # fmt: skip
 
 
@@ -139,5 +139,5 @@ def config_of(flags: dict[str, Any], base: Config) -> Config:
     if about_mlperf and not config.mlperf:
         raise InputError(f"--{about_mlperf[0].replace('_', '-')} says nothing without --mlperf; pass both or neither")
     if not config.data:
-        raise InputError('--data is missing: pass a COCO-style folder, or "demo"')
+        raise InputError('--data is missing: pass a folder as COCO or VOC has it, or "demo"')
     return config
