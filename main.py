@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssd.config import DATA_PIPELINES, RECIPES, Config
+from ssd.config import DATA_PIPELINES, Config
 from ssd.errors import InputError, LostRankError
 from ssd.flags import config_of
 from ssd.parsers import (
@@ -23,6 +23,7 @@ from ssd.parsers import (
     show_data_parser,
     train_parser,
 )
+from ssd.recipes import base_of
 
 if TYPE_CHECKING:
     from pipelines.annotations import Annotations
@@ -44,7 +45,7 @@ def _data_folder(config: Config) -> Path:
 
 
 def _read_split(config: Config, split: str) -> "Annotations":
-    from pipelines.annotations import read_annotations
+    from pipelines.splits import read_annotations
 
     return read_annotations(_data_folder(config), split)
 
@@ -69,11 +70,11 @@ def _judged_text(split: "Annotations") -> str:
 
 
 def train(arguments: Sequence[str]) -> int:
-    options = vars(train_parser().parse_args(arguments))
+    parser = train_parser()
+    options = vars(parser.parse_args(arguments))
     local_rank, recipe = options.pop("local_rank"), options.pop("recipe")
     world_size = int(os.environ.get("WORLD_SIZE", 1))
-    base = RECIPES[recipe](options.get("batch_size"), world_size) if recipe else Config()
-    config = config_of(options, base)
+    config = config_of(options, base_of(recipe, parser, options.get("batch_size"), world_size))
 
     from ssd.distributed import process_group
 
@@ -83,8 +84,8 @@ def train(arguments: Sequence[str]) -> int:
 
 def _train(config: Config, ranks: "Ranks") -> int:
     import pipelines
-    from pipelines.annotations import find_split
     from pipelines.augmentation import AUGMENTATIONS, CROP_ATTEMPTS
+    from pipelines.splits import find_split
     from ssd import mlperf, start
     from ssd.distributed import broadcast_object
     from ssd.evaluate import evaluate
@@ -92,6 +93,7 @@ def _train(config: Config, ranks: "Ranks") -> int:
     from ssd.meter import NonFiniteLossError
     from ssd.precision import compute_dtype
     from ssd.record import Run, choose_folder, hardware, published_band
+    from ssd.schedule import REFERENCE_BATCH, peak_lr
     from ssd.train import train as run_training
 
     folder, files = broadcast_object(choose_folder(_data_name(config), config.output, config.resume), ranks)
@@ -146,13 +148,19 @@ def _train(config: Config, ranks: "Ranks") -> int:
     run.rewind(resumed["step"] if resumed else 0)  # also of a run that was killed before its first checkpoint
     if resumed:
         run.log("resumed", step=training.step, checkpoint=str(resume_file), world_size=ranks.world_size)
+    global_batch_size = config.batch_size * ranks.world_size
+    peak = peak_lr(config.learning_rate, global_batch_size)
     run.say(
         f"{config.data}: {len(train_split.trainable_indices())} of {len(train_split)} images to train on, "
         f"{len(val_split)} to judge by, {len(train_split.categories)} classes\n"
         f"SSD300-{config.backbone}, {config.data_pipeline}, {ranks.world_size} x {ranks.device.type}, "
         f"{str(compute_dtype(config, ranks.device) or 'float32').removeprefix('torch.')}, "
-        f"batch {config.batch_size * ranks.world_size}, seed {seed}, in {folder}"
+        f"batch {global_batch_size}, seed {seed}, in {folder}\n"
+        f"learning rate {config.learning_rate:g} x batch {global_batch_size} / {REFERENCE_BATCH} = {peak:g}, "
+        f"{config.schedule}" + (f" after {config.warmup} steps of warm-up" if config.warmup else "")
     )
+    run.log("learning_rate", step=training.step, base=config.learning_rate, global_batch_size=global_batch_size,
+            reference_batch_size=REFERENCE_BATCH, peak=peak, schedule=config.schedule)  # fmt: skip
     for warning in filter(None, (train_split.repairs_text, val_split.repairs_text, _judged_text(val_split))):
         run.say(f"warning: {warning}")
     for split in (train_split, val_split):
@@ -166,7 +174,7 @@ def _train(config: Config, ranks: "Ranks") -> int:
         results, reached = run_training(
             training,
             loader,
-            lambda: evaluate(training.model, val_loader, ground_truth, config, ranks),
+            lambda: evaluate(training.judged_model, val_loader, ground_truth, config, ranks),
             run,
             compliance,
             describe,

@@ -26,7 +26,8 @@ from torch.utils.data import DataLoader  # noqa: E402
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from pipelines import benchmark, dali  # noqa: E402
-from pipelines.annotations import Annotations, read_annotations  # noqa: E402
+from pipelines.annotations import Annotations  # noqa: E402
+from pipelines.coco import read_annotations  # noqa: E402
 from ssd import anchors  # noqa: E402
 from ssd.distributed import Ranks  # noqa: E402
 from ssd.host_memory import keep_freed_memory  # noqa: E402

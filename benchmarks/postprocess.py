@@ -27,7 +27,7 @@ from torch import Tensor  # noqa: E402
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import pipelines  # noqa: E402
-from pipelines.annotations import read_annotations  # noqa: E402
+from pipelines.coco import read_annotations  # noqa: E402
 from ssd import checkpoint, weight_formats  # noqa: E402
 from ssd.batch import Detections, Predictions  # noqa: E402
 from ssd.distributed import Ranks  # noqa: E402

@@ -24,7 +24,8 @@ import numpy as np
 import psutil
 import torch
 
-from pipelines.annotations import Annotations, read_annotations
+from pipelines.annotations import Annotations
+from pipelines.coco import read_annotations
 from pipelines.once_a_host import read_once_a_host
 from ssd.distributed import process_group
 from ssd.record import hardware, versions

@@ -18,9 +18,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.annotations import Annotations, BadRows, Defect, find_split, read_document, read_tolerantly
+from pipelines.annotations import Annotations
+from pipelines.coco import read_tolerantly
 from pipelines.images import Flaw
 from pipelines.scan import Look, look_at_all, remember
+from pipelines.splits import find_split, read_document
+from pipelines.table import BadRows, Defect, place_of
 from ssd.errors import InputError
 
 
@@ -113,7 +116,8 @@ def check_split(data_folder: Path, split: str, num_threads: int) -> SplitReport:
 
     def notice(bad: BadRows) -> None:
         for row, problem in bad.problems.items():
-            report.note(Kind(bad.defect, Effect.STOPS, _OF_DEFECT[bad.defect]), f"{bad.table}[{row}]", problem)
+            place = place_of(bad.table, row, document[bad.table][row])
+            report.note(Kind(bad.defect, Effect.STOPS, _OF_DEFECT[bad.defect]), place, problem)
 
     try:
         document = read_document(file)
@@ -126,7 +130,8 @@ def check_split(data_folder: Path, split: str, num_threads: int) -> SplitReport:
         for row in rows.tolist():
             entry = document["annotations"][row]
             problem = f"has bbox {entry['bbox']} in the image of id {entry['image_id']}"
-            report.note(Kind(what, Effect.CHANGES, "correct or remove them"), f"annotations[{row}]", problem)
+            place = place_of("annotations", row, entry)
+            report.note(Kind(what, Effect.CHANGES, "correct or remove them"), place, problem)
     _note_boxes(report, annotations)
     looks = look_at_all(image_folder, annotations.file_names, num_threads, f"checking {split}")
     remember(image_folder, dict(zip(annotations.file_names, looks, strict=True)))

@@ -17,8 +17,11 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipelines.annotations import Annotations, BadRows, Defect, find_split, read_document, read_tolerantly
+from pipelines.annotations import Annotations
+from pipelines.coco import read_tolerantly
 from pipelines.images import MAX_PIXELS, BadImage, Flaw, decode_rgb, open_image
+from pipelines.splits import find_split, read_document
+from pipelines.table import BadRows, Defect
 from ssd.distributed import Ranks, broadcast_object
 from ssd.errors import InputError
 

@@ -10,6 +10,8 @@ MLPERF_DIVISIONS = ("closed", "open")
 MLPERF_STATUSES = ("cloud", "onprem", "preview", "research")
 EVAL_ENGINES = ("faster", "pycocotools")
 ON_BAD_IMAGE = ("error", "skip")
+OPTIMIZERS = ("sgd", "apex")
+SCHEDULES = ("multistep", "cosine")
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,7 @@ class Config:
     """A training run. The defaults are those of NVIDIA's DALI example where it has the flag."""
 
     data: str = ""
-    """Folder of a COCO-style data set, or "demo"."""
+    """Folder of a data set as COCO or VOC has it, or "demo"."""
     train_split: str = "train2017"
     val_split: str = "val2017"
     data_pipeline: str = "dali"
@@ -35,17 +37,29 @@ class Config:
     """"imagenet", "none", or a file with a torchvision ResNet state dict."""
     checkpoint: str | None = None
     """File whose model weights training starts from; class heads of another size start anew."""
+    freeze_backbone: bool = False
+    """Leave the ResNet's weights and its batch norm's statistics as they are; all else trains."""
 
     epochs: int = 65
     batch_size: int = 32
     """Images a step on each rank."""
+    accumulate: int = 1
+    """Parts of equal size in which a rank computes its batch, one after the other, to need less memory."""
+    optimizer: str = "sgd"
+    """One of OPTIMIZERS, both SGD: torch's fused one, or apex's."""
     learning_rate: float = 2.6e-3
     """The rate at a global batch of 32; the run's rate is this x global batch / 32."""
     momentum: float = 0.9
     weight_decay: float = 5e-4
     """None of it on biases and batch norm."""
+    clip_norm: float | None = None
+    """The L2 norm that a step's gradients are shortened to where they are longer."""
+    ema: float | None = None
+    """Decay in [0, 1) of the weights' moving average, which is then evaluated and saved."""
     warmup: int = 0
     """Steps over which the rate rises linearly."""
+    schedule: str = "multistep"
+    """One of SCHEDULES: how the rate falls, in steps of a tenth or by half a cosine to 0 at the end of the run."""
     multistep: tuple[int, ...] = (43, 54)
     """The rate falls to a tenth after each of these epochs."""
     seed: int | None = None

@@ -13,6 +13,7 @@ from ssd.config import (
     DATA_PIPELINES,
     EVAL_ENGINES,
     ON_BAD_IMAGE,
+    RECIPES,
     Config,
 )
 from ssd.errors import InputError
@@ -29,6 +30,17 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see {self.prog} --help")
+
+    def value_of(self, setting: str, value: Any) -> Any:
+        """What the flag of a setting makes of its value in a file: what it would make of the same words."""
+        action = next(action for action in self._actions if action.dest == setting)
+        name, takes_value = action.option_strings[0], action.nargs != 0
+        if isinstance(value, bool) != (not takes_value) or isinstance(value, dict):
+            self.error(f"{name} takes {'a value' if takes_value else 'true or false'}, not {value}")
+        if not takes_value:
+            return value
+        words = [name, *map(str, value)] if isinstance(value, list) else [f"{name}={value}"]
+        return getattr(self.parse_args(words), setting)
 
 
 def number(convert: Callable[[str], Any], low: float, high: float = 1e9) -> Callable[[str], Any]:
@@ -51,10 +63,18 @@ def interval(text: str) -> tuple[int, str]:
     return int(count), units[unit]
 
 
+def recipe_name(text: str) -> str:
+    if text not in RECIPES and not text.endswith(".toml"):
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(RECIPES)}, and no .toml file")
+    return text
+
+
 COUNT = number(int, 1)
 COUNT_FROM_0 = number(int, 0)
 FRACTION = number(float, 0, 1)
 POSITIVE = number(float, 0)
+ABOVE_0 = number(float, 1e-9)
+DECAY = number(float, 0, 0.999999)
 MINUTES = number(float, 0.01, 1e5)
 MOMENTUM = number(float, 0, 0.999)
 BATCH = number(int, 2)  # batch norm on the 1 x 1 map needs two
@@ -74,8 +94,8 @@ def flag(group: Any, *names: str, dest: str, help: str, **arguments: Any) -> Non
 def add_data_folder_flag(group: Any) -> None:
     flag(
         group, "--data", "-d", dest="data", metavar="DIR",
-        help='COCO-style folder (DIR/train2017 or DIR/images/train2017, and DIR/annotations), '
-        'or "demo": written to data/demo once',
+        help='folder as COCO has it (DIR/train2017 or DIR/images/train2017, and DIR/annotations) or as VOC has it '
+        '(DIR/ImageSets/Main, DIR/JPEGImages, DIR/Annotations), or "demo": written to data/demo once',
     )  # fmt: skip
 
 
@@ -127,17 +147,32 @@ def add_evaluation_flags(group: Any) -> None:
     )  # fmt: skip
 
 
-def config_of(flags: dict[str, Any], base: Config) -> Config:
-    """base with the flags that were given. Raises InputError where they do not go together."""
+def overlay(base: Config, flags: dict[str, Any]) -> Config:
+    """base with these settings. Raises InputError where both 16-bit types are among them."""
     flags = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
     if flags.get("fp16") and flags.get("bf16"):
         raise InputError("--fp16 and --bf16 exclude each other; pass one")
     if flags.get("fp16") or flags.get("bf16"):
         flags = {"fp16": False, "bf16": False, **flags}  # overrules the recipe's
-    config = replace(base, **flags)
+    return replace(base, **flags)
+
+
+def config_of(flags: dict[str, Any], base: Config) -> Config:
+    """base with the flags that were given. Raises InputError where they do not go together."""
+    config = overlay(base, flags)
+    if config.schedule == "cosine" and ("multistep" in flags or config.mlperf):
+        other = "--multistep" if "multistep" in flags else "--mlperf"
+        raise InputError(f"--schedule cosine and {other} exclude each other; pass one")
+    if config.batch_size % config.accumulate or config.batch_size // config.accumulate < 2:
+        raise InputError(
+            f"--accumulate {config.accumulate}: does not part a batch of {config.batch_size} into equal parts of two "
+            "images or more; pass another --batch-size"
+        )
+    if config.freeze_backbone and config.backbone_weights == "none" and not config.checkpoint:
+        raise InputError("--freeze-backbone: would freeze random weights; pass --checkpoint or --backbone-weights")
     about_mlperf = sorted(name for name in flags if name.startswith("mlperf_"))
     if about_mlperf and not config.mlperf:
         raise InputError(f"--{about_mlperf[0].replace('_', '-')} says nothing without --mlperf; pass both or neither")
     if not config.data:
-        raise InputError('--data is missing: pass a COCO-style folder, or "demo"')
+        raise InputError('--data is missing: pass a folder as COCO or VOC has it, or "demo"')
     return config

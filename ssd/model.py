@@ -63,10 +63,22 @@ class SSD300(nn.Module):
         per_level = list(zip(channels, BOXES_PER_CELL, strict=True))
         self.box_heads = nn.ModuleList(nn.Conv2d(c, n * 4, 3, padding=1) for c, n in per_level)
         self.class_heads = nn.ModuleList(nn.Conv2d(c, n * num_classes, 3, padding=1) for c, n in per_level)
+        self._trunk_is_frozen = False
         for module in (self.extra_blocks, self.box_heads, self.class_heads):
             for parameter in module.parameters():
                 if parameter.dim() > 1:
                     nn.init.xavier_uniform_(parameter)
+
+    def freeze_trunk(self) -> None:
+        """Keeps the trunk's weights and its batch norm's statistics as they are, also in training mode."""
+        self._trunk_is_frozen = True
+        self.trunk.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "SSD300":
+        super().train(mode)
+        self.trunk.train(mode and not self._trunk_is_frozen)
+        return self
 
     def forward(self, images: Tensor) -> Predictions:
         """images: as `Batch.images`. Raises ValueError for any size but 300 x 300: the default boxes fit no other."""

@@ -1,10 +1,12 @@
 """The flags of each command, with what --help says of them."""
 
-from ssd.config import BACKBONES, MLPERF_DIVISIONS, MLPERF_STATUSES, RECIPES
+from ssd.config import BACKBONES, MLPERF_DIVISIONS, MLPERF_STATUSES, OPTIMIZERS, RECIPES, SCHEDULES
 from ssd.flags import (
+    ABOVE_0,
     BATCH,
     COUNT,
     COUNT_FROM_0,
+    DECAY,
     FRACTION,
     MINUTES,
     MOMENTUM,
@@ -18,6 +20,7 @@ from ssd.flags import (
     add_several_pipelines_flag,
     flag,
     interval,
+    recipe_name,
 )
 
 EXIT_CODES = (
@@ -41,7 +44,10 @@ def train_parser() -> Parser:
         epilog=f"recipes:\n{_recipes_help()}\n\n"
         f"example: torchrun --nproc_per_node=8 main.py --fp16 --data /coco\n{EXIT_CODES}",
     )
-    parser.add_argument("--recipe", choices=tuple(RECIPES), help="start from these settings, listed below")
+    parser.add_argument(
+        "--recipe", type=recipe_name, metavar="NAME|FILE.toml",
+        help="start from these settings: one of those below, or a file with some of config.json's",
+    )  # fmt: skip
     add_data_flags(parser, training=True)
 
     group = parser.add_argument_group("model")
@@ -54,6 +60,10 @@ def train_parser() -> Parser:
         group, "--checkpoint", dest="checkpoint", metavar="FILE",
         help="fine-tune from this: a run's, NVIDIA's DLE SSD, or of convert; classes may differ",
     )  # fmt: skip
+    flag(
+        group, "--freeze-backbone", dest="freeze_backbone", action="store_true",
+        help="leave the ResNet as it is, its batch norm too; the extra layers and heads train",
+    )  # fmt: skip
 
     group = parser.add_argument_group("training")
     flag(group, "--epochs", "-e", dest="epochs", type=COUNT, metavar="N", help="times through the data")
@@ -62,6 +72,11 @@ def train_parser() -> Parser:
         group, "--learning-rate", "--lr", dest="learning_rate", type=POSITIVE, metavar="LR",
         help="rate at a global batch of 32; the run's is this x ranks x batch size / 32",
     )  # fmt: skip
+    flag(
+        group, "--accumulate", dest="accumulate", type=COUNT, metavar="N",
+        help="compute each batch in N parts, for less memory; it learns as from the whole, but for batch norm",
+    )  # fmt: skip
+    flag(group, "--optimizer", dest="optimizer", choices=OPTIMIZERS, help="SGD, torch's or apex's; both are fused")
     flag(group, "--momentum", "-m", dest="momentum", type=MOMENTUM, metavar="M", help="of SGD")
     flag(
         group,
@@ -72,6 +87,18 @@ def train_parser() -> Parser:
         metavar="W",
         help="not on biases and batch norm",
     )
+    flag(
+        group, "--clip-norm", dest="clip_norm", type=ABOVE_0, metavar="X",
+        help="shorten gradients whose L2 norm is greater to it",
+    )  # fmt: skip
+    flag(
+        group, "--ema", dest="ema", type=DECAY, metavar="DECAY",
+        help="evaluate and save a moving average of the weights, such as 0.999",
+    )  # fmt: skip
+    flag(
+        group, "--schedule", dest="schedule", choices=SCHEDULES,
+        help="how the rate falls; cosine: by half a cosine, to 0 at the end of the run",
+    )  # fmt: skip
     flag(group, "--warmup", dest="warmup", type=COUNT_FROM_0, metavar="STEPS", help="steps of linear warm-up")
     flag(
         group, "--multistep", dest="multistep", type=COUNT, nargs="*", metavar="EPOCH",

@@ -1,9 +1,15 @@
 """The learning rate as a pure function of the step."""
 
+import math
 from collections.abc import Sequence
 
 DECAY = 0.1
 REFERENCE_BATCH = 32
+
+
+def peak_lr(base_lr: float, global_batch_size: int) -> float:
+    """base_lr x global batch / 32: linear scaling (Goyal et al. 2017)."""
+    return base_lr * global_batch_size / REFERENCE_BATCH
 
 
 def lr_at(
@@ -14,14 +20,20 @@ def lr_at(
     steps_per_epoch: int,
     warmup_steps: int,
     multistep: Sequence[int],
+    cosine_steps: int | None = None,
 ) -> float:
-    """The rate of step (from 0): base_lr x global batch / 32 (linear scaling, Goyal et al. 2017), risen to linearly
-    over warmup_steps, and a tenth after each epoch of multistep.
+    """The rate of step (from 0): that of `peak_lr`, risen to linearly over warmup_steps, and a tenth after each epoch
+    of multistep.
 
-    Step 0 has the first rung of the warm-up, not 0 as in the ancestors, where it trains nothing.
+    Step 0 has the first rung of the warm-up, not 0 as in the ancestors, where it trains nothing. cosine_steps: if
+    given, the rate falls by half a cosine instead (Loshchilov and Hutter 2017), from the warm-up's end to 0 at this
+    step, which is the first that a run has no more.
     """
-    peak = base_lr * global_batch_size / REFERENCE_BATCH
+    peak = peak_lr(base_lr, global_batch_size)
     warmth = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+    if cosine_steps is not None:
+        way = max(0, step - warmup_steps) / max(1, cosine_steps - warmup_steps)
+        return peak * warmth * (1 + math.cos(math.pi * min(1.0, way))) / 2
     decays = sum(step >= epoch * steps_per_epoch for epoch in multistep)
     return peak * warmth * DECAY**decays
 

@@ -76,6 +76,8 @@ def build_training(
         notes.append(f"starting from {file}" + (", with new class heads" if fresh else ""))
     else:
         weight_formats.load_backbone(model, config.backbone_weights)
+    if config.freeze_backbone:
+        model.freeze_trunk()
     model = model.to(ranks.device).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(model, config)
     return Training(model, optimizer, grad_scaler(config, ranks.device), ssd_losses, config, ranks), notes
@@ -103,6 +105,9 @@ def resume(
     anything else is not as it was, unless --resume-anyway.
     """
     ranks, was = training.ranks, resumed["data"]
+    if resumed["settings"].get("freeze_backbone", False) != config.freeze_backbone:
+        remedy = "leave it out" if config.freeze_backbone else "pass it"
+        raise InputError(f"--resume: --freeze-backbone is not as it was; {remedy}, or start anew with --checkpoint")
     changed = [f"{name} was {was.get(name)} and is {now}" for name, now in identity.items() if was.get(name) != now]
     same_ranks = was.get("world_size") == ranks.world_size
     same_data = len(changed) == (not same_ranks)

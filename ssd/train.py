@@ -4,6 +4,7 @@ import inspect
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ssd import checkpoint
+from ssd.apex_sgd import apex_sgd
+from ssd.average import Average, join_buffers
 from ssd.batch import Batch, TrainLoader
 from ssd.config import Config
 from ssd.distributed import Ranks, Vote, average_buffers, broadcast_object, gather_tensors
@@ -33,17 +36,17 @@ LossesOf = Callable[[nn.Module, Batch], dict[str, Tensor]]
 Judge = Callable[[], dict[str, Any] | None]
 
 
-def build_optimizer(model: nn.Module, config: Config) -> torch.optim.SGD:
+def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
     """SGD as published: no weight decay on biases and other 1-d parameters ("the Tencent trick", Jia et al. 2018)."""
     parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     decayed = [p for name, p in parameters if p.dim() > 1]
     plain = [p for name, p in parameters if p.dim() <= 1]
-    optimizer = torch.optim.SGD(
-        [{"params": plain, "weight_decay": 0.0}, {"params": decayed, "weight_decay": config.weight_decay}],
-        lr=config.learning_rate,
-        momentum=config.momentum,
-        fused=True,  # takes the verdict on a step on the device; the other implementations would read it on the host
-    )
+    groups = [{"params": plain, "weight_decay": 0.0}, {"params": decayed, "weight_decay": config.weight_decay}]
+    optimizer: torch.optim.Optimizer
+    if config.optimizer == "apex":
+        optimizer = apex_sgd(groups, lr=config.learning_rate, momentum=config.momentum)
+    else:  # fused takes the verdict on a step on the device; the other implementations would read it on the host
+        optimizer = torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, fused=True)
     # Its own momentum begins as memory as it finds it, which a first step that is skipped leaves so.
     for _, parameter in parameters:
         optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
@@ -69,30 +72,58 @@ class Training:
     def __post_init__(self) -> None:
         self.skipped_steps = torch.zeros((), dtype=torch.int64, device=self.ranks.device)
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.statistics = _join_buffers(self.model)
+        self.statistics = join_buffers(self.model)
+        self.average = None if self.config.ema is None else Average(self.model, self.config.ema)
+
+    @property
+    def judged_model(self) -> nn.Module:
+        """The model to evaluate and to hand on: the moving average if there is one."""
+        return self.model if self.average is None else self.average.model
 
     def train_step(self, forward: nn.Module, batch: Batch, lr: float) -> Tensor:
         """One step of SGD. forward: the model or its DDP wrapper. Returns the losses stacked, still on the device.
 
         A step whose loss or gradients are not finite, on any rank, leaves the model as it was and is counted in
-        skipped_steps. The host does not wait for that verdict.
+        skipped_steps. The host does not wait for that verdict. (The average takes in the model as it was, once more.)
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         statistics = self.statistics.clone()
-        with autocast(self.config, self.ranks.device):
-            losses = torch.stack(list(self.losses_of(forward, batch).values()))
         self.optimizer.zero_grad()
-        loss = losses.sum()
-        # An infinite loss may have finite gradients. NaN for their seed makes them tell it, and DDP tells all ranks.
-        self.scaler.scale(loss).backward(torch.where(loss.isfinite(), 1.0, math.nan))
+        losses = self._backward(forward, batch)
         is_bad = ~self._largest_gradient().isfinite()
+        if self.config.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self._parameters, self.config.clip_norm)
         self.optimizer.found_inf = is_bad.float()  # type: ignore[attr-defined]
         self.scaler.step(self.optimizer)
         self.scaler.update()
         torch.where(is_bad, statistics, self.statistics, out=self.statistics)
         self.skipped_steps += is_bad
-        return losses.detach()
+        if self.average is not None:
+            self.average.update(self.step)
+        return losses
+
+    def _backward(self, forward: nn.Module, batch: Batch) -> Tensor:
+        """Computes the gradients of a batch, in config.accumulate parts one after the other; returns its losses.
+
+        The mean of the parts' losses is the batch's, as they are means over images; only batch norm sees the parts.
+        """
+        count = self.config.accumulate
+        parts = [batch] if count == 1 else map(Batch, *(tensor.tensor_split(count) for tensor in batch))
+        losses: list[Tensor] = []
+        for part in parts:
+            # The ranks exchange gradients once, with those of the last part.
+            waits = len(losses) < count - 1
+            with forward.no_sync() if waits and isinstance(forward, DistributedDataParallel) else nullcontext():
+                with autocast(self.config, self.ranks.device):
+                    of_part = torch.stack(list(self.losses_of(forward, part).values()))
+                loss = of_part.sum()
+                # An infinite loss may have finite gradients. NaN for their seed makes them tell it, and DDP tells all
+                # ranks.
+                self.scaler.scale(loss).backward(torch.where(loss.isfinite(), 1 / count, math.nan))
+            losses.append(of_part.detach())
+        return torch.stack(losses).mean(dim=0)
 
     def _largest_gradient(self) -> Tensor:
         gradients = [p.grad for p in self._parameters if p.grad is not None]
@@ -101,9 +132,11 @@ class Training:
     def state(self) -> dict[str, Any]:
         """Of all ranks, on rank 0; they call it together."""
         return {
-            "model": self.model.state_dict(),
+            # What evaluates, predicts or fine-tunes from a checkpoint takes "model", and need not know of averages.
+            "model": self.judged_model.state_dict(),
             # Within an epoch each rank has its own.
             "statistics": gather_tensors(self.statistics.cpu(), self.ranks),
+            **self._state_beside_average(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "step": self.step,
@@ -113,8 +146,15 @@ class Training:
             "tally": asdict(self.tally),
         }
 
+    def _state_beside_average(self) -> dict[str, Any]:
+        if self.average is None:
+            return {}
+        statistics = gather_tensors(self.average.statistics.cpu(), self.ranks)
+        return {"trained_model": self.model.state_dict(), "average_statistics": statistics}
+
     def restore(self, content: dict[str, Any]) -> None:
-        """Takes up what `state` gave, but for settings, which are the run's own. The model has its weights already."""
+        """Takes up what `state` gave, but for settings, which are the run's own. The model has its weights already, or
+        the average's where there was one."""
         # Among them whether the optimiser is the fused one; the rate is that of the step.
         settings = [
             {name: group[name] for name in group if name not in ("params", "lr")}
@@ -128,19 +168,17 @@ class Training:
         self.step, self.best_ap, self.judged_epoch = content["step"], content["best_ap"], content["judged_epoch"]
         self.skipped_steps.fill_(content["skipped_steps"])
         self.tally = Tally(**content["tally"])
-        statistics = content["statistics"]
+        if self.average is not None:
+            self.average.model.load_state_dict(content["model"])
+        if "trained_model" in content:  # "model" is the average
+            self.model.load_state_dict(content["trained_model"])
+            if self.average is not None:
+                self.average.statistics.copy_(self._own_of(content["average_statistics"]))
+        self.statistics.copy_(self._own_of(content["statistics"]))
+
+    def _own_of(self, statistics: list[Tensor]) -> Tensor:
         same_ranks = len(statistics) == self.ranks.world_size
-        self.statistics.copy_(statistics[self.ranks.rank] if same_ranks else torch.stack(statistics).mean(dim=0))
-
-
-def _join_buffers(model: nn.Module) -> Tensor:
-    """One tensor that the model's floating-point buffers (batch norm's statistics) become views of, so that a step can
-    take all of them back at once."""
-    buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
-    joined = torch.cat([buffer.flatten() for buffer in buffers]) if buffers else torch.zeros(0)
-    for buffer, part in zip(buffers, joined.split([buffer.numel() for buffer in buffers]), strict=True):
-        buffer.data = part.view_as(buffer)
-    return joined
+        return statistics[self.ranks.rank] if same_ranks else torch.stack(statistics).mean(dim=0)
 
 
 def train(
@@ -216,6 +254,8 @@ def train(
                     compliance.epoch_stop(epoch)
                     meter.end_epoch(epoch, lr)
                     average_buffers(training.model, ranks)
+                    if training.average is not None:
+                        average_buffers(training.average.model, ranks)
                 if saves:
                     save()  # before an evaluation too, which may take longer than a signal leaves time for
                 if judges and not must_stop:
@@ -255,6 +295,7 @@ def _lr(training: Training, steps_per_epoch: int) -> float:
         steps_per_epoch=steps_per_epoch,
         warmup_steps=config.warmup,
         multistep=config.multistep,
+        cosine_steps=config.epochs * steps_per_epoch if config.schedule == "cosine" else None,
     )
 
 

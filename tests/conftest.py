@@ -63,7 +63,7 @@ def demo_checkpoint(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -
     """A checkpoint of an untrained SSD300-R18 for the categories of `demo_data`, to evaluate and to fine-tune."""
     import torch
 
-    from pipelines.annotations import read_annotations
+    from pipelines.coco import read_annotations
     from ssd import checkpoint
     from ssd.model import SSD300
 

@@ -23,8 +23,10 @@ import atheris
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-with atheris.instrument_imports(include=["pipelines.annotations"]):
-    from pipelines.annotations import Annotations, BadRows, annotations_of, parse_document, read_tolerantly
+with atheris.instrument_imports(include=["pipelines.coco", "pipelines.table"]):
+    from pipelines.annotations import Annotations
+    from pipelines.coco import annotations_of, parse_document, read_tolerantly
+    from pipelines.table import BadRows
 from test_annotations import DOCUMENT, MASK, assert_clean, changed, with_boxes, write
 
 from ssd.errors import InputError

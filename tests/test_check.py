@@ -25,8 +25,8 @@ from dirty_data import (
 )
 
 import main
-from pipelines.annotations import read_annotations
 from pipelines.check import Effect, SplitReport, check, exit_code
+from pipelines.coco import read_annotations
 from pipelines.images import read_rgb
 from ssd.errors import InputError
 

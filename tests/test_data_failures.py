@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipelines.annotations import read_annotations
+from pipelines.coco import read_annotations
 
 pytestmark = pytest.mark.slow
 

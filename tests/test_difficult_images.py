@@ -151,7 +151,7 @@ import sys
 from pathlib import Path
 import torch
 import pipelines
-from pipelines.annotations import read_annotations
+from pipelines.coco import read_annotations
 from ssd.distributed import Ranks
 from ssd.errors import InputError
 

@@ -12,7 +12,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor, nn
 
-from pipelines.annotations import Annotations, read_annotations
+from pipelines.annotations import Annotations
+from pipelines.coco import read_annotations
 from ssd.anchors import NUM_BOXES, default_boxes_cxcywh, offsets_of
 from ssd.batch import EvalBatch, GroundTruth, Predictions
 from ssd.config import EVAL_ENGINES, Config

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import pipelines
-from pipelines.annotations import read_annotations
+from pipelines.coco import read_annotations
 from ssd.config import DATA_PIPELINES, Config
 from ssd.distributed import Ranks
 from ssd.loss import ssd_losses

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from runs import free_ports
 
-from pipelines.annotations import Annotations, read_annotations
+from pipelines.annotations import Annotations
+from pipelines.coco import read_annotations
 from pipelines.once_a_host import read_once_a_host
 from ssd.distributed import process_group
 from ssd.errors import InputError

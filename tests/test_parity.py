@@ -16,7 +16,8 @@ from statistics_of import chi_square_p, ks_p
 from torchvision.transforms.functional import adjust_contrast
 
 from pipelines import augmentation
-from pipelines.annotations import Annotations, read_annotations
+from pipelines.annotations import Annotations
+from pipelines.coco import read_annotations
 from pipelines.images import read_rgb, resize
 from ssd import anchors
 from ssd.batch import RGB_MEAN, RGB_STD

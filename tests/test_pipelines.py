@@ -10,7 +10,8 @@ import torch
 
 import pipelines
 from pipelines import augmentation
-from pipelines.annotations import Annotations, read_annotations
+from pipelines.annotations import Annotations
+from pipelines.coco import read_annotations
 from pipelines.demo import write_demo_data
 from ssd import anchors
 from ssd.batch import IMAGE_SIZE_PX, Batch

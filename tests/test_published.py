@@ -14,8 +14,8 @@ import main
 import pipelines
 import ssd.config
 from pipelines import augmentation, images, no_dali
-from pipelines.annotations import read_annotations
 from pipelines.augmentation import AUGMENTATIONS
+from pipelines.coco import read_annotations
 from ssd.batch import RGB_MEAN, RGB_STD
 from ssd.distributed import Ranks
 

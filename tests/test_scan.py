@@ -24,7 +24,7 @@ from dirty_data import (
 import main
 import pipelines
 from pipelines import check, scan
-from pipelines.annotations import read_annotations
+from pipelines.coco import read_annotations
 from pipelines.scan import read_usable
 from ssd.distributed import Ranks
 from ssd.errors import InputError

@@ -1,0 +1,40 @@
+"""The exponential moving average of a model over its training steps, which is often the better detector."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+
+class Average:
+    """Of a model's parameters and batch norm's statistics, in a model of its own that is never trained.
+
+    After step t (from 0) it keeps min(decay, (1 + t) / (10 + t)) of itself, as TensorFlow's ExponentialMovingAverage
+    with num_updates does: a fixed decay near 1 would remember the first weights for the whole of a short run.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        """decay: in [0, 1)."""
+        self.decay = decay
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.statistics = join_buffers(self.model)
+        self._own, self._models = _averaged(self.model), _averaged(model)
+
+    def update(self, step: int) -> None:
+        """Takes in the model as it is after this step (from 0). The host waits for nothing."""
+        get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))(self._own, self._models, None)
+
+
+def _averaged(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *(buffer for buffer in model.buffers() if buffer.is_floating_point())]
+
+
+def join_buffers(model: nn.Module) -> Tensor:
+    """One tensor that the model's floating-point buffers (batch norm's statistics) become views of, so that a step can
+    take all of them back at once."""
+    buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    joined = torch.cat([buffer.flatten() for buffer in buffers]) if buffers else torch.zeros(0)
+    for buffer, part in zip(buffers, joined.split([buffer.numel() for buffer in buffers]), strict=True):
+        buffer.data = part.view_as(buffer)
+    return joined

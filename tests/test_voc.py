@@ -1,0 +1,179 @@
+"""A VOC folder is read as the same data in a COCO folder would be, and refused as strictly."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from voc_data import image_xml, object_xml, voc_of_coco, write_voc
+
+from pipelines.coco import read_annotations as read_coco
+from pipelines.splits import find_split, read_annotations
+from ssd.errors import InputError
+
+DOG = object_xml("dog", 1, 1, 100, 50)
+
+
+def a_folder(folder: Path, first: str = image_xml("one", DOG), **files: str) -> Path:
+    """Of one training image; files: more XML, by name."""
+    xml = {"one": first, "two": image_xml("two", object_xml("cat", 11, 21, 30, 40)), **files}
+    return write_voc(folder / "voc", {"train": ["one"], "val": ["two"]}, xml)
+
+
+def test_pixels_count_from_one_and_the_last_belongs_to_the_box(tmp_path: Path) -> None:
+    split = read_annotations(a_folder(tmp_path), "train")
+    assert split.boxes_xywh_px.tolist() == [[0, 0, 100, 50]]  # xmin 1, xmax 100 of 100 pixels: all of them
+    assert split.boxes_ltrb.tolist() == [[0, 0, 1, 1]]
+    val = read_annotations(a_folder(tmp_path / "b"), "val")
+    assert val.boxes_xywh_px.tolist() == [[10, 20, 20, 20]]
+    assert val.areas_px.tolist() == [400]
+    assert val.repairs == {}
+
+
+def test_categories_are_all_names_in_order_so_that_splits_agree(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path, third=image_xml("third", object_xml("ant", 1, 1, 9, 9)))
+    train, val = (read_annotations(folder, split) for split in ("train", "val"))
+    assert train.categories == val.categories == ((1, "ant"), (2, "cat"), (3, "dog"))  # not the parts' "head"
+    assert train.labels.tolist() == [3] and val.labels.tolist() == [2]
+
+
+def test_difficult_objects_are_ignored_like_crowds(tmp_path: Path) -> None:
+    hard = object_xml("dog", 1, 1, 20, 20, difficult=1)
+    split = read_annotations(a_folder(tmp_path, image_xml("one", hard)), "train")
+    assert split.is_crowd.tolist() == [True]
+    assert len(split.trainable_indices()) == 0
+    assert split.coco_dataset()["annotations"][0]["iscrowd"] == 1
+
+
+def test_the_file_name_may_have_another_suffix(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path, image_xml("one", DOG).replace("one.jpg", "C:\\photos\\one.png"))
+    (folder / "JPEGImages" / "one.jpg").rename(folder / "JPEGImages" / "one.png")
+    assert read_annotations(folder, "train").file_names == ["one.png"]
+    # But it is the list that says which image it is.
+    other = a_folder(tmp_path / "b", image_xml("one", DOG).replace("one.jpg", "two.jpg"))
+    assert read_annotations(other, "train").file_names == ["one.jpg"]
+
+
+def test_an_image_without_objects_stays(tmp_path: Path) -> None:
+    split = read_annotations(a_folder(tmp_path, image_xml("one")), "train")
+    assert len(split) == 1 and len(split.labels) == 0
+
+
+def test_boxes_outside_are_clipped_or_dropped_and_counted(tmp_path: Path) -> None:
+    first = image_xml("one", object_xml("dog", 91, 1, 120, 50), object_xml("dog", 300, 1, 320, 9), DOG)
+    split = read_annotations(a_folder(tmp_path, first), "train")
+    assert split.repairs == {"boxes outside the image dropped": 1, "boxes clipped to the image": 1}
+    assert np.allclose(split.boxes_ltrb, [[0.9, 0, 1, 1], [0, 0, 1, 1]])
+
+
+BOMB = '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b "ha"><!ENTITY c "&b;&b;&b;">]><annotation>&c;</annotation>'
+OUTSIDE = '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/hostname">]><annotation><folder>&b;</folder></annotation>'
+
+
+@pytest.mark.parametrize(
+    ("xml", "complaint"),
+    [
+        ("<annotation><size>", "is not valid XML at line 1, column 19 (no element found)"),
+        ("", "is not valid XML at line 1, column 1"),
+        ("<html></html>", "holds a 'html', not an 'annotation'"),
+        (BOMB, "has a DOCTYPE"),
+        (OUTSIDE, "has a DOCTYPE"),
+        ('<?xml version="1.0" encoding="klingon"?><annotation></annotation>', "unknown encoding"),
+        ("<annotation></annotation>", "has no 'width'"),
+        (image_xml("one", DOG, width="wide"), "has 'width' 'wide', which is not an integer"),
+        (image_xml("one", DOG, height=0), "has a 'height' outside 1..65535"),
+        (image_xml("one", object_xml("", 1, 1, 9, 9)), ", object 1 has no 'name'"),
+        (image_xml("one", DOG, object_xml("dog", 1, "", 9, 9)), ", object 2 has no 'bndbox' with numbers for xmin"),
+        (image_xml("one", object_xml("dog", 1, 1, 9, 9, "yes")), "object 1 has a 'difficult' 'yes', which is neither"),
+    ],
+)
+def test_what_cannot_be_understood_is_named(xml: str, complaint: str, tmp_path: Path) -> None:
+    folder = a_folder(tmp_path, xml)
+    with pytest.raises(InputError) as error:
+        read_annotations(folder, "train")
+    assert complaint in str(error.value) and "Annotations/one.xml" in str(error.value)
+    assert str(error.value).endswith("; correct or remove that entry")
+
+
+def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path)
+    (folder / "Annotations" / "one.xml").unlink()
+    with pytest.raises(InputError, match=r"train\.txt: Annotations/one\.xml is missing"):
+        read_annotations(folder, "train")
+    (folder / "JPEGImages" / "two.jpg").unlink()
+    with pytest.raises(InputError, match=r"image 'two\.jpg' not found"):
+        read_annotations(folder, "val")
+    with pytest.raises(InputError, match=r"test\.txt: no such list"):
+        find_split(folder, "test")
+    (folder / "Annotations").rename(folder / "annotated")
+    with pytest.raises(InputError, match=r"Annotations: no such folder; a VOC data set has"):
+        find_split(folder, "val")
+
+
+def test_a_list_that_names_an_image_twice_or_leaves_the_folder_is_refused(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path)
+    names = folder / "ImageSets" / "Main" / "train.txt"
+    names.write_text("one\n\n  one\n")
+    with pytest.raises(InputError, match=r"Annotations/one\.xml repeats 'file_name' 'one\.jpg'"):
+        read_annotations(folder, "train")
+    names.write_text("../Annotations/one\n")
+    with pytest.raises(InputError, match=r"Annotations/\.\./Annotations/one\.xml is missing"):
+        read_annotations(folder, "train")
+    names.write_text("")
+    with pytest.raises(InputError, match=r"train\.txt: 'images' is empty"):
+        read_annotations(folder, "train")
+
+
+# --- the same as a COCO folder ---
+
+
+@pytest.fixture(scope="module")
+def voc(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`demo_data` as VOC."""
+    folder = tmp_path_factory.mktemp("voc") / "demo"
+    return voc_of_coco(demo_data, {"train": "train2017", "val": "val2017"}, folder)
+
+
+@pytest.mark.parametrize(("split", "coco_split"), [("train", "train2017"), ("val", "val2017")])
+def test_it_holds_what_the_coco_folder_holds(split: str, coco_split: str, voc: Path, demo_data: Path) -> None:
+    ours, theirs = read_annotations(voc, split), read_coco(demo_data, coco_split)
+    # Decimal text gives the numbers back, but for the last bit that adding and taking away 1 costs.
+    assert np.allclose(ours.boxes_xywh_px, theirs.boxes_xywh_px, rtol=0, atol=1e-9)
+    assert np.allclose(ours.boxes_ltrb, theirs.boxes_ltrb, rtol=0, atol=1e-6)
+    assert np.array_equal(ours.sizes_px, theirs.sizes_px)
+    assert np.array_equal(ours.is_crowd, theirs.is_crowd)
+    names = [[split.categories[label - 1].name for label in split.labels.tolist()] for split in (ours, theirs)]
+    assert names[0] == names[1]
+
+
+def test_the_check_lists_all_that_is_wrong(tmp_path: Path, demo_data: Path, capsys: pytest.CaptureFixture) -> None:
+    import main
+
+    folder = voc_of_coco(demo_data, {"train": "train2017", "val": "val2017"}, tmp_path / "voc")
+    assert main.main(["check", "--data", str(folder), "--train-split", "train", "--val-split", "val"]) in (0, 1)
+    assert "would stop a run" not in capsys.readouterr().out
+    first, second, third = sorted((folder / "Annotations").glob("train-*.xml"))[:3]
+    first.write_text("<annotation>")
+    second.unlink()
+    third.write_text(third.read_text().replace("<xmin>", "<xmin>x", 1))
+    command = ["check", "--data", str(folder), "--train-split", "train", "--val-split", "train", "--json"]
+    assert main.main([*command, str(tmp_path / "found.json")]) == 1
+    findings = json.loads((tmp_path / "found.json").read_text())["splits"]["train"]["findings"]
+    (malformed,) = (finding for finding in findings if finding["what"] == "malformed entries")
+    where = [item["where"] for item in malformed["items"]]
+    assert where == [f"Annotations/{first.name}", f"Annotations/{second.name}", f"Annotations/{third.name}, object 1"]
+
+
+def test_evaluate_and_show_data_take_it(
+    voc: Path, demo_checkpoint: Path, tmp_path: Path, refusal: Callable[..., str]
+) -> None:
+    """The checkpoint is for the demo data's categories, which are in another order: that is noticed."""
+    import main
+
+    picture = tmp_path / "picture.png"
+    arguments = ["show-data", "--data", str(voc), "--train-split", "train", "--data_pipeline", "no_dali", "--rows", "1"]
+    assert main.main([*arguments, "--output", str(picture)]) == 0
+    assert picture.stat().st_size > 0
+    evaluation = ["evaluate", "--data", voc, "--val-split", "val", "--checkpoint", demo_checkpoint, "--device", "cpu"]
+    assert "trained on other categories" in refusal(*evaluation, "--data_pipeline", "no_dali", "--num-workers", "0")
