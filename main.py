@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,8 +88,9 @@ def _train(config: Config, ranks: "Ranks") -> int:
     from pipelines.augmentation import AUGMENTATIONS, CROP_ATTEMPTS
     from ssd import mlperf, start
     from ssd.distributed import broadcast_object
-    from ssd.evaluate import evaluate
+    from ssd.evaluate import coco_metrics, detect_split
     from ssd.interruption import EXIT_PREEMPTED, Preempted
+    from ssd.judge import Judge
     from ssd.meter import NonFiniteLossError
     from ssd.precision import compute_dtype
     from ssd.record import Run, choose_folder, hardware, published_band
@@ -143,7 +145,8 @@ def _train(config: Config, ranks: "Ranks") -> int:
 
     run = Run(folder, ranks)
     run.write_config(config, ranks)
-    run.rewind(resumed["step"] if resumed else 0)  # also of a run that was killed before its first checkpoint
+    # Also the log of a run that was killed before its first checkpoint.
+    run.rewind(*(resumed["step"], resumed["judged_epoch"]) if resumed else (0, 0))
     if resumed:
         run.log("resumed", step=training.step, checkpoint=str(resume_file), world_size=ranks.world_size)
     run.say(
@@ -162,15 +165,12 @@ def _train(config: Config, ranks: "Ranks") -> int:
         run.say(f"note: {note}")
 
     ground_truth = val_split.ground_truth()
+    judge = Judge(
+        lambda: detect_split(training.model, val_loader, ground_truth, config, ranks),
+        partial(coco_metrics, ground_truth, engine=config.eval_engine),
+    )
     try:
-        results, reached = run_training(
-            training,
-            loader,
-            lambda: evaluate(training.model, val_loader, ground_truth, config, ranks),
-            run,
-            compliance,
-            describe,
-        )
+        results, reached = run_training(training, loader, judge, run, compliance, describe)
     except NonFiniteLossError as error:
         compliance.run_stop(success=False)
         if ranks.is_main:

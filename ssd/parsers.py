@@ -101,7 +101,7 @@ def train_parser() -> Parser:
     )  # fmt: skip
     flag(
         group, "--checkpoint-every", dest="checkpoint_every", type=interval, metavar="'N steps|minutes|epochs'",
-        help="how often to write one, also within an epoch; always around an evaluation and at the end",
+        help="how often to write one, also within an epoch; always before an evaluation and at the end",
     )  # fmt: skip
     flag(
         group, "--keep-checkpoints", dest="keep_checkpoints", type=COUNT, metavar="K",
