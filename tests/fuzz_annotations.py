@@ -23,7 +23,7 @@ import atheris
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-with atheris.instrument_imports(include=["pipelines.annotations"]):
+with atheris.instrument_imports(include=["pipelines.annotations", "pipelines.json_stream"]):
     from pipelines.annotations import Annotations, BadRows, annotations_of, parse_document, read_tolerantly
 from test_annotations import DOCUMENT, MASK, assert_clean, changed, with_boxes, write
 
