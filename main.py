@@ -133,9 +133,11 @@ def _train(config: Config, ranks: "Ranks") -> int:
         "seed": seed,
         "settings": config.to_dict(),
         "data": identity,
+        "annotations": start.annotations_digest(train_split.file, ranks),
     }
     if resumed:
-        notes.append(start.resume(training, loader, resumed, identity, config))
+        how = start.resume(training, loader, resumed, describe, config)
+        notes.append(how)
     compliance.hyper_parameters(
         world_size=ranks.world_size,
         train_samples=len(train_split.trainable_indices()),
@@ -148,7 +150,7 @@ def _train(config: Config, ranks: "Ranks") -> int:
     # Also the log of a run that was killed before its first checkpoint.
     run.rewind(*(resumed["step"], resumed["judged_epoch"]) if resumed else (0, 0))
     if resumed:
-        run.log("resumed", step=training.step, checkpoint=str(resume_file), world_size=ranks.world_size)
+        run.log("resumed", step=training.step, checkpoint=str(resume_file), world_size=ranks.world_size, how=how)
     run.say(
         f"{config.data}: {len(train_split.trainable_indices())} of {len(train_split)} images to train on, "
         f"{len(val_split)} to judge by, {len(train_split.categories)} classes\n"
