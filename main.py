@@ -125,7 +125,7 @@ def _train(config: Config, ranks: "Ranks") -> int:
         config.data_pipeline, val_split, batch_size=config.eval_batch_size, num_workers=config.num_workers, ranks=ranks
     )
     training, more_notes = start.build_training(config, train_split.categories, ranks, resumed, resume_file)
-    notes += more_notes
+    notes += more_notes + compliance.notes
     identity = start.data_identity(config, train_split.fingerprint(), loader, ranks)
     describe = {
         "backbone": config.backbone,
@@ -219,7 +219,7 @@ def evaluate(arguments: Sequence[str]) -> int:
 
     from ssd.distributed import process_group
 
-    with process_group(config.device, local_rank) as ranks:
+    with process_group(config.device, local_rank, config.timeout) as ranks:
         return _evaluate(config, ranks, json_file)
 
 

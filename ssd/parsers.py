@@ -6,7 +6,6 @@ from ssd.flags import (
     COUNT,
     COUNT_FROM_0,
     FRACTION,
-    MINUTES,
     MOMENTUM,
     POSITIVE,
     SEED,
@@ -16,6 +15,7 @@ from ssd.flags import (
     add_evaluation_flags,
     add_machine_flags,
     add_several_pipelines_flag,
+    add_timeout_flag,
     flag,
     interval,
 )
@@ -107,10 +107,7 @@ def train_parser() -> Parser:
         group, "--keep-checkpoints", dest="keep_checkpoints", type=COUNT, metavar="K",
         help="how many of the newest stay, beside the best",
     )  # fmt: skip
-    flag(
-        group, "--timeout", dest="timeout", type=MINUTES, metavar="MINUTES",
-        help="give up when another rank, a step or an evaluation takes longer",
-    )  # fmt: skip
+    add_timeout_flag(group, "another rank, a step or an evaluation")
     flag(group, "--log-interval", dest="log_interval", type=COUNT, metavar="STEPS", help="steps a line of log.jsonl")
 
     group = parser.add_argument_group("mlperf")
@@ -139,7 +136,9 @@ def evaluate_parser() -> Parser:
     add_data_flags(parser, training=False)
     add_evaluation_flags(parser.add_argument_group("evaluation"))
     add_machine_flags(parser)
-    parser.add_argument("--json", metavar="FILE", help="write the metrics there too")
+    group = parser.add_argument_group("run")
+    add_timeout_flag(group, "another rank")
+    group.add_argument("--json", metavar="FILE", help="write the metrics there too")
     return parser
 
 
