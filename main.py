@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,8 +89,9 @@ def _train(config: Config, ranks: "Ranks") -> int:
     from pipelines.splits import find_split
     from ssd import mlperf, start
     from ssd.distributed import broadcast_object
-    from ssd.evaluate import evaluate
+    from ssd.evaluate import coco_metrics, detect_split
     from ssd.interruption import EXIT_PREEMPTED, Preempted
+    from ssd.judge import Judge
     from ssd.meter import NonFiniteLossError
     from ssd.precision import compute_dtype
     from ssd.record import Run, choose_folder, hardware, published_band
@@ -125,7 +127,7 @@ def _train(config: Config, ranks: "Ranks") -> int:
         config.data_pipeline, val_split, batch_size=config.eval_batch_size, num_workers=config.num_workers, ranks=ranks
     )
     training, more_notes = start.build_training(config, train_split.categories, ranks, resumed, resume_file)
-    notes += more_notes
+    notes += more_notes + compliance.notes
     identity = start.data_identity(config, train_split.fingerprint(), loader, ranks)
     describe = {
         "backbone": config.backbone,
@@ -133,9 +135,11 @@ def _train(config: Config, ranks: "Ranks") -> int:
         "seed": seed,
         "settings": config.to_dict(),
         "data": identity,
+        "annotations": start.annotations_digest(train_split.file, ranks),
     }
     if resumed:
-        notes.append(start.resume(training, loader, resumed, identity, config))
+        how = start.resume(training, loader, resumed, describe, config)
+        notes.append(how)
     compliance.hyper_parameters(
         world_size=ranks.world_size,
         train_samples=len(train_split.trainable_indices()),
@@ -145,9 +149,10 @@ def _train(config: Config, ranks: "Ranks") -> int:
 
     run = Run(folder, ranks)
     run.write_config(config, ranks)
-    run.rewind(resumed["step"] if resumed else 0)  # also of a run that was killed before its first checkpoint
+    # Also the log of a run that was killed before its first checkpoint.
+    run.rewind(*(resumed["step"], resumed["judged_epoch"]) if resumed else (0, 0))
     if resumed:
-        run.log("resumed", step=training.step, checkpoint=str(resume_file), world_size=ranks.world_size)
+        run.log("resumed", step=training.step, checkpoint=str(resume_file), world_size=ranks.world_size, how=how)
     global_batch_size = config.batch_size * ranks.world_size
     peak = peak_lr(config.learning_rate, global_batch_size)
     run.say(
@@ -170,15 +175,12 @@ def _train(config: Config, ranks: "Ranks") -> int:
         run.say(f"note: {note}")
 
     ground_truth = val_split.ground_truth()
+    judge = Judge(
+        lambda: detect_split(training.judged_model, val_loader, ground_truth, config, ranks),
+        partial(coco_metrics, ground_truth, engine=config.eval_engine),
+    )
     try:
-        results, reached = run_training(
-            training,
-            loader,
-            lambda: evaluate(training.judged_model, val_loader, ground_truth, config, ranks),
-            run,
-            compliance,
-            describe,
-        )
+        results, reached = run_training(training, loader, judge, run, compliance, describe)
     except NonFiniteLossError as error:
         compliance.run_stop(success=False)
         if ranks.is_main:
@@ -225,7 +227,7 @@ def evaluate(arguments: Sequence[str]) -> int:
 
     from ssd.distributed import process_group
 
-    with process_group(config.device, local_rank) as ranks:
+    with process_group(config.device, local_rank, config.timeout) as ranks:
         return _evaluate(config, ranks, json_file)
 
 

@@ -29,7 +29,7 @@ from pipelines import augmentation
 from pipelines import images as image_files
 from pipelines.annotations import Annotations
 from pipelines.augmentation import Augmentation
-from pipelines.images import require_headers, require_readable
+from pipelines.scan import read_image, require_headers
 from ssd import anchors
 from ssd.batch import IMAGE_SIZE_PX, Batch, EvalBatch
 from ssd.distributed import Ranks
@@ -256,7 +256,8 @@ def _outputs(iterator: Any, annotations: Annotations) -> Iterator[dict[str, Any]
             yield output
     except RuntimeError:
         print("DALI failed; reading the images again to find the one it could not read", file=sys.stderr)
-        require_readable(annotations)
+        for index in range(len(annotations)):
+            read_image(annotations, index)
         raise
 
 

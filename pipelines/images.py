@@ -8,7 +8,6 @@ use. A JPEG that libjpeg complains of is refused too: DALI fails on most of thes
 import io
 import struct
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from pipelines.annotations import Annotations
 from ssd.batch import IMAGE_SIZE_PX
 from ssd.errors import InputError
 
-_HEADER_THREADS = 8  # waiting for a disk or a network, mostly
 # Pillow refuses what is larger (it warns from half of that on), before it decodes.
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 
@@ -64,7 +62,7 @@ def read_rgb(path: Path) -> np.ndarray:
     try:
         return decode_rgb(path.read_bytes())
     except (OSError, BadImage) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def decode_rgb(content: bytes) -> np.ndarray:
@@ -167,23 +165,6 @@ def resize(pixels: np.ndarray, *, antialias: bool = True) -> np.ndarray:
     return resized.squeeze(0).permute(1, 2, 0).numpy()
 
 
-def require_headers(annotations: Annotations, indices: np.ndarray) -> None:
-    """Reads these images' headers. Raises InputError that names one that is no image or not of the stated size."""
-
-    def check(index: int) -> None:
-        path = annotations.image_folder / annotations.file_names[index]
-        try:
-            with open_image(path) as image:
-                size_px = image.size
-        except (OSError, BadImage) as error:
-            raise _unreadable(path, error) from error
-        require_size(annotations, index, size_px)
-
-    with ThreadPoolExecutor(_HEADER_THREADS) as pool:
-        for _ in pool.map(check, indices.tolist()):
-            pass
-
-
 def require_size(annotations: Annotations, index: int, size_px: tuple[int, int]) -> None:
     """Raises InputError if the image's (width, height) is not the annotations': its boxes would be elsewhere."""
     stated_px = tuple(annotations.sizes_px[index].tolist())
@@ -194,14 +175,8 @@ def require_size(annotations: Annotations, index: int, size_px: tuple[int, int])
         )
 
 
-def _unreadable(path: Path, error: Exception) -> InputError:
+def unreadable(path: Path, error: Exception) -> InputError:
     return InputError(
-        f"{path}: cannot be read as an image ({error}); replace it, take it out of the split, or train with "
-        "--on-bad-image skip"
+        f"{path}: cannot be read as an image ({error}); replace it, take it out of the split, or do without it "
+        "by --on-bad-image skip (a run that had begun goes on by --resume auto)"
     )
-
-
-def require_readable(annotations: Annotations) -> None:
-    """Reads image after image until one raises InputError."""
-    for name in annotations.file_names:
-        read_rgb(annotations.image_folder / name)

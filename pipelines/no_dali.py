@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from pipelines import augmentation
 from pipelines.annotations import Annotations
 from pipelines.augmentation import Augmentation
-from pipelines.images import read_rgb, require_size, resize
+from pipelines.images import resize
+from pipelines.scan import read_image
 from ssd import anchors
 from ssd.batch import Batch, EvalBatch
 from ssd.distributed import Ranks
@@ -30,13 +31,6 @@ _T = TypeVar("_T")
 _SECONDS_AFTER_STOP = 35  # torchrun and most clusters kill after 30
 # How torch's reports of a full /dev/shm begin, in a worker's traceback.
 _SHARED_MEMORY = re.compile(r"RuntimeError: unable to (allocate shared memory|mmap|resize|write)")
-
-
-def _read(annotations: Annotations, index: int) -> np.ndarray:
-    """H x W x 3 uint8 RGB of the size that the annotations say, or InputError."""
-    pixels = read_rgb(annotations.image_folder / annotations.file_names[index])
-    require_size(annotations, index, (pixels.shape[1], pixels.shape[0]))
-    return pixels
 
 
 class Sample(NamedTuple):
@@ -70,7 +64,7 @@ class TrainSamples(Dataset[Sample]):
         boxes_ltrb, labels = self.annotations.boxes_ltrb[rows][trains], self.annotations.labels[rows][trains]
 
         crop = augmentation.random_crop(boxes_ltrb, rng)
-        image = _read(self.annotations, index)
+        image = read_image(self.annotations, index)
         left, top, right, bottom = augmentation.window_px(crop.window_ltrb, image.shape[1], image.shape[0])
         pixels = resize(image[top:bottom, left:right], antialias=self.settings.antialias)
         boxes_ltrb = crop.boxes_ltrb
@@ -210,7 +204,7 @@ class EvalSamples(Dataset[tuple[int, np.ndarray]]):
         self.annotations = annotations
 
     def __getitem__(self, index: int) -> tuple[int, np.ndarray]:
-        return index, resize(_read(self.annotations, index))
+        return index, resize(read_image(self.annotations, index))
 
 
 def _collate_eval(samples: list[tuple[int, np.ndarray]]) -> tuple[Tensor, Tensor]:

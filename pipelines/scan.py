@@ -9,23 +9,27 @@ import os
 import struct
 import sys
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipelines.annotations import Annotations
 from pipelines.coco import read_tolerantly
-from pipelines.images import MAX_PIXELS, BadImage, Flaw, decode_rgb, open_image
+from pipelines.images import MAX_PIXELS, BadImage, Flaw, decode_rgb, open_image, read_rgb, require_size, unreadable
+from pipelines.once_a_host import read_once_a_host
 from pipelines.splits import find_split, read_document
 from pipelines.table import BadRows, Defect
 from ssd.distributed import Ranks, broadcast_object
 from ssd.errors import InputError
 
-_STAT_THREADS = 8  # waiting for a disk or a network, mostly
+_FILE_THREADS = 8  # waiting for a disk or a network, mostly
 _EXIF_ORIENTATION = 0x0112
 
 
@@ -132,6 +136,10 @@ def remember(image_folder: Path, looks: dict[str, Look]) -> None:
     verdicts = _read_verdicts(image_folder)
     for name, look in looks.items():
         verdicts[name] = Verdict(look.flaw or "", look.bytes, look.modified_ns, *look.size_px)
+    _write_verdicts(image_folder, verdicts)
+
+
+def _write_verdicts(image_folder: Path, verdicts: dict[str, Verdict]) -> None:
     file = verdicts_file(image_folder)
     temporary = file.with_suffix(f".{os.getpid()}")
     try:
@@ -156,7 +164,7 @@ def _bad_images(annotations: Annotations) -> dict[str, str]:
             return False
         return name in verdicts and verdicts[name][1:3] == (state.st_size, state.st_mtime_ns)
 
-    with ThreadPoolExecutor(_STAT_THREADS) as pool:
+    with ThreadPoolExecutor(_FILE_THREADS) as pool:
         new = [name for name, holds in zip(names, pool.map(still_holds, names), strict=True) if not holds]
     if new:
         threads = os.cpu_count() or 1
@@ -171,25 +179,74 @@ def _bad_images(annotations: Annotations) -> dict[str, str]:
     return bad
 
 
+@contextmanager
+def _dropping_the_verdict(annotations: Annotations, index: int) -> Iterator[None]:
+    """On an image that turns out to be bad: a run that is resumed has to look at it again, even if it has gone bad with
+    its size and time as they were."""
+    try:
+        yield
+    except InputError:
+        verdicts = _read_verdicts(annotations.image_folder)
+        if verdicts.pop(annotations.file_names[index], None) is not None:
+            _write_verdicts(annotations.image_folder, verdicts)
+        raise
+
+
+def read_image(annotations: Annotations, index: int) -> np.ndarray:
+    """H x W x 3 uint8 RGB of the size that the annotations say. Raises InputError that names the file."""
+    with _dropping_the_verdict(annotations, index):
+        pixels = read_rgb(annotations.image_folder / annotations.file_names[index])
+        require_size(annotations, index, (pixels.shape[1], pixels.shape[0]))
+    return pixels
+
+
+def require_headers(annotations: Annotations, indices: np.ndarray) -> None:
+    """Reads these images' headers. Raises InputError that names one that is no image or not of the stated size."""
+
+    def check(index: int) -> None:
+        path = annotations.image_folder / annotations.file_names[index]
+        with _dropping_the_verdict(annotations, index):
+            try:
+                with open_image(path) as image:
+                    size_px = image.size
+            except (OSError, BadImage) as error:
+                raise unreadable(path, error) from error
+            require_size(annotations, index, size_px)
+
+    with ThreadPoolExecutor(_FILE_THREADS) as pool:
+        for _ in pool.map(check, indices.tolist()):
+            pass
+
+
 def read_usable(data_folder: Path, split: str, ranks: Ranks) -> Annotations:
-    """As `read_annotations`, less the images that are missing, cannot be read or have another size than stated.
+    """As `read_annotations`, once a host, less the images that are missing, cannot be read or have another size than
+    stated.
 
     Rank 0 looks at the images of its host, and all ranks leave out the same. Raises InputError where nothing is left.
     """
     image_folder, file = find_split(data_folder, split)
+    present = read_once_a_host(lambda: _read_present(file, image_folder), ranks)
+    missing = present.left_out.get(Flaw.MISSING, [])
+    bad_images = dict.fromkeys(missing, str(Flaw.MISSING)) | _bad_images(present) if ranks.is_main else None
+    bad_images = broadcast_object(bad_images, ranks)
+    if strange := set(missing) - bad_images.keys():
+        raise InputError(f"{image_folder / min(strange)}: missing on this host, but not on that of rank 0; copy it")
+    left = {name: flaw for name, flaw in bad_images.items() if name not in missing}
+    usable = read_once_a_host(lambda: present.without(left), ranks) if left else present
+    if len(usable) == 0:
+        raise InputError(f"{file}: none of its images can be used; see main.py check --data {data_folder}")
+    return usable
+
+
+def _read_present(file: Path, image_folder: Path) -> Annotations:
+    """The split without the images that are not there."""
     document = read_document(file)
     missing: dict[str, str] = {}
 
     def leave_out(bad: BadRows) -> None:
         if bad.defect is not Defect.MISSING or len(bad.problems) == len(document["images"]):
             raise bad
-        missing.update((document["images"][row]["file_name"], Flaw.MISSING) for row in bad.problems)
+        missing.update((document["images"][row]["file_name"], str(Flaw.MISSING)) for row in bad.problems)
 
-    annotations = read_tolerantly(document, file, image_folder, leave_out)
-    bad_images = broadcast_object(missing | _bad_images(annotations) if ranks.is_main else None, ranks)
-    if strange := missing.keys() - bad_images.keys():
-        raise InputError(f"{image_folder / min(strange)}: missing on this host, but not on that of rank 0; copy it")
-    usable = annotations.without(bad_images)
-    if len(usable) == 0:
-        raise InputError(f"{file}: none of its images can be used; see main.py check --data {data_folder}")
-    return usable
+    present = read_tolerantly(document, file, image_folder, leave_out)
+    return present.without(missing) if missing else present

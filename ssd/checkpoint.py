@@ -134,7 +134,7 @@ def require_model(content: Any, file: Path) -> dict[str, Any]:
 
 def load_run(file: Path) -> dict[str, Any]:
     """`load`, with all that a run needs to go on."""
-    content = load(file)
+    content = {} if file.suffix == ".safetensors" and file.is_file() else load(file)
     if not _has(content, _RUN_KEYS):
         raise InputError(
             f"--resume {file}: holds a model but no run; pass it as --checkpoint to start from its weights"

@@ -124,11 +124,3 @@ def _result_set(ground_truth: GroundTruth, results: np.ndarray) -> dict[str, Any
     }
     annotations = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     return {**ground_truth.dataset, "annotations": annotations}
-
-
-def evaluate(
-    model: nn.Module, loader: EvalLoader, ground_truth: GroundTruth, config: Config, ranks: Ranks
-) -> dict[str, Any] | None:
-    """`coco_metrics` of the model on the loader's split, on rank 0; None on the others."""
-    results = detect_split(model, loader, ground_truth, config, ranks)
-    return None if results is None else coco_metrics(ground_truth, results, config.eval_engine)

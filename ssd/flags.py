@@ -127,6 +127,12 @@ def add_data_flags(parser: argparse.ArgumentParser, *, training: bool) -> None:
     )  # fmt: skip
 
 
+def add_timeout_flag(group: Any, what: str) -> None:
+    flag(
+        group, "--timeout", dest="timeout", type=MINUTES, metavar="MINUTES", help=f"give up when {what} takes longer"
+    )  # fmt: skip
+
+
 def add_machine_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("machine")
     flag(group, "--fp16", dest="fp16", action="store_true", help="mixed precision in float16 (on a CPU bfloat16)")

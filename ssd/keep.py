@@ -60,6 +60,12 @@ class Keeper:
             old.unlink()
         self._saved_at = time.monotonic()
 
+    def promote(self, step: int, **judgement: Any) -> None:
+        """Makes the checkpoint of that step, if there is one, the best, now that it has been judged."""
+        file = self.folder / f"step-{step:08}.pt"
+        if file.exists():
+            checkpoint.save(self.folder / BEST, {**checkpoint.load_run(file), **judgement})
+
 
 def _rename(file: Path, name: Path) -> None:
     """Gives the file another name, which the file that had it loses; at once, as `checkpoint.save` does."""

@@ -25,7 +25,9 @@ from ssd.schedule import REFERENCE_BATCH
 
 RULESET = "1.0.0"
 _LINE_START = ":::MLLOG "
-_RULESET_KEY = "ruleset"  # our own; the checker passes over what it does not know
+# Our own; the checker passes over what it does not know.
+_RULESET_KEY = "ruleset"
+_FIRST_ATTEMPT_KEY = "first_attempt_run_start_ms"
 _ROOT = Path(__file__).parents[1]
 
 
@@ -33,7 +35,9 @@ class ComplianceLog:
     """The events of one run, in the order in which they have to be told.
 
     A run that was killed and resumed has one log too: it goes on in the same file, without what came after the
-    checkpoint, and run_start stays where it was. Its time to target so includes all that was lost.
+    checkpoint, and run_start stays where it was. Its time to target so includes all that was lost. A run that was
+    killed before its first checkpoint leaves nothing to go on from: the next attempt is a run of its own with a clock
+    of its own, and its log says when the first attempt began.
     """
 
     def __init__(self, file: Path | None, config: Config, epochs_done: int | None = None) -> None:
@@ -43,8 +47,10 @@ class ComplianceLog:
         Raises InputError if the file is not the log of a run with those epochs.
         """
         self.file, self._config = file, config
+        self.notes: list[str] = []  # what the user should know
         self._open: dict[str, int] = {}  # the first epoch of the "epoch" and of the "block" that have begun
         self._kept: list[dict[str, Any]] | None = None  # of the log that is resumed
+        first_attempt_ms: int | None = None
         self._logger = logging.Logger("mlperf")
         # mllog tells the line of code that an event comes from, from the project's root on; that is a pattern to it.
         self._mllog = MLLogger(self._logger, root_dir=re.escape(str(_ROOT)))
@@ -52,11 +58,18 @@ class ComplianceLog:
             self._logger.addHandler(logging.NullHandler())
         elif epochs_done is None:
             file.parent.mkdir(parents=True, exist_ok=True)
+            first_attempt_ms = _first_run_start_ms(file)
             self._logger.addHandler(logging.FileHandler(file, mode="w"))
         else:
             self._kept = _events_until(file, epochs_done)
         if epochs_done is None:
             self._mllog.start(keys.INIT_START)
+        if first_attempt_ms is not None:
+            self._mllog.event(_FIRST_ATTEMPT_KEY, first_attempt_ms)
+            self.notes.append(
+                f"{file}: an earlier attempt ended before its first checkpoint; nothing of it is used, and MLPerf's "
+                "clock starts anew"
+            )
 
     def _state(self, key: str, value: Any) -> None:
         """Logs what the rules want to be told exactly once. A resumed run must say what its log says already."""
@@ -165,9 +178,16 @@ def begin(
     with its number of classes included, comes after this. places: the data's files and folders, which the system is to
     forget before. device: its name.
     """
+    log = folder / "mlperf.log"
     if not config.mlperf:
-        return ComplianceLog(None, config)
-    file = folder / "mlperf.log" if ranks.is_main else None
+        compliance = ComplianceLog(None, config)
+        if log.exists():
+            compliance.notes.append(
+                f"{log}: tells of an earlier attempt only, because this one runs without --mlperf; no later one can go "
+                "on with it"
+            )
+        return compliance
+    file = log if ranks.is_main else None
     compliance = ComplianceLog(file, config, resumed["epoch"] if resumed else None)
     compliance.submission(device)
     if not resumed:
@@ -198,6 +218,17 @@ def read_events(file: Path) -> list[dict[str, Any]]:
             "resume without --mlperf, or begin a new run"
         )
     return events
+
+
+def _first_run_start_ms(file: Path) -> int | None:
+    """When the first of the attempts began that this log, if there is one, knows of."""
+    try:
+        events = read_events(file)
+    except InputError:
+        return None
+    times_ms = [event["value"] for event in events if event["key"] == _FIRST_ATTEMPT_KEY]
+    times_ms += [event["time_ms"] for event in events if event["key"] == keys.RUN_START]
+    return min(times_ms, default=None)
 
 
 def _events_until(file: Path, epochs_done: int) -> list[dict[str, Any]]:

@@ -8,7 +8,6 @@ from ssd.flags import (
     COUNT_FROM_0,
     DECAY,
     FRACTION,
-    MINUTES,
     MOMENTUM,
     POSITIVE,
     SEED,
@@ -18,6 +17,7 @@ from ssd.flags import (
     add_evaluation_flags,
     add_machine_flags,
     add_several_pipelines_flag,
+    add_timeout_flag,
     flag,
     interval,
     recipe_name,
@@ -128,16 +128,13 @@ def train_parser() -> Parser:
     )  # fmt: skip
     flag(
         group, "--checkpoint-every", dest="checkpoint_every", type=interval, metavar="'N steps|minutes|epochs'",
-        help="how often to write one, also within an epoch; always around an evaluation and at the end",
+        help="how often to write one, also within an epoch; always before an evaluation and at the end",
     )  # fmt: skip
     flag(
         group, "--keep-checkpoints", dest="keep_checkpoints", type=COUNT, metavar="K",
         help="how many of the newest stay, beside the best",
     )  # fmt: skip
-    flag(
-        group, "--timeout", dest="timeout", type=MINUTES, metavar="MINUTES",
-        help="give up when another rank, a step or an evaluation takes longer",
-    )  # fmt: skip
+    add_timeout_flag(group, "another rank, a step or an evaluation")
     flag(group, "--log-interval", dest="log_interval", type=COUNT, metavar="STEPS", help="steps a line of log.jsonl")
 
     group = parser.add_argument_group("mlperf")
@@ -166,7 +163,9 @@ def evaluate_parser() -> Parser:
     add_data_flags(parser, training=False)
     add_evaluation_flags(parser.add_argument_group("evaluation"))
     add_machine_flags(parser)
-    parser.add_argument("--json", metavar="FILE", help="write the metrics there too")
+    group = parser.add_argument_group("run")
+    add_timeout_flag(group, "another rank")
+    group.add_argument("--json", metavar="FILE", help="write the metrics there too")
     return parser
 
 

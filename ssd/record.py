@@ -118,9 +118,10 @@ class Run:
             with file.open("a") as stream:
                 stream.write(json.dumps(content) + "\n")
 
-    def rewind(self, step: int) -> None:
-        """Takes the steps after this one out of log.jsonl, to which a killed run had got that goes on from here, and a
-        line that it did not end; and earlier results, which are those of a run that is over."""
+    def rewind(self, step: int, judged_epoch: int) -> None:
+        """Takes out of log.jsonl the steps after this one and the evaluations after that epoch, to which a killed run
+        had got that goes on from here, and a line that it did not end; and earlier results, which are those of a run
+        that is over."""
         file = self.folder / "log.jsonl"
         if not self._is_main:
             return
@@ -128,9 +129,9 @@ class Run:
         if not file.exists():
             return
         lines = file.read_text().splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith("}\n") and json.loads(line).get("step", 0) <= step]
+        kept = [line for line in lines if line.endswith("}\n") and _happened_by(json.loads(line), step, judged_epoch)]
         temporary = self.folder / ".log.jsonl"
-        temporary.write_text("".join(whole))
+        temporary.write_text("".join(kept))
         os.replace(temporary, file)
 
     def say(self, text: str) -> None:
@@ -166,6 +167,10 @@ class Run:
 
     def show_metrics(self, metrics: dict[str, Any], title: str) -> None:
         show_metrics(metrics, title, self.console)
+
+
+def _happened_by(line: dict[str, Any], step: int, judged_epoch: int) -> bool:
+    return line.get("step", 0) <= step and (line["event"] != "evaluation" or line["epoch"] <= judged_epoch)
 
 
 def show_metrics(metrics: dict[str, Any], title: str, console: Console | None = None) -> None:

@@ -1,5 +1,6 @@
 """Where a run starts: with ImageNet's weights, another run's, or where it was interrupted itself."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -96,24 +97,36 @@ def data_identity(config: Config, fingerprint: str, loader: TrainLoader, ranks: 
     }
 
 
+def annotations_digest(file: Path, ranks: Ranks) -> str:
+    """Of the bytes of rank 0's annotation file."""
+    digest = ""
+    if ranks.is_main:
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "blake2b").hexdigest()[:16]
+    return str(broadcast_object(digest, ranks))
+
+
 def resume(
-    training: Training, loader: TrainLoader, resumed: dict[str, Any], identity: dict[str, Any], config: Config
+    training: Training, loader: TrainLoader, resumed: dict[str, Any], describe: dict[str, Any], config: Config
 ) -> str:
     """Puts training and loader where the checkpoint is; returns what the user should know of it.
 
-    On another number of ranks the run goes on at the step of `schedule.step_after_change`. Raises InputError where
-    anything else is not as it was, unless --resume-anyway.
+    describe: as the checkpoint's "data", and "annotations" of `annotations_digest`. On another number of ranks, or
+    with other images left out by --on-bad-image skip, the run goes on at the step of `schedule.step_after_change`.
+    Raises InputError where anything else is not as it was, unless --resume-anyway.
     """
-    ranks, was = training.ranks, resumed["data"]
+    ranks, was, identity = training.ranks, resumed["data"], describe["data"]
     if resumed["settings"].get("freeze_backbone", False) != config.freeze_backbone:
         remedy = "leave it out" if config.freeze_backbone else "pass it"
         raise InputError(f"--resume: --freeze-backbone is not as it was; {remedy}, or start anew with --checkpoint")
-    changed = [f"{name} was {was.get(name)} and is {now}" for name, now in identity.items() if was.get(name) != now]
-    same_ranks = was.get("world_size") == ranks.world_size
-    same_data = len(changed) == (not same_ranks)
-    if not same_data and not config.resume_anyway:
+    changed = {n: f"{n} was {was.get(n)} and is {now}" for n, now in identity.items() if was.get(n) != now}
+    same_ranks, same_data = "world_size" not in changed, changed.keys() <= {"world_size"}
+    may_change = {"world_size"}
+    if config.on_bad_image == "skip" and resumed.get("annotations") == describe["annotations"]:
+        may_change.add("data")  # of the same annotations, so it is the images that can be used that are others
+    if not (changed.keys() <= may_change or config.resume_anyway):
         raise InputError(
-            f"--resume: this is not how the checkpoint was trained: {', '.join(changed)}; "
+            f"--resume: this is not how the checkpoint was trained: {', '.join(changed.values())}; "
             "change it back, or pass --resume-anyway to go on with the images in a new order"
         )
     training.restore(resumed)
@@ -134,6 +147,8 @@ def resume(
 
     epoch, into_epoch = divmod(training.step, loader.steps_per_epoch)
     steps = f" and {into_epoch} of {loader.steps_per_epoch} steps" if into_epoch else ""
-    why = f": {', '.join(changed)}" if changed else ""
+    if "data" in changed and "data" in may_change:
+        changed["data"] = "other images than then can be used"
+    why = f": {', '.join(changed.values())}" if changed else ""
     order = "" if goes_on else "; the images come in a new order"
     return f"resuming after epoch {epoch}{steps}{why}{order}"

@@ -2,7 +2,6 @@
 
 import inspect
 import math
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -17,8 +16,9 @@ from ssd.apex_sgd import apex_sgd
 from ssd.average import Average, join_buffers
 from ssd.batch import Batch, TrainLoader
 from ssd.config import Config
-from ssd.distributed import Ranks, Vote, average_buffers, broadcast_object, gather_tensors
+from ssd.distributed import Ranks, Vote, average_buffers, gather_tensors
 from ssd.interruption import Preempted, Watchdog, stop_signals
+from ssd.judge import Evaluations, Judge
 from ssd.keep import Keeper
 from ssd.meter import Meter, Tally
 from ssd.mlperf import ComplianceLog
@@ -33,7 +33,6 @@ _NO_BUFFER_SYNC: dict[str, Any] = {
 }
 
 LossesOf = Callable[[nn.Module, Batch], dict[str, Tensor]]
-Judge = Callable[[], dict[str, Any] | None]
 
 
 def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
@@ -191,7 +190,7 @@ def train(
 ) -> tuple[dict[str, Any], bool]:
     """Trains from training.step to the last epoch, or to the target.
 
-    judge: the metrics of the model on the validation split, on rank 0. describe: what every checkpoint says of its run.
+    judge: of the model on the validation split. describe: what every checkpoint says of its run.
     Returns rank 0's results (the last evaluation's metrics, images_per_second, train_seconds, ...) and whether the
     target was reached. Raises NonFiniteLossError at the logging step that sees that the loss stays infinite, and
     Preempted, after a checkpoint, one or two steps after a signal has asked any rank to end.
@@ -201,12 +200,15 @@ def train(
     steps_per_epoch, total_steps = loader.steps_per_epoch, config.epochs * loader.steps_per_epoch
     keeper, meter, vote = Keeper(run.folder, config), Meter(run, training, total_steps), Vote(ranks)
     watchdog = Watchdog(60 * config.timeout)
-    metrics: dict[str, Any] = {}
+    evaluations = Evaluations(judge, training, run, compliance, keeper)
     reached = config.target is not None and training.best_ap >= config.target
     must_stop = False
+    # For an AP: with a target the next step depends on it, and MLPerf's log has an order.
+    nothing_waits = config.target is None and not config.mlperf
 
     def save(*, is_best: bool = False) -> None:
         watchdog.is_alive()
+        evaluations.collect(wait=True)
         if training.tally.lost_steps > 1:  # what led there is not worth the place of an earlier checkpoint
             return
         training.tally.elapsed_s = meter.elapsed_s()
@@ -214,11 +216,12 @@ def train(
         if ranks.is_main:
             keeper.save(content, is_best=is_best)
 
-    def evaluate(epoch: int) -> None:
-        nonlocal metrics, reached
+    def evaluate(epoch: int, *, may_overlap: bool = False) -> None:
+        nonlocal reached
         watchdog.is_alive()
-        metrics = _judge(training, judge, run, compliance, epoch) or metrics
-        ap = broadcast_object(metrics.get("AP"), ranks)
+        ap = evaluations.evaluate(epoch, may_overlap=may_overlap)
+        if ap is None:
+            return
         is_best, training.best_ap, training.judged_epoch = ap > training.best_ap, max(ap, training.best_ap), epoch
         reached = reached or (config.target is not None and ap >= config.target)
         save(is_best=is_best)
@@ -250,6 +253,7 @@ def train(
                 saves = judges or must_stop or is_time or keeper.is_due(training.step, steps_per_epoch)
                 if saves or into_epoch == 0 or training.step % config.log_interval == 0:
                     meter.log(lr)
+                    evaluations.collect(wait=False)
                 if into_epoch == 0:
                     compliance.epoch_stop(epoch)
                     meter.end_epoch(epoch, lr)
@@ -259,16 +263,17 @@ def train(
                 if saves:
                     save()  # before an evaluation too, which may take longer than a signal leaves time for
                 if judges and not must_stop:
-                    evaluate(epoch)
+                    evaluate(epoch, may_overlap=nothing_waits and training.step < total_steps)
                 if saves or into_epoch == 0:
                     meter.restart()
         vote.end()
     finally:
         watchdog.end()
+        evaluations.end()
         run.stop_progress()
     if must_stop:
         raise Preempted(f"ended after step {training.step} of {total_steps}, as it was asked to")
-    return {**metrics, **meter.totals(), "epochs": training.step // steps_per_epoch}, reached
+    return {**evaluations.metrics, **meter.totals(), "epochs": training.step // steps_per_epoch}, reached
 
 
 def _distributed(training: Training) -> nn.Module:
@@ -301,18 +306,6 @@ def _lr(training: Training, steps_per_epoch: int) -> float:
 
 def _is_judged(epoch: int, config: Config) -> bool:
     return epoch in config.evaluation or epoch == config.epochs
-
-
-def _judge(training: Training, judge: Judge, run: Run, compliance: ComplianceLog, epoch: int) -> dict[str, Any] | None:
-    started = time.perf_counter()
-    compliance.eval_start(epoch)
-    metrics = judge()
-    if metrics is not None:
-        compliance.eval_stop(epoch, metrics["AP"])
-        seconds = time.perf_counter() - started
-        run.log("evaluation", epoch=epoch, step=training.step, evaluation_s=round(seconds, 3), **metrics)
-        run.say(f"epoch {epoch}: AP {metrics['AP']:.3f}  AP50 {metrics['AP50']:.3f}  ({seconds:.0f} s)")
-    return metrics
 
 
 def _checkpoint(training: Training, loader: TrainLoader, describe: dict[str, Any]) -> dict[str, Any]:

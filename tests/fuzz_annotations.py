@@ -23,7 +23,7 @@ import atheris
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-with atheris.instrument_imports(include=["pipelines.coco", "pipelines.table"]):
+with atheris.instrument_imports(include=["pipelines.coco", "pipelines.table", "pipelines.json_stream"]):
     from pipelines.annotations import Annotations
     from pipelines.coco import annotations_of, parse_document, read_tolerantly
     from pipelines.table import BadRows

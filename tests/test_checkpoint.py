@@ -365,3 +365,12 @@ def test_restoring_keeps_the_optimisers_own_implementation() -> None:
         group.update(fused=False, foreach=True)
     own.restore(other.state())
     assert all(group["fused"] and not group["foreach"] for group in own.optimizer.param_groups)
+
+
+def test_a_run_cannot_go_on_from_weights_alone(tmp_path: Path) -> None:
+    file = tmp_path / "best.safetensors"
+    file.write_bytes(b"whatever")
+    with pytest.raises(InputError, match=r"^--resume .*best.safetensors: holds a model but no run; pass it as --check"):
+        checkpoint.load_run(file)
+    with pytest.raises(InputError, match="no such file"):
+        checkpoint.load_run(tmp_path / "none.safetensors")

@@ -216,7 +216,7 @@ def test_help_lists_the_recipes_with_a_line_each(capsys: pytest.CaptureFixture[s
 
 def test_help_of_evaluate(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of(capsys, "evaluate")
-    for name in ("--checkpoint", "--data", "--val-split", "--score-threshold", "--device", "--json"):
+    for name in ("--checkpoint", "--data", "--val-split", "--score-threshold", "--device", "--timeout", "--json"):
         assert name in text
     for name in ("--epochs", "--learning-rate", "--output", "--train-split"):
         assert name not in text

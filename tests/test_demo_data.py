@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from pipelines import demo
+from pipelines import demo, demo_drawing, demo_scenes, demo_shapes
 from ssd.errors import InputError
 
 COUNTS = {"train2017": 24, "val2017": 8}
@@ -67,7 +67,7 @@ def test_images_vary_and_some_are_empty_or_hold_a_crowd(content: Annotations) ->
         assert len({(image["width"], image["height"]) for image in images}) > len(images) // 2
         assert any(annotation["iscrowd"] for annotation in annotations)
         per_image = [sum(a["image_id"] == image["id"] and not a["iscrowd"] for a in annotations) for image in images]
-        assert per_image.count(0) == 1  # at demo.EMPTY_AT
+        assert per_image.count(0) == 1  # at demo_scenes.EMPTY_AT
         assert 1 not in per_image
         assert max(per_image) <= 7
 
@@ -114,10 +114,10 @@ def test_pycocotools_agrees_on_masks_boxes_and_areas(data: Path) -> None:
 
 def test_objects_are_drawn_where_the_annotations_say() -> None:
     rng = np.random.default_rng(0)
-    for _, make_shape in demo.CLASSES.values():
+    for _, make_shape in demo_shapes.CLASSES.values():
         shape = make_shape(rng)
-        to_px = demo.Placement(np.array([80.3, 70.6]), 40.0, 0.3)
-        scene = demo._Scene(np.zeros((140, 160, 3), dtype=np.float32))
+        to_px = demo_drawing.Placement(np.array([80.3, 70.6]), 40.0, 0.3)
+        scene = demo_scenes.Scene(np.zeros((140, 160, 3), dtype=np.float32))
         assert scene.place(1, shape, to_px)
         rows, columns = np.nonzero(scene.pixels.max(2) > 0.05)  # a shadow on black stays black
         drawn = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
@@ -127,14 +127,14 @@ def test_objects_are_drawn_where_the_annotations_say() -> None:
 
 def test_box_of_an_object_cut_by_the_border() -> None:
     square = np.array([(-5.0, 2.0), (5.0, 2.0), (5.0, 12.0), (-5.0, 12.0)])
-    clipped = demo._clip_to_image(square, width=20, height=10)
+    clipped = demo_drawing.clip_to_image(square, width=20, height=10)
     np.testing.assert_array_equal([clipped.min(0), clipped.max(0)], [(0, 2), (5, 10)])
-    assert demo._area(clipped) == 40
+    assert demo_drawing.area(clipped) == 40
 
 
 def test_run_lengths_go_down_the_columns_and_start_with_zeros() -> None:
-    assert demo._run_lengths(np.array([[0, 1], [1, 1], [0, 0]], dtype=np.bool_)) == [1, 1, 1, 2, 1]
-    assert demo._run_lengths(np.array([[1, 0], [1, 1]], dtype=np.bool_)) == [0, 2, 1, 1]
+    assert demo_scenes._run_lengths(np.array([[0, 1], [1, 1], [0, 0]], dtype=np.bool_)) == [1, 1, 1, 2, 1]
+    assert demo_scenes._run_lengths(np.array([[1, 0], [1, 1]], dtype=np.bool_)) == [0, 2, 1, 1]
 
 
 def test_bytes_repeat(data: Path, tmp_path: Path) -> None:

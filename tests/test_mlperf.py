@@ -1,8 +1,8 @@
 """MLPerf's compliance logs, judged by MLPerf's own checker.
 
 No test here trains a detector to MLPerf's quality. Those of the closed division run the project's training loop with
-the settings of --recipe mlperf on a toy model, and make up the APs that the evaluations find; those of the open
-division are whole runs of the command line.
+the settings of --recipe mlperf on a toy model, and make up the APs that the evaluations find; one goes through the
+command line, with made-up steps too. Those of the open division are whole runs of the command line.
 """
 
 import json
@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,8 @@ from ssd.batch import Batch
 from ssd.config import RECIPES, Config
 from ssd.distributed import Ranks
 from ssd.errors import InputError
+from ssd.evaluate import METRIC_NAMES
+from ssd.judge import Judge
 from ssd.mlperf import ComplianceLog, check, clear_page_cache, read_events
 from ssd.record import Run, published_band
 from ssd.train import Training, build_optimizer, train
@@ -90,12 +93,13 @@ def toy_run(
     if resumed:
         training.restore(resumed)
 
-    def judge() -> dict[str, Any]:
+    def metrics(detections: np.ndarray) -> dict[str, Any]:
         epoch = training.step // ToyLoader.steps_per_epoch
         if epoch == die_at:
             raise Killed
         return {"AP": aps[epoch], "AP50": 0.4}
 
+    judge = Judge(lambda: np.zeros((0, 7)), metrics)
     _, reached = train(training, ToyLoader(), judge, Run(folder, HERE), compliance, {})
     compliance.run_stop(success=reached)
     return log
@@ -362,6 +366,28 @@ def test_logs_that_cannot_be_gone_on_with(killed: Path) -> None:
     refused("".join(line for line in lines if '"epoch_num": 17}' not in line), "lacks some of the 45 epochs")
 
 
+def test_an_attempt_before_the_first_checkpoint_is_told_of(closed_log: Path, tmp_path: Path) -> None:
+    """Nothing of it is used, so the clock is the new attempt's; the first's beginning stays known."""
+    log = tmp_path / "mlperf.log"
+    assert begun(log).notes == []
+    (first,) = [event["time_ms"] for event in read_events(log) if event["key"] == "run_start"]
+    for _ in range(2):
+        (note,) = begun(log).notes
+        assert "an earlier attempt ended before its first checkpoint" in note
+        assert value_of(log, "first_attempt_run_start_ms") == first
+    toy_run(tmp_path, CLOSED, REACHED)
+    assert_passes(log)
+    assert value_of(log, "first_attempt_run_start_ms") == first
+    told = [event for event in story(log) if event != ("first_attempt_run_start_ms",)]
+    assert told == story(closed_log)
+
+
+def test_a_log_that_a_run_does_not_go_on_with_is_told_of(closed_log: Path) -> None:
+    (note,) = mlperf.begin(Config(), closed_log.parent, [], "toy", None, HERE).notes
+    assert str(closed_log) in note and "without --mlperf" in note
+    assert mlperf.begin(Config(), closed_log.parent / "checkpoints", [], "toy", None, HERE).notes == []
+
+
 # --- the recipe ---
 
 
@@ -397,6 +423,47 @@ def test_the_command_lines_scale_reaches_the_recipe(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("WORLD_SIZE", "64")
     assert main.main(["--recipe", "mlperf", "--data", "DIR", "--bs", "24", "--wd", "0.1"]) == 0
     assert seen == [replace(RECIPES["mlperf"](24, 64), data="DIR", weight_decay=0.1)]
+
+
+def test_the_command_line_with_the_recipe_passes_as_closed(
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All of it but for the steps of SGD and the APs, which are made up: they would take days here."""
+
+    def step(training: Training, forward: nn.Module, batch: Batch, lr: float) -> Tensor:
+        rates.append(lr)
+        return torch.ones(2)
+
+    def made_up(ground_truth: Any, results: Any, engine: str) -> dict[str, Any]:
+        ap = REACHED[len(rates)]  # an epoch is a step
+        return {**dict.fromkeys(METRIC_NAMES, ap), "per_class": {"balloon": ap}}
+
+    rates: list[float] = []
+    monkeypatch.setattr(Training, "train_step", step)
+    monkeypatch.setattr("ssd.evaluate.coco_metrics", made_up)
+    flags = ["--recipe", "mlperf", "--mlperf", "--mlperf-division", "closed", "--bs", "4", "--seed", "7"]
+    flags += ["--data", str(small_data), "--data_pipeline", "no_dali", "--num-workers", "0", "--device", "cpu"]
+    flags += ["--backbone", "resnet18", "--backbone-weights", "none", "--checkpoint-every", "9 epochs"]
+    assert main.main([*flags, "--output", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().out
+    assert "MLPerf's checker (ruleset 1.0.0, closed division) passes" in said and "MLPerf: AP 0.23 after" in said
+    log = tmp_path / "run" / "mlperf.log"
+    assert_passes(log)
+    recipe = RECIPES["mlperf"](4)
+    expected = {
+        "global_batch_size": 4,
+        "opt_base_learning_rate": pytest.approx(recipe.learning_rate * 4 / 32),
+        "opt_weight_decay": recipe.weight_decay,
+        "opt_learning_rate_warmup_steps": recipe.warmup,
+        "opt_learning_rate_decay_boundary_epochs": [*recipe.multistep],
+        "train_samples": 4,
+        "eval_samples": 2,
+        "seed": 7,
+    }
+    assert {key: value_of(log, key) for key in expected} == expected
+    told = [(e["metadata"]["epoch_num"], e["value"]) for e in read_events(log) if e["key"] == "eval_accuracy"]
+    assert told == [*REACHED.items()] and len(rates) == 50
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["epochs"] == 50
 
 
 # --- whole runs ---

@@ -138,6 +138,7 @@ def test_other_ranks_leave_out_what_rank_0_found(data: Path, monkeypatch: pytest
     spoil(data, "train")
     sent = {name: flaw for flaw, names in LEFT_OUT.items() for name in names}
     monkeypatch.setattr(scan, "broadcast_object", lambda value, ranks: sent)
+    monkeypatch.setattr(scan, "read_once_a_host", lambda read, ranks: read())
     elsewhere = Ranks(1, 1, 2, torch.device("cpu"))
     usable = read_usable(data, "train", elsewhere)
     assert usable.file_names == GOOD and usable.left_out == LEFT_OUT

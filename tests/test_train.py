@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from runs import ENVIRONMENT, ROOT, free_ports
@@ -20,6 +21,7 @@ from ssd.batch import Batch
 from ssd.config import Config
 from ssd.distributed import Ranks
 from ssd.interruption import Preempted
+from ssd.judge import Judge
 from ssd.keep import kept
 from ssd.meter import MAX_LOST_STEPS, NonFiniteLossError
 from ssd.mlperf import ComplianceLog
@@ -91,9 +93,10 @@ def run_training(
     """aps: what the evaluations find, one after the other; 0 after them."""
     found = iter(aps or [])
 
-    def judge() -> dict[str, Any]:
+    def metrics(detections: np.ndarray) -> dict[str, Any]:
         return {"AP": next(found, 0.0), "AP50": 0.0}
 
+    judge = Judge(lambda: np.zeros((0, 7)), metrics)
     return train(training, loader or Loader(), judge, Run(folder, CPU), UNOFFICIAL, DESCRIBE)
 
 
@@ -364,12 +367,12 @@ def test_a_kill_in_an_evaluation_repeats_the_evaluation_only(tmp_path: Path) -> 
     class Killed(BaseException):
         pass
 
-    def die() -> dict[str, Any]:
+    def die() -> np.ndarray:
         raise Killed
 
     settings: dict[str, Any] = {"epochs": 2, "evaluation": (1,), "checkpoint_every": (2, "epochs")}
     with pytest.raises(Killed):
-        train(new_training(**settings), Loader(), die, Run(tmp_path, CPU), UNOFFICIAL, DESCRIBE)
+        train(new_training(**settings), Loader(), Judge(die, len), Run(tmp_path, CPU), UNOFFICIAL, DESCRIBE)
     training, loader = resumed(kept(tmp_path)[0], **settings)
     assert (training.step, training.judged_epoch) == (3, 0)
     run_training(training, tmp_path, loader, aps=[0.5, 0.4])
@@ -391,16 +394,19 @@ def test_statistics_are_each_ranks_own_or_on_other_ranks_their_mean() -> None:
 
 def test_rewinding_drops_what_a_checkpoint_does_not_know(tmp_path: Path) -> None:
     run = Run(tmp_path, CPU)
-    run.rewind(3)  # no log yet
+    run.rewind(3, 0)  # no log yet
     for step in (1, 2, 3, 4):
         run.log("train", step=step)
+    run.log("evaluation", step=1, epoch=1)
+    run.log("evaluation", step=2, epoch=2)
     run.log("other")
     run.write_results({"AP": 1.0})
     with (tmp_path / "log.jsonl").open("a") as stream:
         stream.write('{"event": "train", "step": 2')  # killed while it wrote
-    run.rewind(2)
+    run.rewind(2, 1)
     run.log("train", step=3)
-    assert [line.get("step") for line in lines_of(tmp_path / "log.jsonl")] == [1, 2, None, 3]
+    told = [(line["event"], line.get("step")) for line in lines_of(tmp_path / "log.jsonl")]
+    assert told == [("train", 1), ("train", 2), ("evaluation", 1), ("other", None), ("train", 3)]
     assert not (tmp_path / "results.json").exists()
 
 
