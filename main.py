@@ -86,7 +86,7 @@ def train(arguments: Sequence[str]) -> int:
 def _train(config: Config, ranks: "Ranks") -> int:
     import pipelines
     from pipelines.augmentation import AUGMENTATIONS, CROP_ATTEMPTS
-    from pipelines.splits import find_split
+    from pipelines.splits import annotation_files, find_split
     from ssd import mlperf, start
     from ssd.distributed import broadcast_object
     from ssd.evaluate import coco_metrics, detect_split
@@ -135,7 +135,7 @@ def _train(config: Config, ranks: "Ranks") -> int:
         "seed": seed,
         "settings": config.to_dict(),
         "data": identity,
-        "annotations": start.annotations_digest(train_split.file, ranks),
+        "annotations": start.annotations_digest(annotation_files(train_split.file), ranks),
     }
     if resumed:
         how = start.resume(training, loader, resumed, describe, config)

@@ -24,6 +24,11 @@ def read_document(file: Path) -> dict[str, Any]:
     return (voc if file.suffix == ".txt" else coco).read_document(file)
 
 
+def annotation_files(file: Path) -> list[Path]:
+    """All that `read_document` reads for this file of `find_split`."""
+    return [file, *voc.object_files(file)] if file.suffix == ".txt" else [file]
+
+
 def read_annotations(data_folder: Path, split: str) -> Annotations:
     """Reads and checks one split; every image exists, every number is in range.
 

@@ -42,6 +42,11 @@ def find_split(data_folder: Path, split: str) -> tuple[Path, Path]:
     return images, file
 
 
+def object_files(file: Path) -> list[Path]:
+    """The XML files of the data set of this list, of all its splits."""
+    return sorted((file.parents[2] / "Annotations").rglob("*.xml"))
+
+
 def read_document(file: Path) -> dict[str, Any]:
     """The split that this list names, as the content of a COCO annotation file.
 
@@ -49,9 +54,7 @@ def read_document(file: Path) -> dict[str, Any]:
     Raises InputError where the list itself cannot be read.
     """
     folder = file.parents[2] / "Annotations"
-    roots = {
-        path.relative_to(folder).with_suffix("").as_posix(): _parse(path) for path in sorted(folder.rglob("*.xml"))
-    }
+    roots = {path.relative_to(folder).with_suffix("").as_posix(): _parse(path) for path in object_files(file)}
     names = {name for root in roots.values() if isinstance(root, Element) for name in _object_names(root)}
     category_ids = {name: number for number, name in enumerate(sorted(names), 1)}
     images: list[dict[str, Any]] = []

@@ -1,7 +1,7 @@
 """Where a run starts: with ImageNet's weights, another run's, or where it was interrupted itself."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,13 +97,14 @@ def data_identity(config: Config, fingerprint: str, loader: TrainLoader, ranks: 
     }
 
 
-def annotations_digest(file: Path, ranks: Ranks) -> str:
-    """Of the bytes of rank 0's annotation file."""
-    digest = ""
+def annotations_digest(files: Iterable[Path], ranks: Ranks) -> str:
+    """Of the bytes of rank 0's annotation files."""
+    digest = hashlib.blake2b(digest_size=8)
     if ranks.is_main:
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "blake2b").hexdigest()[:16]
-    return str(broadcast_object(digest, ranks))
+        for file in files:
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "blake2b").digest())
+    return str(broadcast_object(digest.hexdigest(), ranks))
 
 
 def resume(
