@@ -20,6 +20,7 @@ from ssd.parsers import (
     convert_parser,
     download_parser,
     evaluate_parser,
+    plot_parser,
     show_data_parser,
     train_parser,
 )
@@ -27,6 +28,7 @@ from ssd.parsers import (
 if TYPE_CHECKING:
     from pipelines.annotations import Annotations
     from ssd.distributed import Ranks
+    from ssd.trackers import Trackers
 
 DEMO_FOLDER = Path("data/demo")
 
@@ -76,12 +78,17 @@ def train(arguments: Sequence[str]) -> int:
     config = config_of(options, base)
 
     from ssd.distributed import process_group
+    from ssd.trackers import Trackers, require_packages
 
-    with process_group(config.device, local_rank, config.timeout) as ranks:
-        return _train(config, ranks)
+    require_packages(config.track)
+    with (
+        process_group(config.device, local_rank, config.timeout) as ranks,
+        Trackers(config.track if ranks.is_main else ()) as trackers,
+    ):
+        return _train(config, ranks, trackers)
 
 
-def _train(config: Config, ranks: "Ranks") -> int:
+def _train(config: Config, ranks: "Ranks", trackers: "Trackers") -> int:
     import pipelines
     from pipelines.annotations import find_split
     from pipelines.augmentation import AUGMENTATIONS, CROP_ATTEMPTS
@@ -92,6 +99,7 @@ def _train(config: Config, ranks: "Ranks") -> int:
     from ssd.meter import NonFiniteLossError
     from ssd.precision import compute_dtype
     from ssd.record import Run, choose_folder, hardware, published_band
+    from ssd.showcase import Showcase
     from ssd.train import train as run_training
 
     folder, files = broadcast_object(choose_folder(_data_name(config), config.output, config.resume), ranks)
@@ -141,8 +149,9 @@ def _train(config: Config, ranks: "Ranks") -> int:
         crop_attempts=CROP_ATTEMPTS,
     )
 
-    run = Run(folder, ranks)
+    run = Run(folder, ranks, trackers)
     run.write_config(config, ranks)
+    trackers.open(folder, config.to_dict(), training.step)
     run.rewind(resumed["step"] if resumed else 0)  # also of a run that was killed before its first checkpoint
     if resumed:
         run.log("resumed", step=training.step, checkpoint=str(resume_file), world_size=ranks.world_size)
@@ -162,11 +171,14 @@ def _train(config: Config, ranks: "Ranks") -> int:
         run.say(f"note: {note}")
 
     ground_truth = val_split.ground_truth()
+    showcase = Showcase(val_loader, ground_truth, run, config)
     try:
         results, reached = run_training(
             training,
             loader,
-            lambda: evaluate(training.model, val_loader, ground_truth, config, ranks),
+            lambda: evaluate(
+                training.model, showcase, ground_truth, config, ranks, lambda found: showcase.take(found, training.step)
+            ),
             run,
             compliance,
             describe,
@@ -189,6 +201,7 @@ def _train(config: Config, ranks: "Ranks") -> int:
         )
         minutes = results["train_seconds"] / 60
         run.show_metrics(results, f"{_data_name(config)} {config.val_split}, {minutes:.1f} minutes")
+        showcase.write()
         if _is_as_published(config, val_split, results):
             run.say(published_band(results["AP"]))
         run.say(f"wrote {folder}")
@@ -382,6 +395,20 @@ def _pipelines_named(choice: str) -> tuple[str, ...]:
     return DATA_PIPELINES if choice == "both" else (choice,)
 
 
+def plot(arguments: Sequence[str]) -> int:
+    options = plot_parser().parse_args(arguments)
+    folders = [Path(run) for run in options.runs]
+    if options.output is None and len(folders) > 1:
+        raise InputError("--output is missing: pass a folder for the plots of several runs")
+    output = Path(options.output or folders[0])
+
+    from ssd.report import write_plots_and_report
+
+    write_plots_and_report(folders, output)
+    print(f"wrote {output / 'report.html'} and {output / 'plots'}")
+    return 0
+
+
 def convert(arguments: Sequence[str]) -> int:
     options = convert_parser().parse_args(arguments)
     source, target = Path(options.source), Path(options.target)
@@ -419,6 +446,7 @@ COMMANDS = {
     "check": check,
     "show-data": show_data,
     "benchmark": benchmark,
+    "plot": plot,
     "convert": convert,
     "download": download,
 }
