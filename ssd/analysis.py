@@ -60,11 +60,11 @@ def confusion(ground_truth: GroundTruth, results: np.ndarray) -> np.ndarray:
         found = [label_of[int(category_id)] for category_id in shown[start:end, 6]]
         boxes_xywh_px = shown[start:end, 1:5]
         true_of = _pair_up(_iou(boxes_xywh_px, objects))
-        in_crowd = (_iou(boxes_xywh_px, [row for row in rows if row["iscrowd"]]) >= CONFUSION_IOU).any(axis=1)
+        share_in_crowd = _iou(boxes_xywh_px, [row for row in rows if row["iscrowd"]]).max(axis=1, initial=0)
         for detection, label in enumerate(found):
             if detection in true_of:
                 matrix[true[true_of[detection]], label] += 1
-            elif not in_crowd[detection]:
+            elif share_in_crowd[detection] < CONFUSION_IOU:
                 matrix[nothing, label] += 1
         for missed in set(range(len(true))) - set(true_of.values()):
             matrix[true[missed], nothing] += 1
@@ -103,7 +103,9 @@ def box_sizes(ground_truth: GroundTruth) -> dict[str, list[float]]:
     # In slices: 256 boxes x 8732 default boxes are 9 MB.
     parts = [pairwise_iou(part, default_boxes_ltrb()).amax(dim=1) for part in boxes_ltrb.split(256)] or [torch.zeros(0)]
     is_covered = torch.cat(parts).gt(MATCH_IOU).numpy()
-    sizes_px = IMAGE_SIZE_PX * (boxes_ltrb[:, 2:] - boxes_ltrb[:, :2]).clamp(min=0).prod(dim=1).sqrt().numpy()
+    sizes_px: np.ndarray = (
+        IMAGE_SIZE_PX * (boxes_ltrb[:, 2:] - boxes_ltrb[:, :2]).clamp(min=0).prod(dim=1).sqrt().numpy()
+    )
     sizes_px = sizes_px.clip(SIZE_EDGES_PX[0], SIZE_EDGES_PX[-1])
     covered, uncovered = (np.histogram(sizes_px[rows], SIZE_EDGES_PX)[0] for rows in (is_covered, ~is_covered))
     edges_px: list[float] = SIZE_EDGES_PX.round(2).tolist()

@@ -35,8 +35,8 @@ def draw_boxes(picture: Image.Image, boxes: Sequence[Box]) -> None:
     font = ImageFont.load_default(size=13)
     for box in reversed(boxes):
         left, top, right, bottom = (side * (picture.width, picture.height)[i % 2] for i, side in enumerate(box.ltrb))
-        draw.rectangle([left - 1, top - 1, right + 1, bottom + 1], outline="black", width=4)
-        draw.rectangle([left, top, right, bottom], outline=_colour(box.label), width=2)
+        draw.rectangle([left - 1, top - 1, right + 1, bottom + 1], outline="black")
+        draw.rectangle([left, top, right, bottom], outline=_colour(box.label), width=3)
     for box in reversed(boxes):
         width = draw.textlength(box.text, font) + 6
         left = min(max(0, box.ltrb[0] * picture.width), max(0, picture.width - width))

@@ -105,8 +105,8 @@ class Meter:
             elapsed_s=round(tally.elapsed_s, 2),
         )
         self.run.show_state(
-            f"loss {_mean(box + class_, steps)} = box {_mean(box, steps)} + class {_mean(class_, steps)}  lr {lr:.2g}  "
-            f"{images / seconds:.1f} img/s  {self.data_wait_s / seconds:.0%} waiting for data"
+            f"loss {_mean(box + class_, steps)} (box {_mean(box, steps)}, class {_mean(class_, steps)})  lr {lr:.2g}  "
+            f"{images / seconds:.1f} img/s  {self.data_wait_s / seconds:.0%} data wait"
         )
         if steps < len(self.losses):
             self._tell_of_lost_steps(is_finite.squeeze(1))

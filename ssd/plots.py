@@ -30,6 +30,7 @@ _STYLE: dict[Any, Any] = {
     "axes.titlelocation": "left",
     "axes.titlesize": 12,
     "axes.titleweight": "bold",
+    "figure.constrained_layout.h_pad": 0.1,
     "figure.constrained_layout.use": True,
     "figure.dpi": 110,
     "font.size": 11,
@@ -103,9 +104,9 @@ def curves(histories: Sequence[History]) -> Figure:
             axes.text(0.5, 0.5, "not evaluated yet", transform=axes.transAxes, ha="center", color=_FAINT)
     for axes in (loss, ap):
         axes.legend(ncols=3 if len(histories) == 1 else 1, loc="best")
-    epochs = max(history.steps[-1]["epoch"] for history in histories)
+    last_epoch = max(history.steps[-1]["epoch"] for history in histories)
     for axes in (loss, rate, ap):
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=epochs >= 2))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=last_epoch >= 2))
     return figure
 
 
@@ -241,7 +242,7 @@ def per_class(histories: Sequence[History]) -> Figure | None:
     axes.set(title="AP by class", xlim=(0, 1))
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside upper right", ncols=len(found) + 1)
     return figure
 
 

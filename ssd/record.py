@@ -77,7 +77,7 @@ class Run:
 
     def __init__(self, folder: Path, ranks: Ranks, trackers: Trackers | None = None):
         self.folder = folder
-        self.trackers = trackers or Trackers(())
+        self.trackers = Trackers(()) if trackers is None else trackers
         self.last_checkpoint = folder / FOLDER / LAST
         self.lost_batches = folder / "lost-batches.jsonl"
         self.is_main = ranks.is_main

@@ -105,18 +105,15 @@ def _picture(file: Path) -> str:
     content = base64.b64encode(file.read_bytes()).decode()
     caption = _CAPTIONS[file.stem]
     source = f"data:image/{kind};base64,{content}"
-    return f'<figure><img src="{source}" alt="{file.stem}"/><figcaption>{caption}</figcaption></figure>'
-
-
-def _table(heading: Sequence[str], rows: Iterable[Sequence[str]], marked: Sequence[bool] = ()) -> str:
-    """A row's first cell is its name. marked: which rows stand out."""
-    body = "".join(
-        f'<tr class="marked">{_cells(row)}</tr>'
-        if number < len(marked) and marked[number]
-        else f"<tr>{_cells(row)}</tr>"
-        for number, row in enumerate(rows)
+    return (
+        f'<figure><img src="{source}" alt="{file.stem.replace("_", " ")}"/><figcaption>{caption}</figcaption></figure>'
     )
+
+
+def _table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A row's first cell is its name."""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in heading)
+    body = "".join(f"<tr>{_cells(row)}</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
@@ -156,17 +153,18 @@ def _classes(histories: Sequence[History]) -> str:
 
 
 def _settings(histories: Sequence[History]) -> str:
-    """Of one run, what is not a default stands out; of several, what they do not share."""
+    """Of one run those that are no defaults, of several those that they do not share; the others folded up."""
     every = [history.config["settings"] for history in histories]
-    defaults = Config().to_dict()
-    names = list(dict.fromkeys(name for settings in every for name in settings))
-    shown = {name: [_shown(settings.get(name)) for settings in every] for name in names}
-    if len(every) == 1:
-        stands_out = [shown[name] != [_shown(defaults.get(name))] for name in names]
-    else:
-        stands_out = [len(set(shown[name])) > 1 for name in names]
+    base = Config().to_dict() if len(every) == 1 else every[0]
+    rows = {name: [_shown(settings.get(name)) for settings in every] for settings in every for name in settings}
+    usual = {name for name, values in rows.items() if set(values) == {_shown(base.get(name))}}
     heading = ["setting", *(history.name for history in histories)]
-    return _table(heading, [[name, *shown[name]] for name in names], stands_out)
+    tables = [
+        _table(heading, [[name, *values] for name, values in rows.items() if (name in usual) == is_usual])
+        for is_usual in (False, True)
+    ]
+    others = "left at their defaults" if len(every) == 1 else "equal in all runs"
+    return f"{tables[0]}<details><summary>{len(usual)} {others}</summary>{tables[1]}</details>"
 
 
 def _shown(value: Any) -> str:
@@ -223,7 +221,7 @@ thead th {{ border-top: 0; color: #57606a; font-weight: 600; }}
 th:first-child {{ text-align: left; font-weight: 500; white-space: nowrap; }}
 .list td {{ text-align: left; width: 80%; }}
 .list thead th {{ text-align: left; }}
-.marked > * {{ background: #fff8e5; font-weight: 600; }}
+summary {{ color: #57606a; cursor: pointer; padding: 10px 12px; }}
 </style>
 </head>
 <body>
