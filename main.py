@@ -21,14 +21,18 @@ from ssd.parsers import (
     convert_parser,
     download_parser,
     evaluate_parser,
+    plot_parser,
     show_data_parser,
     train_parser,
 )
 from ssd.recipes import base_of
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from pipelines.annotations import Annotations
     from ssd.distributed import Ranks
+    from ssd.trackers import Trackers
 
 DEMO_FOLDER = Path("data/demo")
 
@@ -78,12 +82,17 @@ def train(arguments: Sequence[str]) -> int:
     config = config_of(options, base_of(recipe, parser, options.get("batch_size"), world_size))
 
     from ssd.distributed import process_group
+    from ssd.trackers import Trackers, require_packages
 
-    with process_group(config.device, local_rank, config.timeout) as ranks:
-        return _train(config, ranks)
+    require_packages(config.track)
+    with (
+        process_group(config.device, local_rank, config.timeout) as ranks,
+        Trackers(config.track if ranks.is_main else ()) as trackers,
+    ):
+        return _train(config, ranks, trackers)
 
 
-def _train(config: Config, ranks: "Ranks") -> int:
+def _train(config: Config, ranks: "Ranks", trackers: "Trackers") -> int:
     import pipelines
     from pipelines.augmentation import AUGMENTATIONS, CROP_ATTEMPTS
     from pipelines.splits import annotation_files, find_split
@@ -96,6 +105,7 @@ def _train(config: Config, ranks: "Ranks") -> int:
     from ssd.precision import compute_dtype
     from ssd.record import Run, choose_folder, hardware, published_band
     from ssd.schedule import REFERENCE_BATCH, peak_lr
+    from ssd.showcase import Showcase
     from ssd.train import train as run_training
 
     folder, files = broadcast_object(choose_folder(_data_name(config), config.output, config.resume), ranks)
@@ -147,8 +157,9 @@ def _train(config: Config, ranks: "Ranks") -> int:
         crop_attempts=CROP_ATTEMPTS,
     )
 
-    run = Run(folder, ranks)
+    run = Run(folder, ranks, trackers)
     run.write_config(config, ranks)
+    trackers.open(folder, config.to_dict(), training.step)
     # Also the log of a run that was killed before its first checkpoint.
     run.rewind(*(resumed["step"], resumed["judged_epoch"]) if resumed else (0, 0))
     if resumed:
@@ -175,10 +186,15 @@ def _train(config: Config, ranks: "Ranks") -> int:
         run.say(f"note: {note}")
 
     ground_truth = val_split.ground_truth()
-    judge = Judge(
-        lambda: detect_split(training.judged_model, val_loader, ground_truth, config, ranks),
-        partial(coco_metrics, ground_truth, engine=config.eval_engine),
-    )
+    showcase = Showcase(val_loader, ground_truth, run, config)
+
+    def detect() -> "np.ndarray | None":
+        found = detect_split(training.judged_model, showcase, ground_truth, config, ranks)
+        if found is not None:
+            showcase.take(found, training.step)
+        return found
+
+    judge = Judge(detect, partial(coco_metrics, ground_truth, engine=config.eval_engine))
     try:
         results, reached = run_training(training, loader, judge, run, compliance, describe)
     except NonFiniteLossError as error:
@@ -199,6 +215,7 @@ def _train(config: Config, ranks: "Ranks") -> int:
         )
         minutes = results["train_seconds"] / 60
         run.show_metrics(results, f"{_data_name(config)} {config.val_split}, {minutes:.1f} minutes")
+        showcase.write()
         if _is_as_published(config, val_split, results):
             run.say(published_band(results["AP"]))
         run.say(f"wrote {folder}")
@@ -392,6 +409,20 @@ def _pipelines_named(choice: str) -> tuple[str, ...]:
     return DATA_PIPELINES if choice == "both" else (choice,)
 
 
+def plot(arguments: Sequence[str]) -> int:
+    options = plot_parser().parse_args(arguments)
+    folders = [Path(run) for run in options.runs]
+    if options.output is None and len(folders) > 1:
+        raise InputError("--output is missing: pass a folder for the plots of several runs")
+    output = Path(options.output or folders[0])
+
+    from ssd.report import write_plots_and_report
+
+    write_plots_and_report(folders, output)
+    print(f"wrote {output / 'report.html'} and {output / 'plots'}")
+    return 0
+
+
 def convert(arguments: Sequence[str]) -> int:
     options = convert_parser().parse_args(arguments)
     source, target = Path(options.source), Path(options.target)
@@ -429,6 +460,7 @@ COMMANDS = {
     "check": check,
     "show-data": show_data,
     "benchmark": benchmark,
+    "plot": plot,
     "convert": convert,
     "download": download,
 }

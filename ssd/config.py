@@ -8,6 +8,7 @@ DATA_PIPELINES = ("dali", "no_dali")
 AUGMENTATIONS = ("own", "published")
 MLPERF_DIVISIONS = ("closed", "open")
 MLPERF_STATUSES = ("cloud", "onprem", "preview", "research")
+TRACKERS = ("tensorboard", "wandb", "mlflow")
 EVAL_ENGINES = ("faster", "pycocotools")
 ON_BAD_IMAGE = ("error", "skip")
 OPTIMIZERS = ("sgd", "apex")
@@ -101,6 +102,10 @@ class Config:
     """Minutes that ranks wait for each other, and that a step, an evaluation or a checkpoint may take."""
     log_interval: int = 20
     """Steps between two lines of log.jsonl; the loss is read from the device only then."""
+    track: tuple[str, ...] = ()
+    """Of TRACKERS: what the run is shown in beside its own folder."""
+    plots: bool = True
+    """Draw plots/ and report.html when the run ends."""
 
     mlperf: bool = False
     """Write mlperf.log, the compliance log of MLPerf's SSD benchmark, and have it checked when the run ends."""

@@ -78,15 +78,8 @@ def coco_metrics(ground_truth: GroundTruth, results: np.ndarray, engine: str = "
     """
     _require_known(results[:, 0], ground_truth.image_ids, "image")
     _require_known(results[:, 6], np.array(ground_truth.category_ids), "category")
-    new_dataset, new_judge = _ENGINES[engine]
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        truth, found = new_dataset(), new_dataset()
-        truth.dataset, found.dataset = ground_truth.dataset, _result_set(ground_truth, results)
-        truth.createIndex()
-        found.createIndex()
-        judge = new_judge(truth, found, "bbox")
-        judge.evaluate()
-        judge.accumulate()
+    judge = _judged(ground_truth, results, engine)
+    with contextlib.redirect_stdout(io.StringIO()):
         judge.summarize()
     metrics: dict[str, Any] = dict(zip(METRIC_NAMES, map(float, judge.stats), strict=True))
     precision = judge.eval["precision"][:, :, :, 0, 2]  # IoU x recall x category, all areas, 100 detections
@@ -95,12 +88,50 @@ def coco_metrics(ground_truth: GroundTruth, results: np.ndarray, engine: str = "
         values = precision[:, :, position]
         values = values[values > -1]
         by_id[category_id] = float(values.mean()) if values.size else None
-    names = ground_truth.category_names
+    names = class_names(ground_truth)
     metrics["per_class"] = {
-        name if names.count(name) == 1 else f"{name} ({category_id})": by_id[category_id]
-        for category_id, name in zip(ground_truth.category_ids, names, strict=True)
+        name: by_id[category_id] for category_id, name in zip(ground_truth.category_ids, names, strict=True)
     }
     return metrics
+
+
+def precision_at_iou50(ground_truth: GroundTruth, results: np.ndarray, engine: str = "faster") -> np.ndarray:
+    """Precision-recall curves at an IoU of 0.5: classes x 101 float64, the classes in the order of their labels.
+
+    Column r is the precision in [0, 1] at a recall of r / 100, 0 where the class's detections never get there, and -1
+    where the class has no ground truth. A row's mean is the class's AP50.
+    """
+    judge = _judged(ground_truth, results, engine, iou_thresholds=[0.5])
+    order = {category_id: position for position, category_id in enumerate(judge.params.catIds)}
+    precision: np.ndarray = judge.eval["precision"][0, :, :, 0, -1].T  # all areas, 100 detections
+    return precision[[order[category_id] for category_id in ground_truth.category_ids]]
+
+
+def class_names(ground_truth: GroundTruth) -> list[str]:
+    """The classes' names in the order of their labels, with the id behind a name that several of them have."""
+    names = ground_truth.category_names
+    return [
+        name if names.count(name) == 1 else f"{name} ({category_id})"
+        for category_id, name in zip(ground_truth.category_ids, names, strict=True)
+    ]
+
+
+def _judged(
+    ground_truth: GroundTruth, results: np.ndarray, engine: str, iou_thresholds: list[float] | None = None
+) -> Any:
+    """The engine's judge, with its precisions accumulated. iou_thresholds: COCO's ten if not given."""
+    new_dataset, new_judge = _ENGINES[engine]
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+        truth, found = new_dataset(), new_dataset()
+        truth.dataset, found.dataset = ground_truth.dataset, _result_set(ground_truth, results)
+        truth.createIndex()
+        found.createIndex()
+        judge = new_judge(truth, found, "bbox")
+        if iou_thresholds is not None:
+            judge.params.iouThrs = np.array(iou_thresholds)
+        judge.evaluate()
+        judge.accumulate()
+    return judge
 
 
 def _require_known(ids: np.ndarray, known: np.ndarray, kind: str) -> None:

@@ -94,6 +94,7 @@ class Meter:
         self.run.log(
             "train",
             step=training.step,
+            epoch=round(training.step * training.config.epochs / self.total_steps, 4),
             loss=(box + class_) / steps if steps else None,
             box_loss=box / steps if steps else None,
             class_loss=class_ / steps if steps else None,
@@ -103,7 +104,10 @@ class Meter:
             data_wait_s=round(self.data_wait_s, 4),
             elapsed_s=round(tally.elapsed_s, 2),
         )
-        self.run.advance(0, f"loss {_mean(box + class_, steps)}  {images / seconds:.1f} img/s")
+        self.run.show_state(
+            f"loss {_mean(box + class_, steps)} (box {_mean(box, steps)}, class {_mean(class_, steps)})  lr {lr:.2g}  "
+            f"{images / seconds:.1f} img/s  {self.data_wait_s / seconds:.0%} data wait"
+        )
         if steps < len(self.losses):
             self._tell_of_lost_steps(is_finite.squeeze(1))
         self._count_lost_steps(counts.tolist())

@@ -1,6 +1,6 @@
 """The flags of each command, with what --help says of them."""
 
-from ssd.config import BACKBONES, MLPERF_DIVISIONS, MLPERF_STATUSES, OPTIMIZERS, RECIPES, SCHEDULES
+from ssd.config import BACKBONES, MLPERF_DIVISIONS, MLPERF_STATUSES, OPTIMIZERS, RECIPES, SCHEDULES, TRACKERS
 from ssd.flags import (
     ABOVE_0,
     BATCH,
@@ -37,6 +37,7 @@ def train_parser() -> Parser:
         "       main.py check --data DIR [flags]\n"
         "       main.py show-data --data DIR [flags]\n"
         "       main.py benchmark data --data DIR [flags]\n"
+        "       main.py plot RUN... [flags]\n"
         "       main.py convert IN OUT\n"
         "       main.py download --data DIR [flags]\n"
         "Each has its own --help.",
@@ -136,6 +137,11 @@ def train_parser() -> Parser:
     )  # fmt: skip
     add_timeout_flag(group, "another rank, a step or an evaluation")
     flag(group, "--log-interval", dest="log_interval", type=COUNT, metavar="STEPS", help="steps a line of log.jsonl")
+    flag(
+        group, "--track", dest="track", choices=TRACKERS, nargs="+",
+        help="show the run there too (each a pip extra): curves, and at each evaluation predictions",
+    )  # fmt: skip
+    flag(group, "--no-plots", dest="plots", action="store_false", help="write no plots/ and report.html at the end")
 
     group = parser.add_argument_group("mlperf")
     flag(group, "--mlperf", dest="mlperf", action="store_true", help="write mlperf.log and check it at the end")
@@ -235,6 +241,18 @@ def benchmark_parser() -> Parser:
     group.add_argument("--json", metavar="FILE", help="write the figures there")
     group.add_argument("--plot", metavar="FILE", help="draw images a second against workers there, as a PNG")
     add_machine_flags(parser)
+    return parser
+
+
+def plot_parser() -> Parser:
+    parser = Parser(
+        "main.py plot",
+        description="Draw what the folders of runs tell: plots as PNG, metrics.csv, and report.html, which needs no\n"
+        "other file. Several runs are overlaid. A run that is over has all of this already.",
+        epilog=f"example: main.py plot runs/bccd-dali runs/bccd-torch --output comparison\n{EXIT_CODES}",
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder; one that is going on will do")
+    parser.add_argument("--output", metavar="DIR", help="where to (default: the run's own folder, if it is one)")
     return parser
 
 

@@ -11,20 +11,23 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from ssd.config import Config
 from ssd.distributed import Ranks
 from ssd.errors import InputError
 from ssd.keep import FOLDER, LAST, kept
+from ssd.trackers import Trackers
 
 _PACKAGES = ("torch", "torchvision", "numpy", "pycocotools", "faster-coco-eval", "pillow", "simplejpeg")
 
@@ -69,16 +72,18 @@ def _new_folder(name: str, output: str | None) -> Path:
 
 
 class Run:
-    """One run's folder: config.json, log.jsonl, results.json, checkpoints/, and lost-batches.jsonl if there are any."""
+    """One run's folder: config.json, log.jsonl, results.json, evaluation.json, checkpoints/, and lost-batches.jsonl if
+    there are any. What it logs of steps and evaluations, its trackers are told too."""
 
-    def __init__(self, folder: Path, ranks: Ranks):
+    def __init__(self, folder: Path, ranks: Ranks, trackers: Trackers | None = None):
         self.folder = folder
+        self.trackers = Trackers(()) if trackers is None else trackers
         self.last_checkpoint = folder / FOLDER / LAST
         self.lost_batches = folder / "lost-batches.jsonl"
-        self._is_main = ranks.is_main
+        self.is_main = ranks.is_main
         self.console = Console(quiet=not ranks.is_main, highlight=False, soft_wrap=True)
-        self._progress: Progress | None = None
-        if self._is_main:
+        self._progress: _TrainingProgress | None = None
+        if self.is_main:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -98,15 +103,21 @@ class Run:
     def write_results(self, results: dict[str, Any]) -> None:
         self._write_json("results.json", results)
 
-    def _write_json(self, name: str, content: dict[str, Any]) -> None:
-        if self._is_main:
+    def write_evaluation(self, evaluation: dict[str, Any]) -> None:
+        """evaluation: as `analysis.analyse` returns it."""
+        self._write_json("evaluation.json", evaluation, indent=None)
+
+    def _write_json(self, name: str, content: dict[str, Any], indent: int | None = 2) -> None:
+        if self.is_main:
             temporary = self.folder / f".{name}"
-            temporary.write_text(json.dumps(content, indent=2) + "\n")
+            temporary.write_text(json.dumps(content, indent=indent) + "\n")
             os.replace(temporary, self.folder / name)
 
     def log(self, event: str, **values: Any) -> None:
         """Appends one line to log.jsonl."""
         self._append(self.folder / "log.jsonl", {"event": event, "time_s": round(time.time(), 3), **values})
+        if event in ("train", "evaluation"):
+            self.trackers.scalars(_scalars(values, f"{event}/"), values["step"])
 
     def write_lost_batches(self, image_ids: dict[int, list[int]]) -> None:
         """Appends a line a step: the images of the ranks whose loss was not finite."""
@@ -114,7 +125,7 @@ class Run:
             self._append(self.lost_batches, {"step": step, "image_ids": ids})
 
     def _append(self, file: Path, content: dict[str, Any]) -> None:
-        if self._is_main:
+        if self.is_main:
             with file.open("a") as stream:
                 stream.write(json.dumps(content) + "\n")
 
@@ -123,9 +134,10 @@ class Run:
         had got that goes on from here, and a line that it did not end; and earlier results, which are those of a run
         that is over."""
         file = self.folder / "log.jsonl"
-        if not self._is_main:
+        if not self.is_main:
             return
-        (self.folder / "results.json").unlink(missing_ok=True)
+        for name in ("results.json", "evaluation.json"):
+            (self.folder / name).unlink(missing_ok=True)
         if not file.exists():
             return
         lines = file.read_text().splitlines(keepends=True)
@@ -139,10 +151,10 @@ class Run:
 
     def start_progress(self, total_steps: int, first_step: int) -> None:
         """Shows a bar in a terminal; elsewhere the lines of `say` are all."""
-        if not (self._is_main and self.console.is_terminal):
+        if not (self.is_main and self.console.is_terminal):
             return
-        self._progress = Progress(
-            TextColumn("{task.description}"),
+        self._progress = _TrainingProgress(
+            TextColumn("training"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("steps"),
@@ -155,10 +167,15 @@ class Run:
         self._progress.start()
         self._progress.add_task("training", total=total_steps, completed=first_step)
 
-    def advance(self, steps: int = 1, text: str | None = None) -> None:
-        """Moves the bar; text, if given, is what stands before it from now on."""
+    def advance(self) -> None:
+        """Moves the bar by one step."""
         if self._progress is not None:
-            self._progress.update(self._progress.task_ids[0], advance=steps, description=text)
+            self._progress.advance(self._progress.task_ids[0])
+
+    def show_state(self, text: str) -> None:
+        """Puts a line under the bar, in place of the last one."""
+        if self._progress is not None:
+            self._progress.state = text
 
     def stop_progress(self) -> None:
         if self._progress is not None:
@@ -171,6 +188,27 @@ class Run:
 
 def _happened_by(line: dict[str, Any], step: int, judged_epoch: int) -> bool:
     return line.get("step", 0) <= step and (line["event"] != "evaluation" or line["epoch"] <= judged_epoch)
+
+
+class _TrainingProgress(Progress):
+    """A bar with a line under it, so that neither is cut short in 80 columns."""
+
+    state = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        yield Text(self.state, no_wrap=True, overflow="ellipsis")
+
+
+def _scalars(values: dict[str, Any], prefix: str) -> dict[str, float]:
+    """The numbers of a line of the log, by name; those of a dictionary by its name and theirs: per_class/cat."""
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found |= _scalars(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and name != "step":
+            found[prefix + name] = value
+    return found
 
 
 def show_metrics(metrics: dict[str, Any], title: str, console: Console | None = None) -> None:

@@ -21,7 +21,7 @@ ENVIRONMENT = {
 # On the data of `write_small_data`, epochs of three steps on one rank and of two steps on two.
 SETTINGS = [
     *("--backbone", "resnet18", "--backbone-weights", "none", "--bs", "2", "--lr", "0.05", "--seed", "3"),
-    *("--device", "cpu", "--num-workers", "1", "--log-interval", "1"),
+    *("--device", "cpu", "--num-workers", "1", "--log-interval", "1", "--no-plots"),
 ]
 
 

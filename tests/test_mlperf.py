@@ -469,6 +469,7 @@ def test_the_command_line_with_the_recipe_passes_as_closed(
 # --- whole runs ---
 
 TRAINED = ["--backbone", "resnet18", "--backbone-weights", "none", "--bs", "4", "--lr", "0.02", "--seed", "3"]
+TRAINED += ["--no-plots"]
 JUDGED = ["--score-threshold", "0", "--device", "cpu"]
 OPEN = ["--mlperf", "--mlperf-division", "open"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

@@ -131,7 +131,7 @@ def test_the_flag_has_crowds_learned_and_the_rest_as_published(
         pipelines, "build_train", lambda *a, **named: (passed.append(named["settings"]), build_train(*a, **named))[1]
     )
     flags = "--epochs 1 --bs 4 --backbone resnet18 --backbone-weights none --device cpu --num-workers 1 --seed 1 "
-    flags += f"--data_pipeline {name} --data {data_copy} --output {tmp_path / 'run'}"
+    flags += f"--no-plots --data_pipeline {name} --data {data_copy} --output {tmp_path / 'run'}"
     assert main.main([*flags.split(), "--augmentation", "published"]) == 0
     assert "11 of 12 images to train on" in capsys.readouterr().out and passed == [PUBLISHED]
     assert main.main(flags.replace("/run", "/other").split()) == 2  # by default nothing is left to learn

@@ -19,10 +19,12 @@ from ssd.model import SSD300
 
 pytestmark = pytest.mark.slow
 
+RUN_FILES = ("config.json", "log.jsonl", "results.json", "evaluation.json", "metrics.csv")
 PATHS = ("dali", "no_dali")
 # Every detection counts, so that a detector of a few steps has an AP above 0.
 JUDGED = ["--score-threshold", "0", "--device", "cpu", "--num-workers", "1"]
 TRAINED = ["--backbone", "resnet18", "--backbone-weights", "none", "--bs", "4", "--lr", "0.02", "--seed", "3"]
+TRAINED += ["--no-plots"]  # tests/test_report.py draws them
 
 
 def run(*arguments: object, program: list[object] | None = None) -> subprocess.CompletedProcess[str]:
@@ -80,7 +82,7 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_files_of_a_run(finished: Path, demo_data: Path) -> None:
     files = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
     names = {"last.pt", "best.pt", "step-00000003.pt", "step-00000006.pt"}
-    assert files == {"config.json", "log.jsonl", "results.json", *(f"checkpoints/{name}" for name in names)}
+    assert files == {*RUN_FILES, *(f"checkpoints/{name}" for name in names)}
 
     config = json.loads((finished / "config.json").read_text())
     assert config["settings"]["data"] == str(demo_data) and config["settings"]["output"] == str(finished)
@@ -92,7 +94,7 @@ def test_files_of_a_run(finished: Path, demo_data: Path) -> None:
     steps = log_of(finished, "train")
     assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]
     units = {"time_s", "skipped_steps", "images_per_second", "data_wait_s", "elapsed_s", "learning_rate"}
-    assert steps[0].keys() == {"event", "step", "loss", "box_loss", "class_loss", *units}
+    assert steps[0].keys() == {"event", "step", "epoch", "loss", "box_loss", "class_loss", *units}
     assert all(line["loss"] == pytest.approx(line["box_loss"] + line["class_loss"]) for line in steps)
     assert all(line["learning_rate"] == pytest.approx(0.02 * 4 / 32) for line in steps)
     assert steps[-1]["loss"] < steps[0]["loss"]

@@ -258,7 +258,7 @@ def test_a_run_over_bad_images(
     splits = ["--train-split", "train", "--val-split", "val"]
     flags = ["--data", str(data), *splits, "--data_pipeline", data_pipeline, "--device", "cpu", "--num-workers", "1"]
     output = tmp_path / "run"
-    model = "--backbone resnet18 --backbone-weights none --epochs 1 --bs 2 --seed 1".split()
+    model = "--backbone resnet18 --backbone-weights none --epochs 1 --bs 2 --seed 1 --no-plots".split()
     assert main.main([*flags, *model, "--output", str(output)]) == 2
     capfd.readouterr()
     assert main.main([*flags, *model, "--output", str(output), "--on-bad-image", "skip"]) == 0
@@ -293,9 +293,9 @@ def test_two_ranks_leave_out_the_same(data: Path, tmp_path: Path) -> None:
     spoil(data, "val")
     output = tmp_path / "run"
     flags = ["--data", str(data), "--train-split", "train", "--val-split", "val", "--data_pipeline", "no_dali"]
-    model = "--device cpu --num-workers 0 --backbone resnet18 --backbone-weights none --epochs 1 --bs 2".split()
+    model = "--device cpu --num-workers 0 --backbone resnet18 --backbone-weights none".split()
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", main.__file__]
-    options = ["--output", str(output), "--on-bad-image", "skip"]
+    options = ["--output", str(output), "--on-bad-image", "skip", "--epochs", "1", "--bs", "2", "--no-plots"]
     done = subprocess.run([*command, *flags, *model, *options], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("the metrics are those of 2 of its 8 images") == 1

@@ -1,0 +1,67 @@
+"""Boxes on pictures: detections beside the ground truth."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from ssd.batch import RGB_MEAN, RGB_STD
+
+# Okabe and Ito's colours: told apart by colour-blind readers too.
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442")
+
+
+class Box(NamedTuple):
+    """A box to draw. ltrb: in [0, 1] of the picture. label: from 0; it chooses the colour."""
+
+    ltrb: tuple[float, float, float, float]
+    label: int
+    text: str
+
+
+def picture_of(image: Tensor, size_px: tuple[int, int]) -> Image.Image:
+    """3 x H x W float32, normalised as in `batch.Batch` -> a picture of that width and height."""
+    values = image.float().cpu() * torch.tensor(RGB_STD).view(3, 1, 1) + torch.tensor(RGB_MEAN).view(3, 1, 1)
+    pixels = (values * 255).round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().numpy()
+    return Image.fromarray(pixels).resize(size_px, Image.Resampling.BICUBIC)
+
+
+def draw_boxes(picture: Image.Image, boxes: Sequence[Box]) -> None:
+    """Draws on the picture. The first boxes come to lie on top."""
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(size=13)
+    for box in reversed(boxes):
+        left, top, right, bottom = (side * (picture.width, picture.height)[i % 2] for i, side in enumerate(box.ltrb))
+        draw.rectangle([left - 1, top - 1, right + 1, bottom + 1], outline="black")
+        draw.rectangle([left, top, right, bottom], outline=_colour(box.label), width=3)
+    for box in reversed(boxes):
+        width = draw.textlength(box.text, font) + 6
+        left = min(max(0, box.ltrb[0] * picture.width), max(0, picture.width - width))
+        top = min(max(0, box.ltrb[1] * picture.height - 17), picture.height - 17)
+        draw.rectangle([left, top, left + width, top + 17], fill="black")
+        draw.rectangle([left, top, left + 2, top + 17], fill=_colour(box.label))
+        draw.text((left + 4, top), box.text, fill="white", font=font)
+
+
+def _colour(label: int) -> str:
+    return PALETTE[label % len(PALETTE)]
+
+
+def mosaic(rows: Sequence[tuple[str, Sequence[Image.Image]]], tile_px: int, gap_px: int = 8) -> np.ndarray:
+    """Rows of pictures of at most tile_px x tile_px, each row under its title: H x W x 3 uint8."""
+    title_px = 22
+    columns = max(len(pictures) for _, pictures in rows)
+    heights_px = [max(picture.height for picture in pictures) + title_px + gap_px for _, pictures in rows]
+    sheet = Image.new("RGB", (columns * (tile_px + gap_px) + gap_px, sum(heights_px) + gap_px), "white")
+    draw = ImageDraw.Draw(sheet)
+    top = gap_px // 2
+    for (title, pictures), height_px in zip(rows, heights_px, strict=True):
+        draw.text((gap_px, top), title, fill="black", font=ImageFont.load_default(size=15))
+        for column, picture in enumerate(pictures):
+            left = gap_px + column * (tile_px + gap_px) + (tile_px - picture.width) // 2
+            sheet.paste(picture, (left, top + title_px))
+        top += height_px
+    return np.asarray(sheet)
