@@ -279,12 +279,11 @@ def check(arguments: Sequence[str]) -> int:
     config = config_of(options, Config())
     _require_folder_of(json_file, "--json")
 
-    from rich.console import Console
-
     from pipelines import check as data_check
+    from ssd.console import Console
 
     reports = data_check.check(_data_folder(config), config.train_split, config.val_split, threads)
-    data_check.show(reports, Console(highlight=False))
+    data_check.show(reports, Console())
     if json_file:
         data_check.write_json(Path(json_file), reports)
     return data_check.exit_code(reports)
@@ -327,6 +326,7 @@ def benchmark(arguments: Sequence[str]) -> int:
     workers = chosen["workers"] or list(range(1, (os.cpu_count() or 1) + 1))
 
     from pipelines import benchmark as data_benchmark
+    from ssd.console import Console
     from ssd.distributed import process_group
     from ssd.record import hardware, versions
 
@@ -346,7 +346,7 @@ def benchmark(arguments: Sequence[str]) -> int:
             ranks=ranks,
             progress=lambda text: print(text, file=sys.stderr),
         )
-        data_benchmark.show_table(found)
+        data_benchmark.show_table(found, Console())
         if chosen["through"] == "train":
             about["through_train"] = _benchmark_training(config, split, names, max(workers), chosen, ranks)
     if chosen["json"]:

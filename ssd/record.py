@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ssd.config import Config
+from ssd.console import Console
 from ssd.distributed import Ranks
 from ssd.errors import InputError
 from ssd.keep import FOLDER, LAST, kept
@@ -76,7 +76,7 @@ class Run:
         self.last_checkpoint = folder / FOLDER / LAST
         self.lost_batches = folder / "lost-batches.jsonl"
         self._is_main = ranks.is_main
-        self.console = Console(quiet=not ranks.is_main, highlight=False, soft_wrap=True)
+        self.console = Console(quiet=not ranks.is_main, soft_wrap=True)
         self._progress: Progress | None = None
         if self._is_main:
             try:
@@ -175,7 +175,7 @@ def _happened_by(line: dict[str, Any], step: int, judged_epoch: int) -> bool:
 
 def show_metrics(metrics: dict[str, Any], title: str, console: Console | None = None) -> None:
     """Prints the COCO table and each class's AP, best first."""
-    console = console or Console(highlight=False)
+    console = console or Console(soft_wrap=True)
     table = Table(title=escape(title), title_justify="left")
     for name in ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100"):
         table.add_column(name, justify="right")
