@@ -4,6 +4,7 @@
 Heavy imports stand inside the commands, after their flags are read.
 """
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -254,6 +255,13 @@ def _require_folder_of(file: str | None, flag: str) -> None:
         raise InputError(f"{flag} {file}: not a file in an existing folder; pass another path")
 
 
+def _require_picture(file: str | None, flag: str) -> None:
+    """Raises InputError, before the work, if a picture could not be written."""
+    _require_folder_of(file, flag)
+    if file is not None and Path(file).suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise InputError(f"{flag} {file}: pass a name that ends in .png or .jpg")
+
+
 def _evaluate(config: Config, ranks: "Ranks", json_file: str | None) -> int:
     import json
 
@@ -296,12 +304,11 @@ def check(arguments: Sequence[str]) -> int:
     config = config_of(options, Config())
     _require_folder_of(json_file, "--json")
 
-    from rich.console import Console
-
     from pipelines import check as data_check
+    from ssd.console import Console
 
     reports = data_check.check(_data_folder(config), config.train_split, config.val_split, threads)
-    data_check.show(reports, Console(highlight=False))
+    data_check.show(reports, Console())
     if json_file:
         data_check.write_json(Path(json_file), reports)
     return data_check.exit_code(reports)
@@ -312,9 +319,7 @@ def show_data(arguments: Sequence[str]) -> int:
     output, rows, columns = Path(options.pop("output")), options.pop("rows"), options.pop("columns")
     names = _pipelines_named(options.pop("data_pipeline"))
     config = config_of(options, Config(seed=0))
-    _require_folder_of(str(output), "--output")
-    if output.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise InputError(f"--output {output}: pass a name that ends in .png or .jpg")
+    _require_picture(str(output), "--output")
 
     import torch
 
@@ -340,10 +345,11 @@ def benchmark(arguments: Sequence[str]) -> int:
     local_rank = options.pop("local_rank")
     config = config_of(options, Config(batch_size=32, seed=0, backbone_weights="none"))
     _require_folder_of(chosen["json"], "--json")
-    _require_folder_of(chosen["plot"], "--plot")
+    _require_picture(chosen["plot"], "--plot")
     workers = chosen["workers"] or list(range(1, (os.cpu_count() or 1) + 1))
 
     from pipelines import benchmark as data_benchmark
+    from ssd.console import Console
     from ssd.distributed import process_group
     from ssd.record import hardware, versions
 
@@ -363,7 +369,7 @@ def benchmark(arguments: Sequence[str]) -> int:
             ranks=ranks,
             progress=lambda text: print(text, file=sys.stderr),
         )
-        data_benchmark.show_table(found)
+        data_benchmark.show_table(found, Console())
         if chosen["through"] == "train":
             about["through_train"] = _benchmark_training(config, split, names, max(workers), chosen, ranks)
     if chosen["json"]:
@@ -500,4 +506,6 @@ def _refuse(error: InputError) -> int:
 
 
 if __name__ == "__main__":
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # of what a console lacks; Python has stderr so already
     sys.exit(main(sys.argv[1:]))

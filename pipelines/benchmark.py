@@ -165,7 +165,7 @@ def median(rounds: list[Speed]) -> Speed:
     return Speed(*(statistics.median(values) for values in zip(*rounds, strict=True)))
 
 
-def show_table(found: dict[str, list[Measurement]]) -> None:
+def show_table(found: dict[str, list[Measurement]], console: Console) -> None:
     """Prints a row a subject and worker count; "of decoding" is the part of the ceiling with as many workers."""
     table = Table(title="finished training batches", title_justify="left")
     for heading in ("", "workers", "img/s", "CPU ms an img", "of decoding", "peak MiB", "MiB a worker"):
@@ -180,7 +180,7 @@ def show_table(found: dict[str, list[Measurement]]) -> None:
                 f"{m.peak_memory_mib or 0:.0f}", "-" if slope is None else f"{slope:.0f}",
             )  # fmt: skip
         table.add_section()
-    Console(highlight=False).print(table)
+    console.print(table)
 
 
 def write_plot(file: Path, found: dict[str, list[Measurement]], data_name: str) -> None:

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from ssd.config import Config
+from ssd.console import Console
 from ssd.distributed import Ranks
 from ssd.errors import InputError
 from ssd.keep import FOLDER, LAST, kept
@@ -81,7 +82,7 @@ class Run:
         self.last_checkpoint = folder / FOLDER / LAST
         self.lost_batches = folder / "lost-batches.jsonl"
         self.is_main = ranks.is_main
-        self.console = Console(quiet=not ranks.is_main, highlight=False, soft_wrap=True)
+        self.console = Console(quiet=not ranks.is_main, soft_wrap=True)
         self._progress: _TrainingProgress | None = None
         if self.is_main:
             try:
@@ -213,7 +214,7 @@ def _scalars(values: dict[str, Any], prefix: str) -> dict[str, float]:
 
 def show_metrics(metrics: dict[str, Any], title: str, console: Console | None = None) -> None:
     """Prints the COCO table and each class's AP, best first."""
-    console = console or Console(highlight=False)
+    console = console or Console(soft_wrap=True)
     table = Table(title=escape(title), title_justify="left")
     for name in ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100"):
         table.add_column(name, justify="right")

@@ -1,0 +1,34 @@
+"""What a user reads: names are shown as they are, and nobody has to read on."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ssd.distributed import Ranks
+from ssd.record import Run, show_metrics
+
+HERE = Ranks(0, 0, 1, torch.device("cpu"))
+
+
+def test_a_run_outlives_its_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        run = Run(tmp_path / "run", HERE)
+        for _ in range(2):
+            run.say("nobody reads this")
+        print("nor this")
+        run.log("train", step=1)
+    assert (tmp_path / "run" / "log.jsonl").read_text().count("\n") == 1
+
+
+def test_names_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["[bold]", "[/bold]", ":car:", "a name that is so long that no table and no terminal has a line for it"]
+    metrics = dict.fromkeys(("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100"), 0.5)
+    show_metrics({**metrics, "per_class": dict.fromkeys(names, 0.5)}, ":car: [/bold]")
+    shown = capsys.readouterr().out
+    assert shown.startswith(":car: [/bold]\n") and ", ".join(f"{name} 0.500" for name in names) in shown
