@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test test-fast lint clean
+.PHONY: demo test test-fast lint docs clean
 
 demo: $(VENV)/installed  ## Write the demo data, train on it for a few minutes, evaluate
 	$(RUN) main.py --recipe demo
@@ -19,6 +19,9 @@ lint: $(VENV)/installed
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
+docs: $(VENV)/installed  ## Build docs/ into build/docs; a warning is an error
+	$(RUN) -m sphinx -W --keep-going -n docs build/docs
+
 $(VENV)/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "error: $$($(PYTHON) --version) is too old; pass PYTHON=... with Python 3.11 or newer" >&2; exit 2; }
@@ -27,4 +30,4 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs data/demo
+	rm -rf $(VENV) build runs data/demo

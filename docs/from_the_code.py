@@ -1,0 +1,127 @@
+"""Pages made from the code, so that they cannot lag behind it: two directives, and docstrings in their own plain style.
+
+`.. commands::` writes a section for each parser of ssd.parsers; `.. modules:: PACKAGE` one for each of its modules.
+"""
+
+import argparse
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from ssd import parsers
+from ssd.config import Config
+
+# At the end of a help text; it has a column of its own here.
+DEFAULT = re.compile(r"\s*\(default: (.*)\)$")
+
+
+def all_parsers() -> list[argparse.ArgumentParser]:
+    """Those of every command, in the order in which ssd.parsers has them."""
+    return [make() for name, make in vars(parsers).items() if name.endswith("_parser")]
+
+
+def command_name(parser: argparse.ArgumentParser) -> str:
+    return parser.prog if " " in parser.prog else f"{parser.prog} train"
+
+
+class Commands(SphinxDirective):
+    """Every flag of every command in tables, below the command's description and above its example."""
+
+    def run(self) -> list[nodes.Node]:
+        text = "\n".join(line for parser in all_parsers() for line in _command(parser))
+        return self.parse_text_to_nodes(text, allow_section_headings=True)
+
+
+def _command(parser: argparse.ArgumentParser) -> Iterator[str]:
+    name = command_name(parser)
+    yield from (name, "-" * len(name), "", _escaped(parser.description or ""), "")
+    for group in parser._action_groups:
+        actions = [action for action in group._group_actions if action.dest != "help"]
+        if actions:
+            is_named = group.title not in ("options", "positional arguments")
+            yield from (f"**{group.title}**" if is_named else "", *_table(actions))
+    yield from ("::", "", *(f"   {line}" for line in (parser.epilog or "").splitlines()), "")
+
+
+def _table(actions: list[argparse.Action]) -> Iterator[str]:
+    yield from ("", ".. list-table::", "   :header-rows: 1", "   :widths: 35 17 48", "   :class: flags", "")
+    yield from ("   * - flag", "     - default", "     - what it does")
+    for action in actions:
+        text = DEFAULT.sub("", action.help or "").replace("%%", "%")
+        written = [*action.option_strings, *_values(action)]
+        yield f"   * - {' '.join(f'``{part}``' for part in written)}"
+        yield f"     - {_default(action)}"
+        yield f"     - {_escaped(text)}"
+    yield ""
+
+
+def _values(action: argparse.Action) -> list[str]:
+    """What is to be written after the flag: N, {a, b}, EPOCH ... or nothing."""
+    if action.nargs == 0:
+        return []
+    choices = f"{{{', '.join(map(str, action.choices))}}}" if action.choices else ""
+    value = action.metavar if isinstance(action.metavar, str) else choices or action.dest.upper()
+    return [f"{value} ..." if action.nargs in ("*", "+") else value]
+
+
+def _default(action: argparse.Action) -> str:
+    said = DEFAULT.search(action.help or "")
+    if said:
+        return f"``{said[1] % {'default': action.default}}``"
+    if action.nargs == 0:
+        return "on" if getattr(Config, action.dest, action.default) is True else "off"
+    return "required" if action.required else ""
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([\\`*_|])", r"\\\1", text)
+
+
+class Modules(SphinxDirective):
+    """What every module of a package has to say of itself."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        package = self.arguments[0]
+        names = [f"{package}.{each.name}" for each in pkgutil.iter_modules(importlib.import_module(package).__path__)]
+        text = "\n".join(f"{name}\n{'-' * len(name)}\n\n.. automodule:: {name}\n" for name in names)
+        return self.parse_text_to_nodes(f".. automodule:: {package}\n\n{text}", allow_section_headings=True)
+
+
+def lay_out(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Makes a list of a paragraph that says "parameter: text. another: text", and has Returns and Raises begin one."""
+    try:
+        parameters = "|".join(inspect.signature(thing).parameters)
+    except (TypeError, ValueError):  # not something that is called
+        return
+    begins = re.compile(rf"(?:^|\n|(?<=[.;]) )({parameters}): ") if parameters else None
+    paragraphs = re.split(r"\n\n|\n(?=Returns\b|Raises\b)", "\n".join(lines).strip())
+    out: list[str] = []
+    for paragraph in paragraphs:
+        first, *items = begins.split(paragraph) if begins else [paragraph]
+        out += [*first.splitlines(), ""]
+        for parameter, text in zip(items[::2], items[1::2], strict=True):
+            out += [f"* **{parameter}**: " + text.replace("\n", "\n  ")]
+        out.append("")
+    lines[:] = "\n".join(out).splitlines()
+
+
+def skip(app: Sphinx, what: str, name: str, thing: Any, skipped: bool, options: Any) -> bool | None:
+    """Leaves out what NamedTuple writes of its fields, which says nothing."""
+    return True if (inspect.getdoc(thing) or "").startswith("Alias for field number") else None
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_directive("commands", Commands)
+    app.add_directive("modules", Modules)
+    app.connect("autodoc-process-docstring", lay_out)
+    app.connect("autodoc-skip-member", skip)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
