@@ -102,13 +102,13 @@ def test_whatever_the_xml_holds_is_clean_or_refused(tmp_path: Path) -> None:
     whole = image_xml("one", DOG, object_xml("cat", 1.5, 2, 30, 40, 1)).encode()
     folder = a_folder(tmp_path)
     draw = random.Random(1)
+    digits = [at for at, value in enumerate(whole) if chr(value).isdigit()]
     passed = 0
     for _ in range(200):
         spoiled = bytearray(whole)
-        for _ in range(draw.randint(1, 4)):
-            at = draw.randrange(len(spoiled))
-            piece = draw.choice([b"", b"<", b"&", b"9", b"-", b"e9", b"nan", b"\0", b"\xff", whole[at : at + 40]])
-            spoiled[at : at + draw.randint(0, 3)] = piece
+        for _ in range(draw.randint(1, 3)):
+            at = draw.choice(digits) if draw.random() < 0.8 else draw.randrange(len(whole))
+            spoiled[at : at + 1] = draw.choice([b"", b"0", b"9", b"-", b".", b"e9", b"nan", b"<", b"\0", b"\xff"])
         (folder / "Annotations" / "one.xml").write_bytes(spoiled)
         try:
             split = read_annotations(folder, "train")
@@ -119,7 +119,7 @@ def test_whatever_the_xml_holds_is_clean_or_refused(tmp_path: Path) -> None:
             left, top, right, bottom = split.boxes_ltrb.T
             assert ((0 <= left) & (left < right) & (right <= 1) & (0 <= top) & (top < bottom) & (bottom <= 1)).all()
             assert np.isfinite(split.boxes_xywh_px).all()
-    assert 5 < passed < 180
+    assert 20 < passed < 180
     (folder / "Annotations" / "one.xml").write_text("<annotation>" * 100_000 + "</annotation>" * 100_000)
     with pytest.raises(InputError, match="has no 'width'"):
         read_annotations(folder, "train")
