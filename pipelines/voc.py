@@ -38,7 +38,10 @@ def find_split(data_folder: Path, split: str) -> tuple[Path, Path]:
             raise InputError(f"{folder}: no such folder; a VOC data set has JPEGImages, Annotations and ImageSets/Main")
     file = data_folder / _LISTS / f"{split}.txt"
     if not os.path.isfile(file):
-        raise InputError(f"{file}: no such list; name the images of split '{split}' there, or pass another split")
+        raise InputError(
+            f"{file}: no such list; name the images of split '{split}' there, or name the splits with --train-split "
+            "and --val-split"
+        )
     return images, file
 
 

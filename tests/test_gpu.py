@@ -2,6 +2,7 @@
 
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,9 +61,12 @@ def test_gpu_and_cpu_batches_agree(name: str, demo_data: Path, gpu: Ranks) -> No
     assert (ours.images.cpu() - theirs.images).abs().mean().item() * 0.226 < 2 / 255
 
 
+@pytest.mark.parametrize("options", [{}, {"ema": 0.9, "clip_norm": 1.0, "accumulate": 2}], ids=["plain", "options"])
 @pytest.mark.parametrize("flag", ["fp16", "bf16"])
-def test_steps_do_not_wait_for_the_device(name: str, flag: str, demo_data: Path, gpu: Ranks) -> None:
-    training = _training(Config(batch_size=4, **{flag: True}), gpu)
+def test_steps_do_not_wait_for_the_device(
+    name: str, flag: str, options: dict[str, Any], demo_data: Path, gpu: Ranks
+) -> None:
+    training = _training(Config(batch_size=4, **{flag: True}, **options), gpu)
     batches = _loader(name, demo_data, gpu).batches(0)
     for batch in islice(batches, 2):
         training.train_step(training.model, batch, lr=1e-3)

@@ -1,6 +1,7 @@
 """A VOC folder is read as the same data in a COCO folder would be, and refused as strictly."""
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,6 +95,34 @@ def test_what_cannot_be_understood_is_named(xml: str, complaint: str, tmp_path: 
         read_annotations(folder, "train")
     assert complaint in str(error.value) and "Annotations/one.xml" in str(error.value)
     assert str(error.value).endswith("; correct or remove that entry")
+
+
+def test_whatever_the_xml_holds_is_clean_or_refused(tmp_path: Path) -> None:
+    """Two hundred spoiled files: nothing but InputError comes out, and what passes is in range."""
+    whole = image_xml("one", DOG, object_xml("cat", 1.5, 2, 30, 40, 1)).encode()
+    folder = a_folder(tmp_path)
+    draw = random.Random(1)
+    digits = [at for at, value in enumerate(whole) if chr(value).isdigit()]
+    passed = 0
+    for _ in range(200):
+        spoiled = bytearray(whole)
+        for _ in range(draw.randint(1, 3)):
+            at = draw.choice(digits) if draw.random() < 0.8 else draw.randrange(len(whole))
+            spoiled[at : at + 1] = draw.choice([b"", b"0", b"9", b"-", b".", b"e9", b"nan", b"<", b"\0", b"\xff"])
+        (folder / "Annotations" / "one.xml").write_bytes(spoiled)
+        try:
+            split = read_annotations(folder, "train")
+        except InputError as error:
+            assert "one.xml" in str(error) and "\n" not in str(error)
+        else:
+            passed += 1
+            left, top, right, bottom = split.boxes_ltrb.T
+            assert ((0 <= left) & (left < right) & (right <= 1) & (0 <= top) & (top < bottom) & (bottom <= 1)).all()
+            assert np.isfinite(split.boxes_xywh_px).all()
+    assert 20 < passed < 180
+    (folder / "Annotations" / "one.xml").write_text("<annotation>" * 100_000 + "</annotation>" * 100_000)
+    with pytest.raises(InputError, match="has no 'width'"):
+        read_annotations(folder, "train")
 
 
 def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
