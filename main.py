@@ -237,6 +237,13 @@ def _require_folder_of(file: str | None, flag: str) -> None:
         raise InputError(f"{flag} {file}: not a file in an existing folder; pass another path")
 
 
+def _require_picture(file: str | None, flag: str) -> None:
+    """Raises InputError, before the work, if a picture could not be written."""
+    _require_folder_of(file, flag)
+    if file is not None and Path(file).suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise InputError(f"{flag} {file}: pass a name that ends in .png or .jpg")
+
+
 def _evaluate(config: Config, ranks: "Ranks", json_file: str | None) -> int:
     import json
 
@@ -294,9 +301,7 @@ def show_data(arguments: Sequence[str]) -> int:
     output, rows, columns = Path(options.pop("output")), options.pop("rows"), options.pop("columns")
     names = _pipelines_named(options.pop("data_pipeline"))
     config = config_of(options, Config(seed=0))
-    _require_folder_of(str(output), "--output")
-    if output.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise InputError(f"--output {output}: pass a name that ends in .png or .jpg")
+    _require_picture(str(output), "--output")
 
     import torch
 
@@ -322,7 +327,7 @@ def benchmark(arguments: Sequence[str]) -> int:
     local_rank = options.pop("local_rank")
     config = config_of(options, Config(batch_size=32, seed=0, backbone_weights="none"))
     _require_folder_of(chosen["json"], "--json")
-    _require_folder_of(chosen["plot"], "--plot")
+    _require_picture(chosen["plot"], "--plot")
     workers = chosen["workers"] or list(range(1, (os.cpu_count() or 1) + 1))
 
     from pipelines import benchmark as data_benchmark

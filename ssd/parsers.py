@@ -202,7 +202,7 @@ def show_data_parser() -> Parser:
     add_several_pipelines_flag(group)
     flag(group, "--seed", "-s", dest="seed", type=SEED, metavar="N", help="default: 0")
     group = parser.add_argument_group("picture")
-    group.add_argument("--output", default="show-data.png", metavar="FILE", help="PNG to write (default: %(default)s)")
+    group.add_argument("--output", default="show-data.png", metavar="FILE", help="PNG or JPEG (default: %(default)s)")
     group.add_argument("--rows", type=COUNT, default=3, metavar="N", help="(default: %(default)s)")
     group.add_argument("--columns", type=COUNT, default=3, metavar="N", help="a data path (default: %(default)s)")
     return parser

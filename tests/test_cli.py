@@ -160,6 +160,8 @@ def test_fp16_overrides_a_recipe_in_bf16() -> None:
         ("--data DIR --mlperf --mlperf-division both", "--mlperf-division"),
         ("--data DIR --mlperf --mlperf-status sold", "--mlperf-status"),
         ("--data DIR --mlperf-org me", "--mlperf-org says nothing without --mlperf"),
+        ("show-data --data DIR --output data.gif", "--output data.gif"),
+        ("benchmark data --data DIR --plot data.gif", "--plot data.gif"),
         ("evaluate --data DIR", "--checkpoint"),
         ("evaluate --checkpoint FILE", "--data"),
         ("evaluate --data DIR --checkpoint FILE --epochs 3", "--epochs"),
