@@ -11,6 +11,7 @@ COCO has 860,000 boxes, so the tables are read by columns.
 import json
 import os
 import sys
+import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
@@ -178,6 +179,9 @@ def _read_categories(table: Table) -> tuple[Category, ...]:
     # JSON can state half of a surrogate pair, which no console or file would take later.
     half = (i for i, name in enumerate(names) if name != name.encode(errors="ignore").decode())
     table.refuse(dict.fromkeys(half, "has a 'name' that is not Unicode"))
+    # A line break cannot be drawn beside a box, and others would steer the terminal.
+    controls = (i for i, name in enumerate(names) if "Cc" in map(unicodedata.category, name))
+    table.refuse(dict.fromkeys(controls, "has a 'name' with control characters"))
     return tuple(map(Category, ids, names))
 
 

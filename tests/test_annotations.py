@@ -266,6 +266,10 @@ BAD_ENTRIES: list[tuple[dict[str, Any], str]] = [
     (changed("categories", 1, "name", to=3), "categories[1] has 'name' 3, which is not text"),
     (changed("categories", 1, "name", to=" "), "categories[1] has an empty 'name'"),
     (changed("categories", 1, "name", to="\ud800"), "categories[1] has a 'name' that is not Unicode"),
+    *[
+        (changed("categories", 1, "name", to=name), "categories[1] has a 'name' with control characters")
+        for name in ("two\nlines", "\x1b[2J", "nul\0")
+    ],
     *[(without("images", 1, key), f"images[1] has no '{key}'") for key in ("id", "file_name", "width", "height")],
     *[
         (changed("images", 1, key, to=value), f"images[1] has '{key}' {value}, which is not an integer")
