@@ -8,6 +8,7 @@ import json
 import os
 import struct
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -108,10 +109,14 @@ class Verdict(NamedTuple):
 
 
 def verdicts_file(image_folder: Path) -> Path:
-    """Where the verdicts on this folder are kept: outside the data, in $XDG_CACHE_HOME (~/.cache) / ssd-dali."""
+    """Where the verdicts on this folder are kept: outside the data, in $XDG_CACHE_HOME (~/.cache) / ssd-dali; where
+    there is no home, in $TMPDIR."""
     place = os.path.realpath(image_folder)
     name = hashlib.blake2b(os.fsencode(place), digest_size=8).hexdigest()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # a user without a home, as containers have them
+        cache = Path(tempfile.gettempdir())
     return cache / "ssd-dali" / f"{Path(place).name}-{name}.json"
 
 

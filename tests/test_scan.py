@@ -226,6 +226,21 @@ def test_without_a_place_for_verdicts_every_run_scans(
     assert len(looks) == 16 and capfd.readouterr().err.count("warning: ") == 2
 
 
+def test_a_user_without_a_home_has_verdicts_too(
+    data: Path, cache: Path, looks: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(user: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {user}")
+
+    for variable in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setattr("tempfile.tempdir", str(cache))
+    for _ in range(2):
+        assert read_usable(data, "train", HERE).file_names == NAMES
+    assert len(looks) == 8
+
+
 # --- decompression bombs, refused before they are decoded ---
 
 
