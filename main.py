@@ -4,6 +4,7 @@
 Heavy imports stand inside the commands, after their flags are read.
 """
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -473,4 +474,6 @@ def _refuse(error: InputError) -> int:
 
 
 if __name__ == "__main__":
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # of what a console lacks; Python has stderr so already
     sys.exit(main(sys.argv[1:]))

@@ -1,5 +1,6 @@
 """Flags: the ancestors' names and defaults, and one line for every mistake. No test here imports torch."""
 
+import os
 import re
 import subprocess
 import sys
@@ -245,3 +246,14 @@ def test_main_py_exits_with_mains_code(tmp_path: Path) -> None:
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == "error: unrecognized arguments: --bogus; see main.py --help\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_console_without_a_character_shows_its_number(tmp_path: Path) -> None:
+    folder = tmp_path / "漢"
+    for part in ("annotations/instances_train2017.json", "annotations/instances_val2017.json", "train2017", "val2017"):
+        (folder / part).mkdir(parents=True)  # all that `download` asks is whether they are there
+    command = [sys.executable, ROOT / "main.py", "download", "--data", folder]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{tmp_path}/\\u6f22: COCO 2017 is there already\n"
