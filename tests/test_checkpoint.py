@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from model_files import refusal_of, seeded
 from torch import Tensor
 from torchvision import models
 
@@ -50,12 +51,7 @@ def equal(a: Any, b: Any) -> bool:
 
 
 def refused(file: Path, load: Callable[[Path], Any] = checkpoint.load) -> str:
-    """The one line with which load refuses the file; it names the file."""
-    with pytest.raises(InputError) as refusal:
-        load(file)
-    message = str(refusal.value)
-    assert str(file) in message and "\n" not in message
-    return message
+    return refusal_of(file, load)
 
 
 def content_of(model: SSD300, categories: list[tuple[int, str]]) -> dict[str, Any]:
@@ -65,11 +61,6 @@ def content_of(model: SSD300, categories: list[tuple[int, str]]) -> dict[str, An
         "categories": categories,
         "model": model.state_dict(),
     }
-
-
-def seeded(seed: int, backbone: str, num_classes: int) -> SSD300:
-    torch.manual_seed(seed)
-    return SSD300(backbone, num_classes)
 
 
 # --- saving ---

@@ -11,6 +11,7 @@ from urllib.error import URLError
 import pytest
 import safetensors.torch
 import torch
+from model_files import refusal_of, seeded
 from torch import Tensor, nn
 from torchvision import models
 
@@ -106,18 +107,8 @@ def equal_states(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(a[name].dtype == b[name].dtype and torch.equal(a[name], b[name]) for name in a)
 
 
-def seeded(seed: int, backbone: str, num_classes: int) -> SSD300:
-    torch.manual_seed(seed)
-    return SSD300(backbone, num_classes)
-
-
 def refused(file: Path, load: Callable[[Path], Any] = weight_formats.load) -> str:
-    """The one line with which load refuses the file; it names the file."""
-    with pytest.raises(InputError) as refusal:
-        load(file)
-    message = str(refusal.value)
-    assert str(file) in message and "\n" not in message
-    return message
+    return refusal_of(file, load)
 
 
 def load_and_build(file: Path) -> SSD300:

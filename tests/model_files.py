@@ -1,0 +1,25 @@
+"""What the tests of files with weights share: small models to write, and how a file is refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ssd.errors import InputError
+from ssd.model import SSD300
+
+
+def seeded(seed: int, backbone: str, num_classes: int) -> SSD300:
+    torch.manual_seed(seed)
+    return SSD300(backbone, num_classes)
+
+
+def refusal_of(file: Path, load: Callable[[Path], Any]) -> str:
+    """The one line with which load refuses the file; it names the file."""
+    with pytest.raises(InputError) as refusal:
+        load(file)
+    message = str(refusal.value)
+    assert str(file) in message and "\n" not in message
+    return message
