@@ -40,7 +40,7 @@ def size_px(file: Path) -> tuple[int, int]:
             warnings.simplefilter("ignore")
             with Image.open(file) as image:
                 width, height = image.size
-    except Exception:  # of a hostile file Pillow raises whatever it comes to
+    except (OSError, ValueError, NotImplementedError, Image.DecompressionBombError):  # what these files come to
         return 100, 100
     return min(max(width, 1), 65_535), min(max(height, 1), 65_535)
 
