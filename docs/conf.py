@@ -17,6 +17,7 @@ default_role = "code"
 autodoc_default_options = {"members": True, "undoc-members": True}
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
+autodoc_inherit_docstrings = False  # those of torch are no plain text
 autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
 add_module_names = False

@@ -6,10 +6,11 @@
 import argparse
 import importlib
 import inspect
+import itertools
 import pkgutil
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, get_args
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -23,8 +24,16 @@ DEFAULT = re.compile(r"\s*\(default: (.*)\)$")
 
 
 def all_parsers() -> list[argparse.ArgumentParser]:
-    """Those of every command, in the order in which ssd.parsers has them."""
-    return [make() for name, make in vars(parsers).items() if name.endswith("_parser")]
+    """Those of every command, in the order in which ssd.parsers has them.
+
+    A function with a parameter makes one for each of its values, which are those of its annotation, a Literal.
+    """
+    makers = [make for name, make in vars(parsers).items() if name.endswith("_parser")]
+    return [make(*values) for make in makers for values in itertools.product(*_values_of_parameters(make))]
+
+
+def _values_of_parameters(make: Callable[..., argparse.ArgumentParser]) -> list[tuple[str, ...]]:
+    return [get_args(parameter.annotation) for parameter in inspect.signature(make).parameters.values()]
 
 
 def command_name(parser: argparse.ArgumentParser) -> str:
@@ -74,7 +83,9 @@ def _values(action: argparse.Action) -> list[str]:
 def _default(action: argparse.Action) -> str:
     said = DEFAULT.search(action.help or "")
     if said:
-        return f"``{said[1] % {'default': action.default}}``"
+        value = said[1] % {"default": action.default}
+        is_prose = re.search(r"[a-z] [a-z]", value)
+        return value if is_prose or not value else f"``{value}``"
     if action.nargs == 0:
         return "on" if getattr(Config, action.dest, action.default) is True else "off"
     return "required" if action.required else ""
@@ -98,20 +109,34 @@ class Modules(SphinxDirective):
 
 def lay_out(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """Makes a list of a paragraph that says "parameter: text. another: text", and has Returns and Raises begin one."""
-    try:
-        parameters = "|".join(inspect.signature(thing).parameters)
-    except (TypeError, ValueError):  # not something that is called
-        return
-    begins = re.compile(rf"(?:^|\n|(?<=[.;]) )({parameters}): ") if parameters else None
-    paragraphs = re.split(r"\n\n|\n(?=Returns\b|Raises\b)", "\n".join(lines).strip())
+    text = _marked_up("\n".join(lines).strip())
+    begins = _beginnings(thing)
     out: list[str] = []
-    for paragraph in paragraphs:
+    for paragraph in re.split(r"\n\n|\n(?=Returns\b|Raises\b)", text):
         first, *items = begins.split(paragraph) if begins else [paragraph]
-        out += [*first.splitlines(), ""]
-        for parameter, text in zip(items[::2], items[1::2], strict=True):
-            out += [f"* **{parameter}**: " + text.replace("\n", "\n  ")]
+        out += [first, ""]
+        for parameter, said in zip(items[::2], items[1::2], strict=True):
+            out.append(f"* **{parameter}**: " + said.replace("\n", "\n  "))
         out.append("")
     lines[:] = "\n".join(out).splitlines()
+
+
+def _marked_up(plain: str) -> str:
+    """Plain text with `ticks` as reStructuredText: the ticks mean code, and no other sign means anything."""
+    parts = re.split(r"(`[^`]+`)", plain)
+    return "".join(
+        f"`{part}`\\ " if part.startswith("`") else re.sub(r"[*|](?=\S)|(?<=\w)_(?=\W|$)", r"\\\g<0>", part)
+        for part in parts
+    )
+
+
+def _beginnings(thing: Any) -> re.Pattern[str] | None:
+    """Where a docstring begins to tell of a parameter of thing, or None if it has none."""
+    try:
+        parameters = "|".join(inspect.signature(thing).parameters)
+    except (TypeError, ValueError):  # a module, or a value
+        return None
+    return re.compile(rf"(?:^|\n|(?<=[.;] ))({parameters}): ") if parameters else None
 
 
 def skip(app: Sphinx, what: str, name: str, thing: Any, skipped: bool, options: Any) -> bool | None:
