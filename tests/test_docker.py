@@ -52,7 +52,7 @@ def instructions(name: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("file", "brought"), [("requirements.txt", OF_NVIDIAS_IMAGE), ("requirements-cpu.txt", set())], ids=str
+    ("file", "brought"), [("requirements.txt", OF_NVIDIAS_IMAGE), ("requirements-cpu.txt", set())], ids=["gpu", "cpu"]
 )
 def test_an_image_installs_what_the_package_requires_in_fitting_versions(file: str, brought: set[str]) -> None:
     required, versions = needed(), pinned(DOCKER / file)
