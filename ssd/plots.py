@@ -83,15 +83,13 @@ def curves(histories: Sequence[History]) -> Figure:
         for (metric, line_style), metric_colour in zip(
             metrics.items(), [PALETTE[0], PALETTE[2], PALETTE[3]], strict=False
         ):
+            epochs, values = _series(history.evaluations, "epoch", metric)
+            name = metric if len(histories) == 1 else history.name
             look: dict[str, Any] = {"linestyle": line_style, "marker": "o", "markersize": 5}
             look["color"] = metric_colour if len(histories) == 1 else colour
-            look["label"] = metric if len(histories) == 1 else history.name
-            epochs, values = _series(history.evaluations, "epoch", metric)
-            for axes, places in ((ap, epochs), (ap_in_time, hours)):
-                axes.plot(places, values, **look)
-                if places:
-                    axes.annotate(f"{values[-1]:.3f}", (places[-1], values[-1]), (0, 6), textcoords="offset points",
-                                  ha="right", fontsize=10, color=look["color"])  # fmt: skip
+            look["label"] = f"{name}  {values[-1]:.3f}" if values else name
+            ap.plot(epochs, values, **look)
+            ap_in_time.plot(hours, values, **look)
     _limit_loss(loss, histories)
     rate.set_ylim(bottom=0)
     rate.yaxis.set_major_formatter("{x:g}")
@@ -222,7 +220,9 @@ def per_class(histories: Sequence[History]) -> Figure | None:
         return None
     rows = np.arange(len(names))
     thickness = 0.75 / len(found)
-    figure = Figure(figsize=(8, 1.4 + (0.36 if len(names) < _FEW_ROWS else 0.22) * len(names) * max(1, len(found) / 2)))
+    figure = Figure(
+        figsize=(8, 1.4 + (0.36 if len(names) < _FEW_ROWS else 0.22) * len(names) * max(1, 0.75 * len(found)))
+    )
     axes = figure.subplots()
     if len(histories) == 1 and histories[0].evaluation:
         of_class = _curves_of(histories[0])
@@ -242,13 +242,13 @@ def per_class(histories: Sequence[History]) -> Figure | None:
     axes.set(title="AP by class", xlim=(0, 1))
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
-    figure.legend(loc="outside upper right", ncols=len(found) + 1)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.1, ncols=3)
     return figure
 
 
 def box_sizes(histories: Sequence[History]) -> Figure | None:
-    """Of the first run's split: sizes of its boxes, which of them a default box matches, and the default boxes' own."""
-    if not histories[0].evaluation:
+    """Of one run's split: sizes of its boxes, which of them a default box matches, and the default boxes' own."""
+    if len(histories) > 1 or not histories[0].evaluation:
         return None
     sizes = histories[0].evaluation["box_sizes"]
     covered, uncovered = np.array(sizes["covered"]), np.array(sizes["uncovered"])

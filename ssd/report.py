@@ -219,7 +219,9 @@ table {{ border-collapse: collapse; width: 100%; font-size: 14px; font-variant-n
 th, td {{ text-align: right; padding: 5px 12px; border-top: 1px solid #eaeef2; overflow-wrap: anywhere; }}
 thead th {{ border-top: 0; color: #57606a; font-weight: 600; }}
 th:first-child {{ text-align: left; font-weight: 500; white-space: nowrap; }}
-.list td {{ text-align: left; width: 80%; }}
+.list table {{ table-layout: fixed; }}
+.list td {{ text-align: left; }}
+.list th:first-child {{ width: 170px; }}
 .list thead th {{ text-align: left; }}
 summary {{ color: #57606a; cursor: pointer; padding: 10px 12px; }}
 </style>
