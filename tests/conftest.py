@@ -13,6 +13,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
+# Tests run beside each other, one a core. Threads that spin while they wait would take the cores from them.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # `pytest` does not put the folder of main.py on the path, `python -m pytest` does.
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
