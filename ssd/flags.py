@@ -64,7 +64,7 @@ SEED = number(int, 0, 2**32 - 1)
 def _default(name: str) -> str:
     value = getattr(Config, name)
     shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-    return "" if value in (None, "") or isinstance(value, bool) else f" (default: {shown})"
+    return "" if value in (None, "", ()) or isinstance(value, bool) else f" (default: {shown})"
 
 
 def flag(group: Any, *names: str, dest: str, help: str, **arguments: Any) -> None:
