@@ -187,7 +187,7 @@ def _train(config: Config, ranks: "Ranks", trackers: "Trackers") -> int:
         run.say(f"note: {note}")
 
     ground_truth = val_split.ground_truth()
-    showcase = Showcase(val_loader, ground_truth, run, config)
+    showcase = Showcase(val_loader, ground_truth, run, config.eval_engine)
 
     def detect() -> "np.ndarray | None":
         found = detect_split(training.judged_model, showcase, ground_truth, config, ranks)
@@ -216,7 +216,7 @@ def _train(config: Config, ranks: "Ranks", trackers: "Trackers") -> int:
         )
         minutes = results["train_seconds"] / 60
         run.show_metrics(results, f"{_data_name(config)} {config.val_split}, {minutes:.1f} minutes")
-        showcase.write()
+        showcase.write(plots=config.plots)
         if _is_as_published(config, val_split, results):
             run.say(published_band(results["AP"]))
         run.say(f"wrote {folder}")

@@ -94,7 +94,7 @@ def curves(histories: Sequence[History]) -> Figure:
     rate.set_ylim(bottom=0)
     rate.yaxis.set_major_formatter("{x:g}")
     for axes in (ap, ap_in_time):
-        axes.margins(x=0.04, y=0.15)
+        axes.margins(x=0.04, y=0.22)  # room for the legend
         axes.autoscale_view()
         axes.set_ylim(bottom=0)
         axes.set_xlim(left=0)

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ssd.analysis import SHOWN_SCORE, analyse
 from ssd.batch import EvalBatch, EvalLoader, GroundTruth
-from ssd.config import Config
 from ssd.drawing import Box, draw_boxes, mosaic, picture_of
 from ssd.evaluate import class_names, precision_at_iou50
 from ssd.history import read_history, write_csv
@@ -26,8 +25,9 @@ _TILE_PX = 300
 class Showcase:
     """A loader of the split to judge by that remembers its first images with objects, and `take`s what was found."""
 
-    def __init__(self, loader: EvalLoader, ground_truth: GroundTruth, run: Run, config: Config) -> None:
-        self._loader, self._ground_truth, self._run, self._config = loader, ground_truth, run, config
+    def __init__(self, loader: EvalLoader, ground_truth: GroundTruth, run: Run, engine: str) -> None:
+        """engine: one of config.EVAL_ENGINES."""
+        self._loader, self._ground_truth, self._run, self._engine = loader, ground_truth, run, engine
         self._with_objects = {row["image_id"] for row in ground_truth.dataset["annotations"]}
         self._examples: dict[int, Tensor] = {}  # index -> 3 x 300 x 300
         self._results: np.ndarray | None = None
@@ -47,18 +47,19 @@ class Showcase:
         """results: as `evaluate.detect_split` returns them."""
         self._results = results
         if self._run.trackers:
-            precision = precision_at_iou50(self._ground_truth, results, self._config.eval_engine)
+            precision = precision_at_iou50(self._ground_truth, results, self._engine)
             curves = zip(class_names(self._ground_truth), precision, strict=True)
             self._run.trackers.precision_recall({name: curve for name, curve in curves if curve[0] >= 0}, step)
             if self._examples:
                 self._run.trackers.image("predictions", self._mosaic(results), step)
 
-    def write(self) -> None:
-        """Writes what there is to see of the run into its folder. results.json has to be there."""
+    def write(self, *, plots: bool) -> None:
+        """Writes evaluation.json and metrics.csv into the folder of the run, which has its results already; with plots,
+        those and report.html."""
         if self._results is not None:
-            self._run.write_evaluation(analyse(self._ground_truth, self._results, self._config.eval_engine))
+            self._run.write_evaluation(analyse(self._ground_truth, self._results, self._engine))
         write_csv(self._run.folder / "metrics.csv", read_history(self._run.folder))
-        if not self._config.plots:
+        if not plots:
             return
         from ssd.report import write_plots_and_report  # matplotlib: a second that no run has to wait for at its start
 
