@@ -27,12 +27,17 @@ def draw_detections(picture: Image.Image, detections: ImageDetections) -> Image.
     draw = ImageDraw.Draw(drawn)
     mean_side_px = (drawn.width * drawn.height) ** 0.5
     line_px = max(2, round(mean_side_px / 200))
-    font = ImageFont.load_default(size=max(12, round(mean_side_px / 45)))
+    edge_px = max(1, line_px // 4)
+    font = ImageFont.load_default(size=max(12, round(mean_side_px / 38)))
     boxes = (detections.boxes_ltrb_px * scale).tolist()
     rows = list(zip(boxes, detections.labels.tolist(), detections.names, detections.scores.tolist(), strict=True))
     for (left, top, right, bottom), label, _, _ in reversed(rows):
         # A dark line around the coloured one: it shows on grounds of any colour.
-        draw.rectangle(_ordered(left - 1, top - 1, right + 1, bottom + 1), outline="black", width=line_px + 2)
+        draw.rectangle(
+            _ordered(left - edge_px, top - edge_px, right + edge_px, bottom + edge_px),
+            outline="black",
+            width=line_px + 2 * edge_px,
+        )
         draw.rectangle(_ordered(left, top, right, bottom), outline=class_colour(label), width=line_px)
     taken: list[tuple[float, float, float, float]] = []
     for box, label, name, score in rows:
