@@ -20,9 +20,12 @@ from ssd.parsers import (
     benchmark_parser,
     check_parser,
     convert_parser,
+    doctor_parser,
     download_parser,
     evaluate_parser,
+    export_parser,
     plot_parser,
+    predict_parser,
     show_data_parser,
     train_parser,
 )
@@ -298,6 +301,47 @@ def _evaluate(config: Config, ranks: "Ranks", json_file: str | None) -> int:
     return 0
 
 
+def predict(arguments: Sequence[str]) -> int:
+    options = vars(predict_parser().parse_args(arguments))
+    sources, output = options.pop("source"), Path(options.pop("output"))
+    batch_size, threads = options.pop("batch_size"), options.pop("num_workers") or os.cpu_count() or 1
+    config = config_of(options, Config(), needs_data=False)
+
+    from rich.console import Console
+
+    from ssd import predict as prediction
+    from ssd.detector import load_detector
+
+    files = prediction.find_images(sources, output)
+    detector = load_detector(config.checkpoint or "", config)
+    console = Console(highlight=False, soft_wrap=True)
+    return prediction.predict(detector, files, output, batch_size=batch_size, threads=threads, console=console)
+
+
+def export(arguments: Sequence[str]) -> int:
+    options = vars(export_parser().parse_args(arguments))
+    form, output = options.pop("format"), Path(options.pop("output"))
+    config = config_of(options, Config(), needs_data=False)
+    _require_folder_of(str(output), "--output")
+
+    from ssd import export as exporting
+
+    print(exporting.export(Path(config.checkpoint or ""), output, form, config))
+    return 0
+
+
+def doctor(arguments: Sequence[str]) -> int:
+    options = doctor_parser().parse_args(arguments)
+
+    from rich.console import Console
+
+    from ssd import doctor as checkup
+
+    findings = checkup.examine(Path(options.output))
+    checkup.show(findings, Console(highlight=False))
+    return checkup.exit_code(findings)
+
+
 def check(arguments: Sequence[str]) -> int:
     options = vars(check_parser().parse_args(arguments))
     threads, json_file = options.pop("num_workers") or os.cpu_count() or 1, options.pop("json")
@@ -463,12 +507,15 @@ def download(arguments: Sequence[str]) -> int:
 COMMANDS = {
     "train": train,
     "evaluate": evaluate,
+    "predict": predict,
+    "export": export,
     "check": check,
     "show-data": show_data,
     "benchmark": benchmark,
     "plot": plot,
     "convert": convert,
     "download": download,
+    "doctor": doctor,
 }
 
 

@@ -70,12 +70,11 @@ class _Constants(NamedTuple):
     yiq_to_rgb: Tensor
     mean: Tensor
     std: Tensor
-    identity: Tensor
 
 
 @functools.cache
 def _constants(device: torch.device) -> _Constants:
-    values = (_RGB_TO_YIQ, np.linalg.inv(_RGB_TO_YIQ), RGB_MEAN, RGB_STD, np.eye(3))
+    values = (_RGB_TO_YIQ, np.linalg.inv(_RGB_TO_YIQ), RGB_MEAN, RGB_STD)
     return _Constants(*(torch.tensor(np.asarray(value), dtype=torch.float32, device=device) for value in values))
 
 
@@ -172,18 +171,16 @@ _PIXELS_A_ROW = 4
 _IMAGES_AT_ONCE_ON_CPU = 2
 
 
-def finish(
-    images: Tensor, colour: Tensor | None = None, flip: Tensor | None = None, contrast_centre: float | None = None
-) -> Tensor:
+def finish(images: Tensor, colour: Tensor, flip: Tensor | None = None, contrast_centre: float | None = None) -> Tensor:
     """Flip, colour, clipping to [0, 255] and ImageNet's normalisation of a whole batch on its device.
 
-    images: B x H x W x 3 uint8 RGB, H x W a multiple of 4. colour: B x 4 of `random_colour`, or None for none.
+    images: B x H x W x 3 uint8 RGB, H x W a multiple of 4. colour: B x 4 of `random_colour`.
     flip: B of 0 or 1, or None for none. contrast_centre: of `Augmentation`. Returns B x 3 x H x W float32,
     channels_last in memory.
     """
     batch, height, width, _ = images.shape
-    _, _, mean, std, identity = _constants(images.device)
-    pixel_map, mean_map = colour_maps(colour) if colour is not None else (identity.expand(batch, 3, 3), None)
+    _, _, mean, std = _constants(images.device)
+    pixel_map, mean_map = colour_maps(colour)
     # (map(x) / 255 - mean) / std is affine too, and the limits 0 and 255 move with it.
     scale = (1 / (255 * std)).unsqueeze(1)
     low, high = (-mean / std).repeat(_PIXELS_A_ROW), ((1 - mean) / std).repeat(_PIXELS_A_ROW)
@@ -200,15 +197,11 @@ def finish(
         part = slice(first, first + at_once)
         pixels = images[part] if flip is None else _flipped(images[part], flip[part])
         values = pixels.to(torch.float32)
-        offset = -(mean / std).unsqueeze(0)
-        if mean_map is not None:
-            if contrast_centre is None:
-                image_mean = (
-                    values.flatten(2).mean(dim=1).view(-1, width, 3).mean(dim=1)
-                )  # by rows first: longer vectors
-            else:  # as an image of that grey would have it
-                image_mean = values.new_full((len(values), 3), contrast_centre)
-            offset = offset + (scale * mean_map[part] @ image_mean.unsqueeze(2)).squeeze(2)
+        if contrast_centre is None:
+            image_mean = values.flatten(2).mean(dim=1).view(-1, width, 3).mean(dim=1)  # by rows first: longer vectors
+        else:  # as an image of that grey would have it
+            image_mean = values.new_full((len(values), 3), contrast_centre)
+        offset = (scale * mean_map[part] @ image_mean.unsqueeze(2)).squeeze(2) - mean / std
         offset = offset.repeat(1, _PIXELS_A_ROW).unsqueeze(1)
         rows = values.reshape(len(values), -1, columns)
         torch.baddbmm(offset, rows, blocks[part], out=finished[part]).clamp_(min=low, max=high)

@@ -26,11 +26,11 @@ from nvidia.dali.plugin.pytorch import DALIRaggedIterator
 from torch import Tensor
 
 from pipelines import augmentation
-from pipelines import images as image_files
 from pipelines.annotations import Annotations
 from pipelines.augmentation import Augmentation
 from pipelines.scan import read_image, require_headers
 from ssd import anchors
+from ssd import images as ssd_images
 from ssd.batch import IMAGE_SIZE_PX, Batch, EvalBatch
 from ssd.distributed import Ranks
 from ssd.errors import InputError
@@ -156,7 +156,7 @@ def _eval_graph(annotation_file: str, image_folder: str, ranks: Ranks) -> Any:
 
 
 def resize(images: Any, *, antialias: bool = True) -> Any:
-    """To 300 x 300, bilinear: the filter of `pipelines.images.resize`."""
+    """To 300 x 300, bilinear: the filter of `ssd.images.resize`."""
     return fn.resize(
         images,
         size=[IMAGE_SIZE_PX, IMAGE_SIZE_PX],
@@ -169,7 +169,7 @@ def _pixels(images: Tensor | list[Tensor], *, antialias: bool = True) -> Tensor:
     """The graph's images as B x 300 x 300 x 3 uint8: on a GPU they are; on a CPU they come in a list, of any size."""
     if isinstance(images, Tensor):
         return images
-    return torch.from_numpy(np.stack([image_files.resize(image.numpy(), antialias=antialias) for image in images]))
+    return torch.from_numpy(np.stack([ssd_images.resize(image.numpy(), antialias=antialias) for image in images]))
 
 
 def _write_clean_file(annotations: Annotations, file: Path, *, with_boxes: bool) -> None:
@@ -352,4 +352,5 @@ class EvalLoader:
         for output in _outputs(self._iterator, self._annotations):
             if len(output["indices"]) == 0:  # a rank with fewer images than others has a batch of padding at the end
                 continue
-            yield EvalBatch(augmentation.finish(_pixels(output["images"])), output["indices"].flatten().long().cpu())
+            images = ssd_images.normalise(_pixels(output["images"]).permute(0, 3, 1, 2))
+            yield EvalBatch(images, output["indices"].flatten().long().cpu())

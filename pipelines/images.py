@@ -1,4 +1,4 @@
-"""Image files: reading one, resizing one, and finding the one that cannot be read.
+"""Image files of data sets: reading one, and finding the one that cannot be read.
 
 An image must be the same to both data paths. DALI and Pillow read still JPEG, PNG and WebP of 8 bits alike, and differ
 on TIFF, BMP, JPEG 2000 and the rest, so those are refused; that also keeps hostile files away from decoders that few
@@ -6,20 +6,16 @@ use. A JPEG that libjpeg complains of is refused too: DALI fails on most of thes
 """
 
 import io
-import struct
-import zlib
 from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
 import simplejpeg
-import torch
-import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
 
 from pipelines.annotations import Annotations
-from ssd.batch import IMAGE_SIZE_PX
 from ssd.errors import InputError
+from ssd.images import PILLOW_ERRORS
 
 # Pillow refuses what is larger (it warns from half of that on), before it decodes.
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
@@ -29,8 +25,6 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 _MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK"}
 _START_OF_SCAN = b"\xda"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
-# Pillow's decoders raise these of files that are broken in one way or another.
-_PILLOW_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, OverflowError, MemoryError)
 
 
 class Flaw(StrEnum):
@@ -90,7 +84,7 @@ def decode_rgb(content: bytes) -> np.ndarray:
     with open_image(content) as image:
         try:
             return np.array(image.convert("RGB"))
-        except _PILLOW_ERRORS as error:
+        except PILLOW_ERRORS as error:
             truncated = "truncated" in str(error).lower()
             raise BadImage(Flaw.TRUNCATED if truncated else Flaw.UNREADABLE, str(error)) from error
 
@@ -117,7 +111,7 @@ def _require_whole_png(content: bytes) -> None:
     with open_image(content) as image:
         try:
             image.verify()  # the checksums
-        except _PILLOW_ERRORS as error:
+        except PILLOW_ERRORS as error:
             raise BadImage(Flaw.DAMAGED, str(error)) from error
 
 
@@ -140,7 +134,7 @@ def open_image(source: Path | bytes) -> Image.Image:
         raise BadImage(Flaw.UNREADABLE, f"no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file") from None
     except Image.DecompressionBombError as error:
         raise BadImage(Flaw.OVERSIZED, str(error)) from error
-    except _PILLOW_ERRORS as error:
+    except PILLOW_ERRORS as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise BadImage(Flaw.UNREADABLE, str(error)) from error
@@ -151,18 +145,6 @@ def open_image(source: Path | bytes) -> Image.Image:
         image.close()
         raise BadImage(Flaw.UNSUPPORTED, "is animated")
     return image
-
-
-def resize(pixels: np.ndarray, *, antialias: bool = True) -> np.ndarray:
-    """H x W x 3 uint8 -> 300 x 300 x 3 uint8, bilinear, over the source's whole footprint when it shrinks, unless
-    antialias is False.
-
-    Pillow's filter and DALI's TRIANGULAR; torch's differs from Pillow's by one level in 2 % of the values and takes a
-    quarter of the time.
-    """
-    planes = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
-    resized = F.interpolate(planes, (IMAGE_SIZE_PX, IMAGE_SIZE_PX), mode="bilinear", antialias=antialias)
-    return resized.squeeze(0).permute(1, 2, 0).numpy()
 
 
 def require_size(annotations: Annotations, index: int, size_px: tuple[int, int]) -> None:

@@ -20,12 +20,12 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from pipelines import augmentation
 from pipelines.annotations import Annotations
 from pipelines.augmentation import Augmentation
-from pipelines.images import resize
 from pipelines.scan import read_image
 from ssd import anchors
 from ssd.batch import Batch, EvalBatch
 from ssd.distributed import Ranks
 from ssd.errors import InputError
+from ssd.images import normalise, resize
 
 _T = TypeVar("_T")
 _SECONDS_AFTER_STOP = 35  # torchrun and most clusters kill after 30
@@ -229,7 +229,8 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[EvalBatch]:
         for pixels, indices in plain_errors(self._loader):
-            yield EvalBatch(augmentation.finish(pixels.to(self.device, non_blocking=True)), indices)
+            images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+            yield EvalBatch(normalise(images), indices)
 
 
 def plain_errors(batches: Iterable[_T]) -> Iterator[_T]:

@@ -1,3 +1,30 @@
 """SSD300 object detection: the detector and everything that trains and judges it."""
 
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ssd.detector import Detector
+
 __version__ = "0.1.0"
+
+
+def load(
+    file: str | os.PathLike[str], *, device: str = "auto", score: float = 0.4, fp16: bool = False, bf16: bool = False
+) -> "Detector":
+    """The detector of a checkpoint::
+
+        detector = ssd.load("runs/coco/checkpoints/best.pt")
+        for detections in detector(["street.jpg", "harbour.png"]):
+            print(detections.names, detections.scores, detections.boxes_ltrb_px)
+
+    Takes files, PIL images, arrays and tensors; `ssd.detector` documents what goes in and what comes out.
+
+    file: a run's checkpoint, NVIDIA's DLE SSD, or of `main.py convert`. device: "auto" (a GPU if there is one), "cpu"
+    or "cuda". score: probability in [0, 1] that a detection must exceed. fp16, bf16: compute in mixed precision.
+    Raises `ssd.errors.InputError`, a ValueError, for a file that is no checkpoint.
+    """
+    from ssd.config import Config
+    from ssd.detector import load_detector
+
+    return load_detector(file, Config(device=device, score_threshold=score, fp16=fp16, bf16=bf16))

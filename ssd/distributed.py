@@ -29,6 +29,13 @@ class Ranks:
         return self.rank == 0
 
 
+def runs_on_gpu(device: str) -> bool:
+    """What "auto", "cpu" or "cuda" means here. Raises InputError for "cuda" without a GPU."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch sees no GPU here; pass --device cpu, or install a GPU build and driver")
+    return device != "cpu" and torch.cuda.is_available()
+
+
 @contextmanager
 def process_group(device: str = "auto", local_rank: int | None = None, timeout_minutes: float = 30) -> Iterator[Ranks]:
     """Joins the ranks that torchrun started (its RANK, WORLD_SIZE, LOCAL_RANK), or stands alone without them.
@@ -41,9 +48,7 @@ def process_group(device: str = "auto", local_rank: int | None = None, timeout_m
         raise InputError("WORLD_SIZE is set, but not RANK; start with torchrun, or unset WORLD_SIZE")
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ.get("LOCAL_RANK", local_rank or 0))
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: torch sees no GPU here; pass --device cpu, or install a GPU build and driver")
-    use_gpu = device != "cpu" and torch.cuda.is_available()
+    use_gpu = runs_on_gpu(device)
     torch.backends.cudnn.benchmark = use_gpu  # every image has one size, so the first steps may choose for all
     if use_gpu and local_rank >= torch.cuda.device_count():
         raise InputError(

@@ -133,20 +133,28 @@ def add_timeout_flag(group: Any, what: str) -> None:
     )  # fmt: skip
 
 
-def add_machine_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("machine")
+def add_device_flags(group: Any) -> None:
     flag(group, "--fp16", dest="fp16", action="store_true", help="mixed precision in float16 (on a CPU bfloat16)")
     flag(group, "--bf16", dest="bf16", action="store_true", help="mixed precision in bfloat16")
     flag(group, "--device", dest="device", choices=("auto", "cpu", "cuda"), help="where to run; auto: a GPU if any")
+
+
+def add_machine_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("machine")
+    add_device_flags(group)
     group.add_argument("--local_rank", "--local-rank", type=int, default=None, help="for launchers older than torchrun")
 
 
-def add_evaluation_flags(group: Any) -> None:
-    flag(group, "--eval-batch-size", "--ebs", dest="eval_batch_size", type=COUNT, metavar="N", help="images a rank")
+def add_detection_flags(group: Any) -> None:
     flag(group, "--score-threshold", dest="score_threshold", type=FRACTION, metavar="P", help="detections score more")
     flag(group, "--nms-iou", dest="nms_iou", type=FRACTION, metavar="IOU", help="overlap that drops the weaker one")
     flag(group, "--max-per-class", dest="max_per_class", type=COUNT, metavar="N", help="candidates a class and image")
     flag(group, "--max-per-image", dest="max_per_image", type=COUNT, metavar="N", help="detections an image")
+
+
+def add_evaluation_flags(group: Any) -> None:
+    flag(group, "--eval-batch-size", "--ebs", dest="eval_batch_size", type=COUNT, metavar="N", help="images a rank")
+    add_detection_flags(group)
     flag(
         group, "--eval-engine", dest="eval_engine", choices=EVAL_ENGINES,
         help="what computes the COCO metrics: faster-coco-eval or pycocotools, with equal results",
@@ -163,7 +171,7 @@ def overlay(base: Config, flags: dict[str, Any]) -> Config:
     return replace(base, **flags)
 
 
-def config_of(flags: dict[str, Any], base: Config) -> Config:
+def config_of(flags: dict[str, Any], base: Config, *, needs_data: bool = True) -> Config:
     """base with the flags that were given. Raises InputError where they do not go together."""
     config = overlay(base, flags)
     if config.schedule == "cosine" and ("multistep" in flags or config.mlperf):
@@ -179,6 +187,6 @@ def config_of(flags: dict[str, Any], base: Config) -> Config:
     about_mlperf = sorted(name for name in flags if name.startswith("mlperf_"))
     if about_mlperf and not config.mlperf:
         raise InputError(f"--{about_mlperf[0].replace('_', '-')} says nothing without --mlperf; pass both or neither")
-    if not config.data:
+    if needs_data and not config.data:
         raise InputError('--data is missing: pass a folder as COCO or VOC has it, or "demo"')
     return config

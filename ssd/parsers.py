@@ -14,6 +14,8 @@ from ssd.flags import (
     Parser,
     add_data_flags,
     add_data_folder_flag,
+    add_detection_flags,
+    add_device_flags,
     add_evaluation_flags,
     add_machine_flags,
     add_several_pipelines_flag,
@@ -29,17 +31,23 @@ EXIT_CODES = (
 )
 
 
+CHECKPOINT_HELP = "a run's checkpoints/best.pt or last.pt, NVIDIA's DLE SSD, or of convert"
+
+
 def train_parser() -> Parser:
     parser = Parser(
         "main.py",
         usage="main.py [train] --data DIR [flags]\n"
         "       main.py evaluate --data DIR --checkpoint FILE [flags]\n"
+        "       main.py predict --checkpoint FILE IMAGE|FOLDER|GLOB... [flags]\n"
+        "       main.py export --checkpoint FILE --output FILE [flags]\n"
         "       main.py check --data DIR [flags]\n"
         "       main.py show-data --data DIR [flags]\n"
         "       main.py benchmark data --data DIR [flags]\n"
         "       main.py plot RUN... [flags]\n"
         "       main.py convert IN OUT\n"
         "       main.py download --data DIR [flags]\n"
+        "       main.py doctor [flags]\n"
         "Each has its own --help.",
         description="Train an SSD300 detector. Under torchrun every process is a rank.",
         epilog=f"recipes:\n{_recipes_help()}\n\n"
@@ -162,16 +170,72 @@ def evaluate_parser() -> Parser:
         description="Judge a checkpoint on a data set by the COCO metrics.",
         epilog=f"example: main.py evaluate --data /coco --checkpoint runs/coco/checkpoints/best.pt\n{EXIT_CODES}",
     )
-    parser.add_argument(
-        "--checkpoint", required=True, metavar="FILE",
-        help="a run's checkpoints/best.pt or last.pt, NVIDIA's DLE SSD, or of convert",
-    )  # fmt: skip
+    parser.add_argument("--checkpoint", required=True, metavar="FILE", help=CHECKPOINT_HELP)
     add_data_flags(parser, training=False)
     add_evaluation_flags(parser.add_argument_group("evaluation"))
     add_machine_flags(parser)
     group = parser.add_argument_group("run")
     add_timeout_flag(group, "another rank")
     group.add_argument("--json", metavar="FILE", help="write the metrics there too")
+    return parser
+
+
+def predict_parser() -> Parser:
+    parser = Parser(
+        "main.py predict",
+        description="Detect objects in image files of any size and mode, turned upright as their EXIF data say.\n"
+        "Writes a picture of each with its detections, detections.json (COCO results) and detections.csv.",
+        epilog="example: main.py predict --checkpoint runs/coco/checkpoints/best.pt photos 'more/*.png'\n"
+        "exit codes: 0 done, 1 a file could not be read and was skipped, 2 bad input or no file could be read,\n"
+        "130 interrupted",
+    )
+    parser.add_argument("source", nargs="+", metavar="IMAGE|FOLDER|GLOB", help="of folders, all images below them")
+    parser.add_argument("--checkpoint", required=True, metavar="FILE", help=CHECKPOINT_HELP)
+    parser.add_argument("--output", default="predictions", metavar="DIR", help="(default: %(default)s)")
+    parser.add_argument(
+        "--score", dest="score_threshold", type=FRACTION, default=0.4, metavar="P",
+        help="detections score more (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--batch-size", type=COUNT, default=8, metavar="N", help="images at once (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--num-workers", type=COUNT, metavar="N", help="threads that read and draw (default: one a core)"
+    )
+    add_device_flags(parser.add_argument_group("machine"))
+    return parser
+
+
+def export_parser() -> Parser:
+    parser = Parser(
+        "main.py export",
+        description="Write a checkpoint's detector, post-processing included, as a file that needs none of this code.\n"
+        "In: images, uint8 B x 3 x 300 x 300 RGB, B any; each the whole image resized, bilinear with antialiasing.\n"
+        "Out: boxes_ltrb B x D x 4 in [0, 1] of the image, scores B x D, labels B x D (0 is none), counts B.\n"
+        "Class names and settings stand in the file's metadata. Needs pip install -e '.[export]' for onnx.",
+        epilog="example: main.py export --checkpoint runs/coco/checkpoints/best.pt --format onnx --output ssd300.onnx\n"
+        "exit codes: 0 done, 2 bad input, 130 interrupted",
+    )
+    parser.add_argument("--checkpoint", required=True, metavar="FILE", help=CHECKPOINT_HELP)
+    parser.add_argument(
+        "--format", choices=("onnx", "torch"), default="onnx",
+        help="torch: for torch.export.load (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--output", required=True, metavar="FILE", help="such as ssd300.onnx or ssd300.pt2")
+    add_detection_flags(parser.add_argument_group("post-processing"))
+    return parser
+
+
+def doctor_parser() -> Parser:
+    parser = Parser(
+        "main.py doctor",
+        description="Look at what a run needs of this machine: packages, GPUs, DALI, memory, files and disk.",
+        epilog="example: main.py doctor --output /scratch/runs\n"
+        "exit codes: 0 nothing would stop a run, 1 something would, 2 bad input, 130 interrupted",
+    )
+    parser.add_argument(
+        "--output", default="runs", metavar="DIR", help="where runs will be written (default: %(default)s)"
+    )
     return parser
 
 

@@ -18,10 +18,11 @@ from torchvision.transforms.functional import adjust_contrast
 from pipelines import augmentation
 from pipelines.annotations import Annotations
 from pipelines.coco import read_annotations
-from pipelines.images import read_rgb, resize
+from pipelines.images import read_rgb
 from ssd import anchors
 from ssd.batch import RGB_MEAN, RGB_STD
 from ssd.boxes import pairwise_iou
+from ssd.images import resize
 
 fn = pytest.importorskip("nvidia.dali.fn", reason="DALI is not installed")
 from nvidia.dali import pipeline_def, types  # noqa: E402

@@ -13,9 +13,10 @@ from nvidia.dali import fn, pipeline_def, types
 import main
 import pipelines
 import ssd.config
-from pipelines import augmentation, images, no_dali
+from pipelines import augmentation, no_dali
 from pipelines.augmentation import AUGMENTATIONS
 from pipelines.coco import read_annotations
+from ssd import images
 from ssd.batch import RGB_MEAN, RGB_STD
 from ssd.distributed import Ranks
 
