@@ -12,6 +12,7 @@ from ssd.config import (
     AUGMENTATIONS,
     DATA_PIPELINES,
     EVAL_ENGINES,
+    GRADIENT_COMPRESSIONS,
     ON_BAD_IMAGE,
     Config,
 )
@@ -107,12 +108,26 @@ def add_data_flags(parser: argparse.ArgumentParser, *, training: bool) -> None:
     )  # fmt: skip
 
 
-def add_machine_flags(parser: argparse.ArgumentParser) -> None:
+def add_machine_flags(parser: argparse.ArgumentParser) -> Any:
+    """Returns their group."""
     group = parser.add_argument_group("machine")
     flag(group, "--fp16", dest="fp16", action="store_true", help="mixed precision in float16 (on a CPU bfloat16)")
     flag(group, "--bf16", dest="bf16", action="store_true", help="mixed precision in bfloat16")
     flag(group, "--device", dest="device", choices=("auto", "cpu", "cuda"), help="where to run; auto: a GPU if any")
     group.add_argument("--local_rank", "--local-rank", type=int, default=None, help="for launchers older than torchrun")
+    return group
+
+
+def add_step_flags(group: Any) -> None:
+    flag(group, "--compile", dest="compile", action="store_true", help="compile the training step (a minute or two)")
+    flag(group, "--cuda-graphs", dest="cuda_graphs", action="store_true", help="launch a step on a GPU as one graph")
+
+
+def add_gradient_compression_flag(group: Any) -> None:
+    flag(
+        group, "--gradient-compression", dest="gradient_compression", choices=GRADIENT_COMPRESSIONS,
+        help="bf16: ranks send each other half as many bytes, and sum rounded gradients",
+    )  # fmt: skip
 
 
 def add_evaluation_flags(group: Any) -> None:

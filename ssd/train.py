@@ -1,7 +1,5 @@
 """The training loop. It never asks which detector or data path it runs."""
 
-import inspect
-import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -9,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from ssd import checkpoint
 from ssd.batch import Batch, TrainLoader
@@ -22,14 +19,11 @@ from ssd.mlperf import ComplianceLog
 from ssd.precision import autocast
 from ssd.record import Run
 from ssd.schedule import lr_at
+from ssd.side_stream import on_side_stream
+from ssd.steps import build_step
 
-# Batch norm's statistics are averaged once an epoch instead (`average_buffers`). torch 2.15 has another name for it.
-_DDP_FLAGS = inspect.signature(DistributedDataParallel).parameters
-_NO_BUFFER_SYNC: dict[str, Any] = {
-    "forward_sync_buffers" if "forward_sync_buffers" in _DDP_FLAGS else "broadcast_buffers": False
-}
-
-LossesOf = Callable[[nn.Module, Batch], dict[str, Tensor]]
+Forward = Callable[[Tensor], Any]
+LossesOf = Callable[[Forward, Batch], dict[str, Tensor]]
 Judge = Callable[[], dict[str, Any] | None]
 
 
@@ -71,8 +65,8 @@ class Training:
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.statistics = _join_buffers(self.model)
 
-    def train_step(self, forward: nn.Module, batch: Batch, lr: float) -> Tensor:
-        """One step of SGD. forward: the model or its DDP wrapper. Returns the losses stacked, still on the device.
+    def train_step(self, forward: Forward, batch: Batch, lr: float | Tensor) -> Tensor:
+        """One step of SGD. forward: as `steps.build_forward` has it. Returns the losses stacked, still on the device.
 
         A step whose loss or gradients are not finite, on any rank, leaves the model as it was and is counted in
         skipped_steps. The host does not wait for that verdict.
@@ -85,8 +79,8 @@ class Training:
         self.optimizer.zero_grad()
         loss = losses.sum()
         # An infinite loss may have finite gradients. NaN for their seed makes them tell it, and DDP tells all ranks.
-        self.scaler.scale(loss).backward(torch.where(loss.isfinite(), 1.0, math.nan))
-        is_bad = ~self._largest_gradient().isfinite()
+        self.scaler.scale(loss).backward(1 + 0 * loss.detach())
+        is_bad = ~self._sum_of_gradients().isfinite()
         self.optimizer.found_inf = is_bad.float()  # type: ignore[attr-defined]
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -94,9 +88,10 @@ class Training:
         self.skipped_steps += is_bad
         return losses.detach()
 
-    def _largest_gradient(self) -> Tensor:
+    def _sum_of_gradients(self) -> Tensor:
+        """Of their absolute values: infinite or NaN if any is. The largest would take a CPU four times as long."""
         gradients = [p.grad for p in self._parameters if p.grad is not None]
-        return torch.nn.utils.get_total_norm(gradients, math.inf)
+        return torch.nn.utils.get_total_norm(gradients, 1.0)
 
     def state(self) -> dict[str, Any]:
         """Of all ranks, on rank 0; they call it together."""
@@ -159,7 +154,7 @@ def train(
     Preempted, after a checkpoint, one or two steps after a signal has asked any rank to end.
     """
     config, ranks = training.config, training.ranks
-    forward = _distributed(training)
+    take_step = build_step(training)
     steps_per_epoch, total_steps = loader.steps_per_epoch, config.epochs * loader.steps_per_epoch
     keeper, meter, vote = Keeper(run.folder, config), Meter(run, training, total_steps), Vote(ranks)
     watchdog = Watchdog(60 * config.timeout)
@@ -185,7 +180,7 @@ def train(
         reached = reached or (config.target is not None and ap >= config.target)
         save(is_best=is_best)
 
-    batches = loader.batches(training.step)
+    batches = on_side_stream(loader.batches(training.step), ranks.device)
     training.model.train()
     watchdog.is_alive()
     run.start_progress(total_steps, training.step)
@@ -202,7 +197,7 @@ def train(
                 meter.wait_for_data()
                 batch = next(batches)
                 meter.data_is_here()
-                meter.add(training.train_step(forward, batch, lr), batch.image_ids)
+                meter.add(take_step(batch, lr), batch.image_ids)
                 training.step += 1
                 watchdog.is_alive()
 
@@ -229,21 +224,6 @@ def train(
     if must_stop:
         raise Preempted(f"ended after step {training.step} of {total_steps}, as it was asked to")
     return {**metrics, **meter.totals(), "epochs": training.step // steps_per_epoch}, reached
-
-
-def _distributed(training: Training) -> nn.Module:
-    if training.ranks.world_size == 1:
-        return training.model
-    statistics = training.statistics.clone()
-    forward = DistributedDataParallel(
-        training.model,
-        device_ids=[training.ranks.local_rank] if training.ranks.device.type == "cuda" else None,
-        gradient_as_bucket_view=True,
-        **_NO_BUFFER_SYNC,
-    )
-    # It begins with rank 0's on all ranks, but a run that is resumed within an epoch has each rank's own.
-    training.statistics.copy_(statistics)
-    return forward
 
 
 def _lr(training: Training, steps_per_epoch: int) -> float:
