@@ -16,6 +16,7 @@ from ssd.batch import Predictions
 
 # Above this share of places with a gradient, gathering them costs more than the dense convolution.
 _DENSE_SHARE = 0.4
+_SKIPS_ZEROS_ON = ("cpu",)
 
 
 def predict(
@@ -30,7 +31,7 @@ def predict(
     # In 16 bits already: there is less to join.
     weights = [torch.cat([boxes.weight.to(dtype), classes.weight.to(dtype)]) for boxes, classes in heads]
     biases = [torch.cat([boxes.bias.to(dtype), classes.bias.to(dtype)]) for boxes, classes in heads]
-    if device == "cpu" and torch.is_grad_enabled():
+    if device in _SKIPS_ZEROS_ON and torch.is_grad_enabled():
         return Predictions(*_SparseHeads.apply(num_classes, *maps, *weights, *biases))
     return _predict(maps, weights, biases, num_classes)
 
