@@ -96,9 +96,11 @@ def about(config: Config, num_classes: int, rows: Sequence[Row], subject: str, r
 
 def show_table(subject: str, rows: Sequence[Row]) -> None:
     parts = list(dict.fromkeys(part for row in rows for part in row.measured.milliseconds))
-    table = Table(title=f"{subject}: milliseconds a step by part", title_justify="left", box=box.SIMPLE)
+    table = Table(
+        title=f"{subject}: milliseconds a step by part", title_justify="left", box=box.SIMPLE, padding=(0, 0, 0, 1)
+    )
     for heading in ("", "batch", "img/s", *parts, "MFU", "MiB"):
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=not heading)
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=bool(heading))
     for row in rows:
         speed, milliseconds, mfu, peak = row.measured
         by_part = (f"{milliseconds[part]:.1f}" if part in milliseconds else "-" for part in parts)

@@ -129,7 +129,8 @@ def test_predictions_stand_in_the_order_of_the_default_boxes(monkeypatch: pytest
         says_box[1] += 2  # the second image says something else
         says_class[1] += 2
         said.append(torch.cat([says_box, says_class], dim=1))
-    monkeypatch.setattr(ssd.heads, "F", SimpleNamespace(conv2d=lambda *_, says=iter(said), **__: next(says)))
+    says = iter(said)
+    monkeypatch.setattr(ssd.heads, "F", SimpleNamespace(conv2d=lambda *_, **__: next(says)))
     with torch.no_grad():
         predictions = model(torch.zeros(2, 3, 300, 300))
 
