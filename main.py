@@ -11,13 +11,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ssd.config import DATA_PIPELINES, Config
 from ssd.errors import InputError, LostRankError
 from ssd.flags import config_of
 from ssd.parsers import (
+    benchmark_data_parser,
     benchmark_parser,
+    benchmark_steps_parser,
     check_parser,
     convert_parser,
     doctor_parser,
@@ -43,6 +45,8 @@ DEMO_FOLDER = Path("data/demo")
 # Threads of torch that wait for work should sleep: by default they spin, and take the cores from the data paths'
 # threads and processes. Read when torch is first imported; the user's own setting wins.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# But not at once: the next operator comes within microseconds, and waking a thread takes longer.
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 
 def _data_folder(config: Config) -> Path:
@@ -110,8 +114,10 @@ def _train(config: Config, ranks: "Ranks", trackers: "Trackers") -> int:
     from ssd.record import Run, choose_folder, hardware, published_band
     from ssd.schedule import REFERENCE_BATCH, peak_lr
     from ssd.showcase import Showcase
+    from ssd.steps import require_device
     from ssd.train import train as run_training
 
+    require_device(config, ranks)
     folder, files = broadcast_object(choose_folder(_data_name(config), config.output, config.resume), ranks)
     resume_file, resumed, notes = start.find_checkpoint(files, ranks)
     if resumed and start.is_over(resumed, config) and (folder / "results.json").exists():
@@ -383,9 +389,14 @@ def show_data(arguments: Sequence[str]) -> int:
 
 
 def benchmark(arguments: Sequence[str]) -> int:
-    options = vars(benchmark_parser().parse_args(arguments))
+    what = benchmark_parser().parse_args(arguments[:1]).what
+    return _benchmark_data(arguments[1:]) if what == "data" else _benchmark_steps(what, arguments[1:])
+
+
+def _benchmark_data(arguments: Sequence[str]) -> int:
+    options = vars(benchmark_data_parser().parse_args(arguments))
     names = _pipelines_named(options.pop("data_pipeline"))
-    chosen = {name: options.pop(name) for name in ("what", "workers", "rounds", "batches", "through", "json", "plot")}
+    chosen = {name: options.pop(name) for name in ("workers", "rounds", "batches", "through", "json", "plot")}
     local_rank = options.pop("local_rank")
     config = config_of(options, Config(batch_size=32, seed=0, backbone_weights="none"))
     _require_folder_of(chosen["json"], "--json")
@@ -421,6 +432,74 @@ def benchmark(arguments: Sequence[str]) -> int:
     if chosen["plot"]:
         data_benchmark.write_plot(Path(chosen["plot"]), found, _data_name(config))
     return 0
+
+
+def _benchmark_steps(subject: Literal["train", "inference"], arguments: Sequence[str]) -> int:
+    options = vars(benchmark_steps_parser(subject).parse_args(arguments))
+    chosen = {name: options.pop(name) for name in ("synthetic", "json", "plot", "profile")}
+    precisions, batch_sizes = options.pop("precisions"), options.pop("batch_sizes")
+    compiled = {"off": [False], "on": [True], "both": [False, True]}[options.pop("compile")]
+    warmup_steps, timed_steps = options.pop("warmup_steps"), options.pop("steps")
+    if chosen["synthetic"] == ("data" in options):
+        raise InputError(f"benchmark {subject} takes --data DIR or --synthetic; pass one of them")
+    config = config_of({"data": "synthetic", **options}, Config(seed=0, backbone_weights="none"))
+    for name in ("json", "plot", "profile"):
+        _require_folder_of(chosen[name], f"--{name}")
+
+    from ssd import benchmark_report
+    from ssd.distributed import process_group
+    from ssd.steps import require_device
+
+    with process_group(config.device) as ranks:
+        if ranks.world_size > 1:
+            raise InputError("benchmark measures one process; start it without torchrun")
+        require_device(config, ranks)
+        categories, batches_of = _batches_to_measure(subject, config, chosen["synthetic"], ranks)
+        rows = benchmark_report.compare(
+            subject, config, categories, batches_of, ranks,
+            precisions=precisions, compiled=compiled, batch_sizes=batch_sizes,
+            warmup_steps=warmup_steps, timed_steps=timed_steps,
+            trace=Path(chosen["profile"]) if chosen["profile"] else None,
+            progress=lambda text: print(text, file=sys.stderr),
+        )  # fmt: skip
+        benchmark_report.show_table(subject, rows)
+        if chosen["json"]:
+            data = "synthetic" if chosen["synthetic"] else f"{_data_name(config)}, {config.data_pipeline}"
+            about = {"data": data, **benchmark_report.about(config, 1 + len(categories), rows, subject, ranks)}
+            benchmark_report.write_json(Path(chosen["json"]), rows, about)
+    if chosen["plot"]:
+        benchmark_report.write_plot(Path(chosen["plot"]), subject, rows)
+    return 0
+
+
+def _batches_to_measure(subject: str, config: Config, synthetic: bool, ranks: "Ranks") -> tuple[Any, Any]:
+    """The categories, and a function: batch size -> endless batches, of `Batch` to train or with `images` to detect."""
+    import itertools
+
+    import pipelines
+    from ssd.side_stream import on_side_stream
+    from ssd.synthetic import synthetic_batch
+    from ssd.weight_formats import coco_categories
+
+    if synthetic:
+        categories = coco_categories()
+        return categories, lambda size: itertools.repeat(synthetic_batch(size, 1 + len(categories), ranks.device))
+    split = _read_split(config, config.train_split if subject == "train" else config.val_split)
+
+    def train_batches(size: int) -> Any:
+        loader = pipelines.build_train(
+            config.data_pipeline, split, batch_size=size, num_workers=config.num_workers, seed=0, ranks=ranks
+        )
+        return on_side_stream(loader.batches(0), ranks.device)
+
+    def full_eval_batches(size: int) -> Any:
+        while True:
+            loader = pipelines.build_eval(
+                config.data_pipeline, split, batch_size=size, num_workers=config.num_workers, ranks=ranks
+            )
+            yield from (batch for batch in loader if len(batch.images) == size)
+
+    return split.categories, train_batches if subject == "train" else full_eval_batches
 
 
 def _benchmark_training(

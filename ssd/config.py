@@ -13,6 +13,7 @@ EVAL_ENGINES = ("faster", "pycocotools")
 ON_BAD_IMAGE = ("error", "skip")
 OPTIMIZERS = ("sgd", "apex")
 SCHEDULES = ("multistep", "cosine")
+GRADIENT_COMPRESSIONS = ("none", "bf16")
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,12 @@ class Config:
     bf16: bool = False
     device: str = "auto"
     """"auto" (a GPU if there is one), "cpu" or "cuda"."""
+    compile: bool = False
+    """Train through torch.compile."""
+    cuda_graphs: bool = False
+    """Take a training step as one CUDA graph."""
+    gradient_compression: str = "none"
+    """One of GRADIENT_COMPRESSIONS: what ranks send each other, float32 as computed or bfloat16."""
 
     evaluation: tuple[int, ...] = (21, 31, 37, 42, 48, 53, 59, 64)
     """Evaluate after these epochs; after the last epoch always."""

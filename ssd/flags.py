@@ -12,6 +12,7 @@ from ssd.config import (
     AUGMENTATIONS,
     DATA_PIPELINES,
     EVAL_ENGINES,
+    GRADIENT_COMPRESSIONS,
     ON_BAD_IMAGE,
     RECIPES,
     Config,
@@ -139,10 +140,24 @@ def add_device_flags(group: Any) -> None:
     flag(group, "--device", dest="device", choices=("auto", "cpu", "cuda"), help="where to run; auto: a GPU if any")
 
 
-def add_machine_flags(parser: argparse.ArgumentParser) -> None:
+def add_machine_flags(parser: argparse.ArgumentParser) -> Any:
+    """Returns their group."""
     group = parser.add_argument_group("machine")
     add_device_flags(group)
     group.add_argument("--local_rank", "--local-rank", type=int, default=None, help="for launchers older than torchrun")
+    return group
+
+
+def add_step_flags(group: Any) -> None:
+    flag(group, "--compile", dest="compile", action="store_true", help="compile the training step (a minute or two)")
+    flag(group, "--cuda-graphs", dest="cuda_graphs", action="store_true", help="launch a step on a GPU as one graph")
+
+
+def add_gradient_compression_flag(group: Any) -> None:
+    flag(
+        group, "--gradient-compression", dest="gradient_compression", choices=GRADIENT_COMPRESSIONS,
+        help="bf16: ranks send each other half as many bytes, and sum rounded gradients",
+    )  # fmt: skip
 
 
 def add_detection_flags(group: Any) -> None:

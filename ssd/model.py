@@ -6,12 +6,12 @@ Five extra blocks make five smaller maps; on each of the six maps one 3x3 convol
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torchvision.models import resnet
 
 from ssd.anchors import BOXES_PER_CELL
 from ssd.batch import IMAGE_SIZE_PX, Predictions
+from ssd.heads import predict
 
 # Channels of the six feature maps (38, 19, 10, 5, 3, 1), from NVIDIA's models.
 _WIDE = (1024, 512, 512, 256, 256, 256)
@@ -27,7 +27,9 @@ _EXTRA_MID_CHANNELS = (256, 256, 128, 128, 128)
 
 def _trunk(backbone: str) -> nn.Sequential:
     whole: resnet.ResNet = getattr(resnet, backbone)(weights=None)
-    layers = nn.Sequential(*list(whole.children())[:7])
+    conv, norm, relu, pool, *stages = list(whole.children())[:7]
+    # torchvision has the ReLU before the pool. After it, both do the same to a quarter of the values.
+    layers = nn.Sequential(conv, norm, pool, relu, *stages)
     first_block: Any = whole.layer3[0]
     for conv in (first_block.conv1, first_block.conv2, first_block.downsample[0]):
         conv.stride = (1, 1)
@@ -91,15 +93,4 @@ class SSD300(nn.Module):
         for block in self.extra_blocks:
             x = block(x)
             maps.append(x)
-        return Predictions(
-            offsets=torch.cat([_per_box(head(m), 4) for head, m in zip(self.box_heads, maps, strict=True)], dim=1),
-            logits=torch.cat(
-                [_per_box(head(m), self.num_classes) for head, m in zip(self.class_heads, maps, strict=True)], dim=1
-            ),
-        )
-
-
-def _per_box(head_map: Tensor, values: int) -> Tensor:
-    """B x (shapes * values) x H x W -> B x (shapes * H * W) x values, in the order of the default boxes."""
-    batch, channels, height, width = head_map.shape
-    return head_map.view(batch, channels // values, values, height, width).permute(0, 1, 3, 4, 2).flatten(1, 3)
+        return predict(maps, self.box_heads, self.class_heads, self.num_classes)

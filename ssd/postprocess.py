@@ -4,6 +4,7 @@ Everything runs on the predictions' device over the whole batch, without a loop 
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,8 +23,26 @@ def detect(
     nms_iou; then the max_per_image best of all classes stay, and are cut to the image. Boxes are compared uncut, as
     NVIDIA's models have it.
     """
+    candidates = decode_candidates(predictions, score_threshold=score_threshold, max_per_class=max_per_class)
+    return suppress(candidates, nms_iou=nms_iou, max_per_image=max_per_image)
+
+
+class Candidates(NamedTuple):
+    """What the default boxes of a batch may have found, n of all images, sorted as `_rank_in_groups` returns them.
+
+    boxes_ltrb: n x 4 float32, not clipped. scores: n float32. group: n int64, image * num_classes + label.
+    """
+
+    boxes_ltrb: Tensor
+    scores: Tensor
+    group: Tensor
+    batch_size: int
+    num_classes: int
+
+
+def decode_candidates(predictions: Predictions, *, score_threshold: float, max_per_class: int) -> Candidates:
+    """The first half of `detect`: of each class the max_per_class best above the threshold, as boxes."""
     batch, num_boxes, num_classes = predictions.logits.shape
-    device = predictions.logits.device
     offsets, logits = (part.flatten(0, 1) for part in predictions)
 
     box = _promising(logits, score_threshold)
@@ -35,8 +54,15 @@ def detect(
     group, order = group[kept], order[kept]
     scores, box = scores[order], box[order]
 
-    defaults = default_boxes_cxcywh().to(device)
+    defaults = default_boxes_cxcywh().to(logits.device)
     boxes_ltrb = decode(offsets.index_select(0, box).float(), defaults.index_select(0, box % num_boxes))
+    return Candidates(boxes_ltrb, scores, group, batch, num_classes)
+
+
+def suppress(candidates: Candidates, *, nms_iou: float, max_per_image: int) -> Detections:
+    """The second half of `detect`: non-maximum suppression, and the best of each image."""
+    boxes_ltrb, scores, group, batch, num_classes = candidates
+    device = boxes_ltrb.device
     survives = _greedy_nms(boxes_ltrb, group, nms_iou)
     boxes_ltrb, scores, group = boxes_ltrb[survives].clamp(0, 1), scores[survives], group[survives]
 

@@ -12,7 +12,7 @@ from ssd.batch import TrainLoader
 from ssd.config import Config
 from ssd.distributed import Ranks, broadcast_object
 from ssd.errors import InputError
-from ssd.loss import ssd_losses
+from ssd.loss import compiled_ssd_losses, ssd_losses
 from ssd.model import SSD300
 from ssd.precision import grad_scaler
 from ssd.schedule import step_after_change
@@ -81,7 +81,8 @@ def build_training(
         model.freeze_trunk()
     model = model.to(ranks.device).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(model, config)
-    return Training(model, optimizer, grad_scaler(config, ranks.device), ssd_losses, config, ranks), notes
+    losses_of = compiled_ssd_losses() if config.compile else ssd_losses
+    return Training(model, optimizer, grad_scaler(config, ranks.device), losses_of, config, ranks), notes
 
 
 def data_identity(config: Config, fingerprint: str, loader: TrainLoader, ranks: Ranks) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """The training loop. It never asks which detector or data path it runs."""
 
-import inspect
-import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -9,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from ssd import checkpoint
 from ssd.apex_sgd import apex_sgd
@@ -25,14 +22,11 @@ from ssd.mlperf import ComplianceLog
 from ssd.precision import autocast
 from ssd.record import Run
 from ssd.schedule import lr_at
+from ssd.side_stream import on_side_stream
+from ssd.steps import build_step
 
-# Batch norm's statistics are averaged once an epoch instead (`average_buffers`). torch 2.15 has another name for it.
-_DDP_FLAGS = inspect.signature(DistributedDataParallel).parameters
-_NO_BUFFER_SYNC: dict[str, Any] = {
-    "forward_sync_buffers" if "forward_sync_buffers" in _DDP_FLAGS else "broadcast_buffers": False
-}
-
-LossesOf = Callable[[nn.Module, Batch], dict[str, Tensor]]
+Forward = Callable[[Tensor], Any]
+LossesOf = Callable[[Forward, Batch], dict[str, Tensor]]
 
 
 def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
@@ -79,18 +73,18 @@ class Training:
         """The model to evaluate and to hand on: the moving average if there is one."""
         return self.model if self.average is None else self.average.model
 
-    def train_step(self, forward: nn.Module, batch: Batch, lr: float) -> Tensor:
-        """One step of SGD. forward: the model or its DDP wrapper. Returns the losses stacked, still on the device.
+    def train_step(self, forward: Forward, batch: Batch, lr: float | Tensor) -> Tensor:
+        """One step of SGD. forward: as `steps.build_forward` has it. Returns the losses stacked, still on the device.
 
         A step whose loss or gradients are not finite, on any rank, leaves the model as it was and is counted in
-        skipped_steps. The host does not wait for that verdict. (The average takes in the model as it was, once more.)
+        skipped_steps. The host does not wait for that verdict.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         statistics = self.statistics.clone()
         self.optimizer.zero_grad()
         losses = self._backward(forward, batch)
-        is_bad = ~self._largest_gradient().isfinite()
+        is_bad = ~self._sum_of_gradients().isfinite()
         if self.config.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self._parameters, self.config.clip_norm)
@@ -99,11 +93,9 @@ class Training:
         self.scaler.update()
         torch.where(is_bad, statistics, self.statistics, out=self.statistics)
         self.skipped_steps += is_bad
-        if self.average is not None:
-            self.average.update(self.step)
         return losses
 
-    def _backward(self, forward: nn.Module, batch: Batch) -> Tensor:
+    def _backward(self, forward: Forward, batch: Batch) -> Tensor:
         """Computes the gradients of a batch, in config.accumulate parts one after the other; returns its losses.
 
         The mean of the parts' losses is the batch's, as they are means over images; only batch norm sees the parts.
@@ -113,20 +105,21 @@ class Training:
         losses: list[Tensor] = []
         for part in parts:
             # The ranks exchange gradients once, with those of the last part.
-            waits = len(losses) < count - 1
-            with forward.no_sync() if waits and isinstance(forward, DistributedDataParallel) else nullcontext():
+            waits = self.ranks.world_size > 1 and len(losses) < count - 1
+            with forward.no_sync() if waits else nullcontext():  # type: ignore[attr-defined]
                 with autocast(self.config, self.ranks.device):
                     of_part = torch.stack(list(self.losses_of(forward, part).values()))
                 loss = of_part.sum()
                 # An infinite loss may have finite gradients. NaN for their seed makes them tell it, and DDP tells all
                 # ranks.
-                self.scaler.scale(loss).backward(torch.where(loss.isfinite(), 1 / count, math.nan))
+                self.scaler.scale(loss).backward((1 + 0 * loss.detach()) / count)
             losses.append(of_part.detach())
         return torch.stack(losses).mean(dim=0)
 
-    def _largest_gradient(self) -> Tensor:
+    def _sum_of_gradients(self) -> Tensor:
+        """Of their absolute values: infinite or NaN if any is. The largest would take a CPU four times as long."""
         gradients = [p.grad for p in self._parameters if p.grad is not None]
-        return torch.nn.utils.get_total_norm(gradients, math.inf)
+        return torch.nn.utils.get_total_norm(gradients, 1.0)
 
     def state(self) -> dict[str, Any]:
         """Of all ranks, on rank 0; they call it together."""
@@ -196,7 +189,7 @@ def train(
     Preempted, after a checkpoint, one or two steps after a signal has asked any rank to end.
     """
     config, ranks = training.config, training.ranks
-    forward = _distributed(training)
+    take_step = build_step(training)
     steps_per_epoch, total_steps = loader.steps_per_epoch, config.epochs * loader.steps_per_epoch
     keeper, meter, vote = Keeper(run.folder, config), Meter(run, training, total_steps), Vote(ranks)
     watchdog = Watchdog(60 * config.timeout)
@@ -226,7 +219,7 @@ def train(
         reached = reached or (config.target is not None and ap >= config.target)
         save(is_best=is_best)
 
-    batches = loader.batches(training.step)
+    batches = on_side_stream(loader.batches(training.step), ranks.device)
     training.model.train()
     watchdog.is_alive()
     run.start_progress(total_steps, training.step)
@@ -243,7 +236,7 @@ def train(
                 meter.wait_for_data()
                 batch = next(batches)
                 meter.data_is_here()
-                meter.add(training.train_step(forward, batch, lr), batch.image_ids)
+                meter.add(take_step(batch, lr), batch.image_ids)
                 training.step += 1
                 watchdog.is_alive()
 
@@ -274,21 +267,6 @@ def train(
     if must_stop:
         raise Preempted(f"ended after step {training.step} of {total_steps}, as it was asked to")
     return {**evaluations.metrics, **meter.totals(), "epochs": training.step // steps_per_epoch}, reached
-
-
-def _distributed(training: Training) -> nn.Module:
-    if training.ranks.world_size == 1:
-        return training.model
-    statistics = training.statistics.clone()
-    forward = DistributedDataParallel(
-        training.model,
-        device_ids=[training.ranks.local_rank] if training.ranks.device.type == "cuda" else None,
-        gradient_as_bucket_view=True,
-        **_NO_BUFFER_SYNC,
-    )
-    # It begins with rank 0's on all ranks, but a run that is resumed within an epoch has each rank's own.
-    training.statistics.copy_(statistics)
-    return forward
 
 
 def _lr(training: Training, steps_per_epoch: int) -> float:

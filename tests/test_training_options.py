@@ -34,6 +34,7 @@ from ssd.errors import InputError
 from ssd.interruption import Preempted
 from ssd.model import SSD300
 from ssd.schedule import lr_at
+from ssd.steps import build_step
 from ssd.train import Training, build_optimizer
 
 ALL: dict[str, Any] = {"ema": 0.9, "clip_norm": 0.5, "accumulate": 2, "schedule": "cosine", "warmup": 2}
@@ -69,7 +70,7 @@ def test_the_average_is_that_of_the_formula() -> None:
     training = new_training(ema=0.3)
     expected = averages_of(training)
     for step, decay in enumerate([1 / 10, 2 / 11, 3 / 12, 0.3, 0.3]):  # min(0.3, (1 + step) / (10 + step))
-        training.train_step(training.model, batch_of(Loader.random_images(step)), lr=0.1)
+        build_step(training)(batch_of(Loader.random_images(step)), 0.1)
         training.step += 1
         now = training.model.state_dict()
         for name in expected:
@@ -85,13 +86,13 @@ def test_the_average_leaves_the_training_as_it_was() -> None:
     for training in (plain, averaged):
         torch.manual_seed(1)
         for step in range(3):
-            training.train_step(training.model, batch_of(Loader.random_images(step)), lr=0.1)
+            build_step(training)(batch_of(Loader.random_images(step)), 0.1)
     assert equal(weights_of(plain), weights_of(averaged))
 
 
 def test_a_lost_step_keeps_the_average_finite() -> None:
     training = new_training(ema=0.5)
-    training.train_step(training.model, batch_of(NAN), lr=0.1)
+    build_step(training)(batch_of(NAN), 0.1)
     assert int(training.skipped_steps) == 1
     assert all(value.isfinite().all() for value in averages_of(training).values())
 
@@ -99,7 +100,7 @@ def test_a_lost_step_keeps_the_average_finite() -> None:
 def test_what_is_judged_and_saved_is_the_average() -> None:
     training = new_training(ema=0.9)
     for _ in range(3):
-        training.train_step(training.model, batch_of(GOOD), lr=0.5)
+        build_step(training)(batch_of(GOOD), 0.5)
     content = training.state()
     assert training.average is not None and training.judged_model is training.average.model
     assert equal(content["model"], averages_of(training))
