@@ -105,8 +105,8 @@ class Training:
         losses: list[Tensor] = []
         for part in parts:
             # The ranks exchange gradients once, with those of the last part.
-            waits = self.ranks.world_size > 1 and len(losses) < count - 1
-            with forward.no_sync() if waits else nullcontext():  # type: ignore[attr-defined]
+            waits = len(losses) < count - 1
+            with getattr(forward, "no_sync", nullcontext)() if waits else nullcontext():
                 with autocast(self.config, self.ranks.device):
                     of_part = torch.stack(list(self.losses_of(forward, part).values()))
                 loss = of_part.sum()

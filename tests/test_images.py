@@ -66,7 +66,7 @@ def test_arrays_and_tensors() -> None:
         (np.full((3, 4), np.nan), "floats"),
         (Image.new("F", (3, 4)), "mode F"),
     ],
-    ids=str,
+    ids=["four axes", "two channels", "no rows", "channels last in a tensor", "int64", "above 1", "nan", "mode F"],
 )
 def test_what_is_no_image_is_refused(image: np.ndarray, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
