@@ -7,7 +7,7 @@ Heavy imports stand inside the commands, after their flags are read.
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -404,9 +404,11 @@ def _benchmark_data(arguments: Sequence[str]) -> int:
     workers = chosen["workers"] or list(range(1, (os.cpu_count() or 1) + 1))
 
     from pipelines import benchmark as data_benchmark
+    from ssd.benchmark import through_training
     from ssd.console import Console
     from ssd.distributed import process_group
     from ssd.record import hardware, versions
+    from ssd.start import build_training
 
     with process_group(config.device, local_rank) as ranks:
         if ranks.world_size > 1:
@@ -426,7 +428,14 @@ def _benchmark_data(arguments: Sequence[str]) -> int:
         )
         data_benchmark.show_table(found, Console())
         if chosen["through"] == "train":
-            about["through_train"] = _benchmark_training(config, split, names, max(workers), chosen, ranks)
+            about["through_train"] = through_training(
+                build_training(config, split.categories, ranks)[0],
+                {
+                    name: partial(data_benchmark.endless, split, name, max(workers), ranks, config.batch_size)
+                    for name in names
+                },
+                timed_steps=chosen["batches"],
+            )
     if chosen["json"]:
         data_benchmark.write_json(Path(chosen["json"]), found, about)
     if chosen["plot"]:
@@ -446,15 +455,28 @@ def _benchmark_steps(subject: Literal["train", "inference"], arguments: Sequence
     for name in ("json", "plot", "profile"):
         _require_folder_of(chosen[name], f"--{name}")
 
+    from pipelines import benchmark as data_benchmark
     from ssd import benchmark_report
     from ssd.distributed import process_group
     from ssd.steps import require_device
+    from ssd.synthetic import endless_synthetic
+    from ssd.weight_formats import coco_categories
 
     with process_group(config.device) as ranks:
         if ranks.world_size > 1:
             raise InputError("benchmark measures one process; start it without torchrun")
         require_device(config, ranks)
-        categories, batches_of = _batches_to_measure(subject, config, chosen["synthetic"], ranks)
+        categories: Sequence[tuple[int, str]] = coco_categories()
+        batches_of: Callable[[int], Iterator[Any]]
+        if chosen["synthetic"]:
+            batches_of = partial(endless_synthetic, 1 + len(categories), ranks.device)
+        else:
+            trains = subject == "train"
+            split = _read_split(config, config.train_split if trains else config.val_split)
+            categories = split.categories
+            batches_of = partial(
+                data_benchmark.endless, split, config.data_pipeline, config.num_workers, ranks, training=trains
+            )
         rows = benchmark_report.compare(
             subject, config, categories, batches_of, ranks,
             precisions=precisions, compiled=compiled, batch_sizes=batch_sizes,
@@ -470,68 +492,6 @@ def _benchmark_steps(subject: Literal["train", "inference"], arguments: Sequence
     if chosen["plot"]:
         benchmark_report.write_plot(Path(chosen["plot"]), subject, rows)
     return 0
-
-
-def _batches_to_measure(subject: str, config: Config, synthetic: bool, ranks: "Ranks") -> tuple[Any, Any]:
-    """The categories, and a function: batch size -> endless batches, of `Batch` to train or with `images` to detect."""
-    import itertools
-
-    import pipelines
-    from ssd.side_stream import on_side_stream
-    from ssd.synthetic import synthetic_batch
-    from ssd.weight_formats import coco_categories
-
-    if synthetic:
-        categories = coco_categories()
-        return categories, lambda size: itertools.repeat(synthetic_batch(size, 1 + len(categories), ranks.device))
-    split = _read_split(config, config.train_split if subject == "train" else config.val_split)
-
-    def train_batches(size: int) -> Any:
-        loader = pipelines.build_train(
-            config.data_pipeline, split, batch_size=size, num_workers=config.num_workers, seed=0, ranks=ranks
-        )
-        return on_side_stream(loader.batches(0), ranks.device)
-
-    def full_eval_batches(size: int) -> Any:
-        while True:
-            loader = pipelines.build_eval(
-                config.data_pipeline, split, batch_size=size, num_workers=config.num_workers, ranks=ranks
-            )
-            yield from (batch for batch in loader if len(batch.images) == size)
-
-    return split.categories, train_batches if subject == "train" else full_eval_batches
-
-
-def _benchmark_training(
-    config: Config, split: "Annotations", names: Sequence[str], workers: int, chosen: dict[str, Any], ranks: "Ranks"
-) -> dict[str, Any]:
-    """Training steps fed by each data path, beside the same steps on one batch that lies in memory."""
-    import itertools
-
-    import pipelines
-    from ssd.benchmark import measure_training
-    from ssd.start import build_training
-
-    training, _ = build_training(config, split.categories, ranks)
-    found: dict[str, Any] = {}
-    in_memory = None
-    for name in names:
-        loader = pipelines.build_train(
-            name, split, batch_size=config.batch_size, num_workers=workers, seed=config.seed or 0, ranks=ranks
-        )
-        batches = loader.batches(0)
-        in_memory = next(batches)
-        speed = measure_training(training, batches, warmup_steps=2, timed_steps=chosen["batches"])
-        found[name] = speed._asdict()
-        del batches
-    if in_memory is not None:
-        batches = itertools.repeat(in_memory)
-        found["in_memory"] = measure_training(
-            training, batches, warmup_steps=1, timed_steps=chosen["batches"]
-        )._asdict()
-    for name, speed in found.items():
-        print(f"training on {name}: {speed['images_per_second']:.1f} img/s, {speed['data_wait_fraction']:.0%} waiting")
-    return found
 
 
 def _pipelines_named(choice: str) -> tuple[str, ...]:

@@ -68,6 +68,18 @@ def batches_of(subject: str, annotations: Annotations, batch_size: int, workers:
     ).batches(0)
 
 
+def endless(
+    annotations: Annotations, name: str, workers: int, ranks: Ranks, batch_size: int, *, training: bool = True
+) -> Iterator[Any]:
+    """A data path's full batches, as in training, or those of the evaluation over and over."""
+    settings: dict[str, Any] = {"batch_size": batch_size, "num_workers": workers, "ranks": ranks}
+    if training:
+        yield from pipelines.build_train(name, annotations, seed=0, **settings).batches(0)
+    while True:
+        loader = pipelines.build_eval(name, annotations, **settings)
+        yield from (batch for batch in loader if len(batch.images) == batch_size)
+
+
 def _cpu_seconds() -> float:
     """User and system time of this process and of its living workers."""
     this = psutil.Process()

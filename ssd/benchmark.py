@@ -1,6 +1,7 @@
 """How fast a model trains and detects on the batches it is given, and where the time goes."""
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -90,6 +91,24 @@ def measure_training(
     _synchronise(training.ranks.device)
     seconds = time.perf_counter() - began
     return TrainingSpeed(timed_steps * training.config.batch_size / seconds, waited_s / seconds)
+
+
+def through_training(
+    training: Training, sources: dict[str, Callable[[], Iterator[Batch]]], *, timed_steps: int
+) -> dict[str, dict[str, float]]:
+    """`measure_training` on each source's batches, and as "in_memory" on the last source's first one; prints them."""
+    found = {}
+    for name, batches_of in sources.items():
+        batches = batches_of()
+        in_memory = next(batches)
+        found[name] = measure_training(training, batches, warmup_steps=2, timed_steps=timed_steps)
+        del batches  # ends its workers before the next one's start
+    found["in_memory"] = measure_training(
+        training, itertools.repeat(in_memory), warmup_steps=1, timed_steps=timed_steps
+    )
+    for name, speed in found.items():
+        print(f"training on {name}: {speed.images_per_second:.1f} img/s, {speed.data_wait_fraction:.0%} waiting")
+    return {name: speed._asdict() for name, speed in found.items()}
 
 
 def training_step(training: Training, watch: Stopwatch) -> Callable[[Iterator[Batch]], None]:

@@ -16,6 +16,7 @@ from ssd.benchmark import Measurement, flops_per_image, inference_step, matmul_f
 from ssd.config import Config
 from ssd.distributed import Ranks
 from ssd.record import hardware, versions
+from ssd.side_stream import on_side_stream
 from ssd.start import build_training
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -67,7 +68,7 @@ def compare(
         measured = measure(
             training_step if is_training else inference_step,
             training,
-            batches_of(batch_size),
+            on_side_stream(batches_of(batch_size), ranks.device) if is_training else batches_of(batch_size),
             flops_per_image=flops,
             warmup_steps=warmup_steps,
             timed_steps=timed_steps,

@@ -1,5 +1,8 @@
 """A training batch out of nothing, for measurements that should not wait for data, and for tests."""
 
+import itertools
+from collections.abc import Iterator
+
 import torch
 
 from ssd.anchors import encode
@@ -24,3 +27,8 @@ def synthetic_batch(batch_size: int, num_classes: int, device: torch.device, see
         default_labels.to(device),
         torch.arange(batch_size),
     )
+
+
+def endless_synthetic(num_classes: int, device: torch.device, batch_size: int) -> Iterator[Batch]:
+    """One `synthetic_batch` over and over."""
+    return itertools.repeat(synthetic_batch(batch_size, num_classes, device))
