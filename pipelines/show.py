@@ -4,28 +4,20 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ssd import anchors
-from ssd.batch import IMAGE_SIZE_PX, RGB_MEAN, RGB_STD, Batch, TrainLoader
+from ssd.batch import IMAGE_SIZE_PX, Batch, TrainLoader
+from ssd.drawing import class_colour, picture_of
 
 _GAP_PX = 8
 _TITLE_PX = 26
-# Okabe and Ito's colours: told apart by colour-blind readers too. A class keeps its colour.
-_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
-
-
-def _to_rgb(image: Tensor) -> Image.Image:
-    """3 x H x W normalised -> an image."""
-    values = image.cpu() * torch.tensor(RGB_STD).view(3, 1, 1) + torch.tensor(RGB_MEAN).view(3, 1, 1)
-    return Image.fromarray((values * 255).round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().numpy())
 
 
 def _draw(image: Tensor, offsets: Tensor, labels: Tensor, names: list[str]) -> Image.Image:
     """One tile: matched default boxes thin, the ground truth they learn thick, with its class."""
-    picture = _to_rgb(image)
+    picture = picture_of(image, (IMAGE_SIZE_PX, IMAGE_SIZE_PX))
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(size=13)
     positive = labels.cpu() > 0
@@ -33,11 +25,11 @@ def _draw(image: Tensor, offsets: Tensor, labels: Tensor, names: list[str]) -> I
     boxes_ltrb = anchors.decode(offsets.cpu(), anchors.default_boxes_cxcywh())[positive] * IMAGE_SIZE_PX
     matched = labels.cpu()[positive].tolist()
     for box, label in zip(defaults_ltrb.tolist(), matched, strict=True):
-        draw.rectangle(box, outline=_COLOURS[(label - 1) % len(_COLOURS)], width=1)
+        draw.rectangle(box, outline=class_colour(label), width=1)
     # Many default boxes learn one ground truth: the offsets of each give it back, up to rounding.
     truths = {(label, *np.round(box, 1)): box for box, label in zip(boxes_ltrb.tolist(), matched, strict=True)}
     for (label, *_), box in truths.items():
-        colour = _COLOURS[(label - 1) % len(_COLOURS)]
+        colour = class_colour(label)
         draw.rectangle(box, outline="black", width=5)
         draw.rectangle([box[0] + 1, box[1] + 1, box[2] - 1, box[3] - 1], outline=colour, width=3)
     for (label, *_), box in truths.items():

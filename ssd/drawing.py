@@ -1,5 +1,6 @@
 """Boxes on pictures: detections beside the ground truth."""
 
+import colorsys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,10 +13,11 @@ from ssd.batch import RGB_MEAN, RGB_STD
 
 # Okabe and Ito's colours: told apart by colour-blind readers too.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442")
+_GOLDEN_RATIO = 0.618033988749895
 
 
 class Box(NamedTuple):
-    """A box to draw. ltrb: in [0, 1] of the picture. label: from 0; it chooses the colour."""
+    """A box to draw. ltrb: in [0, 1] of the picture. label: in [1, K); it chooses the colour."""
 
     ltrb: tuple[float, float, float, float]
     label: int
@@ -36,18 +38,22 @@ def draw_boxes(picture: Image.Image, boxes: Sequence[Box]) -> None:
     for box in reversed(boxes):
         left, top, right, bottom = (side * (picture.width, picture.height)[i % 2] for i, side in enumerate(box.ltrb))
         draw.rectangle([left - 1, top - 1, right + 1, bottom + 1], outline="black")
-        draw.rectangle([left, top, right, bottom], outline=_colour(box.label), width=3)
+        draw.rectangle([left, top, right, bottom], outline=class_colour(box.label), width=3)
     for box in reversed(boxes):
         width = draw.textlength(box.text, font) + 6
         left = min(max(0, box.ltrb[0] * picture.width), max(0, picture.width - width))
         top = min(max(0, box.ltrb[1] * picture.height - 17), picture.height - 17)
         draw.rectangle([left, top, left + width, top + 17], fill="black")
-        draw.rectangle([left, top, left + 2, top + 17], fill=_colour(box.label))
+        draw.rectangle([left, top, left + 2, top + 17], fill=class_colour(box.label))
         draw.text((left + 4, top), box.text, fill="white", font=font)
 
 
-def _colour(label: int) -> str:
-    return PALETTE[label % len(PALETTE)]
+def class_colour(label: int) -> str:
+    """#RRGGBB of a label in [1, K): first PALETTE, then hues far from each other."""
+    if label <= len(PALETTE):
+        return PALETTE[label - 1]
+    hue, value = label * _GOLDEN_RATIO % 1, (1.0, 0.75)[label % 2]
+    return "#" + "".join(f"{round(255 * part):02X}" for part in colorsys.hsv_to_rgb(hue, 0.8, value))
 
 
 def mosaic(rows: Sequence[tuple[str, Sequence[Image.Image]]], tile_px: int, gap_px: int = 8) -> np.ndarray:

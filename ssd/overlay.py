@@ -1,23 +1,11 @@
 """Detections drawn on the picture that they were made in, to be read at any size of it."""
 
-import colorsys
-
 from PIL import Image, ImageDraw, ImageFont
 
 from ssd.detector import ImageDetections
+from ssd.drawing import class_colour
 
-# Okabe and Ito's colours: told apart by colour-blind readers too.
-_FIRST_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
-_GOLDEN_RATIO = 0.618033988749895
 _LEAST_SIDE_PX = 480  # of what is drawn on: a text would cover what is smaller
-
-
-def class_colour(label: int) -> str:
-    """#RRGGBB of a label in [1, K): first colours for the colour-blind, then hues far from each other."""
-    if label <= len(_FIRST_COLOURS):
-        return _FIRST_COLOURS[label - 1]
-    hue, value = label * _GOLDEN_RATIO % 1, (1.0, 0.75)[label % 2]
-    return "#" + "".join(f"{round(255 * part):02X}" for part in colorsys.hsv_to_rgb(hue, 0.8, value))
 
 
 def draw_detections(picture: Image.Image, detections: ImageDetections) -> Image.Image:

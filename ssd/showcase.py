@@ -99,4 +99,4 @@ class Showcase:
         x, y, w, h = xywh_px
         label = self._ground_truth.category_ids.index(category_id)
         ltrb = x / width, y / height, (x + w) / width, (y + h) / height
-        return Box(ltrb, label, class_names(self._ground_truth)[label] + more)
+        return Box(ltrb, label + 1, class_names(self._ground_truth)[label] + more)

@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageColor
 
 import main
 import ssd
 from ssd.config import Config
 from ssd.detector import Detector, ImageDetections
+from ssd.drawing import class_colour
 from ssd.errors import InputError
-from ssd.overlay import class_colour, draw_detections
+from ssd.overlay import draw_detections
 
 ROOT = Path(main.__file__).parent
 
@@ -134,7 +135,7 @@ def test_drawing_fits_any_size(size_px: tuple[int, int]) -> None:
     assert max(drawn.size) >= 480 and drawn.width * height == drawn.height * width
     assert picture.getextrema() == ((128, 128),) * 3  # not the caller's own
     colours = {colour for _, colour in drawn.getcolors(maxcolors=1 << 24)}
-    assert (0xE6, 0x9F, 0x00) in colours
+    assert ImageColor.getrgb(class_colour(1)) in colours
 
 
 def test_each_class_has_a_colour_of_its_own() -> None:

@@ -70,7 +70,7 @@ def test_the_model_knows_no_settings() -> None:
 def test_pipelines_import_little_of_ssd(file: Path) -> None:
     modules = imported(file.read_text())
     parts = {name.split(".")[1] for name in modules if name.startswith("ssd.")}
-    assert parts <= {"batch", "boxes", "anchors", "errors", "distributed", "host_memory", "images"}
+    assert parts <= {"batch", "boxes", "anchors", "errors", "distributed", "host_memory", "images", "drawing"}
     assert packages(modules).isdisjoint({"main", "tests"})
 
 
