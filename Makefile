@@ -9,10 +9,10 @@ demo: $(VENV)/installed  ## Write the demo data, train on it for a few minutes, 
 	$(RUN) main.py --recipe demo
 
 test: $(VENV)/installed  ## The whole test suite
-	$(RUN) -m pytest --numprocesses 2 --dist loadfile
+	$(RUN) -m pytest --numprocesses 2 --dist worksteal
 
 test-fast: $(VENV)/installed  ## Without the tests that train
-	$(RUN) -m pytest --numprocesses 2 --dist loadfile -m "not slow"
+	$(RUN) -m pytest --numprocesses 2 --dist worksteal -m "not slow"
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from runs import log_of
 
 from pipelines.coco import read_annotations
 
@@ -44,7 +45,7 @@ def training(data: Path, output: Path, pipeline: str, *prefix: str) -> Iterator[
 
 def wait_for_steps(output: Path, process: subprocess.Popen[str]) -> None:
     deadline_s = time.monotonic() + TIMEOUT_S
-    while not (output / "log.jsonl").exists():
+    while not log_of(output, "train"):
         assert process.poll() is None and time.monotonic() < deadline_s
         time.sleep(0.05)
 

@@ -376,7 +376,7 @@ def test_a_diverging_loss_ends_the_run_and_keeps_its_checkpoints(
 ) -> None:
     output = Path(shutil.copytree(finished, tmp_path / "run"))
     kept = {path: path.read_bytes() for path in (output / "checkpoints").iterdir()}
-    flags = ["--data_pipeline", finished.name, "--epochs", 9, "--learning-rate", 1e6, "--bs", 2, "--resume-anyway"]
+    flags = ["--data_pipeline", finished.name, "--epochs", 9, "--learning-rate", 1e9, "--bs", 2, "--resume-anyway"]
     done = train(demo_data, output, *flags, "--checkpoint-every", "9 epochs", "--resume", "auto")
     assert done.returncode == 1
     assert done.stderr.startswith("error: the loss became ") and done.stderr.count("\n") == 1, done.stderr
