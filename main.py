@@ -37,8 +37,14 @@ if TYPE_CHECKING:
     import numpy as np
 
     from pipelines.annotations import Annotations
+    from ssd.batch import EvalLoader, TrainLoader
     from ssd.distributed import Ranks
+    from ssd.judge import Judge
+    from ssd.record import Run
+    from ssd.showcase import Showcase
+    from ssd.start import Origin
     from ssd.trackers import Trackers
+    from ssd.train import Training
 
 DEMO_FOLDER = Path("data/demo")
 
@@ -101,65 +107,52 @@ def train(arguments: Sequence[str]) -> int:
 
 
 def _train(config: Config, ranks: "Ranks", trackers: "Trackers") -> int:
-    import pipelines
-    from pipelines.augmentation import AUGMENTATIONS, CROP_ATTEMPTS
-    from pipelines.splits import annotation_files, find_split
-    from ssd import mlperf, start
+    from ssd import start
     from ssd.distributed import broadcast_object
-    from ssd.evaluate import coco_metrics, detect_split
-    from ssd.interruption import EXIT_PREEMPTED, Preempted
-    from ssd.judge import Judge
-    from ssd.meter import NonFiniteLossError
-    from ssd.precision import compute_dtype
-    from ssd.record import Run, choose_folder, hardware, published_band
-    from ssd.schedule import REFERENCE_BATCH, peak_lr
-    from ssd.showcase import Showcase
+    from ssd.run_folder import run_folder
     from ssd.steps import require_device
-    from ssd.train import train as run_training
 
     require_device(config, ranks)
-    folder, files = broadcast_object(choose_folder(_data_name(config), config.output, config.resume), ranks)
-    resume_file, resumed, notes = start.find_checkpoint(files, ranks)
-    if resumed and start.is_over(resumed, config) and (folder / "results.json").exists():
-        if ranks.is_main:
-            print(f"{folder}: this run is over after {resumed['epoch']} epochs; pass --epochs with more to go on")
-        return 0 if config.target is None or resumed["best_ap"] >= config.target else 1
-    seed = config.seed
-    if seed is None:
-        seed = resumed["seed"] if resumed else broadcast_object(int.from_bytes(os.urandom(4)), ranks)
-    config = replace(config, seed=seed, output=str(folder))
+    with run_folder(_data_name(config), config.output, config.resume, ranks) as (folder, files):
+        origin = start.find_checkpoint(files, ranks)
+        if origin and start.is_over(origin.content, config) and (folder / "results.json").exists():
+            return _say_it_is_over(folder, origin.content, config, ranks)
+        seed = config.seed
+        if seed is None:
+            seed = origin.content["seed"] if origin else broadcast_object(int.from_bytes(os.urandom(4)), ranks)
+        return _train_in(folder, origin, replace(config, seed=seed, output=str(folder)), ranks, trackers)
+
+
+def _say_it_is_over(folder: Path, content: dict[str, Any], config: Config, ranks: "Ranks") -> int:
+    reached = config.target is None or content["best_ap"] >= config.target
+    missed = "" if reached else f", and --target {config.target} was not reached"
+    if ranks.is_main:
+        print(f"{folder}: this run is over after {content['epoch']} epochs{missed}; pass --epochs with more to go on")
+    return 0 if reached else 1
+
+
+def _train_in(folder: Path, origin: "Origin | None", config: Config, ranks: "Ranks", trackers: "Trackers") -> int:
+    from pipelines.augmentation import CROP_ATTEMPTS
+    from pipelines.splits import find_split
+    from ssd import mlperf, start
+    from ssd.environment import hardware
+    from ssd.interruption import EXIT_PREEMPTED, Preempted
+    from ssd.meter import NonFiniteLossError
+    from ssd.record import Run
+    from ssd.showcase import Showcase
+    from ssd.train import train as run_training
 
     data = _data_folder(config)
     places = [*find_split(data, config.train_split), *find_split(data, config.val_split)]
-    compliance = mlperf.begin(config, folder, places, hardware(ranks.device)["device"], resumed, ranks)
-    train_split = _read_split_to_run(config, config.train_split, ranks)
-    val_split = _read_split_to_run(config, config.val_split, ranks)
-    if train_split.categories != val_split.categories:
-        raise InputError(f"{val_split.file}: its categories are not those of {train_split.file}; make them equal")
-    augmentation = AUGMENTATIONS[config.augmentation]
-    if augmentation.learns_crowds:
-        train_split = replace(train_split, is_crowd=train_split.is_crowd & False)
-    loader = pipelines.build_train(
-        config.data_pipeline, train_split, batch_size=config.batch_size, num_workers=config.num_workers,
-        seed=seed, ranks=ranks, settings=augmentation,
-    )  # fmt: skip
-    val_loader = pipelines.build_eval(
-        config.data_pipeline, val_split, batch_size=config.eval_batch_size, num_workers=config.num_workers, ranks=ranks
+    compliance = mlperf.begin(
+        config, folder, places, hardware(ranks.device)["device"], origin and origin.content, ranks
     )
-    training, more_notes = start.build_training(config, train_split.categories, ranks, resumed, resume_file)
-    notes += more_notes + compliance.notes
-    identity = start.data_identity(config, train_split.fingerprint(), loader, ranks)
-    describe = {
-        "backbone": config.backbone,
-        "categories": [tuple(category) for category in train_split.categories],
-        "seed": seed,
-        "settings": config.to_dict(),
-        "data": identity,
-        "annotations": start.annotations_digest(annotation_files(train_split.file), ranks),
-    }
-    if resumed:
-        how = start.resume(training, loader, resumed, describe, config)
-        notes.append(how)
+    splits = train_split, val_split = _read_both_splits(config, ranks)
+    loader, val_loader = _build_loaders(config, train_split, val_split, ranks)
+    training, notes = start.build_training(config, train_split.categories, ranks, origin)
+    describe = _describe(config, train_split, loader, ranks)
+    if origin:
+        notes = [*origin.notes, *notes, start.resume(training, loader, origin.content, describe, config)]
     compliance.hyper_parameters(
         world_size=ranks.world_size,
         train_samples=len(train_split.trainable_indices()),
@@ -171,41 +164,14 @@ def _train(config: Config, ranks: "Ranks", trackers: "Trackers") -> int:
     run.write_config(config, ranks)
     trackers.open(folder, config.to_dict(), training.step)
     # Also the log of a run that was killed before its first checkpoint.
-    run.rewind(*(resumed["step"], resumed["judged_epoch"]) if resumed else (0, 0))
-    if resumed:
-        run.log("resumed", step=training.step, checkpoint=str(resume_file), world_size=ranks.world_size, how=how)
-    global_batch_size = config.batch_size * ranks.world_size
-    peak = peak_lr(config.learning_rate, global_batch_size)
-    run.say(
-        f"{config.data}: {len(train_split.trainable_indices())} of {len(train_split)} images to train on, "
-        f"{len(val_split)} to judge by, {len(train_split.categories)} classes\n"
-        f"SSD300-{config.backbone}, {config.data_pipeline}, {ranks.world_size} x {ranks.device.type}, "
-        f"{str(compute_dtype(config, ranks.device) or 'float32').removeprefix('torch.')}, "
-        f"batch {global_batch_size}, seed {seed}, in {folder}\n"
-        f"learning rate {config.learning_rate:g} x batch {global_batch_size} / {REFERENCE_BATCH} = {peak:g}, "
-        f"{config.schedule}" + (f" after {config.warmup} steps of warm-up" if config.warmup else "")
-    )
-    run.log("learning_rate", step=training.step, base=config.learning_rate, global_batch_size=global_batch_size,
-            reference_batch_size=REFERENCE_BATCH, peak=peak, schedule=config.schedule)  # fmt: skip
-    for warning in filter(None, (train_split.repairs_text, val_split.repairs_text, _judged_text(val_split))):
-        run.say(f"warning: {warning}")
-    for split in (train_split, val_split):
-        if split.left_out:
-            run.log("images_left_out", annotations=str(split.file), images=len(split), left_out=split.left_out)
-    for note in notes:
-        run.say(f"note: {note}")
+    run.rewind(*(origin.content["step"], origin.content["judged_epoch"]) if origin else (0, 0))
+    if origin:
+        run.log("resumed", step=training.step, checkpoint=str(origin.file), world_size=ranks.world_size, how=notes[-1])
+    _announce(run, config, splits, ranks, training.step, [*notes, *compliance.notes])
 
-    ground_truth = val_split.ground_truth()
-    showcase = Showcase(val_loader, ground_truth, run, config.eval_engine)
-
-    def detect() -> "np.ndarray | None":
-        found = detect_split(training.judged_model, showcase, ground_truth, config, ranks)
-        if found is not None:
-            showcase.take(found, training.step)
-        return found
-
-    judge = Judge(detect, partial(coco_metrics, ground_truth, engine=config.eval_engine))
+    showcase = Showcase(val_loader, val_split.ground_truth(), run, config.eval_engine)
     try:
+        judge = _judge(training, showcase, config, ranks)
         results, reached = run_training(training, loader, judge, run, compliance, describe)
     except NonFiniteLossError as error:
         compliance.run_stop(success=False)
@@ -216,24 +182,123 @@ def _train(config: Config, ranks: "Ranks", trackers: "Trackers") -> int:
         run.say(f"{end}; go on with --resume auto --output {folder}")
         return EXIT_PREEMPTED
     compliance.run_stop(success=reached or config.target is None)
+    if compliance.file is not None:
+        results["time_to_target_s"] = mlperf.run_seconds(compliance.file) if reached else None
     if ranks.is_main:
-        if compliance.file is not None:
-            results["time_to_target_s"] = mlperf.run_seconds(compliance.file) if reached else None
-        about = {"val_images": len(val_split), "val_images_left_out": val_split.num_left_out}
-        run.write_results(
-            {**results, **about, "seed": seed, "data_pipeline": config.data_pipeline, "backbone": config.backbone}
-        )
-        minutes = results["train_seconds"] / 60
-        run.show_metrics(results, f"{_data_name(config)} {config.val_split}, {minutes:.1f} minutes")
+        _write_results(run, results, config, val_split)
         showcase.write(plots=config.plots)
-        if _is_as_published(config, val_split, results):
-            run.say(published_band(results["AP"]))
         run.say(f"wrote {folder}")
     complies = compliance.file is None or mlperf.check_run(compliance.file, config, run, results["time_to_target_s"])
     if config.target is not None and not reached:
         run.say(f"--target {config.target} was not reached")
         return 1
     return 0 if complies else 1
+
+
+def _read_both_splits(config: Config, ranks: "Ranks") -> "tuple[Annotations, Annotations]":
+    """To train on and to judge by; of the former, the crowd regions are objects too where the config learns them."""
+    from pipelines.augmentation import AUGMENTATIONS
+
+    train_split = _read_split_to_run(config, config.train_split, ranks)
+    val_split = _read_split_to_run(config, config.val_split, ranks)
+    if train_split.categories != val_split.categories:
+        raise InputError(f"{val_split.file}: its categories are not those of {train_split.file}; make them equal")
+    if AUGMENTATIONS[config.augmentation].learns_crowds:
+        train_split = replace(train_split, is_crowd=train_split.is_crowd & False)
+    return train_split, val_split
+
+
+def _build_loaders(
+    config: Config, train_split: "Annotations", val_split: "Annotations", ranks: "Ranks"
+) -> "tuple[TrainLoader, EvalLoader]":
+    import pipelines
+    from pipelines.augmentation import AUGMENTATIONS
+
+    loader = pipelines.build_train(
+        config.data_pipeline, train_split, batch_size=config.batch_size, num_workers=config.num_workers,
+        seed=config.seed or 0, ranks=ranks, settings=AUGMENTATIONS[config.augmentation],
+    )  # fmt: skip
+    val_loader = pipelines.build_eval(
+        config.data_pipeline, val_split, batch_size=config.eval_batch_size, num_workers=config.num_workers, ranks=ranks
+    )
+    return loader, val_loader
+
+
+def _describe(config: Config, split: "Annotations", loader: "TrainLoader", ranks: "Ranks") -> dict[str, Any]:
+    """What every checkpoint says of its run."""
+    from pipelines.splits import annotation_files
+    from ssd import start
+
+    return {
+        "backbone": config.backbone,
+        "categories": [tuple(category) for category in split.categories],
+        "seed": config.seed,
+        "settings": config.to_dict(),
+        "data": start.data_identity(config, split.fingerprint(), loader, ranks),
+        "annotations": start.annotations_digest(annotation_files(split.file), ranks),
+    }
+
+
+def _announce(
+    run: "Run",
+    config: Config,
+    splits: "tuple[Annotations, Annotations]",
+    ranks: "Ranks",
+    step: int,
+    notes: Sequence[str],
+) -> None:
+    """Says, and logs, what is about to be trained on what, at which rate, and what the user should know of it."""
+    from ssd.precision import compute_dtype
+    from ssd.schedule import REFERENCE_BATCH, peak_lr
+
+    train_split, val_split = splits
+    global_batch_size = config.batch_size * ranks.world_size
+    peak = peak_lr(config.learning_rate, global_batch_size)
+    run.say(
+        f"{config.data}: {len(train_split.trainable_indices())} of {len(train_split)} images to train on, "
+        f"{len(val_split)} to judge by, {len(train_split.categories)} classes\n"
+        f"SSD300-{config.backbone}, {config.data_pipeline}, {ranks.world_size} x {ranks.device.type}, "
+        f"{str(compute_dtype(config, ranks.device) or 'float32').removeprefix('torch.')}, "
+        f"batch {global_batch_size}, seed {config.seed}, in {run.folder}\n"
+        f"learning rate {config.learning_rate:g} x batch {global_batch_size} / {REFERENCE_BATCH} = {peak:g}, "
+        f"{config.schedule}" + (f" after {config.warmup} steps of warm-up" if config.warmup else "")
+    )
+    run.log("learning_rate", step=step, base=config.learning_rate, global_batch_size=global_batch_size,
+            reference_batch_size=REFERENCE_BATCH, peak=peak, schedule=config.schedule)  # fmt: skip
+    for warning in filter(None, (train_split.repairs_text, val_split.repairs_text, _judged_text(val_split))):
+        run.say(f"warning: {warning}")
+    for split in splits:
+        if split.left_out:
+            run.log("images_left_out", annotations=str(split.file), images=len(split), left_out=split.left_out)
+    for note in notes:
+        run.say(f"note: {note}")
+
+
+def _judge(training: "Training", showcase: "Showcase", config: Config, ranks: "Ranks") -> "Judge":
+    from ssd.evaluate import coco_metrics, detect_split
+    from ssd.judge import Judge
+
+    ground_truth = showcase.ground_truth
+
+    def detect() -> "np.ndarray | None":
+        found = detect_split(training.judged_model, showcase, ground_truth, config, ranks)
+        if found is not None:
+            showcase.take(found, training.step)
+        return found
+
+    return Judge(detect, partial(coco_metrics, ground_truth, engine=config.eval_engine))
+
+
+def _write_results(run: "Run", results: dict[str, Any], config: Config, val_split: "Annotations") -> None:
+    from ssd.scores import published_band
+
+    about = {"val_images": len(val_split), "val_images_left_out": val_split.num_left_out}
+    run.write_results(
+        {**results, **about, "seed": config.seed, "data_pipeline": config.data_pipeline, "backbone": config.backbone}
+    )
+    run.show_metrics(results, f"{_data_name(config)} {config.val_split}, {results['train_seconds'] / 60:.1f} minutes")
+    if _is_as_published(config, val_split, results):
+        run.say(published_band(results["AP"]))
 
 
 def _is_as_published(config: Config, val_split: "Annotations", results: dict[str, Any]) -> bool:
@@ -279,7 +344,7 @@ def _evaluate(config: Config, ranks: "Ranks", json_file: str | None) -> int:
     import pipelines
     from ssd import checkpoint, weight_formats
     from ssd.evaluate import coco_metrics, detect_split
-    from ssd.record import show_metrics
+    from ssd.scores import show_metrics
 
     file = Path(config.checkpoint or "")
     content = weight_formats.load(file)
@@ -313,14 +378,13 @@ def predict(arguments: Sequence[str]) -> int:
     batch_size, threads = options.pop("batch_size"), options.pop("num_workers") or os.cpu_count() or 1
     config = config_of(options, Config(), needs_data=False)
 
-    from rich.console import Console
-
     from ssd import predict as prediction
+    from ssd.console import Console
     from ssd.detector import load_detector
 
     files = prediction.find_images(sources, output)
     detector = load_detector(config.checkpoint or "", config)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(soft_wrap=True)
     return prediction.predict(detector, files, output, batch_size=batch_size, threads=threads, console=console)
 
 
@@ -339,12 +403,11 @@ def export(arguments: Sequence[str]) -> int:
 def doctor(arguments: Sequence[str]) -> int:
     options = doctor_parser().parse_args(arguments)
 
-    from rich.console import Console
-
     from ssd import doctor as checkup
+    from ssd.console import Console
 
     findings = checkup.examine(Path(options.output))
-    checkup.show(findings, Console(highlight=False))
+    checkup.show(findings, Console())
     return checkup.exit_code(findings)
 
 
@@ -407,7 +470,7 @@ def _benchmark_data(arguments: Sequence[str]) -> int:
     from ssd.benchmark import through_training
     from ssd.console import Console
     from ssd.distributed import process_group
-    from ssd.record import hardware, versions
+    from ssd.environment import hardware, versions
     from ssd.start import build_training
 
     with process_group(config.device, local_rank) as ranks:
@@ -570,10 +633,11 @@ def main(arguments: Sequence[str]) -> int:
     except LostRankError as error:
         print(f"error: {error}", file=sys.stderr)
         return 3
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         from pipelines.no_dali import worker_failure
+        from ssd.errors import memory_failure
 
-        failure = worker_failure(error)
+        failure = worker_failure(error) or memory_failure(error)
         if failure is None:
             raise
         return _refuse(failure)

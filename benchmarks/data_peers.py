@@ -30,8 +30,8 @@ from pipelines.annotations import Annotations  # noqa: E402
 from pipelines.coco import read_annotations  # noqa: E402
 from ssd import anchors  # noqa: E402
 from ssd.distributed import Ranks  # noqa: E402
+from ssd.environment import hardware, versions  # noqa: E402
 from ssd.host_memory import keep_freed_memory  # noqa: E402
-from ssd.record import hardware, versions  # noqa: E402
 
 
 def dle_batches(checkout: Path, data: Path, split: str, batch_size: int, workers: int) -> Iterator[Any]:

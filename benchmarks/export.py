@@ -31,10 +31,10 @@ from ssd import checkpoint, export, weight_formats  # noqa: E402
 from ssd.batch import Detections  # noqa: E402
 from ssd.config import Config  # noqa: E402
 from ssd.detector import model_input  # noqa: E402
+from ssd.environment import hardware, versions  # noqa: E402
 from ssd.images import normalise  # noqa: E402
 from ssd.postprocess import detect  # noqa: E402
 from ssd.predict import find_images  # noqa: E402
-from ssd.record import hardware, versions  # noqa: E402
 
 SETTINGS = {"score_threshold": 0.05, "nms_iou": 0.5, "max_per_class": 200, "max_per_image": 200}
 

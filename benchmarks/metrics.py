@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from ssd.batch import GroundTruth  # noqa: E402
 from ssd.config import EVAL_ENGINES  # noqa: E402
+from ssd.environment import hardware, versions  # noqa: E402
 from ssd.evaluate import METRIC_NAMES, coco_metrics  # noqa: E402
-from ssd.record import hardware, versions  # noqa: E402
 
 SIZE_PX = (640, 480)
 

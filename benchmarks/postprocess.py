@@ -31,8 +31,8 @@ from pipelines.coco import read_annotations  # noqa: E402
 from ssd import checkpoint, weight_formats  # noqa: E402
 from ssd.batch import Detections, Predictions  # noqa: E402
 from ssd.distributed import Ranks  # noqa: E402
+from ssd.environment import hardware, versions  # noqa: E402
 from ssd.postprocess import detect  # noqa: E402
-from ssd.record import hardware, versions  # noqa: E402
 
 # Of DLE's evaluation; its decode_batch has the others as defaults or written out.
 NMS_IOU, MAX_PER_IMAGE = 0.5, 200

@@ -28,7 +28,7 @@ from pipelines.annotations import Annotations
 from pipelines.coco import read_annotations
 from pipelines.once_a_host import read_once_a_host
 from ssd.distributed import process_group
-from ssd.record import hardware, versions
+from ssd.environment import hardware, versions
 
 SIZES = ((118_287, 860_001), (118_287, 1_200_000), (236_574, 1_720_002))
 RANKS = 2

@@ -39,8 +39,8 @@ from ssd.benchmark import flops_per_image, matmul_flops  # noqa: E402
 from ssd.boxes import ltrb_to_cxcywh  # noqa: E402
 from ssd.config import BACKBONES, Config  # noqa: E402
 from ssd.distributed import Ranks, process_group  # noqa: E402
+from ssd.environment import hardware, versions  # noqa: E402
 from ssd.precision import autocast, compute_dtype, grad_scaler  # noqa: E402
-from ssd.record import hardware, versions  # noqa: E402
 from ssd.start import build_training  # noqa: E402
 from ssd.steps import build_step  # noqa: E402
 from ssd.synthetic import synthetic_batch  # noqa: E402

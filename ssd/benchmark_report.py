@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import torch
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from ssd.benchmark import Measurement, flops_per_image, inference_step, matmul_flops, measure, training_step
 from ssd.config import Config
+from ssd.console import Console
 from ssd.distributed import Ranks
-from ssd.record import hardware, versions
+from ssd.environment import hardware, versions
 from ssd.side_stream import on_side_stream
 from ssd.start import build_training
 
@@ -106,7 +106,7 @@ def show_table(subject: str, rows: Sequence[Row]) -> None:
         speed, milliseconds, mfu, peak = row.measured
         by_part = (f"{milliseconds[part]:.1f}" if part in milliseconds else "-" for part in parts)
         table.add_row(row.name, str(row.batch_size), f"{speed:.1f}", *by_part, f"{mfu:.0%}", f"{peak / 2**20:.0f}")
-    Console(highlight=False).print(table)
+    Console().print(table)
 
 
 def write_json(file: Path, rows: Sequence[Row], about: dict[str, Any]) -> None:

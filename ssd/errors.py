@@ -8,5 +8,18 @@ class InputError(ValueError):
     """
 
 
+def memory_failure(error: Exception) -> InputError | None:
+    """What the user should read if the error tells of memory that is used up, on a GPU or on the host; else None."""
+    # By names, as this module knows nothing of torch, which reports the host's by a plain RuntimeError.
+    of_gpu = type(error).__name__ == "OutOfMemoryError"
+    if not (of_gpu or isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)):
+        return None
+    cause = (str(error).strip() or "no memory is left").splitlines()[0].rstrip(".")
+    return InputError(
+        f"out of memory: {cause}; pass a smaller --batch-size (--accumulate keeps the step as it is) or "
+        f"--eval-batch-size, or free the {'GPU' if of_gpu else 'machine'} of other work"
+    )
+
+
 class LostRankError(RuntimeError):
     """Another rank died, or did not come in time. Exit code 3."""

@@ -3,73 +3,26 @@
 Only rank 0 writes; on other ranks every method does nothing.
 """
 
-import itertools
 import json
 import os
-import platform
-import re
-import subprocess
 import sys
 import time
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import RenderableType
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 from ssd.config import Config
 from ssd.console import Console
 from ssd.distributed import Ranks
+from ssd.environment import git_revision, hardware, versions
 from ssd.errors import InputError
-from ssd.keep import FOLDER, LAST, kept
+from ssd.keep import FOLDER, LAST
+from ssd.scores import show_metrics
 from ssd.trackers import Trackers
-
-_PACKAGES = ("torch", "torchvision", "numpy", "pycocotools", "faster-coco-eval", "pillow", "simplejpeg")
-
-
-def choose_folder(name: str, output: str | None, resume: str | None) -> tuple[Path, list[Path]]:
-    """The run's folder and the checkpoints to resume from, the one to prefer first; none to start anew.
-
-    name: of the data. output: the folder if given; otherwise runs/<name>-<time>. resume: None, "auto" (the checkpoints
-    of the folder, or of the newest runs/<name>-<time> if no folder is given; none is no error) or a file.
-    Raises InputError rather than write over another run.
-    """
-    if resume == "auto":
-        for folder in [Path(output)] if output else _runs_of(name):
-            if files := kept(folder):
-                return folder, files
-        return (Path(output) if output else _new_folder(name, None)), []
-    if resume is None:
-        return _new_folder(name, output), []
-    file = Path(resume)
-    own = file.parent.parent if file.parent.name == FOLDER else None
-    if own is not None and (output is None or Path(output).resolve() == own.resolve()):
-        return own, [file]
-    return _new_folder(name, output), [file]
-
-
-def _runs_of(name: str) -> list[Path]:
-    """The folders that `_new_folder` has given to this data, newest first."""
-    pattern = re.compile(re.escape(name) + r"-\d{8}-\d{6}(-\d+)?")
-    folders = Path("runs").iterdir() if Path("runs").is_dir() else ()
-    return sorted((folder for folder in folders if pattern.fullmatch(folder.name)), reverse=True)
-
-
-def _new_folder(name: str, output: str | None) -> Path:
-    if output is not None:
-        folder = Path(output)
-        if any((folder / file).exists() for file in (FOLDER, "config.json", "log.jsonl")):
-            raise InputError(f"--output {folder}: holds a run; pass --resume auto to go on with it, or another folder")
-        return folder
-    first = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    numbered = (first.with_name(f"{first.name}-{number}") for number in itertools.count(2))
-    return next(folder for folder in itertools.chain([first], numbered) if not folder.exists())
 
 
 class Run:
@@ -210,83 +163,3 @@ def _scalars(values: dict[str, Any], prefix: str) -> dict[str, float]:
         elif isinstance(value, int | float) and name != "step":
             found[prefix + name] = value
     return found
-
-
-def show_metrics(metrics: dict[str, Any], title: str, console: Console | None = None) -> None:
-    """Prints the COCO table and each class's AP, best first."""
-    console = console or Console(soft_wrap=True)
-    table = Table(title=escape(title), title_justify="left")
-    for name in ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100"):
-        table.add_column(name, justify="right")
-    table.add_row(*(_score(metrics[str(column.header)]) for column in table.columns))
-    console.print(table)
-    per_class = metrics["per_class"]
-    best_first = sorted(per_class, key=lambda name: -1 if per_class[name] is None else per_class[name], reverse=True)
-    console.print("AP by class: " + ", ".join(f"{name} {_score(per_class[name])}" for name in best_first), markup=False)
-
-
-def _score(value: float | None) -> str:
-    return "-" if value is None or value < 0 else f"{value:.3f}"
-
-
-# DeepLearningExamples' SSD300-R50 after 65 epochs of COCO 2017 on 8 A100 with AMP, batch 128 each: mean and standard
-# deviation of 15 seeds.
-PUBLISHED_AP, PUBLISHED_AP_DEVIATION = 0.26795, 0.00136
-
-
-def published_band(ap: float) -> str:
-    """One line: where an AP in [0, 1] falls among NVIDIA's published seeds."""
-    deviations = (ap - PUBLISHED_AP) / PUBLISHED_AP_DEVIATION
-    side = "above" if deviations > 0 else "below"
-    return (
-        f"AP {ap:.4f} is {abs(deviations):.1f} standard deviations {side} the mean of NVIDIA's 15 published seeds, "
-        f"{PUBLISHED_AP} +- {PUBLISHED_AP_DEVIATION}"
-    )
-
-
-def versions() -> dict[str, str | None]:
-    """Versions of Python and of the packages that can change a result; None where one is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    # One package, built for one CUDA or another, under another name each.
-    dali = [d for d in distributions() if (d.metadata["Name"] or "").lower().startswith("nvidia-dali")]
-    found["dali"] = dali[0].version if dali else None
-    return found
-
-
-def hardware(device: torch.device) -> dict[str, Any]:
-    """What the run ran on."""
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "cpu_model": _cpu_model(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-    }
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
-def git_revision() -> str | None:
-    """The checkout's commit, with "-dirty" if files differ from it; None outside a checkout."""
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None

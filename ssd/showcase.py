@@ -27,7 +27,7 @@ class Showcase:
 
     def __init__(self, loader: EvalLoader, ground_truth: GroundTruth, run: Run, engine: str) -> None:
         """engine: one of config.EVAL_ENGINES."""
-        self._loader, self._ground_truth, self._run, self._engine = loader, ground_truth, run, engine
+        self._loader, self.ground_truth, self._run, self._engine = loader, ground_truth, run, engine
         self._with_objects = {row["image_id"] for row in ground_truth.dataset["annotations"]}
         self._examples: dict[int, Tensor] = {}  # index -> 3 x 300 x 300
         self._results: np.ndarray | None = None
@@ -40,15 +40,15 @@ class Showcase:
 
     def _remember(self, batch: EvalBatch) -> None:
         for row, index in enumerate(batch.indices.tolist()):
-            if self._ground_truth.image_ids[index] in self._with_objects and len(self._examples) < EXAMPLES:
+            if self.ground_truth.image_ids[index] in self._with_objects and len(self._examples) < EXAMPLES:
                 self._examples[index] = batch.images[row].cpu()
 
     def take(self, results: np.ndarray, step: int) -> None:
         """results: as `evaluate.detect_split` returns them."""
         self._results = results
         if self._run.trackers:
-            precision = precision_at_iou50(self._ground_truth, results, self._engine)
-            curves = zip(class_names(self._ground_truth), precision, strict=True)
+            precision = precision_at_iou50(self.ground_truth, results, self._engine)
+            curves = zip(class_names(self.ground_truth), precision, strict=True)
             self._run.trackers.precision_recall({name: curve for name, curve in curves if curve[0] >= 0}, step)
             if self._examples:
                 self._run.trackers.image("predictions", self._mosaic(results), step)
@@ -57,7 +57,7 @@ class Showcase:
         """Writes evaluation.json and metrics.csv into the folder of the run, which has its results already; with plots,
         those and report.html."""
         if self._results is not None:
-            self._run.write_evaluation(analyse(self._ground_truth, self._results, self._engine))
+            self._run.write_evaluation(analyse(self.ground_truth, self._results, self._engine))
         write_csv(self._run.folder / "metrics.csv", read_history(self._run.folder))
         if not plots:
             return
@@ -73,13 +73,13 @@ class Showcase:
         """The examples, in rows: ground truth above, detections below."""
         truths, found = [], []
         for index, image in self._examples.items():
-            width, height = self._ground_truth.sizes_px[index].tolist()
+            width, height = self.ground_truth.sizes_px[index].tolist()
             scale = _TILE_PX / max(width, height)
             size_px = max(1, round(scale * width)), max(1, round(scale * height))
             picture = picture_of(image, size_px)
             truths.append(picture.copy())
             draw_boxes(truths[-1], self._true_boxes(index))
-            rows = results[(results[:, 0] == self._ground_truth.image_ids[index]) & (results[:, 5] >= SHOWN_SCORE)]
+            rows = results[(results[:, 0] == self.ground_truth.image_ids[index]) & (results[:, 5] >= SHOWN_SCORE)]
             found.append(picture)
             boxes = [(row[1:5].tolist(), int(row[6]), f" {row[5]:.2f}") for row in rows]
             draw_boxes(found[-1], [self._box(index, *box) for box in boxes])
@@ -90,13 +90,13 @@ class Showcase:
         return mosaic(titled, _TILE_PX)
 
     def _true_boxes(self, index: int) -> list[Box]:
-        image_id = self._ground_truth.image_ids[index]
-        rows = [row for row in self._ground_truth.dataset["annotations"] if row["image_id"] == image_id]
+        image_id = self.ground_truth.image_ids[index]
+        rows = [row for row in self.ground_truth.dataset["annotations"] if row["image_id"] == image_id]
         return [self._box(index, row["bbox"], row["category_id"], " (crowd)" if row["iscrowd"] else "") for row in rows]
 
     def _box(self, index: int, xywh_px: list[float], category_id: int, more: str) -> Box:
-        width, height = self._ground_truth.sizes_px[index].tolist()
+        width, height = self.ground_truth.sizes_px[index].tolist()
         x, y, w, h = xywh_px
-        label = self._ground_truth.category_ids.index(category_id)
+        label = self.ground_truth.category_ids.index(category_id)
         ltrb = x / width, y / height, (x + w) / width, (y + h) / height
-        return Box(ltrb, label + 1, class_names(self._ground_truth)[label] + more)
+        return Box(ltrb, label + 1, class_names(self.ground_truth)[label] + more)

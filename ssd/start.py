@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -24,13 +24,21 @@ def is_over(resumed: dict[str, Any], config: Config) -> bool:
     return resumed["epoch"] >= config.epochs or (config.target is not None and resumed["best_ap"] >= config.target)
 
 
-def find_checkpoint(files: list[Path], ranks: Ranks) -> tuple[Path | None, dict[str, Any] | None, list[str]]:
-    """The newest of these checkpoints that is whole, its content, and what the user should know of the others.
+class Origin(NamedTuple):
+    """The checkpoint that a run goes on from, its content, and what the user should know of others."""
 
-    Of no files, nothing. Raises InputError where none is whole, or where the ranks do not read the same one.
+    file: Path
+    content: dict[str, Any]
+    notes: list[str]
+
+
+def find_checkpoint(files: list[Path], ranks: Ranks) -> Origin | None:
+    """The newest of these checkpoints that is whole; None of no files.
+
+    Raises InputError where none is whole, or where the ranks do not read the same one.
     """
     if not files:
-        return None, None, []
+        return None
     file: Path | None = None
     content: dict[str, Any] | None = None
     notes: list[str] = []
@@ -46,31 +54,30 @@ def find_checkpoint(files: list[Path], ranks: Ranks) -> tuple[Path | None, dict[
             f"{file}: rank {ranks.rank} reads one of step {content['step']} where rank 0 reads one of step "
             f"{step}; make --output one folder that all hosts share, as it is at one time"
         )
-    return file, content, notes
+    return Origin(file, content, notes)
 
 
 def build_training(
     config: Config,
     categories: Sequence[tuple[int, str]],
     ranks: Ranks,
-    resumed: dict[str, Any] | None = None,
-    resume_file: Path | None = None,
+    origin: Origin | None = None,
 ) -> tuple[Training, list[str]]:
     """The model on its device with its optimiser, and what the user should know of where its weights come from.
 
-    categories: the data set's (id, name) in the order of the labels 1, 2, ...; with resumed and its file, the weights
-    are that checkpoint's. Raises InputError where weights and settings or categories do not fit.
+    categories: the data set's (id, name) in the order of the labels 1, 2, ...; with an origin, the weights are that
+    checkpoint's. Raises InputError where weights and settings or categories do not fit.
     """
     notes: list[str] = []
     if config.fp16 and ranks.device.type == "cpu":
         notes.append("--fp16 on a CPU computes in bfloat16")
     torch.manual_seed(config.seed or 0)
     model = SSD300(config.backbone, 1 + len(categories))
-    if resumed and resume_file:
-        if resumed["backbone"] != config.backbone:
-            raise InputError(f"{resume_file}: pass --backbone {resumed['backbone']}, which it was trained with")
-        checkpoint.require_categories(resumed, resume_file, list(categories), config.data)
-        model = checkpoint.build_model(resumed, resume_file)
+    if origin:
+        if origin.content["backbone"] != config.backbone:
+            raise InputError(f"{origin.file}: pass --backbone {origin.content['backbone']}, which it was trained with")
+        checkpoint.require_categories(origin.content, origin.file, list(categories), config.data)
+        model = checkpoint.build_model(origin.content, origin.file)
     elif config.checkpoint:
         file = Path(config.checkpoint)
         fresh = checkpoint.load_for_fine_tuning(model, weight_formats.load(file), file)

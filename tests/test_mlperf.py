@@ -30,7 +30,8 @@ from ssd.errors import InputError
 from ssd.evaluate import METRIC_NAMES
 from ssd.judge import Judge
 from ssd.mlperf import ComplianceLog, check, clear_page_cache, read_events
-from ssd.record import Run, published_band
+from ssd.record import Run
+from ssd.scores import published_band
 from ssd.train import Training, build_optimizer, train
 
 ROOT = Path(main.__file__).parent
