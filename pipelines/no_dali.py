@@ -253,7 +253,7 @@ def plain_errors(batches: Iterable[_T]) -> Iterator[_T]:
     raise failure
 
 
-def worker_failure(error: RuntimeError) -> InputError | None:
+def worker_failure(error: Exception) -> InputError | None:
     """What the user should read if the error is torch's report of a worker that died or found no shared memory.
 
     torch raises the former by a signal, wherever the main thread is.

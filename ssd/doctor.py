@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 
 import psutil
 from packaging.requirements import Requirement
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from ssd.config import Config
+from ssd.console import Console
 from ssd.errors import InputError
 
 OK, WARN, STOP = "ok", "warn", "stop"

@@ -202,6 +202,8 @@ def config_of(flags: dict[str, Any], base: Config, *, needs_data: bool = True) -
     about_mlperf = sorted(name for name in flags if name.startswith("mlperf_"))
     if about_mlperf and not config.mlperf:
         raise InputError(f"--{about_mlperf[0].replace('_', '-')} says nothing without --mlperf; pass both or neither")
+    if config.mlperf and not config.mlperf_org.strip():
+        raise InputError("--mlperf-org: says nothing; name who submits")
     if needs_data and not config.data:
         raise InputError('--data is missing: pass a folder as COCO or VOC has it, or "demo"')
     return config

@@ -11,10 +11,10 @@ from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ssd.boxes import ltrb_to_xywh
+from ssd.console import Console
 from ssd.detector import Detector, ImageDetections, ModelInput, model_input
 from ssd.errors import InputError
 from ssd.images import SUFFIXES, read_upright

@@ -24,7 +24,8 @@ if str(ROOT) not in sys.path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    # Fast ones first. The longest of the slow ones before the others, so that in the end no process waits for it.
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is not None, item.path.stem != "test_two_hosts"))
     for_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not for_gpu:
         return

@@ -160,6 +160,7 @@ def test_fp16_overrides_a_recipe_in_bf16() -> None:
         ("--data DIR --fp16 --bf16", "--fp16 and --bf16"),
         ("--data DIR --mlperf --mlperf-division both", "--mlperf-division"),
         ("--data DIR --mlperf --mlperf-status sold", "--mlperf-status"),
+        ("--data DIR --mlperf --mlperf-org=", "--mlperf-org"),
         ("--data DIR --mlperf-org me", "--mlperf-org says nothing without --mlperf"),
         ("show-data --data DIR --output data.gif", "--output data.gif"),
         ("benchmark data --data DIR --plot data.gif", "--plot data.gif"),

@@ -365,6 +365,8 @@ def test_targets(data_pipeline: str, small_data: Path, tmp_path: Path) -> None:
     assert "--target 1.0 was not reached" in done.stdout
     assert json.loads((tmp_path / "high" / "results.json").read_text())["epochs"] == 1
     assert (tmp_path / "high" / "checkpoints" / "best.pt").exists()
+    again = train(small_data, tmp_path / "high", *flags, "--epochs", 1, "--target", 1, "--resume", "auto")
+    assert again.returncode == 1 and "--target 1.0 was not reached; pass --epochs" in again.stdout
 
     succeeded(train(small_data, tmp_path / "low", *flags, "--epochs", 50, "--evaluation", 2, 3, "--target", 0))
     assert json.loads((tmp_path / "low" / "results.json").read_text())["epochs"] == 2
@@ -376,7 +378,9 @@ def test_a_diverging_loss_ends_the_run_and_keeps_its_checkpoints(
 ) -> None:
     output = Path(shutil.copytree(finished, tmp_path / "run"))
     kept = {path: path.read_bytes() for path in (output / "checkpoints").iterdir()}
-    flags = ["--data_pipeline", finished.name, "--epochs", 9, "--learning-rate", 1e9, "--bs", 2, "--resume-anyway"]
+    # Weight decay alone multiplies the weights by 6e7 a step, whatever the gradients are.
+    rates = ["--learning-rate", 1e9, "--weight-decay", 1]
+    flags = ["--data_pipeline", finished.name, "--epochs", 9, *rates, "--bs", 2, "--resume-anyway"]
     done = train(demo_data, output, *flags, "--checkpoint-every", "9 epochs", "--resume", "auto")
     assert done.returncode == 1
     assert done.stderr.startswith("error: the loss became ") and done.stderr.count("\n") == 1, done.stderr
