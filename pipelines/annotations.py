@@ -13,6 +13,10 @@ MAX_IMAGE_SIDE_PX = 65_535
 """JPEG's limit. It also keeps a box of the smallest side from vanishing in float32."""
 
 
+MIN_TRAINED_SIDE_PX = 4
+"""A random crop, 0.3 of a side at the least, must hold a pixel of it; DALI's decoder dies over one that does not."""
+
+
 class Category(NamedTuple):
     """One kind of object, with the file's own id, which may have gaps."""
 
@@ -90,8 +94,10 @@ class Annotations:
         return slice(int(self.box_starts[i]), int(self.box_starts[i + 1]))
 
     def trainable_indices(self) -> np.ndarray:
-        """Int64 indices, ascending, of the images with at least one box that is not a crowd region."""
-        return np.unique(self.image_of_box()[~self.is_crowd])
+        """Int64 indices, ascending, of the images with at least one box that is not a crowd region, and with
+        MIN_TRAINED_SIDE_PX or more to either side."""
+        with_boxes = np.unique(self.image_of_box()[~self.is_crowd])
+        return with_boxes[self.sizes_px[with_boxes].min(axis=1) >= MIN_TRAINED_SIDE_PX]
 
     def without(self, bad_images: dict[str, str]) -> "Annotations":
         """This split less some images and their boxes. bad_images: file name -> what is wrong, such as "unreadable".

@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.annotations import Annotations
+from pipelines.annotations import MIN_TRAINED_SIDE_PX, Annotations
 from pipelines.coco import read_tolerantly
 from pipelines.images import Flaw
 from pipelines.scan import Look, look_at_all, remember
@@ -72,6 +72,7 @@ CMYK = Kind("CMYK images", Effect.HARMLESS, "they become RGB")
 OTHER_MODE = Kind("palette, transparent or 1-bit images", Effect.HARMLESS, "they become RGB, and transparency goes")
 CROWD = Kind("crowd regions", Effect.HARMLESS, "not learned, and ignored in evaluation, as COCO defines")
 EMPTY = Kind("images without a box to learn from", Effect.HARMLESS, "not trained on, but evaluated on")
+TINY = Kind(f"images under {MIN_TRAINED_SIDE_PX} pixels wide or high", Effect.HARMLESS, EMPTY.remedy)
 
 _OF_DEFECT = {
     Defect.MALFORMED: "correct or remove them",
@@ -147,7 +148,8 @@ def _note_boxes(report: SplitReport, annotations: Annotations) -> None:
     for row in np.flatnonzero(annotations.is_crowd).tolist():
         report.note(CROWD, names[row], f"annotation {ids[row]}")
     for index in np.setdiff1d(np.arange(len(annotations)), annotations.trainable_indices()).tolist():
-        report.note(EMPTY, annotations.file_names[index])
+        is_tiny = annotations.sizes_px[index].min() < MIN_TRAINED_SIDE_PX
+        report.note(TINY if is_tiny else EMPTY, annotations.file_names[index])
     first_of: dict[tuple[object, ...], int] = {}
     columns = (names.tolist(), annotations.labels.tolist(), map(tuple, annotations.boxes_xywh_px.tolist()))
     for row, key in enumerate(zip(*columns, strict=True)):

@@ -139,6 +139,15 @@ def test_only_images_with_a_box_that_is_no_crowd_train(tmp_path: Path) -> None:
     assert indices.tolist() == [0] and indices.dtype == np.int64
 
 
+def test_images_too_small_to_crop_do_not_train(tmp_path: Path) -> None:
+    boxes = [{"id": 1 + k, "image_id": id, "category_id": 3, "bbox": [0, 0, 2, 2]} for k, id in enumerate((70, 7, 9))]
+    document = changed("annotations", to=boxes)
+    for image, size in zip(document["images"], ((3, 300), (4, 4), (300, 3)), strict=True):
+        image["width"], image["height"] = size
+    annotations = read_annotations(write(tmp_path, document), "train")
+    assert annotations.trainable_indices().tolist() == [1] and len(annotations.ground_truth().image_ids) == 3
+
+
 def test_a_split_without_boxes_can_be_evaluated_but_not_trained(tmp_path: Path) -> None:
     annotations = read_annotations(write(tmp_path, changed("annotations", to=[])), "train")
     assert_clean(annotations)

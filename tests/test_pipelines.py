@@ -1,5 +1,6 @@
 """The contract of the loaders, for both data paths: what comes out, in which order, and where it goes on."""
 
+import json
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import pipelines
 from pipelines import augmentation
@@ -157,6 +159,23 @@ def test_passes_take_every_image_once_in_a_new_order(
 def test_images_without_a_box_to_learn_do_not_train(name: str, split: Annotations) -> None:
     assert 0 < len(split.trainable_indices()) < len(split)
     assert _train(name, split).steps_per_epoch == -(-len(split.trainable_indices()) // 4)
+
+
+@pytest.mark.parametrize("size_px", [(4, 4), (4, 300)])
+def test_the_smallest_images_train(name: str, size_px: tuple[int, int], tmp_path: Path) -> None:
+    """Whatever their crop: DALI's decoder dies over one without a pixel, as images of 2 pixels soon have."""
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "train").mkdir()
+    Image.new("RGB", size_px, "red").save(tmp_path / "train" / "a.jpg")
+    width, height = size_px
+    document = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": width, "height": height}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, width, height]}],
+        "categories": [{"id": 1, "name": "red"}],
+    }
+    (tmp_path / "annotations" / "instances_train.json").write_text(json.dumps(document))
+    for batch in islice(_train(name, read_annotations(tmp_path, "train")).batches(0), 50):
+        assert batch.images.isfinite().all()
 
 
 def test_a_split_without_boxes_is_refused(name: str, numbered: Annotations, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from runs import ENVIRONMENT, ROOT, assert_equal, log_of
 
+from runs import ENVIRONMENT, ROOT, assert_equal, log_of
 from ssd.evaluate import METRIC_NAMES
 from ssd.model import SSD300
 
