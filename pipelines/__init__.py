@@ -6,7 +6,7 @@ The contracts are `ssd.batch.TrainLoader` and `ssd.batch.EvalLoader`; a test hol
 from types import ModuleType
 from typing import Any
 
-from pipelines.annotations import Annotations
+from pipelines.annotations import MIN_TRAINED_SIDE_PX, Annotations
 from pipelines.augmentation import AUGMENTATIONS, Augmentation
 from ssd.batch import EvalLoader, TrainLoader
 from ssd.distributed import Ranks
@@ -28,7 +28,10 @@ def build_train(
     Raises InputError if there is nothing to train on.
     """
     if len(annotations.trainable_indices()) == 0:
-        raise InputError(f"{annotations.file}: no image has a box to learn from; pass another --train-split")
+        raise InputError(
+            f"{annotations.file}: no image of {MIN_TRAINED_SIDE_PX} pixels a side or more has a box to learn from; "
+            "pass another --train-split"
+        )
     loader: TrainLoader = _path(name).TrainLoader(
         annotations, batch_size=batch_size, num_workers=num_workers, seed=seed, ranks=ranks, settings=settings
     )

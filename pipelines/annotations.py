@@ -87,6 +87,8 @@ class Annotations:
         digest = hashlib.sha256("\n".join(self.file_names).encode())
         for array in (self.sizes_px, self.box_starts, self.boxes_ltrb, self.labels, self.is_crowd):
             digest.update(array.tobytes())
+        if (trains := self.trains()).sum() < (~self.is_crowd).sum():
+            digest.update(trains.tobytes())
         return digest.hexdigest()[:16]
 
     def boxes_of(self, i: int) -> slice:
@@ -94,10 +96,13 @@ class Annotations:
         return slice(int(self.box_starts[i]), int(self.box_starts[i + 1]))
 
     def trainable_indices(self) -> np.ndarray:
-        """Int64 indices, ascending, of the images with at least one box that is not a crowd region, and with
-        MIN_TRAINED_SIDE_PX or more to either side."""
-        with_boxes = np.unique(self.image_of_box()[~self.is_crowd])
-        return with_boxes[self.sizes_px[with_boxes].min(axis=1) >= MIN_TRAINED_SIDE_PX]
+        """Int64 indices, ascending, of the images with a box to learn from."""
+        return np.unique(self.image_of_box()[self.trains()])
+
+    def trains(self) -> np.ndarray:
+        """M bool: the boxes to learn from, no crowd regions, and of images with MIN_TRAINED_SIDE_PX or more a side."""
+        is_large = self.sizes_px.min(axis=1) >= MIN_TRAINED_SIDE_PX
+        return ~self.is_crowd & is_large[self.image_of_box()]
 
     def without(self, bad_images: dict[str, str]) -> "Annotations":
         """This split less some images and their boxes. bad_images: file name -> what is wrong, such as "unreadable".

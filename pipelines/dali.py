@@ -174,8 +174,8 @@ def _pixels(images: Tensor | list[Tensor], *, antialias: bool = True) -> Tensor:
 
 def _write_clean_file(annotations: Annotations, file: Path, *, with_boxes: bool) -> None:
     """A COCO file for DALI's reader. Image i has id i, and boxes are inside the image also in DALI's float32."""
-    trains = ~annotations.is_crowd if with_boxes else np.zeros(len(annotations.labels), dtype=bool)
-    images = np.repeat(np.arange(len(annotations)), np.diff(annotations.box_starts))[trains]
+    trains = annotations.trains() if with_boxes else np.zeros(len(annotations.labels), dtype=bool)
+    images = annotations.image_of_box()[trains]
     boxes_xywh_px = _xywh_px_inside(annotations.boxes_ltrb[trains], annotations.sizes_px[images])
     sizes_and_names = zip(annotations.sizes_px, annotations.file_names, strict=True)
     tables: dict[str, Iterator[dict[str, Any]]] = {

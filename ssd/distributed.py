@@ -81,7 +81,7 @@ def process_group(device: str = "auto", local_rank: int | None = None, timeout_m
 
 def _is_of_collective(error: RuntimeError) -> bool:
     """Whether it is gloo or NCCL that complains; gloo does so by a plain RuntimeError."""
-    return isinstance(error, dist.DistError) or re.search(r"gloo/\S+\.cc:\d+\]", str(error)) is not None
+    return isinstance(error, dist.DistError) or re.search(r"gloo/\S+\.(?:cc|h):\d+\]", str(error)) is not None
 
 
 def broadcast_object(value: Any, ranks: Ranks) -> Any:

@@ -1,5 +1,9 @@
 """The exceptions that the command line turns into one line and an exit code."""
 
+import re
+
+_MEMORY_CAUSE = re.compile("DefaultCPUAllocator|MemoryError: ")
+
 
 class InputError(ValueError):
     """Bad input from outside: a file, a folder or a flag. Exit code 2.
@@ -14,7 +18,9 @@ def memory_failure(error: Exception) -> InputError | None:
     of_gpu = type(error).__name__ == "OutOfMemoryError"
     if not (of_gpu or isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)):
         return None
-    cause = (str(error).strip() or "no memory is left").splitlines()[0].rstrip(".")
+    lines = str(error).strip().splitlines() or ["no memory is left"]
+    # A worker's error comes with its traceback, the cause last.
+    cause = next((line for line in reversed(lines) if _MEMORY_CAUSE.search(line)), lines[0]).strip().rstrip(".")
     return InputError(
         f"out of memory: {cause}; pass a smaller --batch-size (--accumulate keeps the step as it is) or "
         f"--eval-batch-size, or free the {'GPU' if of_gpu else 'machine'} of other work"

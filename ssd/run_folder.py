@@ -21,28 +21,35 @@ def run_folder(name: str, output: str | None, resume: str | None, ranks: Ranks) 
     runs/<name>-<time> if no folder is given; none is no error) or a file.
     Raises InputError rather than write over another run.
     """
-    folder, files = broadcast_object(_choose(name, output, resume, ranks), ranks)
+    folder, files = _choose(output, resume, _runs_of(name))
+    makes = folder is None and ranks.is_main  # whose choice is the one that counts
+    if makes:
+        folder = _new_folder(name)
     try:
-        yield folder, files
+        yield broadcast_object((folder, files), ranks)
     finally:
-        if ranks.is_main and output is None:
+        if makes and folder:
             with suppress(OSError):  # not empty
                 folder.rmdir()
 
 
-def _choose(name: str, output: str | None, resume: str | None, ranks: Ranks) -> tuple[Path, list[Path]]:
+def _choose(output: str | None, resume: str | None, runs: list[Path]) -> tuple[Path | None, list[Path]]:
+    """The folder, None for a new one, and the checkpoints. runs: those of this data, newest first."""
     if resume == "auto":
-        for folder in [Path(output)] if output else _runs_of(name):
+        for folder in [Path(output)] if output else runs:
             if files := kept(folder):
                 return folder, files
-        return (Path(output) if output else _new_folder(name, None, ranks)), []
-    if resume is None:
-        return _new_folder(name, output, ranks), []
-    file = Path(resume)
-    own = file.parent.parent if file.parent.name == FOLDER else None
-    if own is not None and (output is None or Path(output).resolve() == own.resolve()):
-        return own, [file]
-    return _new_folder(name, output, ranks), [file]
+        return (Path(output) if output else None), []
+    files = [Path(resume)] if resume else []
+    own = [file.parents[1] for file in files if file.parent.name == FOLDER]
+    if own and (output is None or Path(output).resolve() == own[0].resolve()):
+        return own[0], files
+    if output is None:
+        return None, files
+    folder = Path(output)
+    if any((folder / file).exists() for file in (FOLDER, "config.json", "log.jsonl")):
+        raise InputError(f"--output {folder}: holds a run; pass --resume auto to go on with it, or another folder")
+    return folder, files
 
 
 def _runs_of(name: str) -> list[Path]:
@@ -52,23 +59,20 @@ def _runs_of(name: str) -> list[Path]:
     return sorted((folder for folder in folders if pattern.fullmatch(folder.name)), reverse=True)
 
 
-def _new_folder(name: str, output: str | None, ranks: Ranks) -> Path:
-    if output is not None:
-        folder = Path(output)
-        if any((folder / file).exists() for file in (FOLDER, "config.json", "log.jsonl")):
-            raise InputError(f"--output {folder}: holds a run; pass --resume auto to go on with it, or another folder")
-        return folder
+def _new_folder(name: str) -> Path:
     first = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if not ranks.is_main:  # rank 0's is the one that counts
-        return first
     numbered = (first.with_name(f"{first.name}-{number}") for number in itertools.count(2))
-    return next(folder for folder in itertools.chain([first], numbered) if _makes(folder))
+    try:
+        first.parent.mkdir(exist_ok=True)
+        return next(folder for folder in itertools.chain([first], numbered) if _makes(folder))
+    except OSError as error:
+        raise InputError(f"{first}: cannot be made ({error.strerror}); pass --output with another folder") from error
 
 
 def _makes(folder: Path) -> bool:
     """False if it is there: another run may have begun in this second."""
     try:
-        folder.mkdir(parents=True)
+        folder.mkdir()
     except FileExistsError:
         return False
     return True

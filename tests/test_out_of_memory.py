@@ -30,5 +30,13 @@ def test_it_is_one_line(use_up: object, monkeypatch: pytest.MonkeyPatch, capsys:
     assert said.startswith("error: out of memory: ") and "--batch-size" in said and said.count("\n") == 1, said
 
 
+def test_a_workers_cause_is_found() -> None:
+    error = RuntimeError(
+        "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File x\n"
+        "RuntimeError: [enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: 8 bytes.\n"
+    )
+    assert "allocate memory: 8 bytes; pass" in str(memory_failure(error))
+
+
 def test_other_errors_are_not() -> None:
     assert memory_failure(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None

@@ -58,6 +58,20 @@ def test_the_users_own_folder_is_left_alone(tmp_path: Path) -> None:
         assert not folder.exists()  # the first that writes makes it
 
 
+def test_a_folder_that_was_there_stays(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    with run_folder("coco", None, "mine/checkpoints/last.pt", HERE) as (folder, files):
+        assert (folder, files) == (Path("mine"), [Path("mine/checkpoints/last.pt")])
+    assert folder.is_dir()
+
+
+@pytest.mark.parametrize("make_runs", [lambda runs: runs.symlink_to("gone"), lambda runs: runs.touch()])
+def test_a_place_where_no_folder_can_be(make_runs: Callable[[Path], None], tmp_path: Path) -> None:
+    make_runs(tmp_path / "runs")
+    with pytest.raises(InputError, match="cannot be made .* --output"), run_folder("coco", None, None, HERE):
+        pass
+
+
 @pytest.mark.parametrize("make", [with_checkpoint, lambda run: run.mkdir() or (run / "log.jsonl").touch()])
 def test_another_run_is_not_written_over(make: Callable[[Path], object]) -> None:
     make(Path("taken"))
