@@ -4,6 +4,7 @@
 Heavy imports stand inside the commands, after their flags are read.
 """
 
+import difflib
 import io
 import os
 import sys
@@ -94,6 +95,8 @@ def train(arguments: Sequence[str]) -> int:
     local_rank, recipe = options.pop("local_rank"), options.pop("recipe")
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     config = config_of(options, base_of(recipe, parser, options.get("batch_size"), world_size))
+    if recipe is None:
+        config = _with_backbone_of_checkpoint(config, options)
 
     from ssd.distributed import process_group
     from ssd.trackers import Trackers, require_packages
@@ -104,6 +107,15 @@ def train(arguments: Sequence[str]) -> int:
         Trackers(config.track if ranks.is_main else ()) as trackers,
     ):
         return _train(config, ranks, trackers)
+
+
+def _with_backbone_of_checkpoint(config: Config, options: dict[str, Any]) -> Config:
+    """That of the file to start from, where there is one and --backbone does not say another."""
+    if not config.checkpoint or "backbone" in options:
+        return config
+    from ssd import weight_formats
+
+    return replace(config, backbone=weight_formats.load(Path(config.checkpoint))["backbone"])
 
 
 def _train(config: Config, ranks: "Ranks", trackers: "Trackers") -> int:
@@ -127,7 +139,7 @@ def _say_it_is_over(folder: Path, content: dict[str, Any], config: Config, ranks
     reached = config.target is None or content["best_ap"] >= config.target
     missed = "" if reached else f", and --target {config.target} was not reached"
     if ranks.is_main:
-        print(f"{folder}: this run is over after {content['epoch']} epochs{missed}; pass --epochs with more to go on")
+        print(f"{folder}: this run is over after epoch {content['epoch']}{missed}; pass --epochs with more to go on")
     return 0 if reached else 1
 
 
@@ -515,6 +527,7 @@ def _benchmark_steps(subject: Literal["train", "inference"], arguments: Sequence
     if chosen["synthetic"] == ("data" in options):
         raise InputError(f"benchmark {subject} takes --data DIR or --synthetic; pass one of them")
     config = config_of({"data": "synthetic", **options}, Config(seed=0, backbone_weights="none"))
+    config = _with_backbone_of_checkpoint(config, options)
     for name in ("json", "plot", "profile"):
         _require_folder_of(chosen[name], f"--{name}")
 
@@ -626,7 +639,8 @@ def main(arguments: Sequence[str]) -> int:
     name, rest = (arguments[0], arguments[1:]) if named else ("train", arguments)
     try:
         if name not in COMMANDS:
-            raise InputError(f"no such command: {name}; there are {', '.join(COMMANDS)}")
+            nearest = "".join(f"did you mean {near}? " for near in difflib.get_close_matches(name, COMMANDS, n=1))
+            raise InputError(f"no such command: {name}; {nearest}there are {', '.join(COMMANDS)}")
         return COMMANDS[name](rest)
     except InputError as error:
         return _refuse(error)

@@ -93,6 +93,9 @@ class Detector:
             for boxes, scores, labels, count in zip(boxes_ltrb_px, scores, labels, counts.tolist(), strict=True)
         ]
 
+    def __repr__(self) -> str:
+        return f"<SSD300-{self._model.backbone} of {len(self.categories)} classes on {self.device}>"
+
     def _names(self, labels: Tensor) -> list[str]:
         return [self.categories[label - 1][1] for label in labels.tolist()]
 

@@ -4,6 +4,7 @@ Light: --help and mistakes in flags are answered before anything heavy is import
 """
 
 import argparse
+import difflib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NoReturn
@@ -30,7 +31,14 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see {self.prog} --help")
+        raise InputError(f"{message}{self._nearest_to_unknown(message)}; see {self.prog} --help")
+
+    def _nearest_to_unknown(self, message: str) -> str:
+        words = message.removeprefix("unrecognized arguments: ").split()
+        if words[0] == message.split()[0]:  # about something else
+            return ""
+        nearest = difflib.get_close_matches(words[0].partition("=")[0], self._option_string_actions, n=1, cutoff=0.75)
+        return "".join(f"; did you mean {name}?" for name in nearest)
 
     def value_of(self, setting: str, value: Any) -> Any:
         """What the flag of a setting makes of its value in a file: what it would make of the same words."""

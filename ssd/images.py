@@ -89,6 +89,8 @@ def rgb_of(image: ImageLike) -> np.ndarray:
         return np.array(upright_rgb(image))
     if isinstance(image, Tensor):
         image = image.detach().cpu().numpy() if image.dim() == 2 else image.detach().cpu().movedim(0, -1).numpy()
+    if not isinstance(image, np.ndarray):
+        raise TypeError(f"not an image: {type(image).__name__}; pass a path, a PIL image, an array or a tensor")
     if image.ndim == 2:
         image = image[..., np.newaxis]
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or 0 in image.shape:

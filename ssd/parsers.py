@@ -38,7 +38,8 @@ from ssd.flags import (
     recipe_name,
 )
 
-EXIT_CODES = (
+EXIT_CODES = "exit codes: 0 done, 2 bad input, 130 interrupted"
+TRAINING_EXIT_CODES = (
     "exit codes: 0 done, 1 --target not reached, MLPerf log not compliant, loss infinite for good or --timeout,\n"
     "2 bad input, 3 another rank lost, 75 asked to end by SIGTERM or SIGUSR1 (saved; --resume auto), 130 interrupted"
 )
@@ -64,7 +65,7 @@ def train_parser() -> Parser:
         "Each has its own --help.",
         description="Train an SSD300 detector. Under torchrun every process is a rank.",
         epilog=f"recipes:\n{_recipes_help()}\n\n"
-        f"example: torchrun --nproc_per_node=8 main.py --fp16 --data /coco\n{EXIT_CODES}",
+        f"example: torchrun --nproc_per_node=8 main.py --fp16 --data /coco\n{TRAINING_EXIT_CODES}",
     )
     parser.add_argument(
         "--recipe", type=recipe_name, metavar="NAME|FILE.toml",
@@ -183,7 +184,8 @@ def evaluate_parser() -> Parser:
     parser = Parser(
         "main.py evaluate",
         description="Judge a checkpoint on a data set by the COCO metrics.",
-        epilog=f"example: main.py evaluate --data /coco --checkpoint runs/coco/checkpoints/best.pt\n{EXIT_CODES}",
+        epilog="example: main.py evaluate --data /coco --checkpoint runs/coco/checkpoints/best.pt\n"
+        "exit codes: 0 done, 2 bad input, 3 another rank lost, 130 interrupted",
     )
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help=CHECKPOINT_HELP)
     add_data_flags(parser, training=False)
@@ -298,7 +300,7 @@ def benchmark_parser() -> Parser:
         "main.py benchmark",
         usage="main.py benchmark data|train|inference [flags]",
         description="Measure the data paths, the training step or detection. Each has its own --help.",
-        epilog=f"example: main.py benchmark train --synthetic --bf16\n{EXIT_CODES}",
+        epilog=f"example: main.py benchmark train --synthetic --precisions bf16\n{EXIT_CODES}",
     )
     parser.add_argument("what", choices=("data", "train", "inference"), help="what to measure")
     return parser

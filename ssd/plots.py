@@ -77,7 +77,8 @@ def curves(histories: Sequence[History]) -> Figure:
         for name, part_colour in parts.items() if len(histories) == 1 else [("loss", colour)]:
             label = history.name if len(histories) > 1 else {"loss": "sum"}.get(name, name.removesuffix("_loss"))
             _draw_loss(loss, history, name, part_colour, label)
-        rate.plot(*_series(history.steps, "epoch", "learning_rate"), color=colour)
+        epochs, rates = _series(history.steps, "epoch", "learning_rate")
+        rate.plot(epochs, rates, color=colour, marker=_marker(epochs))
         metrics = {"AP": "-", "AP50": "--", "AP75": ":"} if len(histories) == 1 else {"AP": "-"}
         hours = [history.hours_at(line["step"]) * per_hour for line in history.evaluations]
         for (metric, line_style), metric_colour in zip(
@@ -96,7 +97,7 @@ def curves(histories: Sequence[History]) -> Figure:
     for axes in (ap, ap_in_time):
         axes.margins(x=0.04, y=0.22)  # room for the legend
         axes.autoscale_view()
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(bottom=0, top=max(0.01, axes.get_ylim()[1]))
         axes.set_xlim(left=0)
         if not any(history.evaluations for history in histories):
             axes.text(0.5, 0.5, "not evaluated yet", transform=axes.transAxes, ha="center", color=_FAINT)
@@ -106,6 +107,10 @@ def curves(histories: Sequence[History]) -> Figure:
     for axes in (loss, rate, ap):
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=last_epoch >= 2))
     return figure
+
+
+def _without_none(values: dict[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _colours(count: int) -> list[str]:
@@ -122,7 +127,12 @@ def _draw_loss(axes: Axes, history: History, name: str, colour: str, label: str)
     """Every line of the log faintly, and their running mean."""
     epochs, values = _series(history.steps, "epoch", name)
     axes.plot(epochs, values, color=colour, alpha=0.25, linewidth=1)
-    axes.plot(epochs, _running_mean(values), color=colour, label=label)
+    axes.plot(epochs, _running_mean(values), color=colour, label=label, marker=_marker(epochs))
+
+
+def _marker(values: Sequence[float]) -> str | None:
+    """One value alone makes no line."""
+    return "o" if len(values) == 1 else None
 
 
 def _running_mean(values: Sequence[float]) -> np.ndarray:
@@ -213,9 +223,10 @@ def per_class(histories: Sequence[History]) -> Figure | None:
     judged = [history for history in histories if history.evaluations]
     if not judged:
         return None
-    found = [history.evaluations[-1]["per_class"] for history in judged]
-    names = [name for name, value in found[0].items() if value is not None]
-    names.sort(key=lambda name: found[0][name])
+    # Without classes that the split has no objects of. Runs may be of other classes than each other.
+    found = [_without_none(history.evaluations[-1]["per_class"]) for history in judged]
+    names = list(dict.fromkeys(name for values in found for name in values))
+    names.sort(key=lambda name: max(values.get(name, 0.0) for values in found))
     if not names:
         return None
     rows = np.arange(len(names))
@@ -230,10 +241,10 @@ def per_class(histories: Sequence[History]) -> Figure | None:
     for number, (history, values) in enumerate(zip(judged, found, strict=True)):
         places = rows + thickness * ((len(found) - 1) / 2 - number)
         label = history.name if len(histories) > 1 else "AP"
-        aps = [values.get(name) or 0.0 for name in names]
-        axes.barh(places, aps, thickness, color=PALETTE[number % len(PALETTE)], label=label)
+        aps = [values.get(name) for name in names]
+        axes.barh(places, [ap or 0.0 for ap in aps], thickness, color=PALETTE[number % len(PALETTE)], label=label)
         for place, ap in zip(places, aps, strict=True):
-            if len(found) < 3:
+            if len(found) < 3 and ap is not None:
                 inside = ap > 0.12 and len(histories) == 1
                 axes.text(ap + (-0.008 if inside else 0.008), place, f"{ap:.3f}", va="center", fontsize=9,
                           ha="right" if inside else "left", color="white" if inside else _INK)  # fmt: skip

@@ -74,7 +74,7 @@ def predict(
     skipped = 0
     bar = Progress(
         TextColumn("detecting"), BarColumn(), MofNCompleteColumn(), TextColumn("images, ETA"), TimeRemainingColumn(),
-        console=Console(stderr=True), transient=True,
+        console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty(),
     )  # fmt: skip
     with ThreadPoolExecutor(threads) as pool, bar:
         task = bar.add_task("", total=len(files))
@@ -104,7 +104,8 @@ def predict(
     names = Counter(name for each in results for name in each.detections.names)
     by_name = ", ".join(f"{name} {number}" for name, number in names.most_common())
     console.print(
-        f"{len(results)} images{f', {skipped} skipped' if skipped else ''}; {names.total()} detections"
+        f"{len(results)} image{'s' * (len(results) > 1)}{f', {skipped} skipped' if skipped else ''}; "
+        f"{names.total()} detection{'s' * (names.total() != 1)}"
         f"{f': {by_name}' if names else ''}\nwrote {output}: pictures, {RESULTS_JSON}, {RESULTS_CSV}",
         markup=False,
     )

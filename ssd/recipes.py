@@ -39,8 +39,9 @@ def _read(file: Path, parser: Parser) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for key, value in content.items():
         if key not in known:
-            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
-            raise InputError(f"--recipe {file}: there is no setting {key!r}; did you mean {nearest!r}?")
+            nearest = difflib.get_close_matches(key, known, n=1)
+            remedy = f"did you mean {nearest[0]!r}?" if nearest else "names are those of a run's config.json"
+            raise InputError(f"--recipe {file}: there is no setting {key!r}; {remedy}")
         try:
             settings[key] = parser.value_of(key, value)
         except InputError as error:

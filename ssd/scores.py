@@ -7,6 +7,8 @@ from rich.table import Table
 
 from ssd.console import Console
 
+_MANY_CLASSES, _SHOWN_CLASSES = 20, 8
+
 
 def show_metrics(metrics: dict[str, Any], title: str, console: Console | None = None) -> None:
     """Prints the COCO table and each class's AP, best first."""
@@ -18,7 +20,13 @@ def show_metrics(metrics: dict[str, Any], title: str, console: Console | None = 
     console.print(table)
     per_class = metrics["per_class"]
     best_first = sorted(per_class, key=lambda name: -1 if per_class[name] is None else per_class[name], reverse=True)
-    console.print("AP by class: " + ", ".join(f"{name} {_score(per_class[name])}" for name in best_first), markup=False)
+    scores = [f"{name} {_score(per_class[name])}" for name in best_first if per_class[name] is not None]
+    if len(scores) > _MANY_CLASSES:
+        middle = len(scores) - 2 * _SHOWN_CLASSES
+        scores = [*scores[:_SHOWN_CLASSES], f"... {middle} more ...", *scores[-_SHOWN_CLASSES:]]
+    console.print(f"AP by class: {', '.join(scores)}", markup=False)
+    if without := [name for name in best_first if per_class[name] is None]:
+        console.print(f"without objects in the split: {', '.join(without)}", markup=False)
 
 
 def _score(value: float | None) -> str:

@@ -1,7 +1,9 @@
 """Flags: the ancestors' names and defaults, and one line for every mistake. No test here imports torch."""
 
+import argparse
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import main
+from ssd import parsers
 from ssd.config import RECIPES, Config
 
 ROOT = Path(main.__file__).parent
@@ -247,6 +250,32 @@ def test_main_py_exits_with_mains_code(tmp_path: Path) -> None:
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == "error: unrecognized arguments: --bogus; see main.py --help\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_misspelt_flag_or_command_is_told_its_nearest(refusal: Callable[..., str]) -> None:
+    assert "--data_pipline no_dali; did you mean --data_pipeline?; see" in refusal("--data_pipline", "no_dali")
+    assert "--epoch=1; did you mean --epochs?; see" in refusal("--epoch=1")
+    assert "no such command: evalute; did you mean evaluate? there are train, " in refusal("evalute")
+
+
+PARSERS = [
+    make(*arguments)
+    for name, make in vars(parsers).items()
+    if name.endswith("_parser")
+    for arguments in ([("train",), ("inference",)] if name == "benchmark_steps_parser" else [()])
+]
+
+
+@pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: parser.prog)
+def test_the_example_of_each_help_can_be_typed(parser: argparse.ArgumentParser) -> None:
+    (example,) = re.findall(r"^example: (.*)$", parser.format_help(), re.MULTILINE)
+    words = shlex.split(example.partition("main.py ")[2])
+    if parser.prog == "main.py benchmark":  # the example is of what it measures
+        parser, words = parsers.benchmark_steps_parser("train"), words[2:]
+    elif parser.prog != "main.py":
+        assert example.startswith(f"{parser.prog} ")
+        words = words[len(parser.prog.split()) - 1 :]
+    parser.parse_args(words)
 
 
 def test_a_console_without_a_character_shows_its_number(tmp_path: Path) -> None:

@@ -32,4 +32,15 @@ def test_names_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None
     metrics = dict.fromkeys(("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100"), 0.5)
     show_metrics({**metrics, "per_class": dict.fromkeys(names, 0.5)}, ":car: [/bold]")
     shown = capsys.readouterr().out
+    assert "more" not in shown and "without objects" not in shown
     assert shown.startswith(":car: [/bold]\n") and ", ".join(f"{name} 0.500" for name in names) in shown
+
+
+def test_of_many_classes_the_best_and_the_worst_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = dict.fromkeys(("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100"), 0.5)
+    per_class = {f"c{number}": 0.01 * number for number in range(30)} | {"none": None}
+    show_metrics({**metrics, "per_class": per_class}, "coco")
+    best, lacking = capsys.readouterr().out.splitlines()[-2:]
+    assert best.startswith("AP by class: c29 0.290, c28 0.280,") and best.endswith("c1 0.010, c0 0.000")
+    assert "c22 0.220, ... 14 more ..., c7 0.070" in best
+    assert lacking == "without objects in the split: none"

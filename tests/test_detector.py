@@ -109,7 +109,7 @@ def test_bad_files_are_skipped_and_named(
     assert run(demo_checkpoint, output, photos / "bad.jpg") == 2
     assert "none of 1 files" in capsys.readouterr().err
     assert run(demo_checkpoint, output, f"{photos}/*/*.jpg", photos / "below" / "a.jpg") == 0
-    assert capsys.readouterr().out.startswith("1 images; ")
+    assert capsys.readouterr().out.startswith("1 image; ")
 
 
 def test_sources_that_give_nothing_are_refused(demo_checkpoint: Path, tmp_path: Path, refusal) -> None:

@@ -54,6 +54,11 @@ def test_arrays_and_tensors() -> None:
         assert np.array_equal(rgb_of(same), gray)
 
 
+def test_what_is_no_image_at_all_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match="not an image: int; pass a path"):
+        rgb_of(5)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("image", "complaint"),
     [

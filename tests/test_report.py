@@ -18,7 +18,7 @@ import main
 from ssd.config import Config
 from ssd.evaluate import METRIC_NAMES
 from ssd.history import read_history, write_csv
-from ssd.plots import write_plots
+from ssd.plots import curves, per_class, write_plots
 from ssd.report import report
 
 NAMES = ["balloon", "<crate> & co"]
@@ -116,6 +116,24 @@ def test_several_runs_are_overlaid_and_their_own_plots_left_out(tmp_path: Path) 
     runs = [read_history(write_run(tmp_path / name, ap=ap)) for name, ap in (("a", 0.2), ("b", 0.4))]
     runs.append(read_history(write_run(tmp_path / "c", evaluated=False)))
     assert [file.stem for file in write_plots(runs, tmp_path)] == PLOTS[:3]
+
+
+def test_runs_of_other_classes_have_bars_of_their_own(tmp_path: Path) -> None:
+    cells, balloons = write_run(tmp_path / "cells", ap=0.6), write_run(tmp_path / "balloons", ap=0.3)
+    log = (cells / "log.jsonl").read_text().replace(NAMES[0], "RBC")
+    (cells / "log.jsonl").write_text(log)
+    figure = per_class([read_history(cells), read_history(balloons)])
+    assert figure is not None
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == [NAMES[0], "RBC"]  # the other has no objects
+    assert [text.get_text() for text in axes.texts] == ["0.600", "0.300"]
+
+
+def test_a_run_of_one_line_shows_it(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", epochs=1, evaluated=False)
+    (run / "log.jsonl").write_text((run / "log.jsonl").read_text().splitlines(keepends=True)[0])
+    loss, _, rate, _ = curves([read_history(run)]).axes
+    assert [line.get_marker() for line in (*loss.lines[1::2], *rate.lines)] == ["o"] * 4
 
 
 def test_many_classes_and_losses_that_were_infinite_can_be_drawn(tmp_path: Path) -> None:

@@ -344,10 +344,11 @@ def test_fine_tuning_onto_other_categories(finished: Path, small_data: Path, tmp
             row["category_id"] = 5 if row["category_id"] in (1, 7) else 6
         (data / "annotations" / f"instances_{split}.json").write_text(json.dumps(document))
     best = finished / "checkpoints" / "best.pt"
-    flags = ["--data_pipeline", finished.name, "--epochs", 1, "--lr", 0]
-    said = succeeded(train(data, tmp_path / "run", *flags, "--checkpoint", best))
+    flags = ["--data", data, "--output", tmp_path / "run", "--data_pipeline", finished.name, "--epochs", 1, "--lr", 0]
+    said = succeeded(run(*flags, "--bs", 4, "--no-plots", *JUDGED, "--checkpoint", best))  # of its own backbone
     assert f"starting from {best}, with new class heads" in said and "2 classes" in said
     assert set(json.loads((tmp_path / "run" / "results.json").read_text())["per_class"]) == {"round", "other"}
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["settings"]["backbone"] == "resnet18"
     before, after = load(best)["model"], load(tmp_path / "run" / "checkpoints" / "last.pt")
     assert after["epoch"] == 1 and after["categories"] == [(5, "round"), (6, "other")]
     for name, value in after["model"].items():
