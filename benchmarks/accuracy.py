@@ -26,6 +26,8 @@ RUNS = {
     "bccd-dali-seed2": f"--data {{bccd}} {BCCD} --seed 2 --data_pipeline dali",
     "bccd-no_dali": f"--data {{bccd}} {BCCD} --seed 1 --data_pipeline no_dali",
     "bccd-no_dali-seed2": f"--data {{bccd}} {BCCD} --seed 2 --data_pipeline no_dali",
+    "bccd-dali-clip": f"--data {{bccd}} {BCCD} --seed 1 --data_pipeline dali --clip-norm 10",
+    "bccd-no_dali-clip": f"--data {{bccd}} {BCCD} --seed 1 --data_pipeline no_dali --clip-norm 10",
 }
 
 
