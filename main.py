@@ -95,8 +95,7 @@ def train(arguments: Sequence[str]) -> int:
     local_rank, recipe = options.pop("local_rank"), options.pop("recipe")
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     config = config_of(options, base_of(recipe, parser, options.get("batch_size"), world_size))
-    if recipe is None:
-        config = _with_backbone_of_checkpoint(config, options)
+    takes_backbone = recipe is None and "backbone" not in options
 
     from ssd.distributed import process_group
     from ssd.trackers import Trackers, require_packages
@@ -106,19 +105,19 @@ def train(arguments: Sequence[str]) -> int:
         process_group(config.device, local_rank, config.timeout) as ranks,
         Trackers(config.track if ranks.is_main else ()) as trackers,
     ):
-        return _train(config, ranks, trackers)
+        return _train(config, ranks, trackers, takes_backbone)
 
 
-def _with_backbone_of_checkpoint(config: Config, options: dict[str, Any]) -> Config:
-    """That of the file to start from, where there is one and --backbone does not say another."""
-    if not config.checkpoint or "backbone" in options:
+def _with_backbone_of_checkpoint(config: Config) -> Config:
+    if not config.checkpoint:
         return config
     from ssd import weight_formats
 
     return replace(config, backbone=weight_formats.load(Path(config.checkpoint))["backbone"])
 
 
-def _train(config: Config, ranks: "Ranks", trackers: "Trackers") -> int:
+def _train(config: Config, ranks: "Ranks", trackers: "Trackers", takes_backbone: bool) -> int:
+    """takes_backbone: nothing says which one, so a file to start or to go on from does."""
     from ssd import start
     from ssd.distributed import broadcast_object
     from ssd.run_folder import run_folder
@@ -129,6 +128,9 @@ def _train(config: Config, ranks: "Ranks", trackers: "Trackers") -> int:
         origin = start.find_checkpoint(files, ranks)
         if origin and start.is_over(origin.content, config) and (folder / "results.json").exists():
             return _say_it_is_over(folder, origin.content, config, ranks)
+        if takes_backbone:  # a run that goes on needs the file no more that it started from
+            in_run = origin and origin.content["backbone"]
+            config = replace(config, backbone=in_run) if in_run else _with_backbone_of_checkpoint(config)
         seed = config.seed
         if seed is None:
             seed = origin.content["seed"] if origin else broadcast_object(int.from_bytes(os.urandom(4)), ranks)
@@ -527,7 +529,8 @@ def _benchmark_steps(subject: Literal["train", "inference"], arguments: Sequence
     if chosen["synthetic"] == ("data" in options):
         raise InputError(f"benchmark {subject} takes --data DIR or --synthetic; pass one of them")
     config = config_of({"data": "synthetic", **options}, Config(seed=0, backbone_weights="none"))
-    config = _with_backbone_of_checkpoint(config, options)
+    if "backbone" not in options:
+        config = _with_backbone_of_checkpoint(config)
     for name in ("json", "plot", "profile"):
         _require_folder_of(chosen[name], f"--{name}")
 

@@ -357,6 +357,11 @@ def test_fine_tuning_onto_other_categories(finished: Path, small_data: Path, tmp
         elif "running" not in name and "num_batches" not in name:
             assert torch.equal(value, before[name]), name  # the rate is 0
 
+    gone = ["--checkpoint", tmp_path / "gone.pt", "--resume", "auto"]  # which a run that goes on needs no more
+    assert "over after epoch 1" in succeeded(run(*flags, "--bs", 4, "--no-plots", *JUDGED, *gone))
+    longer = [*flags, "--epochs", 2]
+    assert "epoch 2/2" in succeeded(run(*longer, "--bs", 4, "--no-plots", *JUDGED, *gone))
+
 
 @pytest.mark.parametrize("data_pipeline", PATHS)
 def test_targets(data_pipeline: str, small_data: Path, tmp_path: Path) -> None:
