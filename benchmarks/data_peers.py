@@ -10,7 +10,6 @@ in memory; the subjects take turns, and medians and ratios are printed.
 """
 
 import argparse
-import importlib.util
 import os
 import statistics
 import sys
@@ -25,6 +24,8 @@ from torch.utils.data import DataLoader  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import dle  # noqa: E402
+
 from pipelines import benchmark, dali  # noqa: E402
 from pipelines.annotations import Annotations  # noqa: E402
 from pipelines.coco import read_annotations  # noqa: E402
@@ -35,11 +36,7 @@ from ssd.host_memory import keep_freed_memory  # noqa: E402
 
 
 def dle_batches(checkout: Path, data: Path, split: str, batch_size: int, workers: int) -> Iterator[Any]:
-    spec = importlib.util.spec_from_file_location("dle_utils", checkout / "ssd" / "utils.py")
-    assert spec is not None and spec.loader is not None
-    utils = importlib.util.module_from_spec(spec)
-    sys.modules["dle_utils"] = utils
-    spec.loader.exec_module(utils)
+    utils = dle.module(checkout, "utils")
     dataset = utils.COCODetection(
         str(data / split),
         str(data / "annotations" / f"instances_{split}.json"),
@@ -123,7 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--split", default="train2017")
-    parser.add_argument("--dle", type=Path, help="PyTorch/Detection/SSD of a DeepLearningExamples checkout")
+    parser.add_argument("--dle", type=Path, help=dle.HELP)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--batches", type=int, default=24, help="timed a round")

@@ -10,14 +10,12 @@ ties, and boxes within 1e-4, DLE's cut to the image as ours are.
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import statistics
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as main.py has it, before torch is imported
 
@@ -25,6 +23,8 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import dle  # noqa: E402
 
 import pipelines  # noqa: E402
 from pipelines.coco import read_annotations  # noqa: E402
@@ -40,14 +40,6 @@ SETTINGS = {"score_threshold": 0.05, "nms_iou": NMS_IOU, "max_per_class": 200, "
 TIE = 1e-5  # scores that differ by less may come in either order: exp and sums round differently
 
 Image = tuple[Tensor, Tensor, Tensor]  # D x 4 boxes_ltrb, D labels, D scores, best first
-
-
-def dle_utils(checkout: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("dle_utils", checkout / "ssd" / "utils.py")
-    assert spec is not None and spec.loader is not None
-    utils = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(utils)
-    return utils
 
 
 def predict(file: Path, data: Path, split: str, batch_size: int) -> Predictions:
@@ -106,16 +98,14 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--split", default="val2017")
-    parser.add_argument(
-        "--dle", type=Path, required=True, help="PyTorch/Detection/SSD of a DeepLearningExamples checkout"
-    )
+    parser.add_argument("--dle", type=Path, required=True, help=dle.HELP)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--crowded", type=int, default=1, metavar="N", help="make each image as full as N of them")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
-    utils = dle_utils(options.dle)
+    utils = dle.module(options.dle, "utils")
     encoder = utils.Encoder(utils.dboxes300_coco())
     predictions = crowded(predict(options.checkpoint, options.data, options.split, options.batch_size), options.crowded)
     batch, _, num_classes = predictions.logits.shape

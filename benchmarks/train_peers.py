@@ -11,7 +11,6 @@ over those of a large matrix product in the same type, measured in the same run.
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import statistics
@@ -21,17 +20,16 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
-from unittest.mock import patch
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as main.py has both, before torch is imported
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 import torch  # noqa: E402
-from torchvision.models import resnet  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import dle  # noqa: E402
 
 from ssd.anchors import decode, default_boxes_cxcywh  # noqa: E402
 from ssd.batch import Batch  # noqa: E402
@@ -52,35 +50,13 @@ LOSS_TOLERANCE = 0.01  # relative: 16-bit types round in another order in anothe
 Step = Callable[[], float]  # takes one step and returns its loss
 
 
-def dle_module(checkout: Path, name: str) -> ModuleType:
-    """A module of DLE's package, without its package, which needs apex; its ResNets start with random weights."""
-    spec = importlib.util.spec_from_file_location(f"dle_{name}", checkout / "ssd" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-
-    def without_download(build: Callable[..., torch.nn.Module]) -> Callable[..., torch.nn.Module]:
-        return lambda weights=None: build(weights=None)
-
-    # Already at its import, model.py builds a ResNet-50 to be a default value.
-    with patch.multiple(resnet, **{name: without_download(getattr(resnet, name)) for name in BACKBONES}):
-        spec.loader.exec_module(module)
-    return module
-
-
 def dle_step(checkout: Path, backbone: str, batch: Batch, config: Config, ranks: Ranks) -> tuple[Step, dict[str, Any]]:
     """The step of DLE's ssd/train.py on one batch, and its model's state as it begins."""
     device = ranks.device
-    published = dle_module(checkout, "model")
+    published = dle.module(checkout, "model")
     model = published.SSD300(backbone=published.ResNet(backbone)).to(device).to(memory_format=torch.channels_last)
-    loss_func = published.Loss(dle_module(checkout, "utils").dboxes300_coco()).to(device)
-    no_decay = [p for name, p in model.named_parameters() if p.dim() == 1 or name.endswith(".bias")]
-    decay = [p for name, p in model.named_parameters() if not (p.dim() == 1 or name.endswith(".bias"))]
-    optim = torch.optim.SGD(
-        [{"params": no_decay, "weight_decay": 0.0}, {"params": decay}],
-        lr=LEARNING_RATE,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-    )
+    loss_func = published.Loss(dle.module(checkout, "utils").dboxes300_coco()).to(device)
+    optim = dle.optimizer(model, LEARNING_RATE, config.momentum, config.weight_decay)
     scaler = grad_scaler(config, device)
     bbox = ltrb_to_cxcywh(decode(batch.offsets, default_boxes_cxcywh().to(device)))
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -165,9 +141,7 @@ def compare(options: argparse.Namespace, batch_size: int, ranks: Ranks) -> dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--dle", type=Path, required=True, help="PyTorch/Detection/SSD of a DeepLearningExamples checkout"
-    )
+    parser.add_argument("--dle", type=Path, required=True, help=dle.HELP)
     parser.add_argument("--backbone", choices=BACKBONES, default="resnet50")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="bf16")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16])
