@@ -24,8 +24,10 @@ RUNS = {
     "demo-no_dali": "--recipe demo --data_pipeline no_dali",
     "bccd-dali": f"--data {{bccd}} {BCCD} --seed 1 --data_pipeline dali",
     "bccd-dali-seed2": f"--data {{bccd}} {BCCD} --seed 2 --data_pipeline dali",
+    "bccd-dali-seed3": f"--data {{bccd}} {BCCD} --seed 3 --data_pipeline dali",
     "bccd-no_dali": f"--data {{bccd}} {BCCD} --seed 1 --data_pipeline no_dali",
     "bccd-no_dali-seed2": f"--data {{bccd}} {BCCD} --seed 2 --data_pipeline no_dali",
+    "bccd-no_dali-seed3": f"--data {{bccd}} {BCCD} --seed 3 --data_pipeline no_dali",
     "bccd-dali-clip": f"--data {{bccd}} {BCCD} --seed 1 --data_pipeline dali --clip-norm 10",
     "bccd-no_dali-clip": f"--data {{bccd}} {BCCD} --seed 1 --data_pipeline no_dali --clip-norm 10",
 }
