@@ -14,13 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ssd.benchmark_parsers import benchmark_data_parser, benchmark_parser, benchmark_steps_parser
 from ssd.config import DATA_PIPELINES, Config
 from ssd.errors import InputError, LostRankError
 from ssd.flags import config_of
 from ssd.parsers import (
-    benchmark_data_parser,
-    benchmark_parser,
-    benchmark_steps_parser,
     check_parser,
     convert_parser,
     doctor_parser,

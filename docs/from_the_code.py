@@ -1,6 +1,7 @@
 """Pages made from the code, so that they cannot lag behind it: two directives, and docstrings in their own plain style.
 
-`.. commands::` writes a section for each parser of ssd.parsers; `.. modules:: PACKAGE` one for each of its modules.
+`.. commands::` writes a section for each parser of ssd.parsers and ssd.benchmark_parsers; `.. modules:: PACKAGE` one
+for each of its modules.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from ssd import parsers
+from ssd import benchmark_parsers, parsers
 from ssd.config import Config
 
 # At the end of a help text; it has a column of its own here.
@@ -24,11 +25,11 @@ DEFAULT = re.compile(r"\s*\(default: (.*)\)$")
 
 
 def all_parsers() -> list[argparse.ArgumentParser]:
-    """Those of every command, in the order in which ssd.parsers has them.
+    """Those of every command, in the order in which ssd.parsers has them, and `benchmark` last.
 
     A function with a parameter makes one for each of its values, which are those of its annotation, a Literal.
     """
-    makers = [make for name, make in vars(parsers).items() if name.endswith("_parser")]
+    makers = [make for name, make in (vars(parsers) | vars(benchmark_parsers)).items() if name.endswith("_parser")]
     return [make(*values) for make in makers for values in itertools.product(*_values_of_parameters(make))]
 
 

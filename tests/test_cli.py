@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import main
-from ssd import parsers
+from ssd import benchmark_parsers, parsers
 from ssd.config import RECIPES, Config
 
 ROOT = Path(main.__file__).parent
@@ -260,7 +260,7 @@ def test_a_misspelt_flag_or_command_is_told_its_nearest(refusal: Callable[..., s
 
 PARSERS = [
     make(*arguments)
-    for name, make in vars(parsers).items()
+    for name, make in (vars(parsers) | vars(benchmark_parsers)).items()
     if name.endswith("_parser")
     for arguments in ([("train",), ("inference",)] if name == "benchmark_steps_parser" else [()])
 ]
@@ -271,7 +271,7 @@ def test_the_example_of_each_help_can_be_typed(parser: argparse.ArgumentParser) 
     (example,) = re.findall(r"^example: (.*)$", parser.format_help(), re.MULTILINE)
     words = shlex.split(example.partition("main.py ")[2])
     if parser.prog == "main.py benchmark":  # the example is of what it measures
-        parser, words = parsers.benchmark_steps_parser("train"), words[2:]
+        parser, words = benchmark_parsers.benchmark_steps_parser("train"), words[2:]
     elif parser.prog != "main.py":
         assert example.startswith(f"{parser.prog} ")
         words = words[len(parser.prog.split()) - 1 :]
