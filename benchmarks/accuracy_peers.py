@@ -1,17 +1,16 @@
 """NVIDIA's published SSD trained as the README's BCCD runs are, from scratch, for the AP beside ours.
 
-    python benchmarks/accuracy_peers.py --bccd ../shared/data/bccd --seeds 1 2 \
+    python benchmarks/accuracy_peers.py --bccd ../shared/data/bccd --seeds 1 2 3 \
         --dle DeepLearningExamples/PyTorch/Detection/SSD
 
 Theirs: the model with its 81 classes, the loss, the torch data path (COCODetection and SSDTransformer of ssd/utils.py
 in a DataLoader), the order of the step and the rates of ssd/train.py, decoding and suppression. Written here, because
-theirs needs apex, dllogger and a GPU: the loop around them, in channels_last under bfloat16 autocast, and the hand-over
-to pycocotools. Each seed's figures go into benchmarks/results/accuracy-bccd-dle-seed<seed>.json.
+theirs needs apex, dllogger and a GPU: the loop around them, in channels_last under bfloat16 autocast. The metrics are
+pycocotools', by the same function as our runs'. Each seed's figures go into
+benchmarks/results/accuracy-bccd-dle-seed<seed>.json.
 """
 
 import argparse
-import contextlib
-import io
 import json
 import os
 import random
@@ -26,21 +25,20 @@ os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from pycocotools.coco import COCO  # noqa: E402
-from pycocotools.cocoeval import COCOeval  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import dle  # noqa: E402
 
+from pipelines.coco import read_annotations  # noqa: E402
 from ssd.environment import hardware, versions  # noqa: E402
+from ssd.evaluate import coco_metrics  # noqa: E402
 
 # Of accuracy.py's BCCD runs; NVIDIA's own are the momentum, the weight decay and the evaluation's IoU and maximum.
 BACKBONE, BATCH_SIZE, WORKERS, EPOCHS, MILESTONES, WARMUP_STEPS = "resnet18", 16, 2, 50, (35, 45), 100
 LEARNING_RATE = 0.02 * BATCH_SIZE / 32
 MOMENTUM, WEIGHT_DECAY, NMS_IOU, MAX_PER_IMAGE = 0.9, 5e-4, 0.5, 200
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -84,7 +82,7 @@ def train(published: ModuleType, utils: ModuleType, data: Path) -> tuple[torch.n
             losses.append(loss.item())
             step += 1
         scheduler.step()
-        speed = len(losses) * BATCH_SIZE / (time.perf_counter() - epoch_began)
+        speed = len(loader.dataset) / (time.perf_counter() - epoch_began)
         print(f"epoch {epoch}: loss {np.median(losses):.3f} (median), {speed:.1f} img/s", file=sys.stderr)
     return model, time.perf_counter() - began
 
@@ -94,39 +92,31 @@ def evaluate(model: torch.nn.Module, utils: ModuleType, data: Path) -> dict[str,
     val = dataset(utils, data, "val", val=True)
     category_ids = {label: category_id for category_id, label in val.label_map.items()}
     encoder = utils.Encoder(utils.dboxes300_coco())
-    found: list[dict[str, Any]] = []
+    rows: list[list[float]] = []  # as ssd.evaluate has them: image id, x, y, w, h in pixels, score, category id
     model.eval()
-    for images, image_ids, (heights, widths), _, _ in DataLoader(val, batch_size=32, num_workers=WORKERS):
+    for images, image_ids, (heights_px, widths_px), _, _ in DataLoader(val, batch_size=32, num_workers=WORKERS):
         with torch.no_grad(), bfloat16():
             offsets, logits = model(images)
         decoded = encoder.decode_batch(offsets.float(), logits.float(), NMS_IOU, MAX_PER_IMAGE)
-        for image_id, height, width, (boxes_ltrb, labels, scores) in zip(
-            image_ids, heights, widths, decoded, strict=True
-        ):
-            boxes_ltrb = boxes_ltrb.reshape(-1, 4) * torch.stack([width, height, width, height])
-            boxes_ltwh = torch.cat([boxes_ltrb[:, :2], boxes_ltrb[:, 2:] - boxes_ltrb[:, :2]], dim=1)
-            found += (
-                {"image_id": int(image_id), "category_id": category_ids[int(label)], "bbox": box.tolist(), "score": s}
-                for box, label, s in zip(boxes_ltwh, labels, scores.tolist(), strict=True)
-                if int(label) in category_ids  # of its 81 classes
-            )
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(str(data / "annotations" / "instances_val.json"))
-        judge = COCOeval(truth, truth.loadRes(found), "bbox")
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    precision = judge.eval["precision"][:, :, :, 0, -1]  # IoU x recall x category, of any area, 100 detections
-    names = [truth.cats[category_id]["name"] for category_id in judge.params.catIds]
-    per_class = {name: float(p[p > -1].mean()) for name, p in zip(names, np.moveaxis(precision, 2, 0), strict=True)}
-    return {**dict(zip(METRICS, map(float, judge.stats), strict=True)), "per_class": per_class}
+        of_images = zip(image_ids.tolist(), widths_px.tolist(), heights_px.tolist(), decoded, strict=True)
+        for image_id, width_px, height_px, found in of_images:
+            for (left, top, right, bottom), label, score in zip(*(part.tolist() for part in found), strict=True):
+                if label in category_ids:  # of its 81 classes
+                    box_xywh_px = (
+                        left * width_px,
+                        top * height_px,
+                        (right - left) * width_px,
+                        (bottom - top) * height_px,
+                    )
+                    rows.append([image_id, *box_xywh_px, score, category_ids[label]])
+    return coco_metrics(read_annotations(data, "val").ground_truth(), np.array(rows), "pycocotools")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bccd", type=Path, required=True, help="folder of the BCCD data set in COCO layout")
     parser.add_argument("--dle", type=Path, required=True, help=dle.HELP)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     options = parser.parse_args()
     published, utils = dle.module(options.dle, "model"), dle.module(options.dle, "utils")
     for seed in options.seeds:

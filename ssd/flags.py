@@ -34,10 +34,11 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}{self._nearest_to_unknown(message)}; see {self.prog} --help")
 
     def _nearest_to_unknown(self, message: str) -> str:
-        words = message.removeprefix("unrecognized arguments: ").split()
-        if words[0] == message.split()[0]:  # about something else
+        about = "unrecognized arguments: "  # argparse's words
+        if not message.startswith(about):
             return ""
-        nearest = difflib.get_close_matches(words[0].partition("=")[0], self._option_string_actions, n=1, cutoff=0.75)
+        unknown = message.removeprefix(about).split()[0].partition("=")[0]
+        nearest = difflib.get_close_matches(unknown, self._option_string_actions, n=1, cutoff=0.75)
         return "".join(f"; did you mean {name}?" for name in nearest)
 
     def value_of(self, setting: str, value: Any) -> Any:
