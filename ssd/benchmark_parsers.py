@@ -51,7 +51,7 @@ def benchmark_data_parser() -> Parser:
     flag(group, "--backbone", dest="backbone", choices=BACKBONES, help="for --through train")
     group = parser.add_argument_group("output")
     group.add_argument("--json", metavar="FILE", help="write the figures there")
-    group.add_argument("--plot", metavar="FILE", help="draw images a second against workers there, as a PNG")
+    group.add_argument("--plot", metavar="FILE", help="draw images a second against workers there, as a PNG or JPEG")
     add_machine_flags(parser)
     return parser
 
@@ -97,6 +97,6 @@ def benchmark_steps_parser(subject: Literal["train", "inference"]) -> Parser:
     flag(group, "--device", dest="device", choices=("auto", "cpu", "cuda"), help="where to run; auto: a GPU if any")
     group = parser.add_argument_group("output")
     group.add_argument("--json", metavar="FILE", help="write the figures there")
-    group.add_argument("--plot", metavar="FILE", help="draw them there, as a PNG")
+    group.add_argument("--plot", metavar="FILE", help="draw them there, as a PNG or JPEG")
     group.add_argument("--profile", metavar="FILE", help="write a step's trace there, for chrome://tracing (JSON)")
     return parser

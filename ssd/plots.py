@@ -98,12 +98,16 @@ def curves(histories: Sequence[History]) -> Figure:
         axes.margins(x=0.04, y=0.22)  # room for the legend
         axes.autoscale_view()
         axes.set_ylim(bottom=0, top=max(0.01, axes.get_ylim()[1]))
-        axes.set_xlim(left=0)
-        if not any(history.evaluations for history in histories):
+        if any(history.evaluations for history in histories):
+            axes.set_xlim(0, 1.04 * axes.dataLim.x1)  # the margin of a few points close to each other is too narrow
+        else:
+            axes.set_xlim(left=0)
             axes.text(0.5, 0.5, "not evaluated yet", transform=axes.transAxes, ha="center", color=_FAINT)
     for axes in (loss, ap):
         axes.legend(ncols=3 if len(histories) == 1 else 1, loc="best")
     last_epoch = max(history.steps[-1]["epoch"] for history in histories)
+    for axes in (loss, rate):
+        axes.set_xlim(left=0)
     for axes in (loss, rate, ap):
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=last_epoch >= 2))
     return figure

@@ -15,7 +15,7 @@ from ssd.plots import write_plots
 
 PREDICTIONS = "predictions.jpg"
 _CAPTIONS = {
-    "curves": "Faint: each line of the log. Bold: their running mean. AP is COCO's, on the validation split.",
+    "curves": "Losses of long runs are running means, the log's lines faint behind. AP is of the validation split.",
     "per_class": "COCO's AP of each class, the mean over IoUs from 0.5 to 0.95.",
     "precision_recall": "AP50, the area under a curve, stands behind its name.",
     "confusion": "Detections paired with the ground truth they overlap most, whatever its class.",
