@@ -14,11 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ssd.benchmark_parsers import benchmark_data_parser, benchmark_parser, benchmark_steps_parser
-from ssd.config import DATA_PIPELINES, Config
-from ssd.errors import InputError, LostRankError
-from ssd.flags import config_of
-from ssd.parsers import (
+from ssd.cli.benchmark_parsers import benchmark_data_parser, benchmark_parser, benchmark_steps_parser
+from ssd.cli.flags import config_of
+from ssd.cli.parsers import (
     check_parser,
     convert_parser,
     doctor_parser,
@@ -30,7 +28,9 @@ from ssd.parsers import (
     show_data_parser,
     train_parser,
 )
-from ssd.recipes import base_of
+from ssd.cli.recipes import base_of
+from ssd.config import DATA_PIPELINES, Config
+from ssd.errors import InputError, LostRankError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
     from pipelines.annotations import Annotations
     from ssd.batch import EvalLoader, TrainLoader
     from ssd.distributed import Ranks
-    from ssd.judge import Judge
-    from ssd.record import Run
-    from ssd.showcase import Showcase
-    from ssd.start import Origin
-    from ssd.trackers import Trackers
-    from ssd.train import Training
+    from ssd.report.examples import Showcase
+    from ssd.run.files import Run
+    from ssd.run.trackers import Trackers
+    from ssd.training.evaluations import Judge
+    from ssd.training.loop import Training
+    from ssd.training.resume import Origin
 
 DEMO_FOLDER = Path("data/demo")
 
@@ -57,13 +57,13 @@ os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 def _data_folder(config: Config) -> Path:
     if config.data != "demo":
         return Path(config.data)
-    from pipelines.demo import write_demo_data
+    from pipelines.demo.data_set import write_demo_data
 
     return write_demo_data(DEMO_FOLDER)
 
 
 def _read_split(config: Config, split: str) -> "Annotations":
-    from pipelines.splits import read_annotations
+    from pipelines.readers.splits import read_annotations
 
     return read_annotations(_data_folder(config), split)
 
@@ -71,10 +71,10 @@ def _read_split(config: Config, split: str) -> "Annotations":
 def _read_split_to_run(config: Config, split: str, ranks: "Ranks") -> "Annotations":
     """The split, parsed once a host; without its bad images where the config says so."""
     if config.on_bad_image == "error":
-        from pipelines.once_a_host import read_once_a_host
+        from pipelines.readers.once_a_host import read_once_a_host
 
         return read_once_a_host(lambda: _read_split(config, split), ranks)
-    from pipelines.scan import read_usable
+    from pipelines.readers.scan import read_usable
 
     return read_usable(_data_folder(config), split, ranks)
 
@@ -96,7 +96,7 @@ def train(arguments: Sequence[str]) -> int:
     takes_backbone = recipe is None and "backbone" not in options
 
     from ssd.distributed import process_group
-    from ssd.trackers import Trackers, require_packages
+    from ssd.run.trackers import Trackers, require_packages
 
     require_packages(config.track)
     with (
@@ -109,22 +109,22 @@ def train(arguments: Sequence[str]) -> int:
 def _with_backbone_of_checkpoint(config: Config) -> Config:
     if not config.checkpoint:
         return config
-    from ssd import weight_formats
+    from ssd.checkpoints import conversion
 
-    return replace(config, backbone=weight_formats.load(Path(config.checkpoint))["backbone"])
+    return replace(config, backbone=conversion.load(Path(config.checkpoint))["backbone"])
 
 
 def _train(config: Config, ranks: "Ranks", trackers: "Trackers", takes_backbone: bool) -> int:
     """takes_backbone: nothing says which one, so a file to start or to go on from does."""
-    from ssd import start
     from ssd.distributed import broadcast_object
-    from ssd.run_folder import run_folder
-    from ssd.steps import require_device
+    from ssd.run.folder import run_folder
+    from ssd.training import resume
+    from ssd.training.step import require_device
 
     require_device(config, ranks)
     with run_folder(_data_name(config), config.output, config.resume, ranks) as (folder, files):
-        origin = start.find_checkpoint(files, ranks)
-        if origin and start.is_over(origin.content, config) and (folder / "results.json").exists():
+        origin = resume.find_checkpoint(files, ranks)
+        if origin and resume.is_over(origin.content, config) and (folder / "results.json").exists():
             return _say_it_is_over(folder, origin.content, config, ranks)
         if takes_backbone:  # a run that goes on needs the file no more that it started from
             in_run = origin and origin.content["backbone"]
@@ -145,26 +145,25 @@ def _say_it_is_over(folder: Path, content: dict[str, Any], config: Config, ranks
 
 def _train_in(folder: Path, origin: "Origin | None", config: Config, ranks: "Ranks", trackers: "Trackers") -> int:
     from pipelines.augmentation import CROP_ATTEMPTS
-    from pipelines.splits import find_split
-    from ssd import mlperf, start
+    from pipelines.readers.splits import find_split
     from ssd.environment import hardware
-    from ssd.interruption import EXIT_PREEMPTED, Preempted
-    from ssd.meter import NonFiniteLossError
-    from ssd.record import Run
-    from ssd.showcase import Showcase
-    from ssd.train import train as run_training
+    from ssd.mlperf.log import begin, check_run, run_seconds
+    from ssd.report.examples import Showcase
+    from ssd.run.files import Run
+    from ssd.training import resume
+    from ssd.training.interruption import EXIT_PREEMPTED, Preempted
+    from ssd.training.loop import train as run_training
+    from ssd.training.loss_log import NonFiniteLossError
 
     data = _data_folder(config)
     places = [*find_split(data, config.train_split), *find_split(data, config.val_split)]
-    compliance = mlperf.begin(
-        config, folder, places, hardware(ranks.device)["device"], origin and origin.content, ranks
-    )
+    compliance = begin(config, folder, places, hardware(ranks.device)["device"], origin and origin.content, ranks)
     splits = train_split, val_split = _read_both_splits(config, ranks)
     loader, val_loader = _build_loaders(config, train_split, val_split, ranks)
-    training, notes = start.build_training(config, train_split.categories, ranks, origin)
+    training, notes = resume.build_training(config, train_split.categories, ranks, origin)
     describe = _describe(config, train_split, loader, ranks)
     if origin:
-        notes = [*origin.notes, *notes, start.resume(training, loader, origin.content, describe, config)]
+        notes = [*origin.notes, *notes, resume.resume(training, loader, origin.content, describe, config)]
     compliance.hyper_parameters(
         world_size=ranks.world_size,
         train_samples=len(train_split.trainable_indices()),
@@ -195,12 +194,12 @@ def _train_in(folder: Path, origin: "Origin | None", config: Config, ranks: "Ran
         return EXIT_PREEMPTED
     compliance.run_stop(success=reached or config.target is None)
     if compliance.file is not None:
-        results["time_to_target_s"] = mlperf.run_seconds(compliance.file) if reached else None
+        results["time_to_target_s"] = run_seconds(compliance.file) if reached else None
     if ranks.is_main:
         _write_results(run, results, config, val_split)
         showcase.write(plots=config.plots)
         run.say(f"wrote {folder}")
-    complies = compliance.file is None or mlperf.check_run(compliance.file, config, run, results["time_to_target_s"])
+    complies = compliance.file is None or check_run(compliance.file, config, run, results["time_to_target_s"])
     if config.target is not None and not reached:
         run.say(f"--target {config.target} was not reached")
         return 1
@@ -238,16 +237,16 @@ def _build_loaders(
 
 def _describe(config: Config, split: "Annotations", loader: "TrainLoader", ranks: "Ranks") -> dict[str, Any]:
     """What every checkpoint says of its run."""
-    from pipelines.splits import annotation_files
-    from ssd import start
+    from pipelines.readers.splits import annotation_files
+    from ssd.training import resume
 
     return {
         "backbone": config.backbone,
         "categories": [tuple(category) for category in split.categories],
         "seed": config.seed,
         "settings": config.to_dict(),
-        "data": start.data_identity(config, split.fingerprint(), loader, ranks),
-        "annotations": start.annotations_digest(annotation_files(split.file), ranks),
+        "data": resume.data_identity(config, split.fingerprint(), loader, ranks),
+        "annotations": resume.annotations_digest(annotation_files(split.file), ranks),
     }
 
 
@@ -287,8 +286,8 @@ def _announce(
 
 
 def _judge(training: "Training", showcase: "Showcase", config: Config, ranks: "Ranks") -> "Judge":
-    from ssd.evaluate import coco_metrics, detect_split
-    from ssd.judge import Judge
+    from ssd.evaluation.coco import coco_metrics, detect_split
+    from ssd.training.evaluations import Judge
 
     ground_truth = showcase.ground_truth
 
@@ -302,7 +301,7 @@ def _judge(training: "Training", showcase: "Showcase", config: Config, ranks: "R
 
 
 def _write_results(run: "Run", results: dict[str, Any], config: Config, val_split: "Annotations") -> None:
-    from ssd.scores import published_band
+    from ssd.run.metrics_table import published_band
 
     about = {"val_images": len(val_split), "val_images_left_out": val_split.num_left_out}
     run.write_results(
@@ -354,12 +353,12 @@ def _evaluate(config: Config, ranks: "Ranks", json_file: str | None) -> int:
     import torch
 
     import pipelines
-    from ssd import checkpoint, weight_formats
-    from ssd.evaluate import coco_metrics, detect_split
-    from ssd.scores import show_metrics
+    from ssd.checkpoints import checkpoint, conversion
+    from ssd.evaluation.coco import coco_metrics, detect_split
+    from ssd.run.metrics_table import show_metrics
 
     file = Path(config.checkpoint or "")
-    content = weight_formats.load(file)
+    content = conversion.load(file)
     split = _read_split_to_run(config, config.val_split, ranks)
     checkpoint.require_categories(content, file, list(split.categories), config.data)
     model = checkpoint.build_model(content, file).to(ranks.device).to(memory_format=torch.channels_last)
@@ -390,9 +389,9 @@ def predict(arguments: Sequence[str]) -> int:
     batch_size, threads = options.pop("batch_size"), options.pop("num_workers") or os.cpu_count() or 1
     config = config_of(options, Config(), needs_data=False)
 
-    from ssd import predict as prediction
     from ssd.console import Console
-    from ssd.detector import load_detector
+    from ssd.inference import predict as prediction
+    from ssd.inference.predictor import load_detector
 
     files = prediction.find_images(sources, output)
     detector = load_detector(config.checkpoint or "", config)
@@ -406,7 +405,7 @@ def export(arguments: Sequence[str]) -> int:
     config = config_of(options, Config(), needs_data=False)
     _require_folder_of(str(output), "--output")
 
-    from ssd import export as exporting
+    from ssd.inference import export as exporting
 
     print(exporting.export(Path(config.checkpoint or ""), output, form, config))
     return 0
@@ -415,7 +414,7 @@ def export(arguments: Sequence[str]) -> int:
 def doctor(arguments: Sequence[str]) -> int:
     options = doctor_parser().parse_args(arguments)
 
-    from ssd import doctor as checkup
+    from ssd.cli import doctor as checkup
     from ssd.console import Console
 
     findings = checkup.examine(Path(options.output))
@@ -478,12 +477,12 @@ def _benchmark_data(arguments: Sequence[str]) -> int:
     _require_picture(chosen["plot"], "--plot")
     workers = chosen["workers"] or list(range(1, (os.cpu_count() or 1) + 1))
 
-    from pipelines import benchmark as data_benchmark
-    from ssd.benchmark import through_training
+    from pipelines import speed as data_benchmark
     from ssd.console import Console
     from ssd.distributed import process_group
     from ssd.environment import hardware, versions
-    from ssd.start import build_training
+    from ssd.speed.steps import through_training
+    from ssd.training.resume import build_training
 
     with process_group(config.device, local_rank) as ranks:
         if ranks.world_size > 1:
@@ -532,12 +531,12 @@ def _benchmark_steps(subject: Literal["train", "inference"], arguments: Sequence
     for name in ("json", "plot", "profile"):
         _require_folder_of(chosen[name], f"--{name}")
 
-    from pipelines import benchmark as data_benchmark
-    from ssd import benchmark_report
+    from pipelines import speed as data_benchmark
+    from ssd.checkpoints.conversion import coco_categories
+    from ssd.detectors.ssd300.synthetic import endless_synthetic
     from ssd.distributed import process_group
-    from ssd.steps import require_device
-    from ssd.synthetic import endless_synthetic
-    from ssd.weight_formats import coco_categories
+    from ssd.speed import comparison
+    from ssd.training.step import require_device
 
     with process_group(config.device) as ranks:
         if ranks.world_size > 1:
@@ -554,20 +553,20 @@ def _benchmark_steps(subject: Literal["train", "inference"], arguments: Sequence
             batches_of = partial(
                 data_benchmark.endless, split, config.data_pipeline, config.num_workers, ranks, training=trains
             )
-        rows = benchmark_report.compare(
+        rows = comparison.compare(
             subject, config, categories, batches_of, ranks,
             precisions=precisions, compiled=compiled, batch_sizes=batch_sizes,
             warmup_steps=warmup_steps, timed_steps=timed_steps,
             trace=Path(chosen["profile"]) if chosen["profile"] else None,
             progress=lambda text: print(text, file=sys.stderr),
         )  # fmt: skip
-        benchmark_report.show_table(subject, rows)
+        comparison.show_table(subject, rows)
         if chosen["json"]:
             data = "synthetic" if chosen["synthetic"] else f"{_data_name(config)}, {config.data_pipeline}"
-            about = {"data": data, **benchmark_report.about(config, 1 + len(categories), rows, subject, ranks)}
-            benchmark_report.write_json(Path(chosen["json"]), rows, about)
+            about = {"data": data, **comparison.about(config, 1 + len(categories), rows, subject, ranks)}
+            comparison.write_json(Path(chosen["json"]), rows, about)
     if chosen["plot"]:
-        benchmark_report.write_plot(Path(chosen["plot"]), subject, rows)
+        comparison.write_plot(Path(chosen["plot"]), subject, rows)
     return 0
 
 
@@ -582,7 +581,7 @@ def plot(arguments: Sequence[str]) -> int:
         raise InputError("--output is missing: pass a folder for the plots of several runs")
     output = Path(options.output or folders[0])
 
-    from ssd.report import write_plots_and_report
+    from ssd.report.page import write_plots_and_report
 
     write_plots_and_report(folders, output)
     print(f"wrote {output / 'report.html'} and {output / 'plots'}")
@@ -598,11 +597,11 @@ def convert(arguments: Sequence[str]) -> int:
         raise InputError(f"{target}: would be written over itself; pass another name")
     _require_folder_of(str(target), "convert")
 
-    from ssd import checkpoint, weight_formats
+    from ssd.checkpoints import checkpoint, conversion
 
-    content = weight_formats.load(source)
+    content = conversion.load(source)
     model = checkpoint.build_model(content, source)
-    weight_formats.save(target, content)
+    conversion.save(target, content)
     print(f"wrote {target}: SSD300-{model.backbone}, {len(content['categories'])} categories")
     return 0
 
@@ -649,7 +648,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 3
     except (RuntimeError, MemoryError) as error:
-        from pipelines.no_dali import worker_failure
+        from pipelines.no_dali.loaders import worker_failure
         from ssd.errors import memory_failure
 
         failure = worker_failure(error) or memory_failure(error)

@@ -31,9 +31,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import dle  # noqa: E402
 
-from pipelines.coco import read_annotations  # noqa: E402
+from pipelines.readers.coco import read_annotations  # noqa: E402
 from ssd.environment import hardware, versions  # noqa: E402
-from ssd.evaluate import coco_metrics  # noqa: E402
+from ssd.evaluation.coco import coco_metrics  # noqa: E402
 
 # Of accuracy.py's BCCD runs; NVIDIA's own are the momentum, the weight decay and the evaluation's IoU and maximum.
 BACKBONE, BATCH_SIZE, WORKERS, EPOCHS, MILESTONES, WARMUP_STEPS = "resnet18", 16, 2, 50, (35, 45), 100
@@ -92,7 +92,7 @@ def evaluate(model: torch.nn.Module, utils: ModuleType, data: Path) -> dict[str,
     val = dataset(utils, data, "val", val=True)
     category_ids = {label: category_id for category_id, label in val.label_map.items()}
     encoder = utils.Encoder(utils.dboxes300_coco())
-    rows: list[list[float]] = []  # as ssd.evaluate has them: image id, x, y, w, h in pixels, score, category id
+    rows: list[list[float]] = []  # as ssd.evaluation.coco has them: image id, x, y, w, h in pixels, score, category id
     model.eval()
     for images, image_ids, (heights_px, widths_px), _, _ in DataLoader(val, batch_size=32, num_workers=WORKERS):
         with torch.no_grad(), bfloat16():

@@ -26,10 +26,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import dle  # noqa: E402
 
-from pipelines import benchmark, dali  # noqa: E402
+from pipelines import speed  # noqa: E402
 from pipelines.annotations import Annotations  # noqa: E402
-from pipelines.coco import read_annotations  # noqa: E402
-from ssd import anchors  # noqa: E402
+from pipelines.dali import loaders  # noqa: E402
+from pipelines.readers.coco import read_annotations  # noqa: E402
+from ssd.detectors.ssd300 import anchors  # noqa: E402
 from ssd.distributed import Ranks  # noqa: E402
 from ssd.environment import hardware, versions  # noqa: E402
 from ssd.host_memory import keep_freed_memory  # noqa: E402
@@ -104,7 +105,7 @@ def dali_example_batches(annotations: Annotations, batch_size: int, threads: int
         )
         return images, boxes, labels
 
-    pipeline = dali.build_pipeline(
+    pipeline = loaders.build_pipeline(
         graph,
         annotations,
         with_boxes=True,
@@ -133,24 +134,24 @@ def main() -> None:
     ranks = Ranks(0, 0, 1, torch.device("cpu"))
     size, workers = options.batch_size, options.workers
     sources = {
-        "decode_only": lambda: benchmark.batches_of("decode_only", annotations, size, workers, ranks),
-        "no_dali": lambda: benchmark.batches_of("no_dali", annotations, size, workers, ranks),
-        "dali": lambda: benchmark.batches_of("dali", annotations, size, workers, ranks),
+        "decode_only": lambda: speed.batches_of("decode_only", annotations, size, workers, ranks),
+        "no_dali": lambda: speed.batches_of("no_dali", annotations, size, workers, ranks),
+        "dali": lambda: speed.batches_of("dali", annotations, size, workers, ranks),
         "dali_example": lambda: dali_example_batches(annotations, size, workers),
     }
     if options.dle:
         sources["dle"] = lambda: dle_batches(options.dle, options.data, options.split, size, workers)
-    rounds: dict[str, list[benchmark.Speed]] = {name: [] for name in sources}
+    rounds: dict[str, list[speed.Speed]] = {name: [] for name in sources}
     for number in range(options.rounds):
         for name, source in sources.items():
             batches = source()
-            once = benchmark.measure_once(
+            once = speed.measure_once(
                 batches, batch_size=size, warmup_batches=4 + 2 * workers, timed_batches=options.batches
             )
             rounds[name].append(once)
             del batches
             print(f"round {number + 1}: {name} {once.images_per_second:.0f} img/s", file=sys.stderr)
-    medians = {name: benchmark.Measurement(*benchmark.median(measured), workers) for name, measured in rounds.items()}
+    medians = {name: speed.Measurement(*speed.median(measured), workers) for name, measured in rounds.items()}
     ratios = {
         f"{ours} / {peer}": statistics.median(
             a.images_per_second / b.images_per_second for a, b in zip(rounds[ours], rounds[peer], strict=True)
@@ -172,7 +173,7 @@ def main() -> None:
     if options.json:
         about = {"ratios": ratios, "batch_size": size, "rounds": options.rounds}
         about |= {"hardware": hardware(ranks.device), "versions": versions()}
-        benchmark.write_json(options.json, {name: [median] for name, median in medians.items()}, about)
+        speed.write_json(options.json, {name: [median] for name, median in medians.items()}, about)
 
 
 if __name__ == "__main__":

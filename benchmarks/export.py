@@ -27,14 +27,18 @@ from torch import Tensor  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from ssd import checkpoint, export, weight_formats  # noqa: E402
 from ssd.batch import Detections  # noqa: E402
+from ssd.checkpoints import (
+    checkpoint,  # noqa: E402
+    conversion,  # noqa: E402
+)
 from ssd.config import Config  # noqa: E402
-from ssd.detector import model_input  # noqa: E402
+from ssd.detectors.ssd300.postprocess import detect  # noqa: E402
 from ssd.environment import hardware, versions  # noqa: E402
 from ssd.images import normalise  # noqa: E402
-from ssd.postprocess import detect  # noqa: E402
-from ssd.predict import find_images  # noqa: E402
+from ssd.inference import export  # noqa: E402
+from ssd.inference.predict import find_images  # noqa: E402
+from ssd.inference.predictor import model_input  # noqa: E402
 
 SETTINGS = {"score_threshold": 0.05, "nms_iou": 0.5, "max_per_class": 200, "max_per_image": 200}
 
@@ -42,7 +46,7 @@ SETTINGS = {"score_threshold": 0.05, "nms_iou": 0.5, "max_per_class": 200, "max_
 def forms(file: Path, threads: int) -> dict[str, Callable[[Tensor], Detections]]:
     """By name: B x 3 x 300 x 300 uint8 -> Detections."""
     config = Config(**SETTINGS)
-    model = checkpoint.build_model(weight_formats.load(file), file).eval()
+    model = checkpoint.build_model(conversion.load(file), file).eval()
     program = export.to_program(export.Exportable(model, config).eval())
     with tempfile.TemporaryDirectory() as folder:
         export.export(file, Path(folder, "ssd.onnx"), "onnx", config)

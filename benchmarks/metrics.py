@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from ssd.batch import GroundTruth  # noqa: E402
 from ssd.config import EVAL_ENGINES  # noqa: E402
 from ssd.environment import hardware, versions  # noqa: E402
-from ssd.evaluate import METRIC_NAMES, coco_metrics  # noqa: E402
+from ssd.evaluation.coco import METRIC_NAMES, coco_metrics  # noqa: E402
 
 SIZE_PX = (640, 480)
 

@@ -3,9 +3,9 @@
     python benchmarks/postprocess.py --checkpoint runs/demo/checkpoints/best.pt --data data/demo \
         --dle DeepLearningExamples/PyTorch/Detection/SSD --json benchmarks/results/postprocess-demo.json
 
-The model predicts one batch of the validation split. Each round gives these predictions to `ssd.postprocess.detect` and
-to `Encoder.decode_batch` of DLE's ssd/utils.py, in turns, both with the settings of DLE's evaluation; the ratio is the
-median of the rounds' own ratios. The detections must be the same: as many, with equal labels in equal order but for
+The model predicts one batch of the validation split. Each round gives these predictions to `ssd300.postprocess.detect`
+and to `Encoder.decode_batch` of DLE's ssd/utils.py, in turns, both with the settings of DLE's evaluation; the ratio is
+the median of the rounds' own ratios. The detections must be the same: as many, with equal labels in equal order but for
 ties, and boxes within 1e-4, DLE's cut to the image as ours are.
 """
 
@@ -27,12 +27,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import dle  # noqa: E402
 
 import pipelines  # noqa: E402
-from pipelines.coco import read_annotations  # noqa: E402
-from ssd import checkpoint, weight_formats  # noqa: E402
+from pipelines.readers.coco import read_annotations  # noqa: E402
 from ssd.batch import Detections, Predictions  # noqa: E402
+from ssd.checkpoints import (
+    checkpoint,  # noqa: E402
+    conversion,  # noqa: E402
+)
+from ssd.detectors.ssd300.postprocess import detect  # noqa: E402
 from ssd.distributed import Ranks  # noqa: E402
 from ssd.environment import hardware, versions  # noqa: E402
-from ssd.postprocess import detect  # noqa: E402
 
 # Of DLE's evaluation; its decode_batch has the others as defaults or written out.
 NMS_IOU, MAX_PER_IMAGE = 0.5, 200
@@ -44,7 +47,7 @@ Image = tuple[Tensor, Tensor, Tensor]  # D x 4 boxes_ltrb, D labels, D scores, b
 
 def predict(file: Path, data: Path, split: str, batch_size: int) -> Predictions:
     """The checkpoint's predictions for the first images of a split."""
-    content = weight_formats.load(file)
+    content = conversion.load(file)
     model = checkpoint.build_model(content, file).eval()
     annotations, alone = read_annotations(data, split), Ranks(0, 0, 1, torch.device("cpu"))
     checkpoint.require_categories(content, file, list(annotations.categories), str(data))

@@ -89,7 +89,9 @@ def compare(old: Path, data: Path, folder: Path, case: list[str]) -> list[str]:
     first = sorted((folder / "old" / "checkpoints").glob("step-*.pt"))[0]
     train(ROOT, ranks, [*flags, "--output", str(folder / "resumed"), "--resume", str(first)])
     resumed = checkpoint_of(folder / "resumed")
-    return found + [place for key in COMPARED for place in differences(contents[0][key], resumed[key], f"resumed {key}")]
+    return found + [
+        place for key in COMPARED for place in differences(contents[0][key], resumed[key], f"resumed {key}")
+    ]
 
 
 def main() -> int:
@@ -103,9 +105,9 @@ def main() -> int:
     failed = False
     with tempfile.TemporaryDirectory() as temporary:
         data = Path(temporary) / "data"
-        write = "import sys, pathlib; from {} import write_demo_data as w; w(pathlib.Path(sys.argv[1]), 12, 5)"
-        module = "pipelines.demo.data_set" if (ROOT / "pipelines" / "demo").is_dir() else "pipelines.demo"
-        subprocess.run([sys.executable, "-c", write.format(module), str(data)], cwd=ROOT, check=True)
+        write = "import sys, pathlib; from pipelines.demo.data_set import write_demo_data as w; "
+        write += "w(pathlib.Path(sys.argv[1]), 12, 5)"
+        subprocess.run([sys.executable, "-c", write, str(data)], cwd=ROOT, check=True)
         for number, case in enumerate(cases):
             found = compare(options.old.resolve(), data, Path(temporary) / str(number), case)
             print(f"{' '.join(case)}: {'equal' if not found else 'DIFFERS in ' + ', '.join(found[:8])}", flush=True)

@@ -25,8 +25,8 @@ import psutil
 import torch
 
 from pipelines.annotations import Annotations
-from pipelines.coco import read_annotations
-from pipelines.once_a_host import read_once_a_host
+from pipelines.readers.coco import read_annotations
+from pipelines.readers.once_a_host import read_once_a_host
 from ssd.distributed import process_group
 from ssd.environment import hardware, versions
 
@@ -117,7 +117,7 @@ def feed_dali(split: Annotations, folder: Path) -> dict[str, Any]:
     """What a rank does besides: the clean file for DALI, and DALI's reading of it."""
     from nvidia.dali import fn, pipeline_def
 
-    from pipelines import dali
+    from pipelines.dali import loaders
 
     @pipeline_def
     def reader(file: Path) -> Any:
@@ -128,7 +128,7 @@ def feed_dali(split: Annotations, folder: Path) -> dict[str, Any]:
 
     file = folder / "clean.json"
     with Measured() as writing:
-        dali._write_clean_file(split, file, with_boxes=True)
+        loaders._write_clean_file(split, file, with_boxes=True)
     with Measured() as parsing:
         pipeline = reader(file, batch_size=1, num_threads=1, device_id=None)
         pipeline.build()

@@ -31,18 +31,18 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import dle  # noqa: E402
 
-from ssd.anchors import decode, default_boxes_cxcywh  # noqa: E402
 from ssd.batch import Batch  # noqa: E402
-from ssd.benchmark import flops_per_image, matmul_flops  # noqa: E402
 from ssd.boxes import ltrb_to_cxcywh  # noqa: E402
+from ssd.checkpoints.conversion import coco_categories  # noqa: E402
 from ssd.config import BACKBONES, Config  # noqa: E402
+from ssd.detectors.ssd300.anchors import decode, default_boxes_cxcywh  # noqa: E402
+from ssd.detectors.ssd300.synthetic import synthetic_batch  # noqa: E402
 from ssd.distributed import Ranks, process_group  # noqa: E402
 from ssd.environment import hardware, versions  # noqa: E402
 from ssd.precision import autocast, compute_dtype, grad_scaler  # noqa: E402
-from ssd.start import build_training  # noqa: E402
-from ssd.steps import build_step  # noqa: E402
-from ssd.synthetic import synthetic_batch  # noqa: E402
-from ssd.weight_formats import coco_categories  # noqa: E402
+from ssd.speed.steps import flops_per_image, matmul_flops  # noqa: E402
+from ssd.training.resume import build_training  # noqa: E402
+from ssd.training.step import build_step  # noqa: E402
 
 LEARNING_RATE = 1e-3
 LOSS_TOLERANCE = 0.01  # relative: 16-bit types round in another order in another layout

@@ -1,7 +1,7 @@
 """Pages made from the code, so that they cannot lag behind it: two directives, and docstrings in their own plain style.
 
-`.. commands::` writes a section for each parser of ssd.parsers and ssd.benchmark_parsers; `.. modules:: PACKAGE` one
-for each of its modules.
+`.. commands::` writes a section for each parser of ssd.cli.parsers and ssd.cli.benchmark_parsers.
+`.. modules:: PACKAGE` writes one for each of its modules.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from ssd import benchmark_parsers, parsers
+from ssd.cli import benchmark_parsers, parsers
 from ssd.config import Config
 
 # At the end of a help text; it has a column of its own here.
@@ -25,7 +25,7 @@ DEFAULT = re.compile(r"\s*\(default: (.*)\)$")
 
 
 def all_parsers() -> list[argparse.ArgumentParser]:
-    """Those of every command, in the order in which ssd.parsers has them, and `benchmark` last.
+    """Those of every command, in the order in which ssd.cli.parsers has them, and `benchmark` last.
 
     A function with a parameter makes one for each of its values, which are those of its annotation, a Literal.
     """
@@ -103,7 +103,8 @@ class Modules(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         package = self.arguments[0]
-        names = [f"{package}.{each.name}" for each in pkgutil.iter_modules(importlib.import_module(package).__path__)]
+        found = pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}.")
+        names = [each.name for each in found]
         text = "\n".join(f"{name}\n{'-' * len(name)}\n\n.. automodule:: {name}\n" for name in names)
         return self.parse_text_to_nodes(f".. automodule:: {package}\n\n{text}", allow_section_headings=True)
 

@@ -48,11 +48,11 @@ def build_eval(name: str, annotations: Annotations, *, batch_size: int, num_work
 
 def _path(name: str) -> ModuleType | Any:
     if name == "no_dali":
-        from pipelines import no_dali
+        from pipelines.no_dali import loaders as no_dali
 
         return no_dali
     try:
-        from pipelines import dali
+        from pipelines.dali import loaders as dali
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("nvidia"):
             raise

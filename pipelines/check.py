@@ -1,6 +1,6 @@
 """The data check: everything that is wrong with a data set at once, where the reader stops at the first.
 
-It has no notion of its own of what is bad: the annotation reader says it of entries and boxes, `pipelines.scan` of
+It has no notion of its own of what is bad: the annotation reader says it of entries and boxes, `readers.scan` of
 images. What is added here harms no data path, but may not be what the owner of the data thinks. Nothing is changed.
 """
 
@@ -19,11 +19,11 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.annotations import MIN_TRAINED_SIDE_PX, Annotations
-from pipelines.coco import read_tolerantly
-from pipelines.images import Flaw
-from pipelines.scan import Look, look_at_all, remember
-from pipelines.splits import find_split, read_document
-from pipelines.table import BadRows, Defect, place_of
+from pipelines.readers.coco import read_tolerantly
+from pipelines.readers.image_files import Flaw
+from pipelines.readers.rows import BadRows, Defect, place_of
+from pipelines.readers.scan import Look, look_at_all, remember
+from pipelines.readers.splits import find_split, read_document
 from ssd.errors import InputError
 
 

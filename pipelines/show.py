@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ssd import anchors
 from ssd.batch import IMAGE_SIZE_PX, Batch, TrainLoader
+from ssd.detectors.ssd300 import anchors
 from ssd.drawing import class_colour, picture_of
 
 _GAP_PX = 8

@@ -4,7 +4,7 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ssd.detector import Detector
+    from ssd.inference.predictor import Detector
 
 __version__ = "0.1.0"
 
@@ -18,13 +18,13 @@ def load(
         for detections in detector(["street.jpg", "harbour.png"]):
             print(detections.names, detections.scores, detections.boxes_ltrb_px)
 
-    Takes files, PIL images, arrays and tensors; `ssd.detector` documents what goes in and what comes out.
+    Takes files, PIL images, arrays and tensors; `ssd.inference.predictor` documents what goes in and what comes out.
 
     file: a run's checkpoint, NVIDIA's DLE SSD, or of `main.py convert`. device: "auto" (a GPU if there is one), "cpu"
     or "cuda". score: probability in [0, 1] that a detection must exceed. fp16, bf16: compute in mixed precision.
     Raises `ssd.errors.InputError`, a ValueError, for a file that is no checkpoint.
     """
     from ssd.config import Config
-    from ssd.detector import load_detector
+    from ssd.inference.predictor import load_detector
 
     return load_detector(file, Config(device=device, score_threshold=score, fp16=fp16, bf16=bf16))

@@ -1,7 +1,7 @@
 """From an image to what the model sees: the one resize and normalisation of the data paths, prediction and export.
 
 And reading what users have: files, PIL images, arrays and tensors of any size and mode. Evaluation reads the files of
-a data set more strictly, in pipelines.images. Of a file that both read the pixels are the same, but for EXIF
+a data set more strictly, in readers.image_files. Of a file that both read the pixels are the same, but for EXIF
 orientation: annotations are in stored pixels, so evaluation ignores it; here pictures are turned as viewers show them.
 """
 

@@ -53,7 +53,7 @@ def coco256(shared_data: Path) -> Path:
 @pytest.fixture(scope="session")
 def demo_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Demo data: 12 training images, one of them empty, and 5 to judge by. Not to be written to, see `data_copy`."""
-    from pipelines.demo import write_demo_data
+    from pipelines.demo.data_set import write_demo_data
 
     return write_demo_data(tmp_path_factory.mktemp("data") / "demo", train_images=12, val_images=5)
 
@@ -69,9 +69,9 @@ def demo_checkpoint(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -
     """A checkpoint of an untrained SSD300-R18 for the categories of `demo_data`, to evaluate and to fine-tune."""
     import torch
 
-    from pipelines.coco import read_annotations
-    from ssd import checkpoint
-    from ssd.model import SSD300
+    from pipelines.readers.coco import read_annotations
+    from ssd.checkpoints import checkpoint
+    from ssd.detectors.ssd300.model import SSD300
 
     split = read_annotations(demo_data, "val2017")
     torch.manual_seed(0)
@@ -89,7 +89,7 @@ def demo_checkpoint(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="session")
 def demo_run_checkpoint(demo_checkpoint: Path) -> Path:
     """`demo_checkpoint` as a run that has just begun would have written it, but for the optimiser's state."""
-    from ssd import checkpoint
+    from ssd.checkpoints import checkpoint
 
     run = {
         "statistics": [],

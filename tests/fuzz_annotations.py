@@ -23,10 +23,12 @@ import atheris
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-with atheris.instrument_imports(include=["pipelines.coco", "pipelines.table", "pipelines.json_stream"]):
+with atheris.instrument_imports(
+    include=["pipelines.readers.coco", "pipelines.readers.rows", "pipelines.readers.json_stream"]
+):
     from pipelines.annotations import Annotations
-    from pipelines.coco import annotations_of, parse_document, read_tolerantly
-    from pipelines.table import BadRows
+    from pipelines.readers.coco import annotations_of, parse_document, read_tolerantly
+    from pipelines.readers.rows import BadRows
 from test_annotations import DOCUMENT, MASK, assert_clean, changed, with_boxes, write
 
 from ssd.errors import InputError

@@ -24,7 +24,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from pipelines.images import BadImage, decode_rgb
+from pipelines.readers.image_files import BadImage, decode_rgb
 
 DALI_BATCH = 32
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from ssd.detectors.ssd300.model import SSD300
 from ssd.errors import InputError
-from ssd.model import SSD300
 
 
 def seeded(seed: int, backbone: str, num_classes: int) -> SSD300:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ssd import checkpoint
+from ssd.checkpoints import checkpoint
 
 ROOT = Path(__file__).parents[1]
 # One thread, because sums over several come in no fixed order.
@@ -27,7 +27,7 @@ SETTINGS = [
 
 def write_small_data(folder: Path) -> Path:
     """Five images to train on, of which one has no box, and two to judge by."""
-    from pipelines.demo import write_demo_data
+    from pipelines.demo.data_set import write_demo_data
 
     return write_demo_data(folder, train_images=6, val_images=2)
 

@@ -25,12 +25,12 @@ import torch  # noqa: E402
 from runs import SETTINGS, assert_equal_runs, last_of, log_of, write_small_data  # noqa: E402
 
 import main  # noqa: E402
-import pipelines.dali  # noqa: E402, F401  imported once, for all that is forked
-import pipelines.no_dali  # noqa: E402, F401
-import ssd.evaluate  # noqa: E402, F401
-import ssd.train  # noqa: E402, F401
-from ssd import checkpoint  # noqa: E402
-from ssd.keep import kept  # noqa: E402
+import pipelines.dali.loaders  # noqa: E402, F401  imported once, for all that is forked
+import pipelines.no_dali.loaders  # noqa: E402, F401
+import ssd.evaluation.coco  # noqa: E402, F401
+import ssd.training.loop  # noqa: E402, F401
+from ssd.checkpoints import checkpoint  # noqa: E402
+from ssd.checkpoints.retention import kept  # noqa: E402
 
 EPOCHS = 4
 

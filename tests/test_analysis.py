@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ssd import anchors
-from ssd.analysis import SHOWN_SCORE, SIZE_EDGES_PX, analyse, box_sizes, confusion
 from ssd.batch import GroundTruth
-from ssd.evaluate import coco_metrics, precision_at_iou50
+from ssd.detectors.ssd300 import anchors
+from ssd.evaluation.analysis import SHOWN_SCORE, SIZE_EDGES_PX, analyse, box_sizes, confusion
+from ssd.evaluation.coco import coco_metrics, precision_at_iou50
 
 CAT, DOG, OWL = 3, 7, 9  # ids of the categories, whose labels are 1, 2, 3
 

@@ -14,7 +14,8 @@ from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
-from ssd.anchors import (
+from ssd.boxes import ltrb_to_cxcywh
+from ssd.detectors.ssd300.anchors import (
     ASPECT_RATIOS,
     BOXES_PER_CELL,
     FEATURE_SIZES,
@@ -31,7 +32,6 @@ from ssd.anchors import (
     match,
     offsets_of,
 )
-from ssd.boxes import ltrb_to_cxcywh
 
 # The first index of each level: 4 x 38^2 = 5776, + 6 x 19^2 = 7942, + 6 x 10^2 = 8542, + 6 x 5^2 = 8692,
 # + 4 x 3^2 = 8728, + 4 = 8732.

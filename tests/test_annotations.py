@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.annotations import Annotations
-from pipelines.coco import MIN_BOX_SIDE_PX, find_split, read_annotations
+from pipelines.readers.coco import MIN_BOX_SIDE_PX, find_split, read_annotations
 from ssd.errors import InputError
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"

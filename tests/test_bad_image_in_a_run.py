@@ -12,8 +12,8 @@ from runs import last_of, log_of
 from test_once_a_host import on_two_ranks
 
 import main
-from pipelines import scan
-from pipelines.scan import read_usable, verdicts_file
+from pipelines.readers import scan
+from pipelines.readers.scan import read_usable, verdicts_file
 
 
 @pytest.fixture(autouse=True)

@@ -348,7 +348,7 @@ def test_dali_not_installed(refused_training: Refusal, demo_data: Path, monkeypa
 
     # Imported or not, the module must be looked for again; monkeypatch puts back what was there.
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
-    monkeypatch.delitem(sys.modules, "pipelines.dali", raising=False)
+    monkeypatch.delitem(sys.modules, "pipelines.dali.loaders", raising=False)
     monkeypatch.delattr(pipelines, "dali", raising=False)
     line = refused_training(demo_data, "--data_pipeline", "dali")
     assert "--data_pipeline dali" in line and "--data_pipeline no_dali" in line and "pip install nvidia-dali" in line

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import main
-from ssd.benchmark import Stopwatch, flops_per_image
+from ssd.speed.steps import Stopwatch, flops_per_image
 
 SMALLEST = ["--synthetic", "--backbone", "resnet18", "--batch-sizes", "2", "--steps", "1", "--warmup-steps", "1"]
 

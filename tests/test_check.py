@@ -26,8 +26,8 @@ from dirty_data import (
 
 import main
 from pipelines.check import Effect, SplitReport, check, exit_code
-from pipelines.coco import read_annotations
-from pipelines.images import read_rgb
+from pipelines.readers.coco import read_annotations
+from pipelines.readers.image_files import read_rgb
 from ssd.errors import InputError
 
 Spoil = Callable[[Path], object]

@@ -16,9 +16,9 @@ from model_files import refusal_of, seeded
 from torch import Tensor
 from torchvision import models
 
-from ssd import checkpoint, weight_formats
+from ssd.checkpoints import checkpoint, conversion
+from ssd.detectors.ssd300.model import SSD300
 from ssd.errors import InputError
-from ssd.model import SSD300
 
 CATEGORIES = [(1, "balloon"), (3, "crate"), (90, "star")]
 
@@ -152,10 +152,10 @@ class Touch:
 
 
 def load_trunk(file: Path) -> None:
-    weight_formats.load_backbone(seeded(0, "resnet18", 4), str(file))
+    conversion.load_backbone(seeded(0, "resnet18", 4), str(file))
 
 
-@pytest.mark.parametrize("load", [checkpoint.load, weight_formats.load, load_trunk])
+@pytest.mark.parametrize("load", [checkpoint.load, conversion.load, load_trunk])
 @pytest.mark.parametrize("layout", ["zip", "legacy", "pickle"])
 def test_a_file_runs_no_code(layout: str, load: Callable[[Path], Any], tmp_path: Path) -> None:
     file, trace = tmp_path / "evil.pt", tmp_path / "trace"
@@ -341,10 +341,10 @@ def test_fine_tuning_onto_another_backbone_is_refused() -> None:
 def test_restoring_keeps_the_optimisers_own_implementation() -> None:
     """A checkpoint of another implementation must not replace the fused one, which takes the verdict on a step."""
     from ssd.config import Config
+    from ssd.detectors.ssd300.loss import ssd_losses
     from ssd.distributed import Ranks
-    from ssd.loss import ssd_losses
     from ssd.precision import grad_scaler
-    from ssd.train import Training, build_optimizer
+    from ssd.training.loop import Training, build_optimizer
 
     def training() -> Training:
         model, cpu = torch.nn.Linear(2, 2), torch.device("cpu")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import main
-from ssd import benchmark_parsers, parsers
+from ssd.cli import benchmark_parsers, parsers
 from ssd.config import RECIPES, Config
 
 ROOT = Path(main.__file__).parent
@@ -78,7 +78,7 @@ def test_every_setting_has_a_flag() -> None:
 
 
 def test_every_setting_is_read() -> None:
-    files = [ROOT / "main.py", *(ROOT / "ssd").glob("*.py"), *(ROOT / "pipelines").glob("*.py")]
+    files = [ROOT / "main.py", *(ROOT / "ssd").rglob("*.py"), *(ROOT / "pipelines").rglob("*.py")]
     source = "\n".join(file.read_text() for file in files)
     for field in fields(Config):
         assert re.search(rf"\b_?config\.{field.name}\b", source), f"nothing reads Config.{field.name}"

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ssd.distributed import Ranks
-from ssd.record import Run
-from ssd.scores import show_metrics
+from ssd.run.files import Run
+from ssd.run.metrics_table import show_metrics
 
 HERE = Ranks(0, 0, 1, torch.device("cpu"))
 

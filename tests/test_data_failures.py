@@ -14,7 +14,7 @@ import psutil
 import pytest
 from runs import log_of
 
-from pipelines.coco import read_annotations
+from pipelines.readers.coco import read_annotations
 
 pytestmark = pytest.mark.slow
 

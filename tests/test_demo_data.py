@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from pipelines import demo, demo_drawing, demo_scenes, demo_shapes
+from pipelines.demo import data_set, drawing, scenes, shapes
 from ssd.errors import InputError
 
 COUNTS = {"train2017": 24, "val2017": 8}
@@ -19,7 +19,7 @@ Annotations = dict[str, dict[str, Any]]
 
 
 def write(folder: Path) -> Path:
-    return demo.write_demo_data(folder, COUNTS["train2017"], COUNTS["val2017"])
+    return data_set.write_demo_data(folder, COUNTS["train2017"], COUNTS["val2017"])
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -67,7 +67,7 @@ def test_images_vary_and_some_are_empty_or_hold_a_crowd(content: Annotations) ->
         assert len({(image["width"], image["height"]) for image in images}) > len(images) // 2
         assert any(annotation["iscrowd"] for annotation in annotations)
         per_image = [sum(a["image_id"] == image["id"] and not a["iscrowd"] for a in annotations) for image in images]
-        assert per_image.count(0) == 1  # at demo_scenes.EMPTY_AT
+        assert per_image.count(0) == 1  # at scenes.EMPTY_AT
         assert 1 not in per_image
         assert max(per_image) <= 7
 
@@ -114,10 +114,10 @@ def test_pycocotools_agrees_on_masks_boxes_and_areas(data: Path) -> None:
 
 def test_objects_are_drawn_where_the_annotations_say() -> None:
     rng = np.random.default_rng(0)
-    for _, make_shape in demo_shapes.CLASSES.values():
+    for _, make_shape in shapes.CLASSES.values():
         shape = make_shape(rng)
-        to_px = demo_drawing.Placement(np.array([80.3, 70.6]), 40.0, 0.3)
-        scene = demo_scenes.Scene(np.zeros((140, 160, 3), dtype=np.float32))
+        to_px = drawing.Placement(np.array([80.3, 70.6]), 40.0, 0.3)
+        scene = scenes.Scene(np.zeros((140, 160, 3), dtype=np.float32))
         assert scene.place(1, shape, to_px)
         rows, columns = np.nonzero(scene.pixels.max(2) > 0.05)  # a shadow on black stays black
         drawn = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
@@ -127,14 +127,14 @@ def test_objects_are_drawn_where_the_annotations_say() -> None:
 
 def test_box_of_an_object_cut_by_the_border() -> None:
     square = np.array([(-5.0, 2.0), (5.0, 2.0), (5.0, 12.0), (-5.0, 12.0)])
-    clipped = demo_drawing.clip_to_image(square, width=20, height=10)
+    clipped = drawing.clip_to_image(square, width=20, height=10)
     np.testing.assert_array_equal([clipped.min(0), clipped.max(0)], [(0, 2), (5, 10)])
-    assert demo_drawing.area(clipped) == 40
+    assert drawing.area(clipped) == 40
 
 
 def test_run_lengths_go_down_the_columns_and_start_with_zeros() -> None:
-    assert demo_scenes._run_lengths(np.array([[0, 1], [1, 1], [0, 0]], dtype=np.bool_)) == [1, 1, 1, 2, 1]
-    assert demo_scenes._run_lengths(np.array([[1, 0], [1, 1]], dtype=np.bool_)) == [0, 2, 1, 1]
+    assert scenes._run_lengths(np.array([[0, 1], [1, 1], [0, 0]], dtype=np.bool_)) == [1, 1, 1, 2, 1]
+    assert scenes._run_lengths(np.array([[1, 0], [1, 1]], dtype=np.bool_)) == [0, 2, 1, 1]
 
 
 def test_bytes_repeat(data: Path, tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_bytes_repeat(data: Path, tmp_path: Path) -> None:
 
 
 def test_seeds_and_splits_differ(data: Path, tmp_path: Path) -> None:
-    other = demo.write_demo_data(tmp_path / "other", 1, 1, seed=1)
+    other = data_set.write_demo_data(tmp_path / "other", 1, 1, seed=1)
     first, second = "train2017/000000000001.jpg", "val2017/000000000002.jpg"
     assert len({(folder / name).read_bytes() for folder in (data, other) for name in (first, second)}) == 4
 
@@ -154,12 +154,12 @@ def test_second_call_writes_nothing(data: Path) -> None:
 
 
 def test_other_counts_or_damage_are_written_anew(tmp_path: Path) -> None:
-    folder = demo.write_demo_data(tmp_path / "coco", 1, 1)
-    demo.write_demo_data(folder, 2, 1)
+    folder = data_set.write_demo_data(tmp_path / "coco", 1, 1)
+    data_set.write_demo_data(folder, 2, 1)
     intact = digests(folder)
     assert len(list((folder / "train2017").iterdir())) == 2
     next((folder / "train2017").iterdir()).unlink()
-    demo.write_demo_data(folder, 2, 1)
+    data_set.write_demo_data(folder, 2, 1)
     assert digests(folder) == intact
 
 
@@ -171,19 +171,19 @@ def test_killed_writer_leaves_nothing_half_written(tmp_path: Path, monkeypatch: 
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(json, "dumps", killed)  # after the pictures, before the annotations
-        demo.write_demo_data(folder, 2, 1)
+        data_set.write_demo_data(folder, 2, 1)
     assert not folder.exists()
-    demo.write_demo_data(folder, 2, 1)
-    assert digests(folder) == digests(demo.write_demo_data(tmp_path / "undisturbed", 2, 1))
+    data_set.write_demo_data(folder, 2, 1)
+    assert digests(folder) == digests(data_set.write_demo_data(tmp_path / "undisturbed", 2, 1))
     assert not list(tmp_path.glob(".*.unfinished"))
 
 
 def test_concurrent_writers_agree(tmp_path: Path) -> None:
     folder = tmp_path / "coco"
     with ThreadPoolExecutor(3) as pool:
-        results = list(pool.map(lambda _: demo.write_demo_data(folder, 3, 1), range(3)))
+        results = list(pool.map(lambda _: data_set.write_demo_data(folder, 3, 1), range(3)))
     assert results == [folder] * 3
-    assert digests(folder) == digests(demo.write_demo_data(tmp_path / "alone", 3, 1))
+    assert digests(folder) == digests(data_set.write_demo_data(tmp_path / "alone", 3, 1))
 
 
 def test_foreign_folder_is_left_alone(tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ from PIL import Image, ImageColor
 import main
 import ssd
 from ssd.config import Config
-from ssd.detector import Detector, ImageDetections
 from ssd.drawing import class_colour
 from ssd.errors import InputError
-from ssd.overlay import draw_detections
+from ssd.inference.drawn import draw_detections
+from ssd.inference.predictor import Detector, ImageDetections
 
 ROOT = Path(main.__file__).parent
 
@@ -66,7 +66,7 @@ def test_no_images_and_bad_ones(detector: Detector, tmp_path: Path) -> None:
 def test_predict_finds_what_evaluate_finds(demo_checkpoint: Path, demo_data: Path, tmp_path: Path) -> None:
     import pipelines
     from ssd.distributed import Ranks
-    from ssd.evaluate import detect_split
+    from ssd.evaluation.coco import detect_split
 
     config = Config(data=str(demo_data), score_threshold=0.2, device="cpu")
     split, here = main._read_split(config, "val2017"), Ranks(0, 0, 1, torch.device("cpu"))

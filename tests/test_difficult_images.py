@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 import main
-from pipelines.images import Flaw
+from pipelines.readers.image_files import Flaw
 
 SDIST = os.environ.get("PILLOW_SDIST")
 PATHS = ("dali", "no_dali")
@@ -115,7 +115,7 @@ import sys
 from pathlib import Path
 import numpy as np, torch
 import pipelines
-from pipelines.scan import read_usable
+from pipelines.readers.scan import read_usable
 from ssd.distributed import Ranks
 
 data, name = Path(sys.argv[1]), sys.argv[2]
@@ -151,7 +151,7 @@ import sys
 from pathlib import Path
 import torch
 import pipelines
-from pipelines.coco import read_annotations
+from pipelines.readers.coco import read_annotations
 from ssd.distributed import Ranks
 from ssd.errors import InputError
 

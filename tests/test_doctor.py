@@ -10,8 +10,8 @@ from packaging.requirements import Requirement
 from rich.console import Console
 
 import main
-from ssd import doctor
-from ssd.doctor import OK, STOP, WARN, Finding
+from ssd.cli import doctor
+from ssd.cli.doctor import OK, STOP, WARN, Finding
 
 DALI = ("nvidia-dali-cuda120", "2.4.0")
 

@@ -289,7 +289,7 @@ def test_the_command(
 
 def test_what_is_fetched_is_what_is_trained_on(tmp_path: Path) -> None:
     """The parts lie where `find_split` looks for the default splits."""
-    from pipelines.coco import find_split
+    from pipelines.readers.coco import find_split
     from ssd.config import Config
 
     for part in (part for archive in COCO_2017 for part in archive.parts):

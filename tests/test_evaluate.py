@@ -13,13 +13,13 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor, nn
 
 from pipelines.annotations import Annotations
-from pipelines.coco import read_annotations
-from ssd.anchors import NUM_BOXES, default_boxes_cxcywh, offsets_of
+from pipelines.readers.coco import read_annotations
 from ssd.batch import EvalBatch, GroundTruth, Predictions
 from ssd.config import EVAL_ENGINES, Config
+from ssd.detectors.ssd300.anchors import NUM_BOXES, default_boxes_cxcywh, offsets_of
 from ssd.distributed import Ranks
 from ssd.errors import InputError
-from ssd.evaluate import METRIC_NAMES, coco_metrics, detect_split
+from ssd.evaluation.coco import METRIC_NAMES, coco_metrics, detect_split
 
 ALONE = Ranks(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"))
 

@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 import main
-from ssd import checkpoint, export
 from ssd.batch import Detections
+from ssd.checkpoints import checkpoint
+from ssd.detectors.ssd300.model import SSD300
+from ssd.detectors.ssd300.postprocess import detect
 from ssd.images import normalise
-from ssd.model import SSD300
-from ssd.postprocess import detect
+from ssd.inference import export
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,7 @@ import psutil
 import pytest
 from runs import ENVIRONMENT, ROOT, SETTINGS, assert_equal_runs, free_ports, last_of, log_of, write_small_data
 
-from ssd.interruption import EXIT_PREEMPTED
+from ssd.training.interruption import EXIT_PREEMPTED
 
 pytestmark = pytest.mark.slow
 

@@ -9,17 +9,17 @@ import pytest
 import torch
 
 import pipelines
-from pipelines.coco import read_annotations
+from pipelines.readers.coco import read_annotations
 from ssd.config import DATA_PIPELINES, Config
+from ssd.detectors.ssd300.loss import ssd_losses
+from ssd.detectors.ssd300.model import SSD300
+from ssd.detectors.ssd300.synthetic import synthetic_batch
 from ssd.distributed import Ranks
-from ssd.loss import ssd_losses
-from ssd.model import SSD300
 from ssd.precision import grad_scaler
-from ssd.side_stream import on_side_stream
-from ssd.start import build_training
-from ssd.steps import build_step
-from ssd.synthetic import synthetic_batch
-from ssd.train import Training, build_optimizer
+from ssd.training.loop import Training, build_optimizer
+from ssd.training.prefetch import on_side_stream
+from ssd.training.resume import build_training
+from ssd.training.step import build_step
 
 pytestmark = pytest.mark.gpu
 

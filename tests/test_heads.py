@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssd.heads import _per_box, predict
-from ssd.loss import _cross_entropy
+from ssd.detectors.ssd300.heads import _per_box, predict
+from ssd.detectors.ssd300.loss import _cross_entropy
 
 CLASSES = 5
 

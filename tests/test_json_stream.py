@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import json_stream
-from pipelines.json_stream import load_object
+from pipelines.readers import json_stream
+from pipelines.readers.json_stream import load_object
 
 
 def outcome(content: bytes, read: Any) -> Any:

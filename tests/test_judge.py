@@ -28,11 +28,11 @@ from test_train import (
 )
 from torch import Tensor
 
-from ssd import checkpoint
-from ssd.interruption import Preempted
-from ssd.judge import Judge
-from ssd.record import Run
-from ssd.train import Training, train
+from ssd.checkpoints import checkpoint
+from ssd.run.files import Run
+from ssd.training.evaluations import Judge
+from ssd.training.interruption import Preempted
+from ssd.training.loop import Training, train
 
 SETTINGS: dict[str, Any] = {"evaluation": (1, 2), "epochs": 3, "checkpoint_every": (3, "epochs")}
 EVALUATIONS = [(1, 3, 0.1), (2, 6, 0.3), (3, 9, 0.2)]  # epoch, step, AP
@@ -42,7 +42,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("overlapping")]
 
 @pytest.fixture
 def overlapping(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssd.judge.OVERLAP_FROM", 1)
+    monkeypatch.setattr("ssd.training.evaluations.OVERLAP_FROM", 1)
 
 
 def run_training(
@@ -71,7 +71,7 @@ def test_nothing_but_the_time_is_other(tmp_path: Path, monkeypatch: pytest.Monke
     """Weights, what the log says of each evaluation, checkpoints; and the weights are those of no evaluation."""
     overlapping = new_training(**SETTINGS)
     results = run_training(overlapping, tmp_path / "overlapping")
-    monkeypatch.setattr("ssd.judge.OVERLAP_FROM", 10)
+    monkeypatch.setattr("ssd.training.evaluations.OVERLAP_FROM", 10)
     here = new_training(**SETTINGS)
     expected = run_training(here, tmp_path / "here")
     without = new_training(**{**SETTINGS, "evaluation": ()})
@@ -160,7 +160,7 @@ def test_a_lost_process_is_told_and_its_work_done_here(tmp_path: Path, capsys: p
 PARENT = """
 import time
 from made_up_metrics import metrics_of
-from ssd.background import Background
+from ssd.training.background import Background
 if __name__ == "__main__":
     Background(metrics_of, [[600, 0, 0]])
     print("begun", flush=True)

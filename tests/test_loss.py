@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssd.batch import Batch, Predictions
-from ssd.loss import multibox_loss, ssd_losses
+from ssd.detectors.ssd300.loss import multibox_loss, ssd_losses
 
 NO_IMAGES = torch.zeros(0)
 NO_IDS = torch.zeros(0, dtype=torch.int64)

@@ -21,8 +21,8 @@ from itertools import islice
 from pathlib import Path
 import torch
 import pipelines
-from pipelines.coco import read_annotations
-from pipelines.benchmark import memory_mib
+from pipelines.readers.coco import read_annotations
+from pipelines.speed import memory_mib
 from ssd.distributed import Ranks
 from ssd.host_memory import keep_freed_memory
 

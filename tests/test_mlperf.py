@@ -22,17 +22,16 @@ import torch
 from torch import Tensor, nn
 
 import main
-from ssd import mlperf
 from ssd.batch import Batch
 from ssd.config import RECIPES, Config
 from ssd.distributed import Ranks
 from ssd.errors import InputError
-from ssd.evaluate import METRIC_NAMES
-from ssd.judge import Judge
-from ssd.mlperf import ComplianceLog, check, clear_page_cache, read_events
-from ssd.record import Run
-from ssd.scores import published_band
-from ssd.train import Training, build_optimizer, train
+from ssd.evaluation.coco import METRIC_NAMES
+from ssd.mlperf.log import ComplianceLog, begin, check, clear_page_cache, read_events, run_seconds
+from ssd.run.files import Run
+from ssd.run.metrics_table import published_band
+from ssd.training.evaluations import Judge
+from ssd.training.loop import Training, build_optimizer, train
 
 ROOT = Path(main.__file__).parent
 HERE = Ranks(0, 0, 1, torch.device("cpu"))
@@ -255,7 +254,7 @@ def test_other_breaches(closed_log: Path, tmp_path: Path) -> None:
 def test_time_to_target_is_from_run_start_to_run_stop(closed_log: Path, tmp_path: Path) -> None:
     (start_ms,) = [event["time_ms"] for event in read_events(closed_log) if event["key"] == "run_start"]
     log = rewritten(closed_log, tmp_path / "mlperf.log", key="run_stop", time_ms=start_ms + 654_321)
-    assert mlperf.run_seconds(log) == 654.321
+    assert run_seconds(log) == 654.321
 
 
 # --- resuming ---
@@ -384,9 +383,9 @@ def test_an_attempt_before_the_first_checkpoint_is_told_of(closed_log: Path, tmp
 
 
 def test_a_log_that_a_run_does_not_go_on_with_is_told_of(closed_log: Path) -> None:
-    (note,) = mlperf.begin(Config(), closed_log.parent, [], "toy", None, HERE).notes
+    (note,) = begin(Config(), closed_log.parent, [], "toy", None, HERE).notes
     assert str(closed_log) in note and "without --mlperf" in note
-    assert mlperf.begin(Config(), closed_log.parent / "checkpoints", [], "toy", None, HERE).notes == []
+    assert begin(Config(), closed_log.parent / "checkpoints", [], "toy", None, HERE).notes == []
 
 
 # --- the recipe ---
@@ -441,7 +440,7 @@ def test_the_command_line_with_the_recipe_passes_as_closed(
 
     rates: list[float] = []
     monkeypatch.setattr(Training, "train_step", step)
-    monkeypatch.setattr("ssd.evaluate.coco_metrics", made_up)
+    monkeypatch.setattr("ssd.evaluation.coco.coco_metrics", made_up)
     flags = ["--recipe", "mlperf", "--mlperf", "--mlperf-division", "closed", "--bs", "4", "--seed", "7"]
     flags += ["--data", str(small_data), "--data_pipeline", "no_dali", "--num-workers", "0", "--device", "cpu"]
     flags += ["--backbone", "resnet18", "--backbone-weights", "none", "--checkpoint-every", "9 epochs", "--no-plots"]
@@ -479,7 +478,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 @pytest.fixture(scope="module")
 def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Demo data of one step an epoch."""
-    from pipelines.demo import write_demo_data
+    from pipelines.demo.data_set import write_demo_data
 
     return write_demo_data(tmp_path_factory.mktemp("small") / "demo", train_images=4, val_images=2)
 
@@ -579,7 +578,7 @@ def test_time_to_target(small_data: Path, tmp_path: Path, capsys: pytest.Capture
     flags = ["--data_pipeline", "no_dali", "--num-workers", 0, "--epochs", 3, "--evaluation", 1, "--target", 0]
     assert main.main([*map(str, ["--data", small_data, "--output", output, *TRAINED, *JUDGED, *OPEN, *flags])]) == 0
     results = json.loads((output / "results.json").read_text())
-    assert results["epochs"] == 1 and results["time_to_target_s"] == mlperf.run_seconds(output / "mlperf.log")
+    assert results["epochs"] == 1 and results["time_to_target_s"] == run_seconds(output / "mlperf.log")
     assert results["time_to_target_s"] > results["train_seconds"]  # the data path and the model are built in it
     assert f"MLPerf: AP 0.0 after {results['time_to_target_s']:.1f} s" in capsys.readouterr().out
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import ssd.heads
-from ssd.anchors import default_boxes_cxcywh
+import ssd.detectors.ssd300.heads
 from ssd.batch import Predictions
 from ssd.config import BACKBONES
-from ssd.model import FEATURE_CHANNELS, SSD300
+from ssd.detectors.ssd300.anchors import default_boxes_cxcywh
+from ssd.detectors.ssd300.model import FEATURE_CHANNELS, SSD300
 
 ROOT = Path(__file__).parents[1]
 
@@ -130,7 +130,7 @@ def test_predictions_stand_in_the_order_of_the_default_boxes(monkeypatch: pytest
         says_class[1] += 2
         said.append(torch.cat([says_box, says_class], dim=1))
     says = iter(said)
-    monkeypatch.setattr(ssd.heads, "F", SimpleNamespace(conv2d=lambda *_, **__: next(says)))
+    monkeypatch.setattr(ssd.detectors.ssd300.heads, "F", SimpleNamespace(conv2d=lambda *_, **__: next(says)))
     with torch.no_grad():
         predictions = model(torch.zeros(2, 3, 300, 300))
 
@@ -221,8 +221,8 @@ def test_importing_and_building_downloads_nothing(tmp_path: Path) -> None:
         "import socket\n"
         "def refuse(*_, **__): raise AssertionError('the network was used')\n"
         "socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse\n"
-        "import ssd.model\n"
-        "ssd.model.SSD300('resnet18', 2)\n"
+        "import ssd.detectors.ssd300.model\n"
+        "ssd.detectors.ssd300.model.SSD300('resnet18', 2)\n"
         "print('built')\n"
     )
     # An empty cache, so that weights of an earlier download cannot hide one.

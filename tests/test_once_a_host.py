@@ -11,8 +11,8 @@ import numpy as np
 from runs import free_ports
 
 from pipelines.annotations import Annotations
-from pipelines.coco import read_annotations
-from pipelines.once_a_host import read_once_a_host
+from pipelines.readers.coco import read_annotations
+from pipelines.readers.once_a_host import read_once_a_host
 from ssd.distributed import process_group
 from ssd.errors import InputError
 
@@ -27,7 +27,7 @@ def rank_of(rank: int, local_rank: int, port: int, task: Callable[..., Any], arg
 def on_two_ranks(task: Callable[..., Any], *arguments: Any, hosts: int = 1) -> list[Any]:
     """What task(ranks, *arguments) returns on each of two ranks of one host, or of one each."""
     context, (port,) = multiprocessing.get_context("forkserver"), free_ports(1)
-    context.set_forkserver_preload(["pipelines.once_a_host"])  # the imports take longer than the tests
+    context.set_forkserver_preload(["pipelines.readers.once_a_host"])  # the imports take longer than the tests
     results = context.SimpleQueue()
     each = [(rank, rank if hosts == 1 else 0, port, task, arguments, results) for rank in range(2)]
     processes = [context.Process(target=rank_of, args=one, daemon=True) for one in each]

@@ -17,17 +17,17 @@ from torchvision.transforms.functional import adjust_contrast
 
 from pipelines import augmentation
 from pipelines.annotations import Annotations
-from pipelines.coco import read_annotations
-from pipelines.images import read_rgb
-from ssd import anchors
+from pipelines.readers.coco import read_annotations
+from pipelines.readers.image_files import read_rgb
 from ssd.batch import RGB_MEAN, RGB_STD
 from ssd.boxes import pairwise_iou
+from ssd.detectors.ssd300 import anchors
 from ssd.images import resize
 
 fn = pytest.importorskip("nvidia.dali.fn", reason="DALI is not installed")
 from nvidia.dali import pipeline_def, types  # noqa: E402
 
-from pipelines import dali  # noqa: E402
+from pipelines.dali import loaders  # noqa: E402
 
 P_AGREE = 1e-3
 BATCH, ROUNDS = 64, 100
@@ -114,8 +114,8 @@ def draw_with_dali(split: Annotations) -> Draws:
     @pipeline_def
     def graph():
         boxes, labels = fn.external_source(source=feed, num_outputs=2)
-        anchor, shape, boxes, _ = dali.random_crop(boxes, labels)
-        return anchor, shape, boxes, dali.random_flip(), dali.random_colour()
+        anchor, shape, boxes, _ = loaders.random_crop(boxes, labels)
+        return anchor, shape, boxes, loaders.random_flip(), loaders.random_colour()
 
     pipeline = graph(batch_size=BATCH, num_threads=1, device_id=None, seed=11)
     pipeline.build()
@@ -270,7 +270,7 @@ def _resize_with_dali(images: list[np.ndarray], **difference: object) -> np.ndar
     @pipeline_def
     def graph():
         source = fn.external_source(source=lambda: images, layout="HWC")
-        return dali.resize(source) if not difference else fn.resize(source, size=[300, 300], **difference)
+        return loaders.resize(source) if not difference else fn.resize(source, size=[300, 300], **difference)
 
     return np.stack(_run_once(graph, images)).astype(np.float32)
 

@@ -13,11 +13,11 @@ from PIL import Image
 import pipelines
 from pipelines import augmentation
 from pipelines.annotations import Annotations
-from pipelines.coco import read_annotations
-from pipelines.demo import write_demo_data
-from ssd import anchors
+from pipelines.demo.data_set import write_demo_data
+from pipelines.readers.coco import read_annotations
 from ssd.batch import IMAGE_SIZE_PX, Batch
 from ssd.config import DATA_PIPELINES
+from ssd.detectors.ssd300 import anchors
 from ssd.distributed import Ranks
 from ssd.errors import InputError
 

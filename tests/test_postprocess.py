@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
-from ssd.anchors import NUM_BOXES, decode, default_boxes_cxcywh, offsets_of
 from ssd.batch import Detections, Predictions
-from ssd.postprocess import detect
+from ssd.detectors.ssd300.anchors import NUM_BOXES, decode, default_boxes_cxcywh, offsets_of
+from ssd.detectors.ssd300.postprocess import detect
 
 SETTINGS: dict[str, Any] = {"score_threshold": 0.05, "nms_iou": 0.5, "max_per_class": 200, "max_per_image": 200}
 

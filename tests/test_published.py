@@ -13,9 +13,10 @@ from nvidia.dali import fn, pipeline_def, types
 import main
 import pipelines
 import ssd.config
-from pipelines import augmentation, no_dali
+from pipelines import augmentation
 from pipelines.augmentation import AUGMENTATIONS
-from pipelines.coco import read_annotations
+from pipelines.no_dali import loaders
+from pipelines.readers.coco import read_annotations
 from ssd import images
 from ssd.batch import RGB_MEAN, RGB_STD
 from ssd.distributed import Ranks
@@ -103,7 +104,7 @@ def test_the_paths_draw_and_turn_as_chosen(
 
     monkeypatch.setattr(augmentation, "finish", recording_finish)
     monkeypatch.setattr(images, "resize", checking_resize)  # DALI's path without a GPU
-    monkeypatch.setattr(no_dali, "resize", checking_resize)
+    monkeypatch.setattr(loaders, "resize", checking_resize)
     split = read_annotations(demo_data, "train2017")
     loader = pipelines.build_train(name, split, batch_size=8, num_workers=0, seed=1, ranks=HERE, settings=settings)
     list(islice(loader.batches(0), 4))

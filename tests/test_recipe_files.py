@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from ssd.cli.flags import config_of
+from ssd.cli.parsers import train_parser
+from ssd.cli.recipes import base_of
 from ssd.config import RECIPES, Config
 from ssd.errors import InputError
-from ssd.flags import config_of
-from ssd.parsers import train_parser
-from ssd.recipes import base_of
 
 
 def config_from(text: str, folder: Path, *flags: str, world_size: int = 1) -> Config:

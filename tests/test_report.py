@@ -16,17 +16,17 @@ from PIL import Image
 
 import main
 from ssd.config import Config
-from ssd.evaluate import METRIC_NAMES
-from ssd.history import read_history, write_csv
-from ssd.plots import curves, per_class, write_plots
-from ssd.report import report
+from ssd.evaluation.coco import METRIC_NAMES
+from ssd.report.history import read_history, write_csv
+from ssd.report.page import report
+from ssd.report.plots import curves, per_class, write_plots
 
 NAMES = ["balloon", "<crate> & co"]
 PLOTS = ["curves", "per_class", "precision_recall", "confusion", "box_sizes"]
 
 
 def write_run(folder: Path, *, epochs: int = 3, evaluated: bool = True, ap: float = 0.3) -> Path:
-    """A run of ten lines an epoch, as ssd.record writes it."""
+    """A run of ten lines an epoch, as ssd.run.files writes it."""
     folder.mkdir(parents=True)
     lines: list[dict[str, Any]] = []
     for step in range(1, 10 * epochs + 1):

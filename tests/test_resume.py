@@ -12,7 +12,7 @@ import pytest
 import torch
 from runs import ENVIRONMENT, SETTINGS, assert_equal_runs, free_ports, last_of, log_of, write_small_data
 
-from ssd import checkpoint
+from ssd.checkpoints import checkpoint
 
 pytestmark = pytest.mark.slow
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
 from runs import ENVIRONMENT, ROOT, assert_equal, log_of
-from ssd.evaluate import METRIC_NAMES
-from ssd.model import SSD300
+
+from ssd.detectors.ssd300.model import SSD300
+from ssd.evaluation.coco import METRIC_NAMES
 
 pytestmark = pytest.mark.slow
 
@@ -71,7 +71,7 @@ def finished(request: pytest.FixtureRequest, demo_data: Path, tmp_path_factory: 
 @pytest.fixture(scope="module")
 def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Demo data of one step an epoch."""
-    from pipelines.demo import write_demo_data
+    from pipelines.demo.data_set import write_demo_data
 
     return write_demo_data(tmp_path_factory.mktemp("small") / "demo", train_images=4, val_images=2)
 
@@ -245,11 +245,11 @@ import numpy as np
 import torch
 
 import main
-import ssd.evaluate
-import ssd.train
+import ssd.evaluation.coco
+import ssd.training.loop
 
 folder = Path(sys.argv.pop(1))
-coco_metrics, average_buffers = ssd.evaluate.coco_metrics, ssd.train.average_buffers
+coco_metrics, average_buffers = ssd.evaluation.coco.coco_metrics, ssd.training.loop.average_buffers
 
 
 def recording_metrics(ground_truth, results, engine):
@@ -263,7 +263,7 @@ def recording_average(model, ranks):
     torch.save(model.state_dict(), folder / f"rank{ranks.rank}.pt")
 
 
-ssd.evaluate.coco_metrics, ssd.train.average_buffers = recording_metrics, recording_average
+ssd.evaluation.coco.coco_metrics, ssd.training.loop.average_buffers = recording_metrics, recording_average
 sys.exit(main.main(sys.argv[1:]))
 """
 

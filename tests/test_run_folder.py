@@ -11,7 +11,7 @@ import torch
 
 from ssd.distributed import Ranks
 from ssd.errors import InputError
-from ssd.run_folder import run_folder
+from ssd.run.folder import run_folder
 
 HERE = Ranks(0, 0, 1, torch.device("cpu"))
 

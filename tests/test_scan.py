@@ -23,9 +23,10 @@ from dirty_data import (
 
 import main
 import pipelines
-from pipelines import check, scan
-from pipelines.coco import read_annotations
-from pipelines.scan import read_usable
+from pipelines import check
+from pipelines.readers import scan
+from pipelines.readers.coco import read_annotations
+from pipelines.readers.scan import read_usable
 from ssd.distributed import Ranks
 from ssd.errors import InputError
 

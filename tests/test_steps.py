@@ -11,12 +11,12 @@ from runs import ENVIRONMENT, ROOT, free_ports
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssd.config import Config
+from ssd.detectors.ssd300.loss import ssd_losses
+from ssd.detectors.ssd300.synthetic import synthetic_batch
 from ssd.distributed import Ranks
-from ssd.loss import ssd_losses
-from ssd.start import build_training
-from ssd.steps import build_step
-from ssd.synthetic import synthetic_batch
-from ssd.train import Training
+from ssd.training.loop import Training
+from ssd.training.resume import build_training
+from ssd.training.step import build_step
 
 CPU = Ranks(0, 0, 1, torch.device("cpu"))
 CATEGORIES = [(number, f"class {number}") for number in range(1, 4)]
@@ -60,11 +60,11 @@ class Reads(TorchDispatchMode):
 
 def test_a_step_reads_nothing_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a GPU has it: without what a CPU leaves out, which reads where."""
-    import ssd.heads
-    import ssd.loss
+    import ssd.detectors.ssd300.heads
+    import ssd.detectors.ssd300.loss
 
-    monkeypatch.setattr(ssd.heads, "_SKIPS_ZEROS_ON", ())
-    monkeypatch.setattr(ssd.loss, "_SKIPS_ZEROS_ON", ())
+    monkeypatch.setattr(ssd.detectors.ssd300.heads, "_SKIPS_ZEROS_ON", ())
+    monkeypatch.setattr(ssd.detectors.ssd300.loss, "_SKIPS_ZEROS_ON", ())
     training = training_of(bf16=True)
     batch, take_step = synthetic_batch(2, 1 + len(CATEGORIES), CPU.device), build_step(training)
     with Reads() as reads:
@@ -103,9 +103,9 @@ RANK = """
 import sys, torch
 from ssd.config import Config
 from ssd.distributed import process_group
-from ssd.start import build_training
-from ssd.steps import build_step
-from ssd.synthetic import synthetic_batch
+from ssd.training.resume import build_training
+from ssd.training.step import build_step
+from ssd.detectors.ssd300.synthetic import synthetic_batch
 
 with process_group("cpu") as ranks:
     for compression in ("none", "bf16"):

@@ -16,8 +16,8 @@ from test_report import assert_self_contained
 
 import main
 from ssd.distributed import Ranks
-from ssd.record import Run
-from ssd.trackers import _TRACKERS, Trackers
+from ssd.run.files import Run
+from ssd.run.trackers import _TRACKERS, Trackers
 
 PIXELS = np.zeros((20, 30, 3), np.uint8)
 CURVES = {"cat": np.linspace(1, 0, 101), "dog": np.ones(101)}
@@ -120,9 +120,9 @@ def test_a_run_that_is_shown_learns_the_same_and_leaves_all_there_is_to_see(
 
 @pytest.mark.slow
 def test_no_run_waits_for_matplotlib_or_a_tracker_at_its_start() -> None:
-    script = "import sys, main, ssd.showcase, ssd.train, ssd.record; print(*sys.modules)"
+    script = "import sys, main, ssd.report.examples, ssd.training.loop, ssd.run.files; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
-    assert "ssd.showcase" in done.stdout.split(), done.stderr
+    assert "ssd.report.examples" in done.stdout.split(), done.stderr
     assert not {"matplotlib.figure", "tensorboard", "wandb", "mlflow"} & set(done.stdout.split())
 
 

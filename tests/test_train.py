@@ -16,17 +16,17 @@ import torch
 from runs import ENVIRONMENT, ROOT, free_ports
 from torch import Tensor, nn
 
-from ssd import checkpoint
 from ssd.batch import Batch
+from ssd.checkpoints import checkpoint
+from ssd.checkpoints.retention import kept
 from ssd.config import Config
 from ssd.distributed import Ranks
-from ssd.interruption import Preempted
-from ssd.judge import Judge
-from ssd.keep import kept
-from ssd.meter import MAX_LOST_STEPS, NonFiniteLossError
-from ssd.mlperf import ComplianceLog
-from ssd.record import Run
-from ssd.train import Training, build_optimizer, train
+from ssd.mlperf.log import ComplianceLog
+from ssd.run.files import Run
+from ssd.training.evaluations import Judge
+from ssd.training.interruption import Preempted
+from ssd.training.loop import Training, build_optimizer, train
+from ssd.training.loss_log import MAX_LOST_STEPS, NonFiniteLossError
 
 CPU = Ranks(0, 0, 1, torch.device("cpu"))
 STEPS_PER_EPOCH = 3
@@ -253,7 +253,7 @@ def test_checkpoints_are_written_when_they_are_due(every: tuple[int, str], steps
 def test_checkpoints_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step of this clock is 25 seconds: two minutes are over after steps 5 and 10."""
     training = new_training(checkpoint_every=(2, "minutes"), evaluation=(), keep_checkpoints=99)
-    monkeypatch.setattr("ssd.keep.time.monotonic", lambda: 25.0 * training.step)
+    monkeypatch.setattr("ssd.checkpoints.retention.time.monotonic", lambda: 25.0 * training.step)
     run_training(training, tmp_path)
     assert names(tmp_path) == ["best.pt", "last.pt", "step-00000005.pt", "step-00000010.pt", "step-00000012.pt"]
 
@@ -413,7 +413,7 @@ def test_rewinding_drops_what_a_checkpoint_does_not_know(tmp_path: Path) -> None
 def test_a_step_that_stalls_ends_the_process_and_says_where() -> None:
     """The watchdog alone, in a process of its own."""
     script = (
-        "import time, ssd.interruption as i\n"
+        "import time, ssd.training.interruption as i\n"
         "i._GRACE_S = 0.2\n"
         "dog = i.Watchdog(0.3)\n"
         "dog.is_alive()\n"
@@ -490,12 +490,12 @@ LOSES_A_RANK = """
 import os, signal, sys, time
 from pathlib import Path
 
-import ssd.interruption
+import ssd.training.interruption
 from test_train import *
 from ssd.distributed import process_group
 from ssd.errors import LostRankError
 
-ssd.interruption._GRACE_S = 2
+ssd.training.interruption._GRACE_S = 2
 
 
 def stalls():

@@ -27,15 +27,15 @@ from test_train import (
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ssd import checkpoint
 from ssd.batch import Batch
+from ssd.checkpoints import checkpoint
 from ssd.config import Config
+from ssd.detectors.ssd300.model import SSD300
 from ssd.errors import InputError
-from ssd.interruption import Preempted
-from ssd.model import SSD300
 from ssd.schedule import lr_at
-from ssd.steps import build_step
-from ssd.train import Training, build_optimizer
+from ssd.training.interruption import Preempted
+from ssd.training.loop import Training, build_optimizer
+from ssd.training.step import build_step
 
 ALL: dict[str, Any] = {"ema": 0.9, "clip_norm": 0.5, "accumulate": 2, "schedule": "cosine", "warmup": 2}
 

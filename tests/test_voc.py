@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from voc_data import image_xml, object_xml, voc_of_coco, write_voc
 
-from pipelines.coco import read_annotations as read_coco
-from pipelines.splits import find_split, read_annotations
+from pipelines.readers.coco import read_annotations as read_coco
+from pipelines.readers.splits import find_split, read_annotations
 from ssd.errors import InputError
 
 DOG = object_xml("dog", 1, 1, 100, 50)

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torchvision import models
 
 import main
-from ssd import checkpoint, weight_formats
-from ssd.anchors import NUM_BOXES, decode, default_boxes_cxcywh
+from ssd.checkpoints import checkpoint, conversion
 from ssd.config import BACKBONES
+from ssd.detectors.ssd300.anchors import NUM_BOXES, decode, default_boxes_cxcywh
+from ssd.detectors.ssd300.model import FEATURE_CHANNELS, SSD300
 from ssd.errors import InputError
-from ssd.model import FEATURE_CHANNELS, SSD300
 
 Refusal = Callable[..., str]
 Edit = Callable[[Path, str, Callable[[dict[str, Any]], None]], Path]
@@ -76,7 +76,7 @@ def dle_content(model: DleSSD) -> dict[str, Any]:
     """All that DLE's training writes into a checkpoint."""
     optimizer = torch.optim.SGD(model.parameters(), lr=2.6e-3, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[43, 54], gamma=0.1)
-    names = ["background", *(name for _, name in weight_formats.coco_categories())]
+    names = ["background", *(name for _, name in conversion.coco_categories())]
     return {
         "epoch": 65,
         "iteration": 1000,
@@ -107,12 +107,12 @@ def equal_states(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(a[name].dtype == b[name].dtype and torch.equal(a[name], b[name]) for name in a)
 
 
-def refused(file: Path, load: Callable[[Path], Any] = weight_formats.load) -> str:
+def refused(file: Path, load: Callable[[Path], Any] = conversion.load) -> str:
     return refusal_of(file, load)
 
 
 def load_and_build(file: Path) -> SSD300:
-    return checkpoint.build_model(weight_formats.load(file), file)
+    return checkpoint.build_model(conversion.load(file), file)
 
 
 # --- NVIDIA's DeepLearningExamples ---
@@ -120,8 +120,8 @@ def load_and_build(file: Path) -> SSD300:
 
 def test_coco_categories_are_those_of_its_annotation_file(coco256: Path) -> None:
     rows = json.loads((coco256 / "annotations" / "instances_val2017.json").read_text())["categories"]
-    assert weight_formats.coco_categories() == [(row["id"], row["name"]) for row in rows]
-    assert {label: weight_formats.coco_categories()[label - 1] for label in SOME_OF_COCO} == SOME_OF_COCO
+    assert conversion.coco_categories() == [(row["id"], row["name"]) for row in rows]
+    assert {label: conversion.coco_categories()[label - 1] for label in SOME_OF_COCO} == SOME_OF_COCO
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_dle_checkpoint_says_the_same_here(backbone: str, images: Tensor, tmp_
     theirs = dle_model(backbone, images)
     file = tmp_path / "dle.pt"
     torch.save(dle_content(theirs), file)
-    content = weight_formats.load(file)
+    content = conversion.load(file)
     assert content["backbone"] == backbone
     assert {label: content["categories"][label - 1] for label in SOME_OF_COCO} == SOME_OF_COCO
     ours = checkpoint.build_model(content, file).eval()
@@ -162,7 +162,7 @@ def test_dle_weights_in_other_wrappings(dle_r18: DleSSD, dle_file: Path, tmp_pat
 
 
 def test_fine_tuning_from_dle_onto_other_classes(dle_file: Path) -> None:
-    content = weight_formats.load(dle_file)
+    content = conversion.load(dle_file)
     model, fresh = seeded(2, "resnet18", 4), seeded(2, "resnet18", 4).state_dict()
     assert len(checkpoint.load_for_fine_tuning(model, content, dle_file)) == 12
     for name, value in model.state_dict().items():
@@ -231,7 +231,7 @@ def test_convert(suffix: str, dle_file: Path, tmp_path: Path, capsys: pytest.Cap
     target = tmp_path / f"ours{suffix}"
     assert main.main(["convert", str(dle_file), str(target)]) == 0
     assert capsys.readouterr().out == f"wrote {target}: SSD300-resnet18, 80 categories\n"
-    content, original = weight_formats.load(target), weight_formats.load(dle_file)
+    content, original = conversion.load(target), conversion.load(dle_file)
     assert content.keys() == {"format", "backbone", "categories", "model"}
     assert equal_states(content["model"], original["model"])
     assert content["backbone"] == "resnet18"
@@ -263,7 +263,7 @@ def test_convert_refuses(refusal: Refusal, demo_checkpoint: Path, tmp_path: Path
 def rename_to_coco(document: dict[str, Any]) -> None:
     for row in document["annotations"]:
         row["category_id"] = 13 if row["category_id"] == 12 else row["category_id"]  # COCO has no 12
-    document["categories"] = [{"id": id, "name": name} for id, name in weight_formats.coco_categories()]
+    document["categories"] = [{"id": id, "name": name} for id, name in conversion.coco_categories()]
 
 
 def test_evaluate_takes_dle_checkpoints(
@@ -292,7 +292,7 @@ def test_training_starts_from_a_dle_checkpoint(
     flags += [str(tmp_path / "run"), "--epochs", "1", "--bs", "4", "--lr", "0", "--device", "cpu"]
     assert main.main([*flags, "--num-workers", "0", "--data_pipeline", "no_dali"]) == 0
     assert f"starting from {dle_file}, with new class heads" in capsys.readouterr().out
-    trained, original = checkpoint.load(tmp_path / "run" / "checkpoints" / "last.pt"), weight_formats.load(dle_file)
+    trained, original = checkpoint.load(tmp_path / "run" / "checkpoints" / "last.pt"), conversion.load(dle_file)
     for name in ("trunk.0.weight", "extra_blocks.4.3.weight", "box_heads.5.bias"):
         assert torch.equal(trained["model"][name], original["model"][name])
 
@@ -302,7 +302,7 @@ def test_training_starts_from_a_dle_checkpoint(
 
 def test_damaged_safetensors_are_refused(demo_checkpoint: Path, tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
-    weight_formats.save(file, checkpoint.load(demo_checkpoint))
+    conversion.save(file, checkpoint.load(demo_checkpoint))
     data = file.read_bytes()
     for size in (0, 7, 8, 1000, len(data) // 2, len(data) - 1):
         file.write_bytes(data[:size])
@@ -340,7 +340,7 @@ def test_load_backbone_fills_the_trunk_bit_for_bit(backbone: str, suffix: str, t
     else:
         torch.save(whole.state_dict(), file)
     model, fresh = seeded(2, backbone, 4), seeded(2, backbone, 4)
-    weight_formats.load_backbone(model, str(file))
+    conversion.load_backbone(model, str(file))
     assert equal_states(model.trunk.state_dict(), torchvision_trunk(whole))
     for name, value in model.state_dict().items():
         if not name.startswith("trunk."):
@@ -352,13 +352,13 @@ def test_load_backbone_takes_files_from_before_batch_norm_counted(tmp_path: Path
     state = {name: value for name, value in whole.state_dict().items() if not name.endswith("num_batches_tracked")}
     torch.save(state, tmp_path / "weights.pth", _use_new_zipfile_serialization=False)
     model = seeded(2, "resnet18", 4)
-    weight_formats.load_backbone(model, str(tmp_path / "weights.pth"))
+    conversion.load_backbone(model, str(tmp_path / "weights.pth"))
     assert equal_states(model.trunk.state_dict(), torchvision_trunk(whole))
 
 
 def test_load_backbone_none_keeps_the_fresh_weights() -> None:
     model = seeded(2, "resnet18", 4)
-    weight_formats.load_backbone(model, "none")
+    conversion.load_backbone(model, "none")
     assert equal_states(model.state_dict(), seeded(2, "resnet18", 4).state_dict())
 
 
@@ -373,13 +373,13 @@ def test_load_backbone_refuses_other_weights(tmp_path: Path) -> None:
     file = tmp_path / "weights.pth"
     for content in (models.resnet34().state_dict(), incomplete, prefixed, own, [1], {}, {1: 2}, no_tensor):
         torch.save(content, file)
-        assert "--backbone-weights" in refused(file, lambda file: weight_formats.load_backbone(model, str(file)))
+        assert "--backbone-weights" in refused(file, lambda file: conversion.load_backbone(model, str(file)))
     safetensors.torch.save_file(models.resnet34().state_dict(), tmp_path / "weights.safetensors")
-    refused(tmp_path / "weights.safetensors", lambda file: weight_formats.load_backbone(model, str(file)))
+    refused(tmp_path / "weights.safetensors", lambda file: conversion.load_backbone(model, str(file)))
     for data in (b"", b"weights\n"):
         file.write_bytes(data)
-        refused(file, lambda file: weight_formats.load_backbone(model, str(file)))
-    refused(tmp_path / "none.pth", lambda file: weight_formats.load_backbone(model, str(file)))
+        refused(file, lambda file: conversion.load_backbone(model, str(file)))
+    refused(tmp_path / "none.pth", lambda file: conversion.load_backbone(model, str(file)))
     assert equal_states(model.state_dict(), before)
 
 
@@ -391,7 +391,7 @@ def test_imagenet_weights_offline(error: OSError, tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("torch.hub.urlopen", offline)
     with pytest.raises(InputError) as refusal:
-        weight_formats.load_backbone(seeded(2, "resnet18", 4), "imagenet")
+        conversion.load_backbone(seeded(2, "resnet18", 4), "imagenet")
     message = str(refusal.value)
     assert message.startswith("--backbone-weights imagenet: ") and "\n" not in message
     assert "https://download.pytorch.org/models/resnet18" in message

@@ -1,0 +1,1 @@
+"""The DALI data path."""

@@ -1,0 +1,1 @@
+"""The pure-PyTorch data path."""

@@ -1,0 +1,268 @@
+"""The pure-PyTorch data path: worker processes decode, crop, resize, flip and match; colour and normalisation run on
+whole uint8 batches on the training device.
+
+The randomness of every sample derives from (seed, pass, index), so the number of workers and restarts change nothing.
+"""
+
+import functools
+import itertools
+import re
+import signal
+from collections.abc import Iterable, Iterator
+from types import FrameType
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from pipelines import augmentation
+from pipelines.annotations import Annotations
+from pipelines.augmentation import Augmentation
+from pipelines.readers.scan import read_image
+from ssd.batch import Batch, EvalBatch
+from ssd.detectors.ssd300 import anchors
+from ssd.distributed import Ranks
+from ssd.errors import InputError
+from ssd.images import normalise, resize
+
+_T = TypeVar("_T")
+_SECONDS_AFTER_STOP = 35  # torchrun and most clusters kill after 30
+# How torch's reports of a full /dev/shm begin, in a worker's traceback.
+_SHARED_MEMORY = re.compile(r"RuntimeError: unable to (allocate shared memory|mmap|resize|write)")
+
+
+class Sample(NamedTuple):
+    """One cropped and resized image, and what is to be done to it yet.
+
+    pixels: 300 x 300 x 3 uint8. colour: 4 of `random_colour`. flip: whether to mirror the pixels, as the boxes are.
+    boxes_ltrb: n x 4 float32. labels: n int64. image_id: the data set's own.
+    """
+
+    pixels: np.ndarray
+    colour: np.ndarray
+    flip: bool
+    boxes_ltrb: np.ndarray
+    labels: np.ndarray
+    image_id: int
+
+
+class TrainSamples(Dataset[Sample]):
+    """Augmented samples by (pass through the images, image index)."""
+
+    def __init__(self, annotations: Annotations, seed: int, settings: Augmentation):
+        self.annotations = annotations
+        self.seed = seed
+        self.settings = settings
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        number, index = key
+        rng = np.random.default_rng((self.seed, number, index))
+        rows = self.annotations.boxes_of(index)
+        trains = ~self.annotations.is_crowd[rows]
+        boxes_ltrb, labels = self.annotations.boxes_ltrb[rows][trains], self.annotations.labels[rows][trains]
+
+        crop = augmentation.random_crop(boxes_ltrb, rng)
+        image = read_image(self.annotations, index)
+        left, top, right, bottom = augmentation.window_px(crop.window_ltrb, image.shape[1], image.shape[0])
+        pixels = resize(image[top:bottom, left:right], antialias=self.settings.antialias)
+        boxes_ltrb = crop.boxes_ltrb
+        flip = augmentation.random_flip(rng)
+        if flip:
+            left, top, right, bottom = boxes_ltrb.T
+            boxes_ltrb = np.stack([1 - right, top, 1 - left, bottom], axis=1)
+        colour = augmentation.random_colour(rng, self.settings.hue_degrees)
+        return Sample(pixels, colour, flip, boxes_ltrb, labels[crop.kept], int(self.annotations.image_ids[index]))
+
+
+class _HostBatch(NamedTuple):
+    """What a worker hands over: uint8 images, and the matched default boxes alone: a fifth in bytes.
+
+    The pixels are a tensor, which DataLoader moves by shared memory. What is small goes through the pipe as numpy's
+    arrays: a shared segment each would cost more.
+    """
+
+    pixels: Tensor
+    colour: np.ndarray
+    flip: np.ndarray
+    image: np.ndarray
+    default: np.ndarray
+    offsets: np.ndarray
+    labels: np.ndarray
+    image_ids: np.ndarray
+
+
+def _collate(samples: list[Sample]) -> _HostBatch:
+    matches = anchors.encode_sparse(
+        [torch.from_numpy(sample.boxes_ltrb) for sample in samples],
+        [torch.from_numpy(sample.labels) for sample in samples],
+    )
+    image_ids = torch.tensor([sample.image_id for sample in samples])
+    return _HostBatch(
+        default_collate([torch.from_numpy(sample.pixels) for sample in samples]),  # into shared memory at once
+        np.stack([sample.colour for sample in samples]),
+        np.array([sample.flip for sample in samples]),
+        *(part.numpy() for part in (*matches, image_ids)),
+    )
+
+
+def _finish(host: _HostBatch, device: torch.device, contrast_centre: float | None) -> Batch:
+    pixels, colour, flip, image, default, matched_offsets, matched_labels = (
+        torch.as_tensor(part).to(device, non_blocking=True) for part in host[:-1]
+    )
+    offsets = torch.zeros(len(pixels), anchors.NUM_BOXES, 4, device=device)
+    labels = torch.zeros(len(pixels), anchors.NUM_BOXES, dtype=torch.int64, device=device)
+    offsets[image, default] = matched_offsets
+    labels[image, default] = matched_labels
+    images = augmentation.finish(pixels, colour, flip, contrast_centre)
+    return Batch(images, offsets, labels, torch.from_numpy(host.image_ids))
+
+
+class _Keys:
+    """The endless sequence of a rank's batches of (pass, image index), from a given place on: so many images of the
+    passes, one after the other, have been taken by all ranks."""
+
+    def __init__(self, indices: np.ndarray, batch_size: int, seed: int, ranks: Ranks):
+        self.indices, self.batch_size, self.seed, self.ranks = indices, batch_size, seed, ranks
+        self.global_batch_size = batch_size * ranks.world_size
+        self.first_place = 0
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order_of = functools.lru_cache(maxsize=2)(self._order_of)  # a batch may end one pass and begin the next
+        for first in itertools.count(self.first_place + self.ranks.rank * self.batch_size, self.global_batch_size):
+            places = (divmod(place, len(self.indices)) for place in range(first, first + self.batch_size))
+            yield [(number, int(order_of(number)[row])) for number, row in places]
+
+    def _order_of(self, number: int) -> np.ndarray:
+        return np.random.default_rng((self.seed, number)).permutation(self.indices)
+
+
+def _outlast_stop_signals(worker: int) -> None:
+    """The end of a job is signalled to all of its processes, but a run still needs batches up to its last step. So the
+    workers go on, but not for ever: the interpreter ends them by such a signal too when it exits over an error."""
+
+    def end_later(number: int, frame: FrameType | None) -> None:
+        signal.alarm(_SECONDS_AFTER_STOP)
+
+    signal.signal(signal.SIGTERM, end_later)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+class TrainLoader:
+    """See `ssd.batch.TrainLoader` for the contract. num_workers: processes; 0 loads in this one."""
+
+    identity: dict[str, str] = {}
+    ranks_share_state = True
+
+    def __init__(
+        self,
+        annotations: Annotations,
+        *,
+        batch_size: int,
+        num_workers: int,
+        seed: int,
+        ranks: Ranks,
+        settings: Augmentation,
+    ):
+        self.device = ranks.device
+        self._contrast_centre = settings.contrast_centre
+        self._keys = _Keys(annotations.trainable_indices(), batch_size, seed, ranks)
+        self._place: int | None = None
+        self.steps_per_epoch = -(-len(self._keys.indices) // self._keys.global_batch_size)
+        self._loader = DataLoader(
+            TrainSamples(annotations, seed, settings),
+            batch_sampler=self._keys,
+            num_workers=num_workers,
+            collate_fn=_collate,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=_outlast_stop_signals,
+            # Else it draws from torch's own one, and an evaluation or a resumption would change what others draw.
+            generator=torch.Generator(),
+        )
+
+    def batches(self, first_step: int) -> Iterator[Batch]:
+        if self._place is None:
+            self._place = first_step * self._keys.global_batch_size
+        self._keys.first_place = self._place
+        for host in plain_errors(self._loader):
+            self._place += self._keys.global_batch_size
+            yield _finish(host, self.device, self._contrast_centre)
+
+    def state(self) -> bytes:
+        """The place in the passes, which says it all: a sample's randomness derives from its pass and index."""
+        return b"" if self._place is None else self._place.to_bytes(8)
+
+    def restore(self, state: bytes) -> None:
+        self._place = int.from_bytes(state) if state else None
+
+
+class EvalSamples(Dataset[tuple[int, np.ndarray]]):
+    """(image index, the whole image resized to 300 x 300 x 3 uint8)."""
+
+    def __init__(self, annotations: Annotations):
+        self.annotations = annotations
+
+    def __getitem__(self, index: int) -> tuple[int, np.ndarray]:
+        return index, resize(read_image(self.annotations, index))
+
+
+def _collate_eval(samples: list[tuple[int, np.ndarray]]) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(np.stack([pixels for _, pixels in samples])), torch.tensor([index for index, _ in samples])
+
+
+class EvalLoader:
+    """See `ssd.batch.EvalLoader` for the contract."""
+
+    def __init__(self, annotations: Annotations, *, batch_size: int, num_workers: int, ranks: Ranks):
+        self.device = ranks.device
+        self._loader = DataLoader(
+            EvalSamples(annotations),
+            batch_size=batch_size,
+            sampler=range(ranks.rank, len(annotations), ranks.world_size),
+            num_workers=num_workers,
+            collate_fn=_collate_eval,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=_outlast_stop_signals,
+            generator=torch.Generator(),
+        )
+
+    def __iter__(self) -> Iterator[EvalBatch]:
+        for pixels, indices in plain_errors(self._loader):
+            images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+            yield EvalBatch(normalise(images), indices)
+
+
+def plain_errors(batches: Iterable[_T]) -> Iterator[_T]:
+    """The batches. A worker's InputError comes without DataLoader's traceback; a worker's failure is one too."""
+    iterator = iter(batches)
+    try:
+        yield from iterator
+        return
+    except InputError as error:
+        failure = InputError(str(error).strip().splitlines()[-1].removeprefix("ssd.errors.InputError: "))
+        error.__traceback__ = None
+    except RuntimeError as error:
+        found = worker_failure(error)
+        if found is None:
+            raise
+        failure = found
+        error.__traceback__ = None
+    # Without a reference to it, in a traceback either, the iterator ends its workers now, and not with the interpreter.
+    del iterator
+    raise failure
+
+
+def worker_failure(error: Exception) -> InputError | None:
+    """What the user should read if the error is torch's report of a worker that died or found no shared memory.
+
+    torch raises the former by a signal, wherever the main thread is.
+    """
+    lines = str(error).splitlines()
+    cause = next((line for line in lines if line.startswith("DataLoader worker") or _SHARED_MEMORY.search(line)), None)
+    if cause is None:
+        return None
+    return InputError(
+        f"--num-workers: {cause.strip()} Was it killed for its memory, or is /dev/shm full? "
+        "Pass fewer workers, or give more shared memory (docker run --ipc=host or --shm-size)"
+    )

@@ -1,0 +1,1 @@
+"""Annotation and image files, read strictly and checked."""

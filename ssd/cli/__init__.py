@@ -1,0 +1,1 @@
+"""The command line: each command's flags and what it does."""

@@ -1,0 +1,303 @@
+"""What a run needs of the machine, and what to do where it is not there.
+
+Loads neither torch nor DALI: other interpreters try these, so that one which cannot be loaded is a finding and not the
+end.
+"""
+
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+from packaging.requirements import Requirement
+from rich.markup import escape
+from rich.table import Table
+
+from ssd.config import Config
+from ssd.console import Console
+from ssd.errors import InputError
+
+OK, WARN, STOP = "ok", "warn", "stop"
+
+# By the release notes of the CUDA toolkit: the least driver for minor version compatibility.
+LEAST_DRIVER = {11: 450, 12: 525, 13: 580}
+# Each worker process of the torch path has two batches of uint8 images in shared memory (DataLoader's default).
+_SHM_PER_RANK_BYTES = Config.num_workers * 2 * Config.batch_size * 300 * 300 * 3
+LEAST_FILES, ENOUGH_FILES = 256, 1024
+# Estimates: torch, CUDA and DALI alone are about 1 GB of the host; data, workers and CPU training come on top.
+LEAST_MEMORY_BYTES, ENOUGH_MEMORY_BYTES = 1e9, 4e9
+# An SSD300-R50's checkpoint with the optimiser's state is 0.2 GB, and four lie there at once: two, best, unfinished.
+LEAST_DISK_BYTES, ENOUGH_DISK_BYTES = 1e9, 5e9
+
+_TRY_TORCH = """
+import json, torch, torchvision
+torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)  # built for this torch?
+gpus = [[torch.cuda.get_device_name(i), *torch.cuda.mem_get_info(i)] for i in range(torch.cuda.device_count())]
+for i in range(len(gpus)):
+    torch.zeros(1, device=f"cuda:{i}").add_(1).item()
+print(json.dumps({"cuda": torch.version.cuda, "gpus": gpus}))
+"""
+_TRY_DALI = """
+import json, sys, nvidia.dali
+from nvidia.dali import fn, pipeline_def
+gpu = sys.argv[1] == "gpu"
+@pipeline_def(batch_size=1, num_threads=1, device_id=0 if gpu else None)
+def graph():
+    values = fn.constant(idata=[1])
+    return values.gpu() if gpu else values
+pipeline = graph()
+pipeline.build()
+pipeline.run()
+print(json.dumps({"cuda": nvidia.dali.__cuda_version__}))
+"""
+
+
+class Finding(NamedTuple):
+    """One thing looked at. state: OK, WARN (slow, or stops some runs) or STOP. remedy: '' where all is well."""
+
+    what: str
+    value: str
+    state: str = OK
+    remedy: str = ""
+
+
+def examine(output: Path) -> list[Finding]:
+    """All findings. output: where runs will be written."""
+    torch = _try(_TRY_TORCH)
+    gpus = torch.get("gpus", [])
+    ranks = max(1, len(gpus))
+    return [
+        Finding("Python", f"{platform.python_version()}, {platform.platform(terse=True)}"),
+        *packages(),
+        judge_torch(torch, driver_version()),
+        *(judge_gpu(number, *gpu) for number, gpu in enumerate(gpus)),
+        judge_dali(dali_packages(), lambda: _try(_TRY_DALI, "gpu" if gpus else "cpu")),
+        judge_cores(cores(), ranks),
+        judge_memory(memory_bytes(), ranks),
+        *_shared_memory(ranks),
+        judge_open_files(*resource.getrlimit(resource.RLIMIT_NOFILE)),
+        judge_disk(output),
+    ]
+
+
+def show(findings: Sequence[Finding], console: Console) -> None:
+    """Prints the table, and what to do below it."""
+    style = {OK: "green", WARN: "yellow", STOP: "bold red"}
+    table = Table(box=None, pad_edge=False)
+    for column in ("", "looked at", "found"):
+        table.add_column(column, overflow="fold")
+    for what, value, state, _ in findings:
+        table.add_row(f"[{style[state]}]{state}[/]", what, escape(value))
+    console.print(table)
+    for what, _, state, remedy in findings:
+        if remedy:
+            console.print(f"[{style[state]}]{state}[/] {escape(f'{what}: {remedy}')}", soft_wrap=True)
+    stops = sum(finding.state == STOP for finding in findings)
+    console.print(f"[{style[STOP]}]{stops} would stop a run[/]" if stops else "nothing here would stop a run")
+
+
+def exit_code(findings: Sequence[Finding]) -> int:
+    return int(any(finding.state == STOP for finding in findings))
+
+
+# Packages
+
+
+def requirements() -> list[Requirement]:
+    """What the package needs, as installed or by the checkout's pyproject.toml."""
+    try:
+        texts = metadata.requires("ssd-dali") or []
+    except metadata.PackageNotFoundError:
+        file = Path(__file__).parents[2] / "pyproject.toml"
+        texts = tomllib.loads(file.read_text())["project"]["dependencies"] if file.exists() else []
+    return [each for each in map(Requirement, texts) if each.marker is None or each.marker.evaluate({"extra": ""})]
+
+
+def packages() -> Iterator[Finding]:
+    """A finding for all packages but DALI, and one for each that is missing or too old."""
+    fine = []
+    for required in requirements():
+        if required.name.startswith("nvidia-dali"):
+            continue
+        try:
+            installed = metadata.version(required.name)
+        except metadata.PackageNotFoundError:
+            yield Finding(required.name, "not installed", STOP, f"pip install '{required}'")
+            continue
+        if required.specifier.contains(installed, prereleases=True):
+            fine.append(f"{required.name} {installed}")
+        else:
+            yield Finding(required.name, installed, STOP, f"pip install '{required}'")
+    yield Finding("packages", ", ".join(fine))
+
+
+def _try(code: str, *arguments: str) -> dict[str, Any]:
+    """What the code prints as JSON in an interpreter of its own; {"error": its last words} where it fails."""
+    try:
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=300)
+    except subprocess.TimeoutExpired:
+        return {"error": "no answer in 5 minutes"}
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        return {"error": lines[-1] if lines else f"ended by signal {-done.returncode}"}
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def judge_torch(torch: dict[str, Any], driver: str | None) -> Finding:
+    """Whether torch and torchvision work, and with the GPUs that the driver has. torch: what _TRY_TORCH printed."""
+    if "error" in torch:
+        return Finding("torch", torch["error"], STOP, "install torch and torchvision of one release, for this CUDA")
+    value = f"for CUDA {torch['cuda']}" if torch["cuda"] else "for CPUs only"
+    value += f", driver {driver}" if driver else ", no NVIDIA driver"
+    if driver is None:
+        return Finding("GPUs", f"none: runs use the CPU (torch {value})")
+    if torch["gpus"]:
+        return Finding("GPUs", f"{len(torch['gpus'])}, torch {value}")
+    if torch["cuda"] is None:
+        return Finding("GPUs", f"none for torch, which is {value}", STOP, "install a build of torch for CUDA")
+    least = LEAST_DRIVER.get(int(torch["cuda"].split(".")[0]), 0)
+    if int(driver.split(".")[0]) < least:
+        remedy = f"update the driver to {least} or newer, or install a torch for an older CUDA"
+    else:
+        remedy = "look at nvidia-smi and CUDA_VISIBLE_DEVICES; in a container, pass --gpus all"
+    return Finding("GPUs", f"none for torch, which is {value}", STOP, remedy)
+
+
+def driver_version() -> str | None:
+    """Of the NVIDIA driver, by nvidia-smi; None without one."""
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.split()[0] if done.returncode == 0 and done.stdout.strip() else None
+
+
+def judge_gpu(number: int, name: str, free_bytes: float, total_bytes: float) -> Finding:
+    value = f"{name}, {free_bytes / 1e9:.1f} of {total_bytes / 1e9:.1f} GB free"
+    if free_bytes >= total_bytes / 2:
+        return Finding(f"GPU {number}", value)
+    remedy = "another program holds most of its memory; end it, or choose others by CUDA_VISIBLE_DEVICES"
+    return Finding(f"GPU {number}", value, WARN, remedy)
+
+
+def dali_packages() -> list[tuple[str, str]]:
+    """The (name, version) of every build of DALI that is installed."""
+    found = ((each.metadata["Name"] or "", each.version) for each in metadata.distributions())
+    return sorted({(name, version) for name, version in found if name.lower().startswith("nvidia-dali-cuda")})
+
+
+def judge_dali(installed: list[tuple[str, str]], run: Callable[[], dict[str, Any]]) -> Finding:
+    """installed: of `dali_packages`. run: what _TRY_DALI printed, when called."""
+    value = ", ".join(f"{name} {version}" for name, version in installed)
+    if not installed:
+        remedy = "pip install nvidia-dali-cuda120 (on Linux), or train with --data_pipeline no_dali"
+        return Finding("DALI", "not installed", WARN, remedy)
+    if len(installed) > 1:  # one folder for both: the files of one lie over the other's
+        remedy = f"pip uninstall -y {' '.join(name for name, _ in installed)}; then install one"
+        return Finding("DALI", value, STOP, remedy)
+    answer = run()
+    if "error" in answer:
+        remedy = "it cannot run here; does its CUDA fit the driver? Or train with --data_pipeline no_dali"
+        return Finding("DALI", f"{value}: {answer['error']}", STOP, remedy)
+    return Finding("DALI", f"{value}, runs")
+
+
+# The machine
+
+
+def cores() -> float:
+    """That this process may use: of the affinity and the container's quota the lower."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cgroup("cpu.max").split()
+    return min(allowed, int(quota[0]) / int(quota[1])) if quota and quota[0].isdecimal() else allowed
+
+
+def judge_cores(cores: float, ranks: int) -> Finding:
+    value = f"{cores:g}, {cores / ranks:g} a rank" if ranks > 1 else f"{cores:g}"
+    if cores / ranks >= 2:
+        return Finding("cores", value)
+    return Finding(
+        "cores", value, WARN, "fewer than two a rank: training will wait for data; measure: main.py benchmark"
+    )
+
+
+def memory_bytes() -> float:
+    """Free memory of the machine, or of its container if that is less."""
+    free = psutil.virtual_memory().available
+    limit, used = _cgroup("memory.max"), _cgroup("memory.current")
+    return min(free, int(limit) - int(used)) if limit.isdecimal() and used.isdecimal() else free
+
+
+def _cgroup(name: str) -> str:
+    """A limit of the container (control groups, version 2); '' where there is none."""
+    try:
+        return Path("/sys/fs/cgroup", name).read_text().strip()
+    except OSError:
+        return ""
+
+
+def judge_memory(free_bytes: float, ranks: int) -> Finding:
+    each = free_bytes / ranks
+    value = f"{free_bytes / 1e9:.1f} GB free" + (
+        f", {each / 1e9:.1f} GB for each of {ranks} ranks" if ranks > 1 else ""
+    )
+    if each >= ENOUGH_MEMORY_BYTES:
+        return Finding("memory", value)
+    remedy = f"a rank takes up to {ENOUGH_MEMORY_BYTES / 1e9:.0f} GB; free some, or start fewer ranks and workers"
+    return Finding("memory", value, STOP if each < LEAST_MEMORY_BYTES else WARN, remedy)
+
+
+def _shared_memory(ranks: int) -> Iterator[Finding]:
+    if Path("/dev/shm").is_dir():
+        yield judge_shared_memory(shutil.disk_usage("/dev/shm").free, ranks)
+
+
+def judge_shared_memory(free_bytes: float, ranks: int) -> Finding:
+    need = _SHM_PER_RANK_BYTES * ranks
+    value = f"{free_bytes / 1e9:.2f} GB free"
+    if free_bytes >= need:
+        return Finding("/dev/shm", value)
+    remedy = (
+        f"--data_pipeline no_dali takes {need / 1e9:.2f} GB for {Config.num_workers} workers and batches of "
+        f"{Config.batch_size} on {ranks} ranks; docker run --ipc=host or --shm-size=8g, or fewer workers"
+    )
+    return Finding("/dev/shm", value, WARN, remedy)
+
+
+def judge_open_files(soft: int, hard: int) -> Finding:
+    """The limits of getrlimit; negative is none."""
+    value = "no limit" if soft < 0 else str(soft)
+    if soft < 0 or soft >= ENOUGH_FILES:
+        return Finding("open files", value)
+    raised = ENOUGH_FILES if hard < 0 else min(hard, ENOUGH_FILES)
+    remedy = f"ulimit -n {raised}" if raised > soft else f"have the administrator raise the limit to {ENOUGH_FILES}"
+    return Finding("open files", value, STOP if soft < LEAST_FILES else WARN, remedy)
+
+
+def judge_disk(output: Path) -> Finding:
+    """Whether runs can be written there. Raises InputError where it is a file."""
+    if output.exists() and not output.is_dir():
+        raise InputError(f"--output {output}: not a folder; pass another path")
+    folder = next(each for each in (output, *output.absolute().parents) if each.is_dir())
+    free_bytes = shutil.disk_usage(folder).free
+    value = f"{free_bytes / 1e9:.1f} GB free"
+    what = f"disk of {output}"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return Finding(what, f"{folder} may not be written to", STOP, "pass an --output that may be")
+    if free_bytes >= ENOUGH_DISK_BYTES:
+        return Finding(what, value)
+    remedy = "a run's checkpoints take about 1 GB; free some, or pass an --output on another disk"
+    return Finding(what, value, STOP if free_bytes < LEAST_DISK_BYTES else WARN, remedy)

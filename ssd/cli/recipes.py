@@ -1,0 +1,51 @@
+"""What --recipe names: settings of ssd.config.RECIPES, or out of a TOML file.
+
+A file has some of Config's settings, named as config.json names them, and may begin with `recipe = "coco"` to start
+from that. Their values are checked as those of the flags are, and the flags of the command line overrule them.
+"""
+
+import difflib
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from ssd.cli.flags import Parser, overlay
+from ssd.config import RECIPES, Config
+from ssd.errors import InputError
+
+
+def base_of(recipe: str | None, parser: Parser, batch_size: int | None, world_size: int) -> Config:
+    """What the flags start from. batch_size: that of the flags, which the rates of some recipes depend on.
+
+    Raises InputError that names the file and what is wrong with it.
+    """
+    settings: dict[str, Any] = {"recipe": recipe}
+    if recipe is not None and recipe not in RECIPES:
+        settings = _read(Path(recipe), parser)
+    name = settings.pop("recipe", None)
+    base = RECIPES[name](batch_size or settings.get("batch_size"), world_size) if name else Config()
+    return overlay(base, settings)
+
+
+def _read(file: Path, parser: Parser) -> dict[str, Any]:
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"--recipe {file}: cannot be read ({error.strerror}); pass another file") from None
+    except ValueError as error:  # of TOML or UTF-8
+        raise InputError(f"--recipe {file}: not valid TOML ({error}); correct it") from None
+    known = ["recipe", *(field.name for field in fields(Config))]
+    settings: dict[str, Any] = {}
+    for key, value in content.items():
+        if key not in known:
+            nearest = difflib.get_close_matches(key, known, n=1)
+            remedy = f"did you mean {nearest[0]!r}?" if nearest else "names are those of a run's config.json"
+            raise InputError(f"--recipe {file}: there is no setting {key!r}; {remedy}")
+        try:
+            settings[key] = parser.value_of(key, value)
+        except InputError as error:
+            raise InputError(f"--recipe {file}: {error}") from None
+    if settings.get("recipe") not in (None, *RECIPES):
+        raise InputError(f"--recipe {file}: may start from {', '.join(RECIPES)} only, not from another file")
+    return settings

@@ -1,0 +1,1 @@
+"""The detectors: a folder each."""

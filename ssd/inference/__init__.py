@@ -1,0 +1,1 @@
+"""A trained detector in use: images in, detections out; pictures and exported files."""

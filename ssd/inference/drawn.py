@@ -1,0 +1,76 @@
+"""Detections drawn on the picture that they were made in, to be read at any size of it."""
+
+from PIL import Image, ImageDraw, ImageFont
+
+from ssd.drawing import class_colour
+from ssd.inference.predictor import ImageDetections
+
+_LEAST_SIDE_PX = 480  # of what is drawn on: a text would cover what is smaller
+
+
+def draw_detections(picture: Image.Image, detections: ImageDetections) -> Image.Image:
+    """A copy with boxes, names and scores, the best on top; small pictures come back enlarged."""
+    scale = max(1, -(-_LEAST_SIDE_PX // max(picture.size)))
+    drawn = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.LANCZOS)
+    draw = ImageDraw.Draw(drawn)
+    mean_side_px = (drawn.width * drawn.height) ** 0.5
+    line_px = max(2, round(mean_side_px / 200))
+    edge_px = max(1, line_px // 4)
+    font = ImageFont.load_default(size=max(12, round(mean_side_px / 38)))
+    boxes = (detections.boxes_ltrb_px * scale).tolist()
+    rows = list(zip(boxes, detections.labels.tolist(), detections.names, detections.scores.tolist(), strict=True))
+    for (left, top, right, bottom), label, _, _ in reversed(rows):
+        # A dark line around the coloured one: it shows on grounds of any colour.
+        draw.rectangle(
+            _ordered(left - edge_px, top - edge_px, right + edge_px, bottom + edge_px),
+            outline="black",
+            width=line_px + 2 * edge_px,
+        )
+        draw.rectangle(_ordered(left, top, right, bottom), outline=class_colour(label), width=line_px)
+    taken: list[tuple[float, float, float, float]] = []
+    for box, label, name, score in rows:
+        place = _place_of_text(draw, f"{name} {score:.2f}", font, box, drawn.size, taken)
+        if place is not None:
+            taken.append(place)
+            draw.rectangle(place, fill=class_colour(label))
+            ink = "black" if _luma(class_colour(label)) > 0.45 else "white"
+            middle = ((place[0] + place[2]) / 2, (place[1] + place[3]) / 2)
+            draw.text(middle, f"{name} {score:.2f}", fill=ink, font=font, anchor="mm")
+    return drawn
+
+
+def _ordered(left: float, top: float, right: float, bottom: float) -> tuple[float, float, float, float]:
+    return left, top, max(left, right), max(top, bottom)
+
+
+def _place_of_text(
+    draw: ImageDraw.ImageDraw,
+    text: str,
+    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
+    box_ltrb_px: list[float],
+    size_px: tuple[int, int],
+    taken: list[tuple[float, float, float, float]],
+) -> tuple[float, float, float, float] | None:
+    """Above the box, else within it, else below: the first place in the picture that no better detection's text has;
+    None where there is none, and the box has to do without."""
+    text_left, text_top, text_right, text_bottom = draw.textbbox((0, 0), f"{text}Áy", font=font)
+    height = text_bottom - text_top + 4
+    width = draw.textlength(text, font=font) + 8
+    left, top, right, bottom = box_ltrb_px
+    for candidate_left in (left, right - width):
+        for candidate_top in (top - height, top, bottom - height, bottom):
+            x = min(max(0.0, candidate_left), max(0.0, size_px[0] - width))
+            place = (x, candidate_top, x + width, candidate_top + height)
+            inside = candidate_top >= 0 and candidate_top + height <= size_px[1]
+            if inside and not any(_overlap(place, other) for other in taken):
+                return place
+    return None
+
+
+def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _luma(colour: str) -> float:
+    red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    return 0.299 * red + 0.587 * green + 0.114 * blue

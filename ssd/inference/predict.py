@@ -1,0 +1,178 @@
+"""Detections of many image files: drawn on pictures, and as COCO results and a table."""
+
+import csv
+import glob
+import json
+import sys
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ssd.boxes import ltrb_to_xywh
+from ssd.console import Console
+from ssd.errors import InputError
+from ssd.images import SUFFIXES, read_upright
+from ssd.inference.drawn import draw_detections
+from ssd.inference.predictor import Detector, ImageDetections, ModelInput, model_input
+
+RESULTS_JSON, RESULTS_CSV = "detections.json", "detections.csv"
+_SUFFIXES = {suffix for suffixes in SUFFIXES.values() for suffix in suffixes}
+_JPEG_QUALITY = 90
+
+
+def find_images(sources: Sequence[str], output: Path) -> list[Path]:
+    """The files that are named, of folders all below them with an image's suffix, and what globs match; none twice.
+
+    Leaves out what lies in output. Raises InputError for a source that gives nothing.
+    """
+    files: dict[Path, None] = {}
+    for source in sources:
+        path = Path(source)
+        if path.is_dir():
+            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
+        elif path.exists():
+            found = [path]
+        else:
+            found = [Path(name) for name in sorted(glob.glob(source, recursive=True)) if Path(name).is_file()]
+        found = [file for file in found if output.resolve() not in file.resolve().parents]
+        if not found:
+            raise InputError(
+                f"{source}: no image is there, outside of --output; pass a file, a folder or a pattern of names"
+            )
+        files |= dict.fromkeys(found)
+    return list(files)
+
+
+class Found(NamedTuple):
+    """An image file that was read, its detections, and the name of its picture."""
+
+    file: Path
+    image_id: int
+    detections: ImageDetections
+    picture: str
+
+
+def predict(
+    detector: Detector, files: Sequence[Path], output: Path, *, batch_size: int, threads: int, console: Console
+) -> int:
+    """Writes into output a picture of each file, RESULTS_JSON and RESULTS_CSV; names on stderr what it has to skip.
+
+    Image ids are the files' names where these are numbers, as COCO's are, and 1, 2, ... in order otherwise.
+    threads: that read and draw. Returns the exit code: 0, 1 if a file was skipped, 2 if all were.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output {output}: cannot be a folder ({error.strerror}); pass another") from error
+    pictures, image_ids = _picture_names(files), _image_ids(files)
+    results: list[Found] = []
+    skipped = 0
+    bar = Progress(
+        TextColumn("detecting"), BarColumn(), MofNCompleteColumn(), TextColumn("images, ETA"), TimeRemainingColumn(),
+        console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty(),
+    )  # fmt: skip
+    with ThreadPoolExecutor(threads) as pool, bar:
+        task = bar.add_task("", total=len(files))
+        drawing: list[Future[None]] = []
+        for batch in _read_ahead(files, batch_size, pool):
+            read: dict[Path, ModelInput] = {}
+            for file, future in batch.items():
+                try:
+                    read[file] = future.result()
+                except InputError as error:
+                    skipped += 1
+                    bar.console.print(f"skipped: {error}", markup=False, highlight=False, soft_wrap=True)
+            for done in drawing:
+                done.result()
+            found = zip(read, detector.detect(list(read.values())) if read else [], strict=True)
+            new = [Found(file, image_ids[file], detections, pictures[file]) for file, detections in found]
+            drawing = [pool.submit(_draw, each, output) for each in new]
+            results += new
+            bar.advance(task, len(batch))
+        for done in drawing:
+            done.result()
+    if not results:
+        print(f"error: none of {len(files)} files could be read as an image", file=sys.stderr)
+        return 2
+    _write_json(output / RESULTS_JSON, results, detector)
+    _write_csv(output / RESULTS_CSV, results)
+    names = Counter(name for each in results for name in each.detections.names)
+    by_name = ", ".join(f"{name} {number}" for name, number in names.most_common())
+    console.print(
+        f"{len(results)} image{'s' * (len(results) > 1)}{f', {skipped} skipped' if skipped else ''}; "
+        f"{names.total()} detection{'s' * (names.total() != 1)}"
+        f"{f': {by_name}' if names else ''}\nwrote {output}: pictures, {RESULTS_JSON}, {RESULTS_CSV}",
+        markup=False,
+    )
+    return 1 if skipped else 0
+
+
+def _read_ahead(
+    files: Sequence[Path], batch_size: int, pool: ThreadPoolExecutor
+) -> Iterator[dict[Path, Future[ModelInput]]]:
+    """Batches of files being read: the next while the caller has one in its hands."""
+    waiting: deque[dict[Path, Future[ModelInput]]] = deque()
+    for first in range(0, len(files), batch_size):
+        waiting.append({file: pool.submit(model_input, file) for file in files[first : first + batch_size]})
+        if len(waiting) > 1:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def _draw(found: Found, output: Path) -> None:
+    # Read once more: kept until now, the pictures of a batch would take gigabytes.
+    drawn = draw_detections(read_upright(found.file), found.detections)
+    drawn.save(output / found.picture, quality=_JPEG_QUALITY)
+
+
+def _picture_names(files: Sequence[Path]) -> dict[Path, str]:
+    """<name>.jpg for each file; <name>-2.jpg and so on where a file before it has that."""
+    taken: set[str] = set()
+    names: dict[Path, str] = {}
+    for file in files:
+        candidates = (f"{file.stem}{'' if number == 1 else f'-{number}'}.jpg" for number in count(1))
+        names[file] = next(name for name in candidates if name.lower() not in taken)
+        taken.add(names[file].lower())
+    return names
+
+
+def _image_ids(files: Sequence[Path]) -> dict[Path, int]:
+    stems = [file.stem for file in files]
+    if all(stem.isdecimal() for stem in stems) and len({int(stem) for stem in stems}) == len(stems):
+        return {file: int(file.stem) for file in files}
+    return {file: position for position, file in enumerate(files, start=1)}
+
+
+def _write_json(file: Path, results: Sequence[Found], detector: Detector) -> None:
+    rows = [
+        {
+            "image_id": found.image_id,
+            "category_id": detector.categories[label - 1][0],
+            "bbox": box_xywh_px,
+            "score": score,
+            "file_name": str(found.file),
+        }
+        for found in results
+        for box_xywh_px, score, label in zip(
+            ltrb_to_xywh(found.detections.boxes_ltrb_px.double()).tolist(),
+            found.detections.scores.tolist(),
+            found.detections.labels.tolist(),
+            strict=True,
+        )
+    ]
+    file.write_text(json.dumps(rows) + "\n")
+
+
+def _write_csv(file: Path, results: Sequence[Found]) -> None:
+    with file.open("w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["file", "name", "score", "left_px", "top_px", "right_px", "bottom_px"])
+        for found in results:
+            boxes_ltrb_px, scores, _, names = found.detections
+            for box, score, name in zip(boxes_ltrb_px.tolist(), scores.tolist(), names, strict=True):
+                writer.writerow([found.file, name, f"{score:.4f}", *(f"{side:.1f}" for side in box)])

@@ -1,0 +1,1 @@
+"""MLPerf's compliance logs and their checker."""

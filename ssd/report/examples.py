@@ -1,0 +1,104 @@
+"""What a run shows of its evaluations: pictures and curves for its trackers, and evaluation.json, plots and a report
+at its end.
+
+On rank 0 only, and beside the training steps: it keeps what the evaluation had in its hands anyway.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from ssd.batch import EvalBatch, EvalLoader, GroundTruth
+from ssd.drawing import Box, draw_boxes, mosaic, picture_of
+from ssd.evaluation.analysis import SHOWN_SCORE, analyse
+from ssd.evaluation.coco import class_names, precision_at_iou50
+from ssd.report.history import read_history, write_csv
+from ssd.run.files import Run
+
+EXAMPLES = 8
+_COLUMNS = 4
+_TILE_PX = 300
+
+
+class Showcase:
+    """A loader of the split to judge by that remembers its first images with objects, and `take`s what was found."""
+
+    def __init__(self, loader: EvalLoader, ground_truth: GroundTruth, run: Run, engine: str) -> None:
+        """engine: one of config.EVAL_ENGINES."""
+        self._loader, self.ground_truth, self._run, self._engine = loader, ground_truth, run, engine
+        self._with_objects = {row["image_id"] for row in ground_truth.dataset["annotations"]}
+        self._examples: dict[int, Tensor] = {}  # index -> 3 x 300 x 300
+        self._results: np.ndarray | None = None
+
+    def __iter__(self) -> Iterator[EvalBatch]:
+        for batch in self._loader:
+            if self._run.is_main and len(self._examples) < EXAMPLES:
+                self._remember(batch)
+            yield batch
+
+    def _remember(self, batch: EvalBatch) -> None:
+        for row, index in enumerate(batch.indices.tolist()):
+            if self.ground_truth.image_ids[index] in self._with_objects and len(self._examples) < EXAMPLES:
+                self._examples[index] = batch.images[row].cpu()
+
+    def take(self, results: np.ndarray, step: int) -> None:
+        """results: as `coco.detect_split` returns them."""
+        self._results = results
+        if self._run.trackers:
+            precision = precision_at_iou50(self.ground_truth, results, self._engine)
+            curves = zip(class_names(self.ground_truth), precision, strict=True)
+            self._run.trackers.precision_recall({name: curve for name, curve in curves if curve[0] >= 0}, step)
+            if self._examples:
+                self._run.trackers.image("predictions", self._mosaic(results), step)
+
+    def write(self, *, plots: bool) -> None:
+        """Writes evaluation.json and metrics.csv into the folder of the run, which has its results already; with plots,
+        those and report.html."""
+        if self._results is not None:
+            self._run.write_evaluation(analyse(self.ground_truth, self._results, self._engine))
+        write_csv(self._run.folder / "metrics.csv", read_history(self._run.folder))
+        if not plots:
+            return
+        from ssd.report.page import (
+            write_plots_and_report,  # matplotlib: a second that no run has to wait for at its start
+        )
+
+        if self._results is not None and self._examples:
+            file = self._run.folder / "plots" / "predictions.jpg"
+            file.parent.mkdir(exist_ok=True)
+            Image.fromarray(self._mosaic(self._results)).save(file, quality=88)
+        write_plots_and_report([self._run.folder], self._run.folder)
+
+    def _mosaic(self, results: np.ndarray) -> np.ndarray:
+        """The examples, in rows: ground truth above, detections below."""
+        truths, found = [], []
+        for index, image in self._examples.items():
+            width, height = self.ground_truth.sizes_px[index].tolist()
+            scale = _TILE_PX / max(width, height)
+            size_px = max(1, round(scale * width)), max(1, round(scale * height))
+            picture = picture_of(image, size_px)
+            truths.append(picture.copy())
+            draw_boxes(truths[-1], self._true_boxes(index))
+            rows = results[(results[:, 0] == self.ground_truth.image_ids[index]) & (results[:, 5] >= SHOWN_SCORE)]
+            found.append(picture)
+            boxes = [(row[1:5].tolist(), int(row[6]), f" {row[5]:.2f}") for row in rows]
+            draw_boxes(found[-1], [self._box(index, *box) for box in boxes])
+        titled = []
+        for first in range(0, len(found), _COLUMNS):
+            titled.append(("ground truth", truths[first : first + _COLUMNS]))
+            titled.append((f"detections that score {SHOWN_SCORE} or more", found[first : first + _COLUMNS]))
+        return mosaic(titled, _TILE_PX)
+
+    def _true_boxes(self, index: int) -> list[Box]:
+        image_id = self.ground_truth.image_ids[index]
+        rows = [row for row in self.ground_truth.dataset["annotations"] if row["image_id"] == image_id]
+        return [self._box(index, row["bbox"], row["category_id"], " (crowd)" if row["iscrowd"] else "") for row in rows]
+
+    def _box(self, index: int, xywh_px: list[float], category_id: int, more: str) -> Box:
+        width, height = self.ground_truth.sizes_px[index].tolist()
+        x, y, w, h = xywh_px
+        label = self.ground_truth.category_ids.index(category_id)
+        ltrb = x / width, y / height, (x + w) / width, (y + h) / height
+        return Box(ltrb, label + 1, class_names(self.ground_truth)[label] + more)

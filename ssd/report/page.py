@@ -1,0 +1,247 @@
+"""report.html: all there is to see of a run, in one file that needs no other. Of several runs, beside each other."""
+
+import base64
+import shlex
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from ssd.config import Config
+from ssd.errors import InputError
+from ssd.evaluation.coco import METRIC_NAMES
+from ssd.report.history import History, read_history, write_csv
+from ssd.report.plots import write_plots
+
+PREDICTIONS = "predictions.jpg"
+_CAPTIONS = {
+    "curves": "Losses of long runs are running means, the log's lines faint behind. AP is of the validation split.",
+    "per_class": "COCO's AP of each class, the mean over IoUs from 0.5 to 0.95.",
+    "precision_recall": "AP50, the area under a curve, stands behind its name.",
+    "confusion": "Detections paired with the ground truth they overlap most, whatever its class.",
+    "box_sizes": "A box that no default box overlaps enough is learned by its nearest one only.",
+    "predictions": "The first images of the validation split that have objects, as the network sees them.",
+}
+_WIDE = ("curves", "predictions")
+
+
+def write_plots_and_report(folders: Sequence[Path], output: Path) -> None:
+    """Writes plots/ and report.html of runs' folders into output, and of a single run metrics.csv.
+
+    Raises InputError for what is no run's folder, and where output cannot be written to.
+    """
+    histories = [read_history(folder) for folder in folders]
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output {output}: cannot be a folder ({error.strerror}); pass another") from error
+    pictures = write_plots(histories, output / "plots")
+    if len(histories) == 1:
+        write_csv(output / "metrics.csv", histories[0])
+        predictions = histories[0].folder / "plots" / PREDICTIONS  # only the run itself can make it
+        pictures[1:1] = [predictions] if predictions.exists() else []
+    (output / "report.html").write_text(report(histories, pictures), encoding="utf-8")
+
+
+def report(histories: Sequence[History], pictures: Sequence[Path]) -> str:
+    """The page. pictures: PNG or JPEG files, whose names without ending are keys of _CAPTIONS."""
+    title = " · ".join(history.name for history in histories)
+    return _PAGE.format(
+        title=escape(title),
+        subtitle=escape(_about(histories[0]) if len(histories) == 1 else f"{len(histories)} runs compared"),
+        cards="".join(_card(*card) for card in _headline(histories[0])) if len(histories) == 1 else "",
+        results=_results(histories),
+        wide="".join(_picture(file) for file in pictures if file.stem in _WIDE),
+        narrow="".join(_picture(file) for file in pictures if file.stem not in _WIDE),
+        classes=_classes(histories),
+        settings=_settings(histories),
+        machine=_machine(histories),
+    )
+
+
+def _about(history: History) -> str:
+    settings = history.config["settings"]
+    device = history.config["hardware"]["device"]
+    return (
+        f"SSD300-{settings['backbone']} on {Path(settings['data']).name}, {settings['data_pipeline']}, "
+        f"{history.config['world_size']} × {device}, {history.steps[-1]['epoch']:.4g} of {settings['epochs']} epochs"
+    )
+
+
+def _headline(history: History) -> list[tuple[str, str]]:
+    """What it all came to: pairs of a figure and what it is."""
+    last = history.steps[-1]
+    cards = []
+    if history.evaluations:
+        judged = history.evaluations[-1]
+        cards += [(_score(judged[name]), name) for name in ("AP", "AP50", "AP75")]
+        best = max(history.evaluations, key=lambda line: float(line["AP"]))
+        if best["AP"] > judged["AP"]:
+            cards.append((_score(best["AP"]), f"best AP, epoch {best['epoch']}"))
+    speed = (history.results or last)["images_per_second"]
+    waited = sum(line["data_wait_s"] for line in history.steps)
+    images = {"loss": last["loss"], "images a second": speed}
+    cards += [(f"{value:.3g}", name) for name, value in images.items() if value is not None]
+    cards.append((_duration(last["elapsed_s"]), "of training"))
+    cards.append((f"{waited / max(last['elapsed_s'], 1e-9):.0%}", "of it waiting for data"))
+    return cards
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = seconds / 60, seconds / 3600
+    return f"{hours:.1f} h" if hours >= 2 else f"{minutes:.0f} min" if minutes >= 10 else f"{minutes:.1f} min"
+
+
+def _score(value: float | None) -> str:
+    return "–" if value is None or value < 0 else f"{value:.3f}"
+
+
+def _card(figure: str, what: str) -> str:
+    return f'<div class="card"><b>{escape(figure)}</b><span>{escape(what)}</span></div>'
+
+
+def _picture(file: Path) -> str:
+    kind = "jpeg" if file.suffix == ".jpg" else "png"
+    content = base64.b64encode(file.read_bytes()).decode()
+    caption = _CAPTIONS[file.stem]
+    source = f"data:image/{kind};base64,{content}"
+    return (
+        f'<figure><img src="{source}" alt="{file.stem.replace("_", " ")}"/><figcaption>{caption}</figcaption></figure>'
+    )
+
+
+def _table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A row's first cell is its name."""
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in heading)
+    body = "".join(f"<tr>{_cells(row)}</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _cells(row: Sequence[str]) -> str:
+    name, *values = row
+    return f"<th>{escape(name)}</th>" + "".join(f"<td>{escape(value)}</td>" for value in values)
+
+
+def _results(histories: Sequence[History]) -> str:
+    rows = [
+        [history.name, str(line["epoch"]), *(_score(line[name]) for name in METRIC_NAMES)]
+        for history in histories
+        for line in history.evaluations[-1:]
+    ]
+    return _table(["run", "epoch", *METRIC_NAMES], rows) if rows else "<p>Not evaluated yet.</p>"
+
+
+def _classes(histories: Sequence[History]) -> str:
+    judged = [history for history in histories if history.evaluations]
+    if not judged:
+        return "<p>Not evaluated yet.</p>"
+    aps = [history.evaluations[-1]["per_class"] for history in judged]
+    names = sorted(aps[0], key=lambda name: -1.0 if aps[0][name] is None else -aps[0][name])
+    columns = {
+        f"AP {history.name}" if len(histories) > 1 else "AP": ap for history, ap in zip(judged, aps, strict=True)
+    }
+    rows = [[name, *(_score(ap.get(name)) for ap in columns.values())] for name in names]
+    heading = ["class", *columns]
+    if len(histories) == 1 and (evaluation := histories[0].evaluation):
+        heading += ["AP50", "boxes"]
+        boxes = dict(zip(evaluation["classes"], evaluation["boxes"], strict=True))
+        curves = dict(zip(evaluation["classes"], evaluation["precision_at_iou50"], strict=True))
+        for row in rows:
+            curve = curves[row[0]]
+            row += [_score(None if curve is None else sum(curve) / len(curve)), str(boxes[row[0]])]
+    return _table(heading, rows)
+
+
+def _settings(histories: Sequence[History]) -> str:
+    """Of one run those that are no defaults, of several those that they do not share; the others folded up."""
+    every = [history.config["settings"] for history in histories]
+    base = Config().to_dict() if len(every) == 1 else every[0]
+    rows = {name: [_shown(settings.get(name)) for settings in every] for settings in every for name in settings}
+    usual = {name for name, values in rows.items() if set(values) == {_shown(base.get(name))}}
+    heading = ["setting", *(history.name for history in histories)]
+    tables = [
+        _table(heading, [[name, *values] for name, values in rows.items() if (name in usual) == is_usual])
+        for is_usual in (False, True)
+    ]
+    others = "left at their defaults" if len(every) == 1 else "equal in all runs"
+    return f"{tables[0]}<details><summary>{len(usual)} {others}</summary>{tables[1]}</details>"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value)) or "–"
+    return "–" if value in (None, "") else str(value)
+
+
+def _machine(histories: Sequence[History]) -> str:
+    """Commands, hardware and versions."""
+    columns = []
+    for history in histories:
+        config = history.config
+        columns.append(
+            {
+                "command": shlex.join(config["command"]),
+                "git revision": _shown(config["git_revision"]),
+                "ranks": str(config["world_size"]),
+                **{name.replace("_", " "): _shown(value) for name, value in config["hardware"].items()},
+                **{name: _shown(value) for name, value in config["versions"].items()},
+            }
+        )
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    rows = [[name, *(column.get(name, "–") for column in columns)] for name in names]
+    return _table(["", *(history.name for history in histories)], rows)
+
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8"/>
+<meta name="viewport" content="width=device-width, initial-scale=1"/>
+<title>{title}</title>
+<style>
+body {{ font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif;
+  color: #24292f; background: #f6f8fa; margin: 0; }}
+main {{ max-width: 1120px; margin: 0 auto; padding: 32px 20px 64px; }}
+h1 {{ font-size: 28px; margin: 0; overflow-wrap: anywhere; }}
+h2 {{ font-size: 19px; margin: 40px 0 12px; }}
+p {{ margin: 4px 0 0; color: #57606a; }}
+.cards {{ display: flex; flex-wrap: wrap; gap: 12px; margin: 24px 0; }}
+.card {{ background: #fff; border: 1px solid #d8dee4; border-radius: 8px; padding: 10px 18px; min-width: 84px; }}
+.card b {{ display: block; font-size: 24px; line-height: 1.3; font-variant-numeric: tabular-nums; }}
+.card span {{ color: #57606a; font-size: 13px; }}
+.columns {{ columns: 2 440px; column-gap: 16px; }}
+figure {{ background: #fff; border: 1px solid #d8dee4; border-radius: 8px; margin: 0 0 16px; padding: 14px;
+  break-inside: avoid; }}
+img {{ display: block; max-width: 100%; height: auto; margin: 0 auto; }}
+figcaption {{ color: #57606a; font-size: 13px; margin-top: 8px; }}
+.scroll {{ overflow-x: auto; background: #fff; border: 1px solid #d8dee4; border-radius: 8px; }}
+table {{ border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; }}
+th, td {{ text-align: right; padding: 5px 12px; border-top: 1px solid #eaeef2; overflow-wrap: anywhere; }}
+thead th {{ border-top: 0; color: #57606a; font-weight: 600; }}
+th:first-child {{ text-align: left; font-weight: 500; white-space: nowrap; }}
+.list table {{ table-layout: fixed; }}
+.list td {{ text-align: left; }}
+.list th:first-child {{ width: 170px; }}
+.list thead th {{ text-align: left; }}
+summary {{ color: #57606a; cursor: pointer; padding: 10px 12px; }}
+</style>
+</head>
+<body>
+<main>
+<h1>{title}</h1>
+<p>{subtitle}</p>
+<div class="cards">{cards}</div>
+{wide}
+<div class="columns">{narrow}</div>
+<h2>COCO metrics of the last evaluation</h2>
+{results}
+<h2>Classes</h2>
+{classes}
+<h2>Settings</h2>
+<div class="list">{settings}</div>
+<h2>Machine</h2>
+<div class="list">{machine}</div>
+</main>
+</body>
+</html>
+"""

@@ -1,0 +1,165 @@
+"""A run's folder and what its user sees: settings, JSON lines, results, the checkpoints' places, console progress.
+
+Only rank 0 writes; on other ranks every method does nothing.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from ssd.checkpoints.retention import FOLDER, LAST
+from ssd.config import Config
+from ssd.console import Console
+from ssd.distributed import Ranks
+from ssd.environment import git_revision, hardware, versions
+from ssd.errors import InputError
+from ssd.run.metrics_table import show_metrics
+from ssd.run.trackers import Trackers
+
+
+class Run:
+    """One run's folder: config.json, log.jsonl, results.json, evaluation.json, checkpoints/, and lost-batches.jsonl if
+    there are any. What it logs of steps and evaluations, its trackers are told too."""
+
+    def __init__(self, folder: Path, ranks: Ranks, trackers: Trackers | None = None):
+        self.folder = folder
+        self.trackers = Trackers(()) if trackers is None else trackers
+        self.last_checkpoint = folder / FOLDER / LAST
+        self.lost_batches = folder / "lost-batches.jsonl"
+        self.is_main = ranks.is_main
+        self.console = Console(quiet=not ranks.is_main, soft_wrap=True)
+        self._progress: _TrainingProgress | None = None
+        if self.is_main:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"--output {folder}: cannot be a folder ({error.strerror}); pass another") from error
+
+    def write_config(self, config: Config, ranks: Ranks) -> None:
+        content = {
+            "settings": config.to_dict(),
+            "command": sys.argv,
+            "world_size": ranks.world_size,
+            "hardware": hardware(ranks.device),
+            "versions": versions(),
+            "git_revision": git_revision(),
+        }
+        self._write_json("config.json", content)
+
+    def write_results(self, results: dict[str, Any]) -> None:
+        self._write_json("results.json", results)
+
+    def write_evaluation(self, evaluation: dict[str, Any]) -> None:
+        """evaluation: as `analysis.analyse` returns it."""
+        self._write_json("evaluation.json", evaluation, indent=None)
+
+    def _write_json(self, name: str, content: dict[str, Any], indent: int | None = 2) -> None:
+        if self.is_main:
+            temporary = self.folder / f".{name}"
+            temporary.write_text(json.dumps(content, indent=indent) + "\n")
+            os.replace(temporary, self.folder / name)
+
+    def log(self, event: str, **values: Any) -> None:
+        """Appends one line to log.jsonl."""
+        self._append(self.folder / "log.jsonl", {"event": event, "time_s": round(time.time(), 3), **values})
+        if event in ("train", "evaluation"):
+            self.trackers.scalars(_scalars(values, f"{event}/"), values["step"])
+
+    def write_lost_batches(self, image_ids: dict[int, list[int]]) -> None:
+        """Appends a line a step: the images of the ranks whose loss was not finite."""
+        for step, ids in image_ids.items():
+            self._append(self.lost_batches, {"step": step, "image_ids": ids})
+
+    def _append(self, file: Path, content: dict[str, Any]) -> None:
+        if self.is_main:
+            with file.open("a") as stream:
+                stream.write(json.dumps(content) + "\n")
+
+    def rewind(self, step: int, judged_epoch: int) -> None:
+        """Takes out of log.jsonl the steps after this one and the evaluations after that epoch, to which a killed run
+        had got that goes on from here, and a line that it did not end; and earlier results, which are those of a run
+        that is over."""
+        file = self.folder / "log.jsonl"
+        if not self.is_main:
+            return
+        for name in ("results.json", "evaluation.json"):
+            (self.folder / name).unlink(missing_ok=True)
+        if not file.exists():
+            return
+        lines = file.read_text().splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("}\n") and _happened_by(json.loads(line), step, judged_epoch)]
+        temporary = self.folder / ".log.jsonl"
+        temporary.write_text("".join(kept))
+        os.replace(temporary, file)
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+    def start_progress(self, total_steps: int, first_step: int) -> None:
+        """Shows a bar in a terminal; elsewhere the lines of `say` are all."""
+        if not (self.is_main and self.console.is_terminal):
+            return
+        self._progress = _TrainingProgress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("steps"),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            console=self.console,
+            transient=True,
+        )
+        self._progress.start()
+        self._progress.add_task("training", total=total_steps, completed=first_step)
+
+    def advance(self) -> None:
+        """Moves the bar by one step."""
+        if self._progress is not None:
+            self._progress.advance(self._progress.task_ids[0])
+
+    def show_state(self, text: str) -> None:
+        """Puts a line under the bar, in place of the last one."""
+        if self._progress is not None:
+            self._progress.state = text
+
+    def stop_progress(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def show_metrics(self, metrics: dict[str, Any], title: str) -> None:
+        show_metrics(metrics, title, self.console)
+
+
+def _happened_by(line: dict[str, Any], step: int, judged_epoch: int) -> bool:
+    return line.get("step", 0) <= step and (line["event"] != "evaluation" or line["epoch"] <= judged_epoch)
+
+
+class _TrainingProgress(Progress):
+    """A bar with a line under it, so that neither is cut short in 80 columns."""
+
+    state = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        yield Text(self.state, no_wrap=True, overflow="ellipsis")
+
+
+def _scalars(values: dict[str, Any], prefix: str) -> dict[str, float]:
+    """The numbers of a line of the log, by name; those of a dictionary by its name and theirs: per_class/cat."""
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found |= _scalars(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and name != "step":
+            found[prefix + name] = value
+    return found

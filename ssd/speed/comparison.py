@@ -1,0 +1,140 @@
+"""Settings compared: measured one after the other, shown as a table, a JSON file and a plot."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich import box
+from rich.table import Table
+
+from ssd.config import Config
+from ssd.console import Console
+from ssd.distributed import Ranks
+from ssd.environment import hardware, versions
+from ssd.speed.steps import Measurement, flops_per_image, inference_step, matmul_flops, measure, training_step
+from ssd.training.prefetch import on_side_stream
+from ssd.training.resume import build_training
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Row(NamedTuple):
+    """One configuration and what it came to."""
+
+    precision: str
+    compile: bool
+    batch_size: int
+    measured: Measurement
+
+    @property
+    def name(self) -> str:
+        return f"{self.precision}{' compiled' if self.compile else ''}"
+
+    def to_dict(self) -> dict[str, Any]:
+        about = {"precision": self.precision, "compile": self.compile, "batch_size": self.batch_size}
+        return {**about, **self.measured._asdict()}
+
+
+def compare(
+    subject: str,
+    config: Config,
+    categories: Sequence[tuple[int, str]],
+    batches_of: Callable[[int], Iterator[Any]],
+    ranks: Ranks,
+    *,
+    precisions: Sequence[str],
+    compiled: Sequence[bool],
+    batch_sizes: Sequence[int],
+    warmup_steps: int,
+    timed_steps: int,
+    trace: Path | None,
+    progress: Callable[[str], None],
+) -> list[Row]:
+    """subject: "train" or "inference". batches_of: the batches of so many images. trace: of the last configuration."""
+    is_training = subject == "train"
+    flops = flops_per_image(config.backbone, 1 + len(categories), training=is_training)
+    rows: list[Row] = []
+    choices = list(product(precisions, compiled, batch_sizes))
+    for precision, compiles, batch_size in choices:
+        once = replace(
+            config, fp16=precision == "fp16", bf16=precision == "bf16", compile=compiles, batch_size=batch_size
+        )
+        training, _ = build_training(once, categories, ranks)
+        training.model.train()
+        measured = measure(
+            training_step if is_training else inference_step,
+            training,
+            on_side_stream(batches_of(batch_size), ranks.device) if is_training else batches_of(batch_size),
+            flops_per_image=flops,
+            warmup_steps=warmup_steps,
+            timed_steps=timed_steps,
+            trace=trace if len(rows) == len(choices) - 1 else None,
+        )
+        rows.append(Row(precision, compiles, batch_size, measured))
+        progress(f"{rows[-1].name}, batch {batch_size}: {measured.images_per_second:.1f} img/s")
+        del training
+        torch.compiler.reset()
+    return rows
+
+
+def about(config: Config, num_classes: int, rows: Sequence[Row], subject: str, ranks: Ranks) -> dict[str, Any]:
+    """What the figures hold for."""
+    used = {row.precision: PRECISIONS[row.precision] for row in rows}
+    return {
+        "backbone": config.backbone,
+        "num_classes": num_classes,
+        "gflop_per_image": flops_per_image(config.backbone, num_classes, training=subject == "train") / 1e9,
+        "matmul_tflops": {name: matmul_flops(dtype, ranks.device) / 1e12 for name, dtype in used.items()},
+        "hardware": hardware(ranks.device),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+    }
+
+
+def show_table(subject: str, rows: Sequence[Row]) -> None:
+    parts = list(dict.fromkeys(part for row in rows for part in row.measured.milliseconds))
+    table = Table(
+        title=f"{subject}: milliseconds a step by part", title_justify="left", box=box.SIMPLE, padding=(0, 0, 0, 1)
+    )
+    for heading in ("", "batch", "img/s", *parts, "MFU", "MiB"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=bool(heading))
+    for row in rows:
+        speed, milliseconds, mfu, peak = row.measured
+        by_part = (f"{milliseconds[part]:.1f}" if part in milliseconds else "-" for part in parts)
+        table.add_row(row.name, str(row.batch_size), f"{speed:.1f}", *by_part, f"{mfu:.0%}", f"{peak / 2**20:.0f}")
+    Console().print(table)
+
+
+def write_json(file: Path, rows: Sequence[Row], about: dict[str, Any]) -> None:
+    """The fastest configuration's figures, and all of them under "configurations"."""
+    fastest = max(rows, key=lambda row: row.measured.images_per_second)
+    content = {**fastest.to_dict(), "configurations": [row.to_dict() for row in rows], **about}
+    file.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def write_plot(file: Path, subject: str, rows: Sequence[Row]) -> None:
+    """Images a second as bars, and under each the parts of its step."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 1.6 + 0.6 * len(rows)), layout="constrained")
+    speeds, times = figure.subplots(1, 2, sharey=True)
+    names = [f"{row.name}, batch {row.batch_size}" for row in rows]
+    found = [row.measured for row in rows]
+    bars = speeds.barh(names, [one.images_per_second for one in found], color="#0072B2")
+    speeds.bar_label(bars, [f"{one.images_per_second:.0f} ({one.mfu:.0%} MFU)" for one in found], padding=3, fontsize=8)
+    speeds.set(xlabel="images / s", title=subject)
+    speeds.margins(x=0.45)
+    left = [0.0] * len(rows)
+    colours = ("0.6", "#0072B2", "#56B4E9", "#D55E00", "#E69F00", "#009E73")
+    for part, colour in zip(dict.fromkeys(part for one in found for part in one.milliseconds), colours, strict=False):
+        widths = [one.milliseconds.get(part, 0.0) / row.batch_size for one, row in zip(found, rows, strict=True)]
+        times.barh(names, widths, left=left, color=colour, label=part)
+        left = [a + b for a, b in zip(left, widths, strict=True)]
+    times.set(xlabel="ms / image", title="by part")
+    times.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    speeds.invert_yaxis()
+    figure.savefig(file, dpi=150)

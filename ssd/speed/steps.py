@@ -1,0 +1,264 @@
+"""How fast a model trains and detects on the batches it is given, and where the time goes."""
+
+import contextlib
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from ssd.batch import IMAGE_SIZE_PX, Batch
+from ssd.detectors.ssd300.model import SSD300
+from ssd.detectors.ssd300.postprocess import decode_candidates, suppress
+from ssd.precision import autocast, compute_dtype
+from ssd.training.loop import Training
+from ssd.training.step import build_forward, build_step
+
+_MATMUL_SIZE = {"cpu": 2048, "cuda": 8192}
+
+
+class TrainingSpeed(NamedTuple):
+    """images_per_second: of whole steps. data_wait_fraction: the part of the time, in [0, 1], without a batch."""
+
+    images_per_second: float
+    data_wait_fraction: float
+
+
+class Measurement(NamedTuple):
+    """images_per_second: of whole steps. milliseconds: a step's, by part; a part that cannot be told alone is missing.
+    mfu: the model's floating-point operations a second over `matmul_flops`. peak_memory_bytes: of the GPU's tensors, or
+    on a CPU of the process."""
+
+    images_per_second: float
+    milliseconds: dict[str, float]
+    mfu: float
+    peak_memory_bytes: int
+
+
+class Stopwatch:
+    """When each part of each step ends: on the GPU by events in its stream, so that nothing waits."""
+
+    def __init__(self, device: torch.device):
+        self._on_gpu = device.type == "cuda"
+        self.restart()
+
+    def restart(self) -> None:
+        self._marks: list[tuple[str, Any]] = []
+
+    def mark(self, part: str) -> None:
+        """part is what has just ended; "" begins a step."""
+        if self._on_gpu:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self._marks.append((part, event))
+        else:
+            self._marks.append((part, time.perf_counter()))
+
+    def milliseconds(self) -> dict[str, float]:
+        """A step's mean by part."""
+        if self._on_gpu:
+            torch.cuda.synchronize()
+        totals: dict[str, float] = {}
+        for (_, began), (part, ended) in zip(self._marks, self._marks[1:], strict=False):
+            elapsed_ms = began.elapsed_time(ended) if self._on_gpu else 1e3 * (ended - began)
+            totals[part] = totals.get(part, 0.0) + elapsed_ms
+        steps = sum(part == "" for part, _ in self._marks)
+        return {part: total / steps for part, total in totals.items() if part}
+
+
+def measure_training(
+    training: Training, batches: Iterator[Batch], *, warmup_steps: int, timed_steps: int
+) -> TrainingSpeed:
+    """Takes warmup_steps + timed_steps training steps at a rate of 0, so that the weights stay as they are."""
+    take_step = build_step(training)
+
+    def step() -> float:
+        began = time.perf_counter()
+        batch = next(batches)
+        waited_s = time.perf_counter() - began
+        take_step(batch, 0.0)
+        return waited_s
+
+    for _ in range(warmup_steps):
+        step()
+    _synchronise(training.ranks.device)
+    began = time.perf_counter()
+    waited_s = sum(step() for _ in range(timed_steps))
+    _synchronise(training.ranks.device)
+    seconds = time.perf_counter() - began
+    return TrainingSpeed(timed_steps * training.config.batch_size / seconds, waited_s / seconds)
+
+
+def through_training(
+    training: Training, sources: dict[str, Callable[[], Iterator[Batch]]], *, timed_steps: int
+) -> dict[str, dict[str, float]]:
+    """`measure_training` on each source's batches, and as "in_memory" on the last source's first one; prints them."""
+    found = {}
+    for name, batches_of in sources.items():
+        batches = batches_of()
+        in_memory = next(batches)
+        found[name] = measure_training(training, batches, warmup_steps=2, timed_steps=timed_steps)
+        del batches  # ends its workers before the next one's start
+    found["in_memory"] = measure_training(
+        training, itertools.repeat(in_memory), warmup_steps=1, timed_steps=timed_steps
+    )
+    for name, speed in found.items():
+        print(f"training on {name}: {speed.images_per_second:.1f} img/s, {speed.data_wait_fraction:.0%} waiting")
+    return {name: speed._asdict() for name, speed in found.items()}
+
+
+def training_step(training: Training, watch: Stopwatch) -> Callable[[Iterator[Batch]], None]:
+    """A step of the training loop that tells `watch` where its parts end. As one CUDA graph it has but two."""
+    plain_losses_of, forward = training.losses_of, build_forward(training)
+
+    def timed_forward(images: torch.Tensor) -> Any:
+        predictions = forward(images)
+        watch.mark("forward")
+        return predictions
+
+    def timed_losses_of(model: Any, batch: Batch) -> dict[str, torch.Tensor]:
+        losses = plain_losses_of(model, batch)
+        watch.mark("loss")
+        return losses
+
+    graphed = build_step(training) if training.config.cuda_graphs else None
+    if graphed is None:
+        training.losses_of = timed_losses_of
+        training.optimizer.register_step_pre_hook(lambda *_: watch.mark("backward"))
+
+    def step(batches: Iterator[Batch]) -> None:
+        watch.mark("")
+        batch = next(batches)
+        watch.mark("data")
+        if graphed is not None:
+            graphed(batch, 0.0)
+            watch.mark("step")
+        else:
+            training.train_step(timed_forward, batch, 0.0)
+            watch.mark("optimiser")
+
+    return step
+
+
+def inference_step(training: Training, watch: Stopwatch) -> Callable[[Iterator[Any]], None]:
+    """A step of `coco.detect_split` up to its detections."""
+    config, device = training.config, training.ranks.device
+    training.model.eval()
+    forward = build_forward(training)
+
+    @torch.no_grad()
+    def step(batches: Iterator[Any]) -> None:
+        watch.mark("")
+        images = next(batches).images
+        watch.mark("data")
+        with autocast(config, device):
+            predictions = forward(images)
+        watch.mark("forward")
+        candidates = decode_candidates(
+            predictions, score_threshold=config.score_threshold, max_per_class=config.max_per_class
+        )
+        watch.mark("decode")
+        suppress(candidates, nms_iou=config.nms_iou, max_per_image=config.max_per_image)
+        watch.mark("nms")
+
+    return step
+
+
+def measure(
+    build: Callable[[Training, Stopwatch], Callable[[Iterator[Any]], None]],
+    training: Training,
+    batches: Iterator[Any],
+    *,
+    flops_per_image: float,
+    warmup_steps: int,
+    timed_steps: int,
+    trace: Path | None = None,
+) -> Measurement:
+    """build: `training_step` or `inference_step`. trace: a file for one more step, as chrome://tracing reads it."""
+    device, watch = training.ranks.device, Stopwatch(training.ranks.device)
+    step = build(training, watch)
+    _reset_peak_memory(device)
+    for _ in range(warmup_steps):
+        step(batches)
+    _synchronise(device)
+    watch.restart()
+    began = time.perf_counter()
+    for _ in range(timed_steps):
+        step(batches)
+    _synchronise(device)
+    speed = timed_steps * training.config.batch_size / (time.perf_counter() - began)
+    milliseconds, peak = watch.milliseconds(), _peak_memory_bytes(device)
+    if trace is not None:
+        _write_trace(trace, lambda: step(batches), device)
+    ceiling = matmul_flops(compute_dtype(training.config, device) or torch.float32, device)
+    return Measurement(speed, milliseconds, speed * flops_per_image / ceiling, peak)
+
+
+def flops_per_image(backbone: str, num_classes: int, *, training: bool) -> float:
+    """Floating-point operations of the model's convolutions, two a multiplication, as torch counts them; forward and
+    backward, or forward alone. Whatever a step leaves out, it is the same work."""
+    with torch.device("meta"):
+        model, images = SSD300(backbone, num_classes), torch.empty(2, 3, IMAGE_SIZE_PX, IMAGE_SIZE_PX)
+    model.train(training)
+    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(training):
+        offsets, logits = model(images)
+        if training:
+            (offsets.sum() + logits.sum()).backward()
+    return counter.get_total_flops() / len(images)
+
+
+def matmul_flops(dtype: torch.dtype, device: torch.device) -> float:
+    """Operations a second of a large matrix product: what is to be had of the device.
+
+    The best of ten, each as a product and as a 1x1 convolution: on a CPU they are two libraries, MKL and oneDNN, of
+    which the first takes twice as long in float32 on AMD's.
+    """
+    size = _MATMUL_SIZE[device.type]
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    image, weight = a.t().view(1, size, 1, size), b.view(size, size, 1, 1)
+    products: list[Callable[[], torch.Tensor]] = [lambda: torch.mm(a, b), lambda: torch.conv2d(image, weight)]
+    seconds = []
+    for product in 10 * products:
+        _synchronise(device)
+        began = time.perf_counter()
+        product()
+        _synchronise(device)
+        seconds.append(time.perf_counter() - began)
+    return 2 * size**3 / min(seconds)
+
+
+def _write_trace(file: Path, step: Callable[[], None], device: torch.device) -> None:
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
+    with profile(activities=activities) as profiler:
+        step()
+        _synchronise(device)
+    profiler.export_chrome_trace(str(file))
+
+
+def _reset_peak_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):  # not Linux, or a kernel without it: the peak is the process's so far
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_memory_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    try:
+        status = Path("/proc/self/status").read_text()
+        return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

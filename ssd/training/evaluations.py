@@ -1,0 +1,101 @@
+"""A run's evaluations: when they are made, and what becomes of their metrics.
+
+Detection needs the device, so training waits for it. The metrics need one core for seconds: where nothing depends on
+them yet, another process computes them while training goes on. A checkpoint waits for them, so whatever a run goes on
+from either has their outcome or is from before the evaluation, which then is made again.
+"""
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ssd.checkpoints.retention import Keeper
+from ssd.distributed import broadcast_object
+from ssd.mlperf.log import ComplianceLog
+from ssd.run.files import Run
+from ssd.training.background import Background, ProcessLostError
+
+if TYPE_CHECKING:
+    from ssd.training.loop import Training
+
+# With fewer detections the metrics take less than the start of a process: 1.4 s of a core, where 100,000 detections
+# take 1.7 (benchmarks/metrics.py).
+OVERLAP_FROM = 100_000
+
+
+class Judge(NamedTuple):
+    """How the model is judged. detect: called on all ranks; gives rank 0 what `metrics` makes numbers of, an array with
+    a row a detection. metrics: {"AP": ..., "AP50": ..., ...}; can be pickled, to be called in another process."""
+
+    detect: Callable[[], np.ndarray | None]
+    metrics: Callable[[np.ndarray], dict[str, Any]]
+
+
+class _Begun(NamedTuple):
+    """An evaluation whose metrics are being computed. waited_s: what training has waited for it so far."""
+
+    epoch: int
+    step: int
+    waited_s: float
+    detections: np.ndarray
+    metrics: Background
+
+
+class Evaluations:
+    """metrics: those of the last evaluation, on rank 0."""
+
+    def __init__(self, judge: Judge, training: "Training", run: Run, compliance: ComplianceLog, keeper: Keeper):
+        self.judge, self.training, self.run, self.compliance, self.keeper = judge, training, run, compliance, keeper
+        self.metrics: dict[str, Any] = {}
+        self._begun: _Begun | None = None
+
+    def evaluate(self, epoch: int, *, may_overlap: bool) -> float | None:
+        """The model's AP, on all ranks; None if its metrics are left to `collect`."""
+        started = time.perf_counter()
+        self.compliance.eval_start(epoch)
+        detections = self.judge.detect()
+        many = may_overlap and detections is not None and len(detections) >= OVERLAP_FROM
+        if broadcast_object(many, self.training.ranks):
+            if detections is not None:
+                waited_s = time.perf_counter() - started
+                metrics = Background(self.judge.metrics, detections)
+                self._begun = _Begun(epoch, self.training.step, waited_s, detections, metrics)
+            return None
+        if detections is not None:
+            self.metrics = self.judge.metrics(detections)
+            self.compliance.eval_stop(epoch, self.metrics["AP"])
+            self._tell(epoch, self.training.step, time.perf_counter() - started)
+        ap: float = broadcast_object(self.metrics.get("AP"), self.training.ranks)
+        return ap
+
+    def collect(self, *, wait: bool) -> None:
+        """Takes up the metrics of the evaluation that has begun, if any, on rank 0, which alone knows of them. wait:
+        for those that are not there yet."""
+        begun = self._begun
+        if begun is None or not (wait or begun.metrics.is_done()):
+            return
+        started = time.perf_counter()
+        try:
+            self.metrics = begun.metrics.value()
+        except ProcessLostError as error:
+            self.run.say(f"warning: epoch {begun.epoch}: lost the process that judges it ({error}); judging it here")
+            self.metrics = self.judge.metrics(begun.detections)
+        self._begun = None
+        self._tell(begun.epoch, begun.step, begun.waited_s + time.perf_counter() - started)
+        training, ap = self.training, self.metrics["AP"]
+        is_best, training.best_ap, training.judged_epoch = ap > training.best_ap, max(ap, training.best_ap), begun.epoch
+        if is_best:
+            self.keeper.promote(begun.step, best_ap=ap, judged_epoch=begun.epoch)
+
+    def _tell(self, epoch: int, step: int, seconds: float) -> None:
+        metrics = self.metrics
+        self.run.log("evaluation", epoch=epoch, step=step, evaluation_s=round(seconds, 3), **metrics)
+        self.run.say(f"epoch {epoch}: AP {metrics['AP']:.3f}  AP50 {metrics['AP50']:.3f}  ({seconds:.0f} s)")
+
+    def end(self) -> None:
+        """Does without the metrics that are not there yet."""
+        if self._begun is not None:
+            self._begun.metrics.end()
+            self._begun = None

@@ -1,0 +1,163 @@
+"""Where a run starts: with ImageNet's weights, another run's, or where it was interrupted itself."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from ssd.batch import TrainLoader
+from ssd.checkpoints import checkpoint, conversion
+from ssd.config import Config
+from ssd.detectors.ssd300.loss import compiled_ssd_losses, ssd_losses
+from ssd.detectors.ssd300.model import SSD300
+from ssd.distributed import Ranks, broadcast_object
+from ssd.errors import InputError
+from ssd.precision import grad_scaler
+from ssd.schedule import step_after_change
+from ssd.training.loop import Training, build_optimizer
+
+
+def is_over(resumed: dict[str, Any], config: Config) -> bool:
+    """Whether a checkpoint is a run's last: all epochs done, or the target reached."""
+    return resumed["epoch"] >= config.epochs or (config.target is not None and resumed["best_ap"] >= config.target)
+
+
+class Origin(NamedTuple):
+    """The checkpoint that a run goes on from, its content, and what the user should know of others."""
+
+    file: Path
+    content: dict[str, Any]
+    notes: list[str]
+
+
+def find_checkpoint(files: list[Path], ranks: Ranks) -> Origin | None:
+    """The newest of these checkpoints that is whole; None of no files.
+
+    Raises InputError where none is whole, or where the ranks do not read the same one.
+    """
+    if not files:
+        return None
+    file: Path | None = None
+    content: dict[str, Any] | None = None
+    notes: list[str] = []
+    if ranks.is_main:
+        file, content, notes = checkpoint.load_newest(files)
+        if notes:
+            notes.append(f"going on from {file} instead")
+    file = broadcast_object(file, ranks)
+    content = content or checkpoint.load_run(file)
+    step = broadcast_object(content["step"], ranks)
+    if content["step"] != step:
+        raise InputError(
+            f"{file}: rank {ranks.rank} reads one of step {content['step']} where rank 0 reads one of step "
+            f"{step}; make --output one folder that all hosts share, as it is at one time"
+        )
+    return Origin(file, content, notes)
+
+
+def build_training(
+    config: Config,
+    categories: Sequence[tuple[int, str]],
+    ranks: Ranks,
+    origin: Origin | None = None,
+) -> tuple[Training, list[str]]:
+    """The model on its device with its optimiser, and what the user should know of where its weights come from.
+
+    categories: the data set's (id, name) in the order of the labels 1, 2, ...; with an origin, the weights are that
+    checkpoint's. Raises InputError where weights and settings or categories do not fit.
+    """
+    notes: list[str] = []
+    if config.fp16 and ranks.device.type == "cpu":
+        notes.append("--fp16 on a CPU computes in bfloat16")
+    torch.manual_seed(config.seed or 0)
+    model = SSD300(config.backbone, 1 + len(categories))
+    if origin:
+        if origin.content["backbone"] != config.backbone:
+            raise InputError(f"{origin.file}: pass --backbone {origin.content['backbone']}, which it was trained with")
+        checkpoint.require_categories(origin.content, origin.file, list(categories), config.data)
+        model = checkpoint.build_model(origin.content, origin.file)
+    elif config.checkpoint:
+        file = Path(config.checkpoint)
+        fresh = checkpoint.load_for_fine_tuning(model, conversion.load(file), file)
+        notes.append(f"starting from {file}" + (", with new class heads" if fresh else ""))
+    else:
+        conversion.load_backbone(model, config.backbone_weights)
+    if config.freeze_backbone:
+        model.freeze_trunk()
+    model = model.to(ranks.device).to(memory_format=torch.channels_last)
+    optimizer = build_optimizer(model, config)
+    losses_of = compiled_ssd_losses() if config.compile else ssd_losses
+    return Training(model, optimizer, grad_scaler(config, ranks.device), losses_of, config, ranks), notes
+
+
+def data_identity(config: Config, fingerprint: str, loader: TrainLoader, ranks: Ranks) -> dict[str, Any]:
+    """What must be equal for a data path's saved state, and for a number of steps, to mean the same."""
+    return {
+        "data": fingerprint,
+        "data_pipeline": config.data_pipeline,
+        "augmentation": config.augmentation,
+        **loader.identity,
+        "seed": config.seed,
+        "batch_size": config.batch_size,
+        "world_size": ranks.world_size,
+    }
+
+
+def annotations_digest(files: Iterable[Path], ranks: Ranks) -> str:
+    """Of the bytes of rank 0's annotation files."""
+    digest = hashlib.blake2b(digest_size=8)
+    if ranks.is_main:
+        for file in files:
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "blake2b").digest())
+    return str(broadcast_object(digest.hexdigest(), ranks))
+
+
+def resume(
+    training: Training, loader: TrainLoader, resumed: dict[str, Any], describe: dict[str, Any], config: Config
+) -> str:
+    """Puts training and loader where the checkpoint is; returns what the user should know of it.
+
+    describe: as the checkpoint's "data", and "annotations" of `annotations_digest`. On another number of ranks, or
+    with other images left out by --on-bad-image skip, the run goes on at the step of `schedule.step_after_change`.
+    Raises InputError where anything else is not as it was, unless --resume-anyway.
+    """
+    ranks, was, identity = training.ranks, resumed["data"], describe["data"]
+    if resumed["settings"].get("freeze_backbone", False) != config.freeze_backbone:
+        remedy = "leave it out" if config.freeze_backbone else "pass it"
+        raise InputError(f"--resume: --freeze-backbone is not as it was; {remedy}, or start anew with --checkpoint")
+    changed = {n: f"{n} was {was.get(n)} and is {now}" for n, now in identity.items() if was.get(n) != now}
+    same_ranks, same_data = "world_size" not in changed, changed.keys() <= {"world_size"}
+    may_change = {"world_size"}
+    if config.on_bad_image == "skip" and resumed.get("annotations") == describe["annotations"]:
+        may_change.add("data")  # of the same annotations, so it is the images that can be used that are others
+    if not (changed.keys() <= may_change or config.resume_anyway):
+        raise InputError(
+            f"--resume: this is not how the checkpoint was trained: {', '.join(changed.values())}; "
+            "change it back, or pass --resume-anyway to go on with the images in a new order"
+        )
+    training.restore(resumed)
+    training.step = step_after_change(
+        resumed["step"],
+        steps_per_epoch=resumed["steps_per_epoch"],
+        global_batch_size=resumed["global_batch_size"],
+        new_steps_per_epoch=loader.steps_per_epoch,
+        new_global_batch_size=config.batch_size * ranks.world_size,
+    )
+    goes_on = same_data and (same_ranks or loader.ranks_share_state)
+    if goes_on:
+        loader.restore(bytes(resumed["data_states"][ranks.rank if same_ranks else 0].tolist()))
+    if same_ranks:
+        torch.set_rng_state(resumed["rng_states"]["cpu"][ranks.rank])
+        if ranks.device.type == "cuda" and "cuda" in resumed["rng_states"]:
+            torch.cuda.set_rng_state(resumed["rng_states"]["cuda"][ranks.rank], ranks.device)
+
+    epoch, into_epoch = divmod(training.step, loader.steps_per_epoch)
+    steps = f" and {into_epoch} of {loader.steps_per_epoch} steps" if into_epoch else ""
+    if "data" in changed and "data" in may_change:
+        changed["data"] = "other images than then can be used"
+    why = f": {', '.join(changed.values())}" if changed else ""
+    order = "" if goes_on else "; the images come in a new order"
+    return f"resuming after epoch {epoch}{steps}{why}{order}"

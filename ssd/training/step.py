@@ -1,0 +1,132 @@
+"""How a step is taken: plainly, over ranks, compiled, as one CUDA graph. Chosen once, before the first."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+from torch.nn.parallel import DistributedDataParallel
+
+from ssd.batch import Batch
+from ssd.config import Config
+from ssd.distributed import Ranks
+from ssd.errors import InputError
+
+if TYPE_CHECKING:
+    from ssd.training.loop import Training
+
+# Batch norm's statistics are averaged once an epoch instead (`average_buffers`). torch 2.15 has another name for it.
+_DDP_FLAGS = inspect.signature(DistributedDataParallel).parameters
+_NO_BUFFER_SYNC: dict[str, Any] = {
+    "forward_sync_buffers" if "forward_sync_buffers" in _DDP_FLAGS else "broadcast_buffers": False
+}
+# DDP arranges its buckets in the first ones: "CUDA semantics" in torch's manual asks for 11 before a capture.
+_STEPS_BEFORE_CAPTURE = 11
+
+Step = Callable[[Batch, float], Tensor]
+
+
+def require_device(config: Config, ranks: Ranks) -> None:
+    """Raises InputError if the device has not what the settings ask for."""
+    if config.cuda_graphs and ranks.device.type != "cuda":
+        raise InputError("--cuda-graphs needs an NVIDIA GPU, and this run has none; leave it out")
+
+
+def build_step(training: "Training") -> Step:
+    """`Training.train_step` as the settings want it: (batch, learning rate) -> the losses stacked.
+
+    A moving average takes the model in after each step, also one that was left out.
+    """
+    step: Step
+    if training.config.cuda_graphs:
+        step = GraphedStep(training)
+    else:
+        step = functools.partial(training.train_step, build_forward(training))
+    average = training.average
+    if average is None:
+        return step
+
+    def averaged(batch: Batch, lr: float) -> Tensor:
+        losses = step(batch, lr)
+        average.update(training.step)
+        return losses
+
+    return averaged
+
+
+def build_forward(training: "Training") -> Callable[[Tensor], Any]:
+    """The model, for training: over ranks, compiled, or both."""
+    config, forward = training.config, training.model
+    if training.ranks.world_size > 1:
+        forward = _over_ranks(training)
+    # One graph, or an error that says what keeps it from being one.
+    return torch.compile(forward, fullgraph=True, dynamic=False) if config.compile else forward
+
+
+def _over_ranks(training: "Training") -> nn.Module:
+    config, ranks = training.config, training.ranks
+    statistics = training.statistics.clone()
+    forward = DistributedDataParallel(
+        training.model,
+        device_ids=[ranks.local_rank] if ranks.device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        # The compiler cuts the graph at the buckets itself; parts of a batch are not all alike to DDP.
+        static_graph=not config.compile and config.accumulate == 1,
+        **_NO_BUFFER_SYNC,
+    )
+    # It begins with rank 0's on all ranks, but a run that is resumed within an epoch has each rank's own.
+    training.statistics.copy_(statistics)
+    if config.gradient_compression == "bf16":
+        forward.register_comm_hook(None, bf16_compress_hook)
+    return forward
+
+
+class GraphedStep:
+    """The whole step (forward, backward, gradients over ranks, optimiser) as one launch.
+
+    The first steps are taken one kernel after the other, and train like all others: they let cuDNN choose and DDP
+    arrange itself. All batches have one shape; each is copied to where the graph reads it.
+    """
+
+    def __init__(self, training: "Training"):
+        self.training = training
+        self.lr = torch.zeros((), device=training.ranks.device)  # a number would be frozen in the graph
+        self.stream = torch.cuda.Stream(training.ranks.device)
+        with torch.cuda.stream(self.stream):  # DDP must be built on the stream of the capture
+            self.forward = build_forward(training)
+        self.steps_before_capture = _STEPS_BEFORE_CAPTURE
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, batch: Batch, lr: float) -> Tensor:
+        self.lr.fill_(lr)
+        if self.steps_before_capture:
+            self.steps_before_capture -= 1
+            return self._step_on_stream(batch)
+        if self.graph is None:
+            self.graph = self._capture(batch)
+        for place, tensor in zip(self.batch[:3], batch[:3], strict=True):
+            place.copy_(tensor, non_blocking=True)
+        self.graph.replay()
+        return self.losses.clone()  # the next replay writes over them
+
+    def _step_on_stream(self, batch: Batch) -> Tensor:
+        current = torch.cuda.current_stream(self.training.ranks.device)
+        self.stream.wait_stream(current)
+        with torch.cuda.stream(self.stream):
+            losses = self.training.train_step(self.forward, batch, self.lr)
+        current.wait_stream(self.stream)
+        losses.record_stream(current)
+        return losses
+
+    def _capture(self, batch: Batch) -> torch.cuda.CUDAGraph:
+        self.batch = Batch(batch.images.clone(), batch.offsets.clone(), batch.labels.clone(), batch.image_ids)
+        torch.cuda.synchronize()
+        self.training.optimizer.zero_grad()  # so that the gradients lie in the graph's own memory
+        graph = torch.cuda.CUDAGraph()
+        # The data path's threads go on meanwhile: only this thread's calls are held to what a graph may do.
+        with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+            self.losses = self.training.train_step(self.forward, self.batch, self.lr)
+        return graph
