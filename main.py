@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from ssd.run.files import Run
     from ssd.run.trackers import Trackers
     from ssd.training.evaluations import Judge
-    from ssd.training.loop import Training
     from ssd.training.resume import Origin
+    from ssd.training.state import Training
 
 DEMO_FOLDER = Path("data/demo")
 
@@ -147,10 +147,12 @@ def _train_in(folder: Path, origin: "Origin | None", config: Config, ranks: "Ran
     from pipelines.augmentation import CROP_ATTEMPTS
     from pipelines.readers.splits import find_split
     from ssd.environment import hardware
-    from ssd.mlperf.log import begin, check_run, run_seconds
+    from ssd.mlperf.checker import check_run
+    from ssd.mlperf.log import begin, run_seconds
     from ssd.report.examples import Showcase
     from ssd.run.files import Run
     from ssd.training import resume
+    from ssd.training.build import build_training
     from ssd.training.interruption import EXIT_PREEMPTED, Preempted
     from ssd.training.loop import train as run_training
     from ssd.training.loss_log import NonFiniteLossError
@@ -160,7 +162,7 @@ def _train_in(folder: Path, origin: "Origin | None", config: Config, ranks: "Ran
     compliance = begin(config, folder, places, hardware(ranks.device)["device"], origin and origin.content, ranks)
     splits = train_split, val_split = _read_both_splits(config, ranks)
     loader, val_loader = _build_loaders(config, train_split, val_split, ranks)
-    training, notes = resume.build_training(config, train_split.categories, ranks, origin)
+    training, notes = build_training(config, train_split.categories, ranks, origin)
     describe = _describe(config, train_split, loader, ranks)
     if origin:
         notes = [*origin.notes, *notes, resume.resume(training, loader, origin.content, describe, config)]
@@ -286,7 +288,8 @@ def _announce(
 
 
 def _judge(training: "Training", showcase: "Showcase", config: Config, ranks: "Ranks") -> "Judge":
-    from ssd.evaluation.coco import coco_metrics, detect_split
+    from ssd.evaluation.coco import coco_metrics
+    from ssd.evaluation.detect import detect_split
     from ssd.training.evaluations import Judge
 
     ground_truth = showcase.ground_truth
@@ -354,7 +357,8 @@ def _evaluate(config: Config, ranks: "Ranks", json_file: str | None) -> int:
 
     import pipelines
     from ssd.checkpoints import checkpoint, conversion
-    from ssd.evaluation.coco import coco_metrics, detect_split
+    from ssd.evaluation.coco import coco_metrics
+    from ssd.evaluation.detect import detect_split
     from ssd.run.metrics_table import show_metrics
 
     file = Path(config.checkpoint or "")
@@ -391,10 +395,10 @@ def predict(arguments: Sequence[str]) -> int:
 
     from ssd.console import Console
     from ssd.inference import predict as prediction
-    from ssd.inference.predictor import load_detector
+    from ssd.inference.predictor import load_predictor
 
     files = prediction.find_images(sources, output)
-    detector = load_detector(config.checkpoint or "", config)
+    detector = load_predictor(config.checkpoint or "", config)
     console = Console(soft_wrap=True)
     return prediction.predict(detector, files, output, batch_size=batch_size, threads=threads, console=console)
 
@@ -482,7 +486,7 @@ def _benchmark_data(arguments: Sequence[str]) -> int:
     from ssd.distributed import process_group
     from ssd.environment import hardware, versions
     from ssd.speed.steps import through_training
-    from ssd.training.resume import build_training
+    from ssd.training.build import build_training
 
     with process_group(config.device, local_rank) as ranks:
         if ranks.world_size > 1:

@@ -41,7 +41,7 @@ from ssd.distributed import Ranks, process_group  # noqa: E402
 from ssd.environment import hardware, versions  # noqa: E402
 from ssd.precision import autocast, compute_dtype, grad_scaler  # noqa: E402
 from ssd.speed.steps import flops_per_image, matmul_flops  # noqa: E402
-from ssd.training.resume import build_training  # noqa: E402
+from ssd.training.build import build_training  # noqa: E402
 from ssd.training.step import build_step  # noqa: E402
 
 LEARNING_RATE = 1e-3

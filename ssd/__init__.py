@@ -4,14 +4,14 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ssd.inference.predictor import Detector
+    from ssd.inference.predictor import Predictor
 
 __version__ = "0.1.0"
 
 
 def load(
     file: str | os.PathLike[str], *, device: str = "auto", score: float = 0.4, fp16: bool = False, bf16: bool = False
-) -> "Detector":
+) -> "Predictor":
     """The detector of a checkpoint::
 
         detector = ssd.load("runs/coco/checkpoints/best.pt")
@@ -25,6 +25,6 @@ def load(
     Raises `ssd.errors.InputError`, a ValueError, for a file that is no checkpoint.
     """
     from ssd.config import Config
-    from ssd.inference.predictor import load_detector
+    from ssd.inference.predictor import load_predictor
 
-    return load_detector(file, Config(device=device, score_threshold=score, fp16=fp16, bf16=bf16))
+    return load_predictor(file, Config(device=device, score_threshold=score, fp16=fp16, bf16=bf16))

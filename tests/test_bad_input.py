@@ -344,12 +344,12 @@ def test_more_ranks_than_gpus(refused_training: Refusal, demo_data: Path, monkey
 
 
 def test_dali_not_installed(refused_training: Refusal, demo_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import pipelines
+    import pipelines.dali
 
     # Imported or not, the module must be looked for again; monkeypatch puts back what was there.
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     monkeypatch.delitem(sys.modules, "pipelines.dali.loaders", raising=False)
-    monkeypatch.delattr(pipelines, "dali", raising=False)
+    monkeypatch.delattr(pipelines.dali, "loaders", raising=False)
     line = refused_training(demo_data, "--data_pipeline", "dali")
     assert "--data_pipeline dali" in line and "--data_pipeline no_dali" in line and "pip install nvidia-dali" in line
 

@@ -344,7 +344,8 @@ def test_restoring_keeps_the_optimisers_own_implementation() -> None:
     from ssd.detectors.ssd300.loss import ssd_losses
     from ssd.distributed import Ranks
     from ssd.precision import grad_scaler
-    from ssd.training.loop import Training, build_optimizer
+    from ssd.training.optimizer import build_optimizer
+    from ssd.training.state import Training
 
     def training() -> Training:
         model, cpu = torch.nn.Linear(2, 2), torch.device("cpu")

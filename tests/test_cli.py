@@ -14,7 +14,8 @@ import pytest
 
 import main
 from ssd.cli import benchmark_parsers, parsers
-from ssd.config import RECIPES, Config
+from ssd.config import Config
+from ssd.detectors.ssd300.recipes import RECIPES
 
 ROOT = Path(main.__file__).parent
 

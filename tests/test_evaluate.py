@@ -19,7 +19,8 @@ from ssd.config import EVAL_ENGINES, Config
 from ssd.detectors.ssd300.anchors import NUM_BOXES, default_boxes_cxcywh, offsets_of
 from ssd.distributed import Ranks
 from ssd.errors import InputError
-from ssd.evaluation.coco import METRIC_NAMES, coco_metrics, detect_split
+from ssd.evaluation.coco import METRIC_NAMES, coco_metrics
+from ssd.evaluation.detect import detect_split
 
 ALONE = Ranks(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"))
 

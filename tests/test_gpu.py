@@ -16,9 +16,10 @@ from ssd.detectors.ssd300.model import SSD300
 from ssd.detectors.ssd300.synthetic import synthetic_batch
 from ssd.distributed import Ranks
 from ssd.precision import grad_scaler
-from ssd.training.loop import Training, build_optimizer
+from ssd.training.build import build_training
+from ssd.training.optimizer import build_optimizer
 from ssd.training.prefetch import on_side_stream
-from ssd.training.resume import build_training
+from ssd.training.state import Training
 from ssd.training.step import build_step
 
 pytestmark = pytest.mark.gpu

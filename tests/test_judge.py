@@ -32,7 +32,8 @@ from ssd.checkpoints import checkpoint
 from ssd.run.files import Run
 from ssd.training.evaluations import Judge
 from ssd.training.interruption import Preempted
-from ssd.training.loop import Training, train
+from ssd.training.loop import train
+from ssd.training.state import Training
 
 SETTINGS: dict[str, Any] = {"evaluation": (1, 2), "epochs": 3, "checkpoint_every": (3, "epochs")}
 EVALUATIONS = [(1, 3, 0.1), (2, 6, 0.3), (3, 9, 0.2)]  # epoch, step, AP

@@ -1,4 +1,4 @@
-"""Imports point one way: main -> pipelines -> a few parts of ssd, and nothing but its own path knows DALI."""
+"""Imports point one way: from a floor to those below it, and nothing but its own path knows DALI."""
 
 import ast
 import os
@@ -59,8 +59,76 @@ def test_the_files_are_where_these_tests_look() -> None:
     }
 
 
-@pytest.mark.parametrize("file", SSD_FILES, ids=module_name)
-def test_ssd_imports_neither_pipelines_nor_dali(file: Path) -> None:
+# From the ground up. A room may import from the floors below its own, and from the same floor nothing.
+# The files that lie flat in ssd/ are the ground.
+FLOORS = [
+    {"ground"},
+    {"detectors"},
+    {"checkpoints", "evaluation"},
+    {"inference", "run"},
+    {"report", "mlperf"},
+    {"training"},
+    {"speed"},
+    {"cli"},
+]
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def room_of(module: str) -> str:
+    """The folder of ssd/ that a module lies in: ssd.training.loop -> training."""
+    name = module.removeprefix("ssd.").partition(".")[0]
+    return name if (ROOT / "ssd" / name).is_dir() and module != "ssd" else "ground"
+
+
+def modules_imported(file: Path) -> set[str]:
+    """The modules of this project that a file imports, in type checks and in functions too."""
+    known = {module_name(each) for each in (*SSD_FILES, *PIPELINES_FILES)}
+    found = set()
+    for name in imported(file.read_text()):
+        if name in known and not (ROOT / name.replace(".", "/")).is_dir():
+            found.add(name)
+    return found - {module_name(file)}
+
+
+# But for the front door, whose `load` reaches into the house.
+@pytest.mark.parametrize("file", [file for file in SSD_FILES if file != ROOT / "ssd" / "__init__.py"], ids=module_name)
+def test_a_room_imports_from_lower_floors_only(file: Path) -> None:
+    room = room_of(module_name(file))
+    for name in modules_imported(file):
+        if name.startswith("ssd."):
+            other = room_of(name)
+            assert other == room or FLOOR[other] < FLOOR[room], f"{module_name(file)} imports {name}"
+
+
+def test_every_room_is_on_a_floor() -> None:
+    assert {room_of(module_name(file)) for file in SSD_FILES} == FLOOR.keys()
+
+
+def test_a_room_is_small_enough_to_look_over() -> None:
+    folders = {file.parent for file in (*SSD_FILES, *PIPELINES_FILES)} - {ROOT / "ssd"}
+    for folder in folders:
+        files = [file for file in folder.glob("*.py") if file.name != "__init__.py"]
+        assert len(files) <= 14, folder
+    assert len([file for file in (ROOT / "ssd").glob("*.py") if file.name != "__init__.py"]) <= 20
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    arrows = {module_name(file): modules_imported(file) for file in (*SSD_FILES, *PIPELINES_FILES)}
+    done: set[str] = set()
+
+    def follow(name: str, path: list[str]) -> None:
+        assert name not in path, f"a circle: {' -> '.join([*path[path.index(name) :], name])}"
+        if name not in done:
+            for other in arrows.get(name, ()):
+                follow(other, [*path, name])
+            done.add(name)
+
+    for name in arrows:
+        follow(name, [])
+
+
+@pytest.mark.parametrize("file", [file for file in SSD_FILES if file.parent.name != "cli"], ids=module_name)
+def test_only_the_command_line_imports_pipelines(file: Path) -> None:
     assert packages(imported(file.read_text())).isdisjoint({"pipelines", "nvidia", "main", "tests"})
 
 

@@ -23,15 +23,20 @@ from torch import Tensor, nn
 
 import main
 from ssd.batch import Batch
-from ssd.config import RECIPES, Config
+from ssd.config import Config
+from ssd.detectors.ssd300.recipes import RECIPES
 from ssd.distributed import Ranks
 from ssd.errors import InputError
 from ssd.evaluation.coco import METRIC_NAMES
-from ssd.mlperf.log import ComplianceLog, begin, check, clear_page_cache, read_events, run_seconds
+from ssd.mlperf.checker import check
+from ssd.mlperf.log import ComplianceLog, begin, read_events, run_seconds
+from ssd.mlperf.page_cache import clear_page_cache
 from ssd.run.files import Run
 from ssd.run.metrics_table import published_band
 from ssd.training.evaluations import Judge
-from ssd.training.loop import Training, build_optimizer, train
+from ssd.training.loop import train
+from ssd.training.optimizer import build_optimizer
+from ssd.training.state import Training
 
 ROOT = Path(main.__file__).parent
 HERE = Ranks(0, 0, 1, torch.device("cpu"))

@@ -40,7 +40,7 @@ def noise(count: int, height: int, width: int) -> list[np.ndarray]:
 
 def test_the_names_are_the_settings() -> None:
     assert tuple(AUGMENTATIONS) == ssd.config.AUGMENTATIONS and ssd.config.Config().augmentation == "own"
-    assert ssd.config.RECIPES["published"]().augmentation == "published"
+    assert ssd.detectors.ssd300.recipes.RECIPES["published"]().augmentation == "published"
 
 
 @pytest.mark.parametrize(("height", "width"), [(480, 640), (150, 200), (90, 1000)])

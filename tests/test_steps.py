@@ -14,8 +14,8 @@ from ssd.config import Config
 from ssd.detectors.ssd300.loss import ssd_losses
 from ssd.detectors.ssd300.synthetic import synthetic_batch
 from ssd.distributed import Ranks
-from ssd.training.loop import Training
-from ssd.training.resume import build_training
+from ssd.training.build import build_training
+from ssd.training.state import Training
 from ssd.training.step import build_step
 
 CPU = Ranks(0, 0, 1, torch.device("cpu"))
@@ -103,7 +103,7 @@ RANK = """
 import sys, torch
 from ssd.config import Config
 from ssd.distributed import process_group
-from ssd.training.resume import build_training
+from ssd.training.build import build_training
 from ssd.training.step import build_step
 from ssd.detectors.ssd300.synthetic import synthetic_batch
 

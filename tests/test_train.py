@@ -25,8 +25,10 @@ from ssd.mlperf.log import ComplianceLog
 from ssd.run.files import Run
 from ssd.training.evaluations import Judge
 from ssd.training.interruption import Preempted
-from ssd.training.loop import Training, build_optimizer, train
+from ssd.training.loop import train
 from ssd.training.loss_log import MAX_LOST_STEPS, NonFiniteLossError
+from ssd.training.optimizer import build_optimizer
+from ssd.training.state import Training
 
 CPU = Ranks(0, 0, 1, torch.device("cpu"))
 STEPS_PER_EPOCH = 3

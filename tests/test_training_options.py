@@ -34,7 +34,8 @@ from ssd.detectors.ssd300.model import SSD300
 from ssd.errors import InputError
 from ssd.schedule import lr_at
 from ssd.training.interruption import Preempted
-from ssd.training.loop import Training, build_optimizer
+from ssd.training.optimizer import build_optimizer
+from ssd.training.state import Training
 from ssd.training.step import build_step
 
 ALL: dict[str, Any] = {"ema": 0.9, "clip_norm": 0.5, "accumulate": 2, "schedule": "cosine", "warmup": 2}

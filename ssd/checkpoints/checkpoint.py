@@ -1,39 +1,18 @@
 """Checkpoints: written atomically, verified, and loadable with weights_only=True, so that a file can run no code."""
 
 import errno
-import os
-import pickle
-import struct
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ssd.config import BACKBONES
 from ssd.detectors.ssd300.model import SSD300
 from ssd.errors import InputError
+from ssd.files import written_whole
+from ssd.weight_files import fits, read
 
 FORMAT = 1
-# What a damaged or foreign file makes torch.load raise.
-_UNREADABLE = (
-    OSError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    KeyError,
-    TypeError,
-    IndexError,
-    AttributeError,
-    AssertionError,
-    NotImplementedError,
-    struct.error,
-    zlib.error,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-)
 
 
 def save(file: Path, content: dict[str, Any]) -> None:
@@ -42,60 +21,15 @@ def save(file: Path, content: dict[str, Any]) -> None:
     content must be loadable with weights_only=True: dicts, lists, tuples, numbers, strings, tensors.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    # One name, so that what a killed run leaves behind is written over by the next.
-    temporary = file.with_name(".unfinished")
     try:
-        with temporary.open("wb") as stream:
+        with (
+            written_whole(file, durable=True, temporary_name=".unfinished") as temporary,
+            temporary.open("wb") as stream,
+        ):
             torch.save(content, stream)
-        sync(temporary)
-        os.replace(temporary, file)
     except RuntimeError as error:
-        temporary.unlink(missing_ok=True)
         # How torch reports that its stream took no more.
         raise OSError(errno.ENOSPC, f"cannot be written whole ({str(error).splitlines()[0]})", str(file)) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync(file.parent)  # the new name too must survive a power cut
-
-
-def sync(path: Path) -> None:
-    """Waits until the disk has the file or folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def read(file: Path, what: str) -> Any:
-    """Whatever torch saved in a file. Raises InputError that says it is not `what` if the file is damaged, or could run
-    code when read."""
-    if not file.is_file():
-        raise InputError(f"{file}: no such file; pass the path of {what}")
-    try:
-        if zipfile.is_zipfile(file):
-            _verify(file)
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
-        if isinstance(error, InputError):
-            raise
-        if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to trust the file
-            raise InputError(f"{file}: is not {what}, or holds more than plain weights; use another file") from error
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{file}: cannot be read as {what} ({reason[:200]}); use another file") from error
-
-
-def _verify(file: Path) -> None:
-    """Raises InputError if the zip archive is damaged: torch does not check the checksums that it writes."""
-    with zipfile.ZipFile(file) as archive:
-        damaged = archive.testzip()
-        for entry in archive.infolist():
-            # torch stores its entries plainly; it takes memory as it finds it for what claims to be a folder.
-            if entry.compress_type != zipfile.ZIP_STORED or entry.external_attr != 0:
-                damaged = damaged or entry.filename
-    if damaged is not None:
-        raise InputError(f"{file}: damaged at {damaged}; use another checkpoint")
 
 
 _MODEL_KEYS: dict[str, type] = {"model": dict, "backbone": str, "categories": list}
@@ -203,8 +137,3 @@ def load_for_fine_tuning(model: SSD300, content: dict[str, Any], file: Path) -> 
         raise InputError(f"--checkpoint {file}: its weights do not fit its own backbone {model.backbone}; use another")
     model.load_state_dict(fitting, strict=False)
     return fresh
-
-
-def fits(value: Any, own: Tensor) -> bool:
-    """Whether a value out of a file can take the place of a model's own tensor."""
-    return isinstance(value, Tensor) and value.shape == own.shape

@@ -6,7 +6,6 @@ project's B x A x V.
 """
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ from torch import Tensor, nn
 from ssd.checkpoints import checkpoint
 from ssd.detectors.ssd300.model import SSD300
 from ssd.errors import InputError
+from ssd.files import written_whole
+from ssd.weight_files import fits, read
 
 _A_MODEL = "a checkpoint of this program or of NVIDIA's DLE SSD"
 # The entry of a safetensors file's metadata that holds, as JSON, what a checkpoint has beside its weights.
@@ -67,19 +68,15 @@ def save(file: Path, content: dict[str, Any]) -> None:
         checkpoint.save(file, {**about, "model": content["model"]})
         return
     tensors = {name: value.contiguous() for name, value in content["model"].items()}
-    temporary = file.with_name(f".{file.name}.unfinished")
-    try:
+    with written_whole(file) as temporary:
         temporary.write_bytes(safetensors.torch.save(tensors, {"format": "pt", _METADATA_KEY: json.dumps(about)}))
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read(file: Path, what: str) -> Any:
     """A torch file's content; of a safetensors file {"model": its tensors} with what `save` noted of them, if it did.
     Raises InputError for any other file."""
     if file.suffix != ".safetensors" or not file.is_file():
-        return checkpoint.read(file, what)
+        return read(file, what)
     try:
         with safetensors.safe_open(file, framework="pt") as opened:
             about = json.loads((opened.metadata() or {}).get(_METADATA_KEY, "{}"))
@@ -153,7 +150,7 @@ def _fill(module: nn.Module, state: dict[str, Tensor], complaint: str) -> None:
     own = module.state_dict()
     # Files from before torch 0.4.1 lack this counter, which nothing here reads.
     missing = {name for name in own.keys() - state.keys() if not name.endswith("num_batches_tracked")}
-    if missing or any(name not in own or not checkpoint.fits(value, own[name]) for name, value in state.items()):
+    if missing or any(name not in own or not fits(value, own[name]) for name, value in state.items()):
         raise InputError(f"{complaint}; pass another file, or none")
     module.load_state_dict(state, strict=False)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ssd.checkpoints import checkpoint
 from ssd.config import Config
+from ssd.files import sync
 
 FOLDER = "checkpoints"
 LAST, BEST = "last.pt", "best.pt"
@@ -75,6 +76,6 @@ def _rename(file: Path, name: Path) -> None:
         os.link(file, temporary)
     except OSError:  # a file system without hard links
         shutil.copyfile(file, temporary)
-        checkpoint.sync(temporary)
+        sync(temporary)
     os.replace(temporary, name)
-    checkpoint.sync(name.parent)
+    sync(name.parent)

@@ -9,15 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from ssd.config import (
-    AUGMENTATIONS,
-    DATA_PIPELINES,
-    EVAL_ENGINES,
-    GRADIENT_COMPRESSIONS,
-    ON_BAD_IMAGE,
-    RECIPES,
-    Config,
-)
+from ssd.config import AUGMENTATIONS, DATA_PIPELINES, EVAL_ENGINES, GRADIENT_COMPRESSIONS, ON_BAD_IMAGE, Config
+from ssd.detectors.ssd300.recipes import RECIPES
 from ssd.errors import InputError
 
 

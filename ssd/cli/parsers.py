@@ -25,15 +25,8 @@ from ssd.cli.flags import (
     interval,
     recipe_name,
 )
-from ssd.config import (
-    BACKBONES,
-    MLPERF_DIVISIONS,
-    MLPERF_STATUSES,
-    OPTIMIZERS,
-    RECIPES,
-    SCHEDULES,
-    TRACKERS,
-)
+from ssd.config import BACKBONES, MLPERF_DIVISIONS, MLPERF_STATUSES, OPTIMIZERS, SCHEDULES, TRACKERS
+from ssd.detectors.ssd300.recipes import RECIPES
 
 EXIT_CODES = "exit codes: 0 done, 2 bad input, 130 interrupted"
 TRAINING_EXIT_CODES = (

@@ -1,4 +1,4 @@
-"""What --recipe names: settings of ssd.config.RECIPES, or out of a TOML file.
+"""What --recipe names: settings of ssd.detectors.ssd300.recipes.RECIPES, or out of a TOML file.
 
 A file has some of Config's settings, named as config.json names them, and may begin with `recipe = "coco"` to start
 from that. Their values are checked as those of the flags are, and the flags of the command line overrule them.
@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ssd.cli.flags import Parser, overlay
-from ssd.config import RECIPES, Config
+from ssd.config import Config
+from ssd.detectors.ssd300.recipes import RECIPES
 from ssd.errors import InputError
 
 

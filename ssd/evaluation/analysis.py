@@ -19,7 +19,7 @@ SIZE_EDGES_PX = np.geomspace(3, 300, 31)
 
 
 def analyse(ground_truth: GroundTruth, results: np.ndarray, engine: str = "faster") -> dict[str, Any]:
-    """What a run's evaluation.json holds. results: as `coco.detect_split` returns them.
+    """What a run's evaluation.json holds. results: as `detect.detect_split` returns them.
 
     "classes": names, in the order of everything else. "boxes": how many of each the split has, without crowd regions.
     "precision_at_iou50": `coco.precision_at_iou50`, None for a class without ground truth. "confusion": see

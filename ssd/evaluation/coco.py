@@ -8,16 +8,9 @@ import faster_coco_eval
 import numpy as np
 import pycocotools.coco
 import pycocotools.cocoeval
-import torch
-from torch import nn
 
-from ssd.batch import Detections, EvalLoader, GroundTruth
-from ssd.boxes import ltrb_to_xywh
-from ssd.config import Config
-from ssd.detectors.ssd300.postprocess import detect
-from ssd.distributed import Ranks, gather_tensors
+from ssd.batch import GroundTruth
 from ssd.errors import InputError
-from ssd.precision import autocast
 
 METRIC_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 # The classes of each of config.EVAL_ENGINES for a data set and for its judge. They have one interface.
@@ -25,47 +18,6 @@ _ENGINES = {
     "faster": (faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster),
     "pycocotools": (pycocotools.coco.COCO, pycocotools.cocoeval.COCOeval),
 }
-
-
-@torch.no_grad()
-def detect_split(
-    model: nn.Module, loader: EvalLoader, ground_truth: GroundTruth, config: Config, ranks: Ranks
-) -> np.ndarray | None:
-    """Every detection of a split, on rank 0; None on the others.
-
-    n x 7 float64: image id, x, y, w, h in pixels, score, category id; the ids are the data set's own. The model is left
-    in the mode it was in.
-    """
-    training = model.training
-    model.eval()
-    rows = [torch.zeros(0, 7, dtype=torch.float64)]
-    for batch in loader:
-        with autocast(config, ranks.device):
-            predictions = model(batch.images)
-        detections = detect(
-            predictions,
-            score_threshold=config.score_threshold,
-            nms_iou=config.nms_iou,
-            max_per_class=config.max_per_class,
-            max_per_image=config.max_per_image,
-        )
-        rows.append(_coco_rows(detections, batch.indices, ground_truth))
-    model.train(training)
-    parts = gather_tensors(torch.cat(rows), ranks)
-    return None if parts is None else torch.cat(parts).numpy()
-
-
-def _coco_rows(detections: Detections, indices: torch.Tensor, ground_truth: GroundTruth) -> torch.Tensor:
-    boxes_xywh, scores, labels, counts = (
-        tensor.cpu() for tensor in (ltrb_to_xywh(detections.boxes_ltrb), *detections[1:])
-    )
-    real = torch.arange(scores.shape[1]) < counts.unsqueeze(1)
-    sizes_px = torch.from_numpy(ground_truth.sizes_px[indices.numpy()]).double()
-    boxes_xywh_px = boxes_xywh.double() * sizes_px.repeat(1, 2).unsqueeze(1)
-    image_ids = torch.from_numpy(ground_truth.image_ids[indices.numpy()]).double().unsqueeze(1).expand_as(scores)
-    category_ids = torch.tensor([0, *ground_truth.category_ids], dtype=torch.float64)[labels]
-    columns = [image_ids.unsqueeze(2), boxes_xywh_px, scores.double().unsqueeze(2), category_ids.unsqueeze(2)]
-    return torch.cat(columns, dim=2)[real]
 
 
 def coco_metrics(ground_truth: GroundTruth, results: np.ndarray, engine: str = "faster") -> dict[str, Any]:

@@ -5,7 +5,6 @@ takes as many of each class and does the same arithmetic on them; a test holds i
 """
 
 import json
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from ssd.config import Config
 from ssd.detectors.ssd300.anchors import NUM_BOXES, decode, default_boxes_cxcywh
 from ssd.detectors.ssd300.model import SSD300
 from ssd.errors import InputError
+from ssd.files import written_whole
 from ssd.images import normalise
 
 METADATA_KEY = "ssd300"
@@ -119,12 +119,8 @@ def export(source: Path, target: Path, form: str, config: Config) -> str:
     model = checkpoint.build_model(content, source).eval()
     about = metadata(model, [tuple(each) for each in content["categories"]], config)
     program = to_program(Exportable(model, config).eval())
-    temporary = target.with_name(f".{target.name}.unfinished")
-    try:
+    with written_whole(target) as temporary:
         (_save_onnx if form == "onnx" else _save_torch)(program, about, temporary)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
     names = ", ".join(name for _, name in about["categories"])
     return (
         f"wrote {target}: SSD300-{model.backbone}, {target.stat().st_size / 1e6:.0f} MB\n"

@@ -18,7 +18,7 @@ from ssd.console import Console
 from ssd.errors import InputError
 from ssd.images import SUFFIXES, read_upright
 from ssd.inference.drawn import draw_detections
-from ssd.inference.predictor import Detector, ImageDetections, ModelInput, model_input
+from ssd.inference.predictor import ImageDetections, ModelInput, Predictor, model_input
 
 RESULTS_JSON, RESULTS_CSV = "detections.json", "detections.csv"
 _SUFFIXES = {suffix for suffixes in SUFFIXES.values() for suffix in suffixes}
@@ -58,7 +58,7 @@ class Found(NamedTuple):
 
 
 def predict(
-    detector: Detector, files: Sequence[Path], output: Path, *, batch_size: int, threads: int, console: Console
+    detector: Predictor, files: Sequence[Path], output: Path, *, batch_size: int, threads: int, console: Console
 ) -> int:
     """Writes into output a picture of each file, RESULTS_JSON and RESULTS_CSV; names on stderr what it has to skip.
 
@@ -148,7 +148,7 @@ def _image_ids(files: Sequence[Path]) -> dict[Path, int]:
     return {file: position for position, file in enumerate(files, start=1)}
 
 
-def _write_json(file: Path, results: Sequence[Found], detector: Detector) -> None:
+def _write_json(file: Path, results: Sequence[Found], detector: Predictor) -> None:
     rows = [
         {
             "image_id": found.image_id,

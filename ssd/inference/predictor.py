@@ -46,7 +46,7 @@ def model_input(image: ImageLike) -> ModelInput:
     return ModelInput(resize(pixels), (pixels.shape[1], pixels.shape[0]))
 
 
-class Detector:
+class Predictor:
     """A model with its classes. Calls from several threads are not safe.
 
     categories: the (id, name) of the data set that it was trained on; label i + 1 is categories[i].
@@ -106,9 +106,9 @@ def _as_sequence(images: ImageLike | Sequence[ImageLike]) -> Sequence[ImageLike]
     return [images] if isinstance(images, str | os.PathLike | Image.Image) else images
 
 
-def load_detector(file: str | os.PathLike[str], config: Config) -> Detector:
+def load_predictor(file: str | os.PathLike[str], config: Config) -> Predictor:
     """The detector of a checkpoint with config's device, precision and post-processing. Raises InputError for a file
     that is no checkpoint."""
     path = Path(file)
     content = conversion.load(path)
-    return Detector(checkpoint.build_model(content, path), [tuple(each) for each in content["categories"]], config)
+    return Predictor(checkpoint.build_model(content, path), [tuple(each) for each in content["categories"]], config)

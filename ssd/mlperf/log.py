@@ -5,10 +5,7 @@ By ruleset 1.0.0: the rules of 1.1.0 ask for MXNet's own names of weights, and f
 
 import json
 import logging
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,10 +14,11 @@ import torch
 from mlperf_logging.mllog import constants as keys
 from mlperf_logging.mllog.mllog import MLLogger
 
-from ssd.config import MLPERF_QUALITY, Config
+from ssd.config import Config
 from ssd.distributed import Ranks, broadcast_object, sum_over_ranks
 from ssd.errors import InputError
-from ssd.run.files import Run
+from ssd.files import written_whole
+from ssd.mlperf.page_cache import clear_page_cache
 from ssd.schedule import REFERENCE_BATCH
 
 RULESET = "1.0.0"
@@ -91,9 +89,8 @@ class ComplianceLog:
                 self._open[key.removesuffix("_start")] = metadata.get(keys.EPOCH_NUM) or metadata[keys.FIRST_EPOCH_NUM]
             elif key in (keys.EPOCH_STOP, keys.BLOCK_STOP):
                 self._open.pop(key.removesuffix("_stop"), None)
-        temporary = file.with_name(f".{file.name}")
-        temporary.write_text("".join(f"{_LINE_START}{json.dumps(event)}\n" for event in kept))
-        os.replace(temporary, file)
+        with written_whole(file) as temporary:
+            temporary.write_text("".join(f"{_LINE_START}{json.dumps(event)}\n" for event in kept))
         self._logger.addHandler(logging.FileHandler(file))
         self._mllog.event("resumed")
 
@@ -259,83 +256,7 @@ def _happened_by(event: dict[str, Any], epochs_done: int) -> bool:
     return key != keys.RUN_STOP and metadata.get(keys.EPOCH_NUM, 0) <= epochs_done
 
 
-def clear_page_cache(places: Iterable[Path]) -> bool:
-    """Has the kernel forget what it holds of files and of all files in folders. Nothing is read, and unlike the usual
-    way, which forgets everything on the machine, it needs no root. Returns False where there is no such call, or a
-    file cannot be opened."""
-    if not hasattr(os, "posix_fadvise"):
-        return False
-    cleared = True
-    os.sync()  # it forgets no page that is not on the disk yet
-    for place in places:
-        for path in [place, *place.rglob("*")]:
-            if path.is_file():
-                try:
-                    descriptor = os.open(path, os.O_RDONLY)
-                except OSError:  # what that means to the run, the reader of the data will say
-                    cleared = False
-                    continue
-                try:
-                    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-                finally:
-                    os.close(descriptor)
-    return cleared
-
-
 def run_seconds(file: Path) -> float:
     """From run_start to run_stop, in a log that has both."""
     time_ms = {event["key"]: event["time_ms"] for event in read_events(file)}
     return (time_ms[keys.RUN_STOP] - time_ms[keys.RUN_START]) / 1000
-
-
-def check(file: Path) -> list[str]:
-    """What MLPerf's checker objects to in a log, in plain words: nothing if it complies. The checker's own words go to
-    mlperf-check.log beside it."""
-    report = file.with_name("mlperf-check.log")
-    report.unlink(missing_ok=True)  # it would be appended to
-    checker = [sys.executable, "-m", "mlperf_logging.compliance_checker", "--quiet", "--ruleset", RULESET]
-    done = subprocess.run([*checker, "--log_output", str(report), str(file)], capture_output=True, text=True)
-    if done.returncode == 0:
-        return []
-    values: dict[str, list[Any]] = {}
-    for event in read_events(file):
-        values.setdefault(event["key"], []).append(event["value"])
-    objections = [_plain_words(found, values) for found in _OBJECTION.finditer(done.stderr)]
-    return objections or [f"the checker failed: {(done.stderr.strip() or 'without a word').splitlines()[-1]}"]
-
-
-def check_run(file: Path, config: Config, run: Run, time_to_target_s: float | None) -> bool:
-    """Has the run's compliance log checked, and says what is wrong with it; whether nothing is."""
-    if time_to_target_s is not None:
-        run.say(f"MLPerf: AP {config.target} after {time_to_target_s:.1f} s, from run_start to run_stop")
-    objections = check(file)
-    by = f"MLPerf's checker (ruleset {RULESET}, {config.mlperf_division} division)"
-    run.say(f"{by} {'objects to' if objections else 'passes'} {file}" + "".join(f"\n  - {o}" for o in objections))
-    return not objections
-
-
-# The checker's ways to object, by its text.
-_OBJECTION = re.compile(
-    r"Required \w+ occurrence of '(?P<rare>\w+)'(?: but found (?P<times>\d+))?"
-    r"|CHECK for '(?P<wrong>\w+)' failed"
-    r'|triggered by line ?:\n.*"key": "(?P<broken>\w+)"'
-    r"|Failed checks for (?P<never>\w+)"
-)
-_RULES = {
-    keys.SUBMISSION_ORG: "--mlperf-org must not be empty",
-    keys.SUBMISSION_PLATFORM: "--mlperf-platform must not be empty",
-    keys.INIT_STOP: "what comes before run_start must take less than 30 minutes",
-    keys.OPT_LR_WARMUP_STEPS: "--warmup must be 1 step or more",
-    keys.OPT_LR_DECAY_BOUNDARY_EPOCHS: "--multistep must be 40 50 or both longer by the same tenths: 44 55, 48 60, ...",
-    keys.EVAL_ACCURACY: f"an evaluation must reach an AP of {MLPERF_QUALITY}",
-}
-
-
-def _plain_words(objection: "re.Match[str]", values: dict[str, list[Any]]) -> str:
-    key = next(name for kind, name in objection.groupdict().items() if name and kind != "times")
-    if objection["rare"]:
-        times = int(objection["times"] or 0)
-        return f"{key} stands there {times} times, and not always the same" if times else f"{key} is missing"
-    rule = _RULES.get(key, f"{key} breaks a rule")
-    found = max(values[key]) if key == keys.EVAL_ACCURACY else values[key][-1]
-    return rule if found is None else f"{rule}; here: {found}"

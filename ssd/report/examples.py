@@ -44,7 +44,7 @@ class Showcase:
                 self._examples[index] = batch.images[row].cpu()
 
     def take(self, results: np.ndarray, step: int) -> None:
-        """results: as `coco.detect_split` returns them."""
+        """results: as `detect.detect_split` returns them."""
         self._results = results
         if self._run.trackers:
             precision = precision_at_iou50(self.ground_truth, results, self._engine)

@@ -4,16 +4,10 @@ Only rank 0 writes; on other ranks every method does nothing.
 """
 
 import json
-import os
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-
-from rich.console import RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.text import Text
 
 from ssd.checkpoints.retention import FOLDER, LAST
 from ssd.config import Config
@@ -21,7 +15,9 @@ from ssd.console import Console
 from ssd.distributed import Ranks
 from ssd.environment import git_revision, hardware, versions
 from ssd.errors import InputError
+from ssd.files import written_whole
 from ssd.run.metrics_table import show_metrics
+from ssd.run.progress import TrainingProgress, start_progress
 from ssd.run.trackers import Trackers
 
 
@@ -36,7 +32,7 @@ class Run:
         self.lost_batches = folder / "lost-batches.jsonl"
         self.is_main = ranks.is_main
         self.console = Console(quiet=not ranks.is_main, soft_wrap=True)
-        self._progress: _TrainingProgress | None = None
+        self._progress: TrainingProgress | None = None
         if self.is_main:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -63,9 +59,8 @@ class Run:
 
     def _write_json(self, name: str, content: dict[str, Any], indent: int | None = 2) -> None:
         if self.is_main:
-            temporary = self.folder / f".{name}"
-            temporary.write_text(json.dumps(content, indent=indent) + "\n")
-            os.replace(temporary, self.folder / name)
+            with written_whole(self.folder / name) as temporary:
+                temporary.write_text(json.dumps(content, indent=indent) + "\n")
 
     def log(self, event: str, **values: Any) -> None:
         """Appends one line to log.jsonl."""
@@ -96,9 +91,8 @@ class Run:
             return
         lines = file.read_text().splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("}\n") and _happened_by(json.loads(line), step, judged_epoch)]
-        temporary = self.folder / ".log.jsonl"
-        temporary.write_text("".join(kept))
-        os.replace(temporary, file)
+        with written_whole(file) as temporary:
+            temporary.write_text("".join(kept))
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False)
@@ -107,19 +101,7 @@ class Run:
         """Shows a bar in a terminal; elsewhere the lines of `say` are all."""
         if not (self.is_main and self.console.is_terminal):
             return
-        self._progress = _TrainingProgress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("steps"),
-            TimeElapsedColumn(),
-            TextColumn("ETA"),
-            TimeRemainingColumn(elapsed_when_finished=False),
-            console=self.console,
-            transient=True,
-        )
-        self._progress.start()
-        self._progress.add_task("training", total=total_steps, completed=first_step)
+        self._progress = start_progress(self.console, total_steps, first_step)
 
     def advance(self) -> None:
         """Moves the bar by one step."""
@@ -142,16 +124,6 @@ class Run:
 
 def _happened_by(line: dict[str, Any], step: int, judged_epoch: int) -> bool:
     return line.get("step", 0) <= step and (line["event"] != "evaluation" or line["epoch"] <= judged_epoch)
-
-
-class _TrainingProgress(Progress):
-    """A bar with a line under it, so that neither is cut short in 80 columns."""
-
-    state = ""
-
-    def get_renderables(self) -> Iterable[RenderableType]:
-        yield from super().get_renderables()
-        yield Text(self.state, no_wrap=True, overflow="ellipsis")
 
 
 def _scalars(values: dict[str, Any], prefix: str) -> dict[str, float]:

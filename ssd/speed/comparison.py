@@ -16,8 +16,8 @@ from ssd.console import Console
 from ssd.distributed import Ranks
 from ssd.environment import hardware, versions
 from ssd.speed.steps import Measurement, flops_per_image, inference_step, matmul_flops, measure, training_step
+from ssd.training.build import build_training
 from ssd.training.prefetch import on_side_stream
-from ssd.training.resume import build_training
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -15,7 +15,7 @@ from ssd.batch import IMAGE_SIZE_PX, Batch
 from ssd.detectors.ssd300.model import SSD300
 from ssd.detectors.ssd300.postprocess import decode_candidates, suppress
 from ssd.precision import autocast, compute_dtype
-from ssd.training.loop import Training
+from ssd.training.state import Training
 from ssd.training.step import build_forward, build_step
 
 _MATMUL_SIZE = {"cpu": 2048, "cuda": 8192}
@@ -145,7 +145,7 @@ def training_step(training: Training, watch: Stopwatch) -> Callable[[Iterator[Ba
 
 
 def inference_step(training: Training, watch: Stopwatch) -> Callable[[Iterator[Any]], None]:
-    """A step of `coco.detect_split` up to its detections."""
+    """A step of `detect.detect_split` up to its detections."""
     config, device = training.config, training.ranks.device
     training.model.eval()
     forward = build_forward(training)

@@ -7,7 +7,7 @@ from either has their outcome or is from before the evaluation, which then is ma
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,9 +16,7 @@ from ssd.distributed import broadcast_object
 from ssd.mlperf.log import ComplianceLog
 from ssd.run.files import Run
 from ssd.training.background import Background, ProcessLostError
-
-if TYPE_CHECKING:
-    from ssd.training.loop import Training
+from ssd.training.state import Training
 
 # With fewer detections the metrics take less than the start of a process: 1.4 s of a core, where 100,000 detections
 # take 1.7 (benchmarks/metrics.py).
@@ -46,7 +44,7 @@ class _Begun(NamedTuple):
 class Evaluations:
     """metrics: those of the last evaluation, on rank 0."""
 
-    def __init__(self, judge: Judge, training: "Training", run: Run, compliance: ComplianceLog, keeper: Keeper):
+    def __init__(self, judge: Judge, training: Training, run: Run, compliance: ComplianceLog, keeper: Keeper):
         self.judge, self.training, self.run, self.compliance, self.keeper = judge, training, run, compliance, keeper
         self.metrics: dict[str, Any] = {}
         self._begun: _Begun | None = None

@@ -1,17 +1,14 @@
 """Losses and times of a run: read from the device at logging steps only, told in the log and at an epoch's end."""
 
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ssd.distributed import gather_tensors, sum_over_ranks
 from ssd.run.files import Run
-
-if TYPE_CHECKING:
-    from ssd.training.loop import Training
+from ssd.training.state import Training
 
 # So many steps in a row whose loss is not finite are no accident of a batch.
 MAX_LOST_STEPS = 5
@@ -21,26 +18,10 @@ class NonFiniteLossError(RuntimeError):
     """The loss stays infinite or NaN. None of these steps has changed the weights."""
 
 
-@dataclass
-class Tally:
-    """What a run has to tell at its next epoch's end, and remember till then; part of its checkpoints.
-
-    box_loss, class_loss: sums over this epoch's steps. steps: those with a finite loss. seconds: of this epoch.
-    elapsed_s: of the run, whatever interrupted it. lost_steps: the last steps, all with a loss that was not finite.
-    """
-
-    box_loss: float = 0.0
-    class_loss: float = 0.0
-    steps: int = 0
-    seconds: float = 0.0
-    elapsed_s: float = 0.0
-    lost_steps: int = 0
-
-
 class Meter:
     """The steps since the last line of the log."""
 
-    def __init__(self, run: Run, training: "Training", total_steps: int):
+    def __init__(self, run: Run, training: Training, total_steps: int):
         self.run, self.training = run, training
         self.total_steps = total_steps
         self.global_batch_size = training.config.batch_size * training.ranks.world_size

@@ -1,22 +1,19 @@
 """Where a run starts: with ImageNet's weights, another run's, or where it was interrupted itself."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from ssd.batch import TrainLoader
-from ssd.checkpoints import checkpoint, conversion
+from ssd.checkpoints import checkpoint
 from ssd.config import Config
-from ssd.detectors.ssd300.loss import compiled_ssd_losses, ssd_losses
-from ssd.detectors.ssd300.model import SSD300
 from ssd.distributed import Ranks, broadcast_object
 from ssd.errors import InputError
-from ssd.precision import grad_scaler
 from ssd.schedule import step_after_change
-from ssd.training.loop import Training, build_optimizer
+from ssd.training.state import Training
 
 
 def is_over(resumed: dict[str, Any], config: Config) -> bool:
@@ -55,41 +52,6 @@ def find_checkpoint(files: list[Path], ranks: Ranks) -> Origin | None:
             f"{step}; make --output one folder that all hosts share, as it is at one time"
         )
     return Origin(file, content, notes)
-
-
-def build_training(
-    config: Config,
-    categories: Sequence[tuple[int, str]],
-    ranks: Ranks,
-    origin: Origin | None = None,
-) -> tuple[Training, list[str]]:
-    """The model on its device with its optimiser, and what the user should know of where its weights come from.
-
-    categories: the data set's (id, name) in the order of the labels 1, 2, ...; with an origin, the weights are that
-    checkpoint's. Raises InputError where weights and settings or categories do not fit.
-    """
-    notes: list[str] = []
-    if config.fp16 and ranks.device.type == "cpu":
-        notes.append("--fp16 on a CPU computes in bfloat16")
-    torch.manual_seed(config.seed or 0)
-    model = SSD300(config.backbone, 1 + len(categories))
-    if origin:
-        if origin.content["backbone"] != config.backbone:
-            raise InputError(f"{origin.file}: pass --backbone {origin.content['backbone']}, which it was trained with")
-        checkpoint.require_categories(origin.content, origin.file, list(categories), config.data)
-        model = checkpoint.build_model(origin.content, origin.file)
-    elif config.checkpoint:
-        file = Path(config.checkpoint)
-        fresh = checkpoint.load_for_fine_tuning(model, conversion.load(file), file)
-        notes.append(f"starting from {file}" + (", with new class heads" if fresh else ""))
-    else:
-        conversion.load_backbone(model, config.backbone_weights)
-    if config.freeze_backbone:
-        model.freeze_trunk()
-    model = model.to(ranks.device).to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(model, config)
-    losses_of = compiled_ssd_losses() if config.compile else ssd_losses
-    return Training(model, optimizer, grad_scaler(config, ranks.device), losses_of, config, ranks), notes
 
 
 def data_identity(config: Config, fingerprint: str, loader: TrainLoader, ranks: Ranks) -> dict[str, Any]:

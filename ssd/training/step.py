@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,7 @@ from ssd.batch import Batch
 from ssd.config import Config
 from ssd.distributed import Ranks
 from ssd.errors import InputError
-
-if TYPE_CHECKING:
-    from ssd.training.loop import Training
+from ssd.training.state import Training
 
 # Batch norm's statistics are averaged once an epoch instead (`average_buffers`). torch 2.15 has another name for it.
 _DDP_FLAGS = inspect.signature(DistributedDataParallel).parameters
@@ -35,7 +33,7 @@ def require_device(config: Config, ranks: Ranks) -> None:
         raise InputError("--cuda-graphs needs an NVIDIA GPU, and this run has none; leave it out")
 
 
-def build_step(training: "Training") -> Step:
+def build_step(training: Training) -> Step:
     """`Training.train_step` as the settings want it: (batch, learning rate) -> the losses stacked.
 
     A moving average takes the model in after each step, also one that was left out.
@@ -57,7 +55,7 @@ def build_step(training: "Training") -> Step:
     return averaged
 
 
-def build_forward(training: "Training") -> Callable[[Tensor], Any]:
+def build_forward(training: Training) -> Callable[[Tensor], Any]:
     """The model, for training: over ranks, compiled, or both."""
     config, forward = training.config, training.model
     if training.ranks.world_size > 1:
@@ -66,7 +64,7 @@ def build_forward(training: "Training") -> Callable[[Tensor], Any]:
     return torch.compile(forward, fullgraph=True, dynamic=False) if config.compile else forward
 
 
-def _over_ranks(training: "Training") -> nn.Module:
+def _over_ranks(training: Training) -> nn.Module:
     config, ranks = training.config, training.ranks
     statistics = training.statistics.clone()
     forward = DistributedDataParallel(
@@ -91,7 +89,7 @@ class GraphedStep:
     arrange itself. All batches have one shape; each is copied to where the graph reads it.
     """
 
-    def __init__(self, training: "Training"):
+    def __init__(self, training: Training):
         self.training = training
         self.lr = torch.zeros((), device=training.ranks.device)  # a number would be frozen in the graph
         self.stream = torch.cuda.Stream(training.ranks.device)

@@ -18,13 +18,13 @@ from ssd.config import Config
 from ssd.drawing import class_colour
 from ssd.errors import InputError
 from ssd.inference.drawn import draw_detections
-from ssd.inference.predictor import Detector, ImageDetections
+from ssd.inference.predictor import ImageDetections, Predictor
 
 ROOT = Path(main.__file__).parent
 
 
 @pytest.fixture(scope="module")
-def detector(demo_checkpoint: Path) -> Detector:
+def detector(demo_checkpoint: Path) -> Predictor:
     return ssd.load(demo_checkpoint, device="cpu", score=0.3)
 
 
@@ -35,7 +35,7 @@ def test_importing_ssd_is_light() -> None:
     assert {"torch", "numpy", "PIL"}.isdisjoint(loaded.stdout.split())
 
 
-def test_any_kind_of_image_gives_the_same(detector: Detector, demo_data: Path) -> None:
+def test_any_kind_of_image_gives_the_same(detector: Predictor, demo_data: Path) -> None:
     file = sorted((demo_data / "val2017").iterdir())[0]
     pixels = np.array(Image.open(file))
     planes = torch.from_numpy(pixels).permute(2, 0, 1)
@@ -55,7 +55,7 @@ def test_any_kind_of_image_gives_the_same(detector: Detector, demo_data: Path) -
         torch.testing.assert_close(found.scores, one.scores, rtol=0, atol=1e-5)
 
 
-def test_no_images_and_bad_ones(detector: Detector, tmp_path: Path) -> None:
+def test_no_images_and_bad_ones(detector: Predictor, tmp_path: Path) -> None:
     assert detector([]) == []
     with pytest.raises(InputError, match=r"missing\.jpg: .*No such file"):
         detector([tmp_path / "missing.jpg"])
@@ -66,7 +66,7 @@ def test_no_images_and_bad_ones(detector: Detector, tmp_path: Path) -> None:
 def test_predict_finds_what_evaluate_finds(demo_checkpoint: Path, demo_data: Path, tmp_path: Path) -> None:
     import pipelines
     from ssd.distributed import Ranks
-    from ssd.evaluation.coco import detect_split
+    from ssd.evaluation.detect import detect_split
 
     config = Config(data=str(demo_data), score_threshold=0.2, device="cpu")
     split, here = main._read_split(config, "val2017"), Ranks(0, 0, 1, torch.device("cpu"))

@@ -1,0 +1,86 @@
+"""SSD300's settings for a purpose: what --recipe names."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+from ssd.config import Config, Recipe
+
+
+def demo(batch_size: int | None = None, world_size: int = 1) -> Config:
+    """SSD300-R18 from scratch on the demo data: a detector in minutes on two CPU cores"""
+    return Config(
+        data="demo",
+        backbone="resnet18",
+        backbone_weights="none",
+        bf16=True,
+        batch_size=batch_size or 8,
+        learning_rate=0.04,
+        warmup=50,
+        epochs=8,
+        schedule="cosine",
+        # Without it a step of the first epochs may throw the weights far off: AP 0.47 to 0.58, by seed.
+        clip_norm=10.0,
+        evaluation=(2, 4, 6),
+        num_workers=2,
+        seed=1,
+    )
+
+
+def coco(batch_size: int | None = None, world_size: int = 1) -> Config:
+    """NVIDIA's DeepLearningExamples on COCO 2017 (R50, AP .267-.272), for 1 GPU (batch 64) or 8 (128 each)"""
+    batch_size = batch_size or (64 if world_size == 1 else 128)
+    if batch_size * world_size <= 512:  # the largest global batch of the scripts with the example's own rate
+        return Config(batch_size=batch_size, learning_rate=2.6e-3, warmup=300, fp16=True)
+    return Config(batch_size=batch_size, learning_rate=2.7e-3, warmup=1200, fp16=True)
+
+
+def published(batch_size: int | None = None, world_size: int = 1) -> Config:
+    """coco with DeepLearningExamples' own augmentation, to tell a mistake from a difference to theirs"""
+    return replace(coco(batch_size, world_size), augmentation="published")
+
+
+MLPERF_QUALITY = 0.23
+"""The AP that MLPerf's SSD benchmark is trained to."""
+
+
+class _Submission(NamedTuple):
+    """What a run that reached MLPERF_QUALITY was trained with. learning_rate: at a global batch of 32, as Config's."""
+
+    global_batch_size: int
+    learning_rate: float
+    warmup: int
+    weight_decay: float
+    multistep: tuple[int, int]
+    epochs: int
+
+
+# NVIDIA's: v0.7 in PyTorch (config_DGXA100, epoch 50), v1.1 in MXNet (config_DGXA100_multi_8x8x24x2, 15 epochs of
+# warm-up, epoch 65) and v0.7 in MXNet (config_DGXA100_multi_64x8x4x4, 26 epochs of warm-up, epoch 65 or 70).
+_SUBMISSIONS = (
+    _Submission(912, 3.2e-3, 650, 1.3e-4, (44, 55), 65),
+    _Submission(1536, 4e-3, 15 * 77, 1.7e-4, (48, 60), 70),
+    _Submission(2048, 4.57e-3, 26 * 58, 4e-5, (60, 75), 80),
+)
+
+
+def mlperf(batch_size: int | None = None, world_size: int = 1) -> Config:
+    """SSD300-R34 to AP 0.23 by MLPerf's closed rules, scaled from NVIDIA's submission of the nearest global batch"""
+    batch_size = batch_size or 114
+    global_batch_size = batch_size * world_size
+    nearest = min(_SUBMISSIONS, key=lambda submission: abs(submission.global_batch_size - global_batch_size))
+    return Config(
+        backbone="resnet34",
+        batch_size=batch_size,
+        learning_rate=nearest.learning_rate,
+        # The same share of an epoch.
+        warmup=round(nearest.warmup * nearest.global_batch_size / global_batch_size),
+        weight_decay=nearest.weight_decay,
+        multistep=nearest.multistep,
+        epochs=nearest.epochs,
+        evaluation=tuple(range(40, nearest.epochs + 1, 5)),
+        target=MLPERF_QUALITY,
+        fp16=True,
+    )
+
+
+RECIPES: dict[str, Recipe] = {"demo": demo, "coco": coco, "published": published, "mlperf": mlperf}

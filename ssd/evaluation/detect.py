@@ -1,0 +1,53 @@
+"""A model's detections over a split, as rows of COCO results."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from ssd.batch import Detections, EvalLoader, GroundTruth
+from ssd.boxes import ltrb_to_xywh
+from ssd.config import Config
+from ssd.detectors.ssd300.postprocess import detect
+from ssd.distributed import Ranks, gather_tensors
+from ssd.precision import autocast
+
+
+@torch.no_grad()
+def detect_split(
+    model: nn.Module, loader: EvalLoader, ground_truth: GroundTruth, config: Config, ranks: Ranks
+) -> np.ndarray | None:
+    """Every detection of a split, on rank 0; None on the others.
+
+    n x 7 float64: image id, x, y, w, h in pixels, score, category id; the ids are the data set's own. The model is left
+    in the mode it was in.
+    """
+    training = model.training
+    model.eval()
+    rows = [torch.zeros(0, 7, dtype=torch.float64)]
+    for batch in loader:
+        with autocast(config, ranks.device):
+            predictions = model(batch.images)
+        detections = detect(
+            predictions,
+            score_threshold=config.score_threshold,
+            nms_iou=config.nms_iou,
+            max_per_class=config.max_per_class,
+            max_per_image=config.max_per_image,
+        )
+        rows.append(_coco_rows(detections, batch.indices, ground_truth))
+    model.train(training)
+    parts = gather_tensors(torch.cat(rows), ranks)
+    return None if parts is None else torch.cat(parts).numpy()
+
+
+def _coco_rows(detections: Detections, indices: torch.Tensor, ground_truth: GroundTruth) -> torch.Tensor:
+    boxes_xywh, scores, labels, counts = (
+        tensor.cpu() for tensor in (ltrb_to_xywh(detections.boxes_ltrb), *detections[1:])
+    )
+    real = torch.arange(scores.shape[1]) < counts.unsqueeze(1)
+    sizes_px = torch.from_numpy(ground_truth.sizes_px[indices.numpy()]).double()
+    boxes_xywh_px = boxes_xywh.double() * sizes_px.repeat(1, 2).unsqueeze(1)
+    image_ids = torch.from_numpy(ground_truth.image_ids[indices.numpy()]).double().unsqueeze(1).expand_as(scores)
+    category_ids = torch.tensor([0, *ground_truth.category_ids], dtype=torch.float64)[labels]
+    columns = [image_ids.unsqueeze(2), boxes_xywh_px, scores.double().unsqueeze(2), category_ids.unsqueeze(2)]
+    return torch.cat(columns, dim=2)[real]

@@ -1,0 +1,69 @@
+"""What MLPerf's own checker says of a log, in plain words."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from mlperf_logging.mllog import constants as keys
+
+from ssd.config import Config
+from ssd.detectors.ssd300.recipes import MLPERF_QUALITY
+from ssd.mlperf.log import RULESET, read_events
+from ssd.run.files import Run
+
+
+def check(file: Path) -> list[str]:
+    """What MLPerf's checker objects to in a log, in plain words: nothing if it complies. The checker's own words go to
+    mlperf-check.log beside it."""
+    report = file.with_name("mlperf-check.log")
+    report.unlink(missing_ok=True)  # it would be appended to
+    checker = [sys.executable, "-m", "mlperf_logging.compliance_checker", "--quiet", "--ruleset", RULESET]
+    done = subprocess.run([*checker, "--log_output", str(report), str(file)], capture_output=True, text=True)
+    if done.returncode == 0:
+        return []
+    values: dict[str, list[Any]] = {}
+    for event in read_events(file):
+        values.setdefault(event["key"], []).append(event["value"])
+    objections = [_plain_words(found, values) for found in _OBJECTION.finditer(done.stderr)]
+    return objections or [f"the checker failed: {(done.stderr.strip() or 'without a word').splitlines()[-1]}"]
+
+
+def check_run(file: Path, config: Config, run: Run, time_to_target_s: float | None) -> bool:
+    """Has the run's compliance log checked, and says what is wrong with it; whether nothing is."""
+    if time_to_target_s is not None:
+        run.say(f"MLPerf: AP {config.target} after {time_to_target_s:.1f} s, from run_start to run_stop")
+    objections = check(file)
+    by = f"MLPerf's checker (ruleset {RULESET}, {config.mlperf_division} division)"
+    run.say(f"{by} {'objects to' if objections else 'passes'} {file}" + "".join(f"\n  - {o}" for o in objections))
+    return not objections
+
+
+# The checker's ways to object, by its text.
+_OBJECTION = re.compile(
+    r"Required \w+ occurrence of '(?P<rare>\w+)'(?: but found (?P<times>\d+))?"
+    r"|CHECK for '(?P<wrong>\w+)' failed"
+    r'|triggered by line ?:\n.*"key": "(?P<broken>\w+)"'
+    r"|Failed checks for (?P<never>\w+)"
+)
+
+
+_RULES = {
+    keys.SUBMISSION_ORG: "--mlperf-org must not be empty",
+    keys.SUBMISSION_PLATFORM: "--mlperf-platform must not be empty",
+    keys.INIT_STOP: "what comes before run_start must take less than 30 minutes",
+    keys.OPT_LR_WARMUP_STEPS: "--warmup must be 1 step or more",
+    keys.OPT_LR_DECAY_BOUNDARY_EPOCHS: "--multistep must be 40 50 or both longer by the same tenths: 44 55, 48 60, ...",
+    keys.EVAL_ACCURACY: f"an evaluation must reach an AP of {MLPERF_QUALITY}",
+}
+
+
+def _plain_words(objection: "re.Match[str]", values: dict[str, list[Any]]) -> str:
+    key = next(name for kind, name in objection.groupdict().items() if name and kind != "times")
+    if objection["rare"]:
+        times = int(objection["times"] or 0)
+        return f"{key} stands there {times} times, and not always the same" if times else f"{key} is missing"
+    rule = _RULES.get(key, f"{key} breaks a rule")
+    found = max(values[key]) if key == keys.EVAL_ACCURACY else values[key][-1]
+    return rule if found is None else f"{rule}; here: {found}"

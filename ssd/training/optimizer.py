@@ -1,0 +1,24 @@
+"""The optimiser: SGD, torch's or apex's, in two groups of parameters."""
+
+import torch
+from torch import nn
+
+from ssd.config import Config
+from ssd.training.apex_sgd import apex_sgd
+
+
+def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
+    """SGD as published: no weight decay on biases and other 1-d parameters ("the Tencent trick", Jia et al. 2018)."""
+    parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    decayed = [p for name, p in parameters if p.dim() > 1]
+    plain = [p for name, p in parameters if p.dim() <= 1]
+    groups = [{"params": plain, "weight_decay": 0.0}, {"params": decayed, "weight_decay": config.weight_decay}]
+    optimizer: torch.optim.Optimizer
+    if config.optimizer == "apex":
+        optimizer = apex_sgd(groups, lr=config.learning_rate, momentum=config.momentum)
+    else:  # fused takes the verdict on a step on the device; the other implementations would read it on the host
+        optimizer = torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, fused=True)
+    # Its own momentum begins as memory as it finds it, which a first step that is skipped leaves so.
+    for _, parameter in parameters:
+        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer

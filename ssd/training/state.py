@@ -1,0 +1,163 @@
+"""All that changes while a model trains, and the step that changes it."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ssd.batch import Batch
+from ssd.config import Config
+from ssd.distributed import Ranks, gather_tensors
+from ssd.precision import autocast
+from ssd.training.ema import Average, join_buffers
+
+Forward = Callable[[Tensor], Any]
+
+
+LossesOf = Callable[[Forward, Batch], dict[str, Tensor]]
+
+
+@dataclass
+class Tally:
+    """What a run has to tell at its next epoch's end, and remember till then; part of its checkpoints.
+
+    box_loss, class_loss: sums over this epoch's steps. steps: those with a finite loss. seconds: of this epoch.
+    elapsed_s: of the run, whatever interrupted it. lost_steps: the last steps, all with a loss that was not finite.
+    """
+
+    box_loss: float = 0.0
+    class_loss: float = 0.0
+    steps: int = 0
+    seconds: float = 0.0
+    elapsed_s: float = 0.0
+    lost_steps: int = 0
+
+
+@dataclass
+class Training:
+    """All that changes while a model trains, and what a checkpoint holds of it."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    losses_of: LossesOf
+    config: Config
+    ranks: Ranks
+    step: int = 0
+    best_ap: float = float("-inf")  # pycocotools says -1 of a split without objects
+    judged_epoch: int = 0
+    """The last epoch whose evaluation, if it was due, is in best_ap."""
+    tally: Tally = field(default_factory=Tally)
+
+    def __post_init__(self) -> None:
+        self.skipped_steps = torch.zeros((), dtype=torch.int64, device=self.ranks.device)
+        self._parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.statistics = join_buffers(self.model)
+        self.average = None if self.config.ema is None else Average(self.model, self.config.ema)
+
+    @property
+    def judged_model(self) -> nn.Module:
+        """The model to evaluate and to hand on: the moving average if there is one."""
+        return self.model if self.average is None else self.average.model
+
+    def train_step(self, forward: Forward, batch: Batch, lr: float | Tensor) -> Tensor:
+        """One step of SGD. forward: as `step.build_forward` has it. Returns the losses stacked, still on the device.
+
+        A step whose loss or gradients are not finite, on any rank, leaves the model as it was and is counted in
+        skipped_steps. The host does not wait for that verdict.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        statistics = self.statistics.clone()
+        self.optimizer.zero_grad()
+        losses = self._backward(forward, batch)
+        is_bad = ~self._sum_of_gradients().isfinite()
+        if self.config.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self._parameters, self.config.clip_norm)
+        self.optimizer.found_inf = is_bad.float()  # type: ignore[attr-defined]
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        torch.where(is_bad, statistics, self.statistics, out=self.statistics)
+        self.skipped_steps += is_bad
+        return losses
+
+    def _backward(self, forward: Forward, batch: Batch) -> Tensor:
+        """Computes the gradients of a batch, in config.accumulate parts one after the other; returns its losses.
+
+        The mean of the parts' losses is the batch's, as they are means over images; only batch norm sees the parts.
+        """
+        count = self.config.accumulate
+        parts = [batch] if count == 1 else map(Batch, *(tensor.tensor_split(count) for tensor in batch))
+        losses: list[Tensor] = []
+        for part in parts:
+            # The ranks exchange gradients once, with those of the last part.
+            waits = len(losses) < count - 1
+            with getattr(forward, "no_sync", nullcontext)() if waits else nullcontext():
+                with autocast(self.config, self.ranks.device):
+                    of_part = torch.stack(list(self.losses_of(forward, part).values()))
+                loss = of_part.sum()
+                # An infinite loss may have finite gradients. NaN for their seed makes them tell it, and DDP tells all
+                # ranks.
+                self.scaler.scale(loss).backward((1 + 0 * loss.detach()) / count)
+            losses.append(of_part.detach())
+        return torch.stack(losses).mean(dim=0)
+
+    def _sum_of_gradients(self) -> Tensor:
+        """Of their absolute values: infinite or NaN if any is. The largest would take a CPU four times as long."""
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients, 1.0)
+
+    def state(self) -> dict[str, Any]:
+        """Of all ranks, on rank 0; they call it together."""
+        return {
+            # What evaluates, predicts or fine-tunes from a checkpoint takes "model", and need not know of averages.
+            "model": self.judged_model.state_dict(),
+            # Within an epoch each rank has its own.
+            "statistics": gather_tensors(self.statistics.cpu(), self.ranks),
+            **self._state_beside_average(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "step": self.step,
+            "best_ap": self.best_ap,
+            "judged_epoch": self.judged_epoch,
+            "skipped_steps": int(self.skipped_steps),
+            "tally": asdict(self.tally),
+        }
+
+    def _state_beside_average(self) -> dict[str, Any]:
+        if self.average is None:
+            return {}
+        statistics = gather_tensors(self.average.statistics.cpu(), self.ranks)
+        return {"trained_model": self.model.state_dict(), "average_statistics": statistics}
+
+    def restore(self, content: dict[str, Any]) -> None:
+        """Takes up what `state` gave, but for settings, which are the run's own. The model has its weights already, or
+        the average's where there was one."""
+        # Among them whether the optimiser is the fused one; the rate is that of the step.
+        settings = [
+            {name: group[name] for name in group if name not in ("params", "lr")}
+            for group in self.optimizer.param_groups
+        ]
+        self.optimizer.load_state_dict(content["optimizer"])
+        for group, own in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(own)
+        if content["scaler"]:
+            self.scaler.load_state_dict(content["scaler"])
+        self.step, self.best_ap, self.judged_epoch = content["step"], content["best_ap"], content["judged_epoch"]
+        self.skipped_steps.fill_(content["skipped_steps"])
+        self.tally = Tally(**content["tally"])
+        if self.average is not None:
+            self.average.model.load_state_dict(content["model"])
+        if "trained_model" in content:  # "model" is the average
+            self.model.load_state_dict(content["trained_model"])
+            if self.average is not None:
+                self.average.statistics.copy_(self._own_of(content["average_statistics"]))
+        self.statistics.copy_(self._own_of(content["statistics"]))
+
+    def _own_of(self, statistics: list[Tensor]) -> Tensor:
+        same_ranks = len(statistics) == self.ranks.world_size
+        return statistics[self.ranks.rank] if same_ranks else torch.stack(statistics).mean(dim=0)
