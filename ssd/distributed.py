@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssd.errors import InputError, LostRankError
 from ssd.host_memory import keep_freed_memory
@@ -143,13 +143,3 @@ class Vote:
         self._work.wait()
         decided, self._work = self._wishes.bool().tolist(), None
         return decided
-
-
-def average_buffers(model: nn.Module, ranks: Ranks) -> None:
-    """Averages batch norm's running statistics over the ranks, which each rank gathers from its own images only."""
-    if ranks.world_size == 1:
-        return
-    for buffer in model.buffers():
-        if buffer.is_floating_point():
-            dist.all_reduce(buffer)
-            buffer.div_(ranks.world_size)

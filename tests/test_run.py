@@ -249,7 +249,7 @@ import ssd.evaluation.coco
 import ssd.training.loop
 
 folder = Path(sys.argv.pop(1))
-coco_metrics, average_buffers = ssd.evaluation.coco.coco_metrics, ssd.training.loop.average_buffers
+coco_metrics, average_statistics = ssd.evaluation.coco.coco_metrics, ssd.training.loop.average_statistics
 
 
 def recording_metrics(ground_truth, results, engine):
@@ -259,11 +259,11 @@ def recording_metrics(ground_truth, results, engine):
 
 def recording_average(model, ranks):
     torch.save(model.state_dict(), folder / f"own{ranks.rank}.pt")
-    average_buffers(model, ranks)
+    average_statistics(model, ranks)
     torch.save(model.state_dict(), folder / f"rank{ranks.rank}.pt")
 
 
-ssd.evaluation.coco.coco_metrics, ssd.training.loop.average_buffers = recording_metrics, recording_average
+ssd.evaluation.coco.coco_metrics, ssd.training.loop.average_statistics = recording_metrics, recording_average
 sys.exit(main.main(sys.argv[1:]))
 """
 

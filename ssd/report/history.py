@@ -26,6 +26,11 @@ class History(NamedTuple):
     def name(self) -> str:
         return self.folder.resolve().name
 
+    @property
+    def loss_names(self) -> list[str]:
+        """The losses whose sum is "loss", as the log's lines have them: "box_loss", ..."""
+        return list(dict.fromkeys(name for line in self.steps for name in line if name.endswith("_loss")))
+
     def hours_at(self, step: int) -> float:
         """Of training and evaluations, up to the last line of the log that does not come after the step."""
         elapsed_s = [line["elapsed_s"] for line in self.steps if line["step"] <= step]
@@ -62,8 +67,8 @@ def _read_json(file: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-_OF_STEP = ("epoch", "step", "elapsed_s", "loss", "box_loss", "class_loss", "learning_rate", "images_per_second",
-            "data_wait_s", "skipped_steps")  # fmt: skip
+_OF_STEP = ("epoch", "step", "elapsed_s", "loss")
+_OF_STEP_TOO = ("learning_rate", "images_per_second", "data_wait_s", "skipped_steps")
 _NOT_METRICS = ("event", "time_s", "epoch", "step", "per_class")
 
 
@@ -73,7 +78,8 @@ def write_csv(file: Path, history: History) -> None:
     judged = {line["step"]: _metrics_of(line) for line in history.evaluations}
     metrics = list(dict.fromkeys(name for values in judged.values() for name in values))
     with file.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, [*_OF_STEP, *metrics], extrasaction="ignore", lineterminator="\n")
+        columns = [*_OF_STEP, *history.loss_names, *_OF_STEP_TOO, *metrics]
+        writer = csv.DictWriter(stream, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         for line in history.steps:
             writer.writerow(line | judged.get(line["step"], {}))

@@ -4,6 +4,7 @@ To be imported where plots are drawn, for matplotlib takes a second to load.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from ssd.drawing import PALETTE
 from ssd.report.history import History
 
 _INK, _FAINT = "#24292f", "#8c959f"
+# The colours of a sum's parts, by contrast to each other and to the sum's ink.
+_LOSS_COLOURS = (PALETTE[0], PALETTE[3], PALETTE[2], PALETTE[1])
 _STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": _FAINT,
@@ -73,7 +76,7 @@ def curves(histories: Sequence[History]) -> Figure:
     unit, per_hour = ("hours", 1) if longest_h >= 2 else ("minutes", 60)
     ap_in_time.set(title="AP over time", xlabel=f"{unit}, evaluations included")
     for history, colour in zip(histories, _colours(len(histories)), strict=True):
-        parts = {"loss": _INK, "box_loss": PALETTE[0], "class_loss": PALETTE[3]}
+        parts = {"loss": _INK, **dict(zip(history.loss_names, cycle(_LOSS_COLOURS), strict=False))}
         for name, part_colour in parts.items() if len(histories) == 1 else [("loss", colour)]:
             label = history.name if len(histories) > 1 else {"loss": "sum"}.get(name, name.removesuffix("_loss"))
             _draw_loss(loss, history, name, part_colour, label)

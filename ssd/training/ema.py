@@ -2,9 +2,10 @@
 
 import copy
 
-import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from ssd.running_statistics import join_statistics, running_statistics
 
 
 class Average:
@@ -18,7 +19,7 @@ class Average:
         """decay: in [0, 1)."""
         self.decay = decay
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self.statistics = join_buffers(self.model)
+        self.statistics = join_statistics(self.model)
         self._own, self._models = _averaged(self.model), _averaged(model)
 
     def update(self, step: int) -> None:
@@ -27,14 +28,4 @@ class Average:
 
 
 def _averaged(model: nn.Module) -> list[Tensor]:
-    return [*model.parameters(), *(buffer for buffer in model.buffers() if buffer.is_floating_point())]
-
-
-def join_buffers(model: nn.Module) -> Tensor:
-    """One tensor that the model's floating-point buffers (batch norm's statistics) become views of, so that a step can
-    take all of them back at once."""
-    buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
-    joined = torch.cat([buffer.flatten() for buffer in buffers]) if buffers else torch.zeros(0)
-    for buffer, part in zip(buffers, joined.split([buffer.numel() for buffer in buffers]), strict=True):
-        buffer.data = part.view_as(buffer)
-    return joined
+    return [*model.parameters(), *(getattr(module, name) for module, name in running_statistics(model))]

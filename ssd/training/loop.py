@@ -8,9 +8,10 @@ from ssd.batch import TrainLoader
 from ssd.checkpoints import checkpoint
 from ssd.checkpoints.retention import Keeper
 from ssd.config import Config
-from ssd.distributed import Vote, average_buffers, gather_tensors
+from ssd.distributed import Vote, gather_tensors
 from ssd.mlperf.log import ComplianceLog
 from ssd.run.files import Run
+from ssd.running_statistics import average_statistics
 from ssd.schedule import lr_at
 from ssd.training.evaluations import Evaluations, Judge
 from ssd.training.interruption import Preempted, Watchdog, stop_signals
@@ -97,9 +98,9 @@ def train(
                 if into_epoch == 0:
                     compliance.epoch_stop(epoch)
                     meter.end_epoch(epoch, lr)
-                    average_buffers(training.model, ranks)
+                    average_statistics(training.model, ranks)
                     if training.average is not None:
-                        average_buffers(training.average.model, ranks)
+                        average_statistics(training.average.model, ranks)
                 if saves:
                     save()  # before an evaluation too, which may take longer than a signal leaves time for
                 if judges and not must_stop:

@@ -59,9 +59,10 @@ class Meter:
         losses = torch.stack(self.losses).double().cpu()
         is_finite = losses.isfinite().all(dim=1, keepdim=True)
         sums = sum_over_ranks(torch.cat([losses.where(is_finite, 0), is_finite], dim=1), training.ranks)
-        counts = sums[:, 2] == training.ranks.world_size
+        counts = sums[:, -1] == training.ranks.world_size
         steps = int(counts.sum())
-        box, class_ = (sums[counts, :2].sum(dim=0) / training.ranks.world_size).tolist()
+        of_lines = (sums[counts, :-1].sum(dim=0) / training.ranks.world_size).tolist()
+        by_name = dict(zip(training.loss_names, of_lines, strict=True))
         seconds = time.perf_counter() - self.since
         images = len(self.losses) * self.global_batch_size
         if self.lines == 1:
@@ -69,16 +70,16 @@ class Meter:
         self.lines += 1
         self.warm_images += images
         self.warm_seconds += seconds
-        tally.box_loss, tally.class_loss = tally.box_loss + box, tally.class_loss + class_
+        for name, loss in by_name.items():
+            tally.losses[name] = tally.losses.get(name, 0.0) + loss
         tally.steps, tally.seconds = tally.steps + steps, tally.seconds + seconds
         tally.elapsed_s = self.elapsed_s()
         self.run.log(
             "train",
             step=training.step,
             epoch=round(training.step * training.config.epochs / self.total_steps, 4),
-            loss=(box + class_) / steps if steps else None,
-            box_loss=box / steps if steps else None,
-            class_loss=class_ / steps if steps else None,
+            loss=sum(of_lines) / steps if steps else None,
+            **{f"{name}_loss": loss / steps if steps else None for name, loss in by_name.items()},
             skipped_steps=int(training.skipped_steps),
             learning_rate=lr,
             images_per_second=round(images / seconds, 2),
@@ -86,7 +87,7 @@ class Meter:
             elapsed_s=round(tally.elapsed_s, 2),
         )
         self.run.show_state(
-            f"loss {_mean(box + class_, steps)} (box {_mean(box, steps)}, class {_mean(class_, steps)})  lr {lr:.2g}  "
+            f"loss {_means(by_name, steps)}  lr {lr:.2g}  "
             f"{images / seconds:.1f} img/s  {self.data_wait_s / seconds:.0%} data wait"
         )
         if steps < len(self.losses):
@@ -129,15 +130,12 @@ class Meter:
 
     def end_epoch(self, epoch: int, lr: float) -> None:
         tally = self.training.tally
-        box, class_, both = (
-            _mean(loss, tally.steps) for loss in (tally.box_loss, tally.class_loss, tally.box_loss + tally.class_loss)
-        )
         images = self.global_batch_size * tally.steps
         self.run.say(
-            f"epoch {epoch}/{self.training.config.epochs}  loss {both} (box {box}, class {class_})"
-            f"  lr {lr:.2g}  {images / tally.seconds:.1f} img/s"
+            f"epoch {epoch}/{self.training.config.epochs}  loss {_means(tally.losses, tally.steps)}  lr {lr:.2g}"
+            f"  {images / tally.seconds:.1f} img/s"
         )
-        tally.box_loss, tally.class_loss, tally.steps, tally.seconds = 0.0, 0.0, 0, 0.0
+        tally.losses, tally.steps, tally.seconds = {}, 0, 0.0
 
     def totals(self) -> dict[str, Any]:
         return {
@@ -145,6 +143,12 @@ class Meter:
             "train_seconds": self.elapsed_s(),
             "skipped_steps": int(self.training.skipped_steps),
         }
+
+
+def _means(losses: dict[str, float], steps: int) -> str:
+    """Such as "2.345 (box 1.234, class 1.111)", of sums over so many steps."""
+    parts = ", ".join(f"{name} {_mean(loss, steps)}" for name, loss in losses.items())
+    return f"{_mean(sum(losses.values()), steps)} ({parts})"
 
 
 def _mean(total: float, steps: int) -> str:

@@ -12,7 +12,8 @@ from ssd.batch import Batch
 from ssd.config import Config
 from ssd.distributed import Ranks, gather_tensors
 from ssd.precision import autocast
-from ssd.training.ema import Average, join_buffers
+from ssd.running_statistics import join_statistics
+from ssd.training.ema import Average
 
 Forward = Callable[[Tensor], Any]
 
@@ -24,12 +25,11 @@ LossesOf = Callable[[Forward, Batch], dict[str, Tensor]]
 class Tally:
     """What a run has to tell at its next epoch's end, and remember till then; part of its checkpoints.
 
-    box_loss, class_loss: sums over this epoch's steps. steps: those with a finite loss. seconds: of this epoch.
+    losses: by name, sums over this epoch's steps. steps: those with a finite loss. seconds: of this epoch.
     elapsed_s: of the run, whatever interrupted it. lost_steps: the last steps, all with a loss that was not finite.
     """
 
-    box_loss: float = 0.0
-    class_loss: float = 0.0
+    losses: dict[str, float] = field(default_factory=dict)
     steps: int = 0
     seconds: float = 0.0
     elapsed_s: float = 0.0
@@ -51,11 +51,13 @@ class Training:
     judged_epoch: int = 0
     """The last epoch whose evaluation, if it was due, is in best_ap."""
     tally: Tally = field(default_factory=Tally)
+    loss_names: tuple[str, ...] = ()
+    """Of what `train_step` returns; known from the first step on."""
 
     def __post_init__(self) -> None:
         self.skipped_steps = torch.zeros((), dtype=torch.int64, device=self.ranks.device)
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.statistics = join_buffers(self.model)
+        self.statistics = join_statistics(self.model)
         self.average = None if self.config.ema is None else Average(self.model, self.config.ema)
 
     @property
@@ -98,7 +100,9 @@ class Training:
             waits = len(losses) < count - 1
             with getattr(forward, "no_sync", nullcontext)() if waits else nullcontext():
                 with autocast(self.config, self.ranks.device):
-                    of_part = torch.stack(list(self.losses_of(forward, part).values()))
+                    named = self.losses_of(forward, part)
+                    of_part = torch.stack(list(named.values()))
+                self.loss_names = tuple(named)
                 loss = of_part.sum()
                 # An infinite loss may have finite gradients. NaN for their seed makes them tell it, and DDP tells all
                 # ranks.
@@ -149,7 +153,7 @@ class Training:
             self.scaler.load_state_dict(content["scaler"])
         self.step, self.best_ap, self.judged_epoch = content["step"], content["best_ap"], content["judged_epoch"]
         self.skipped_steps.fill_(content["skipped_steps"])
-        self.tally = Tally(**content["tally"])
+        self.tally = _tally_of(content["tally"])
         if self.average is not None:
             self.average.model.load_state_dict(content["model"])
         if "trained_model" in content:  # "model" is the average
@@ -161,3 +165,9 @@ class Training:
     def _own_of(self, statistics: list[Tensor]) -> Tensor:
         same_ranks = len(statistics) == self.ranks.world_size
         return statistics[self.ranks.rank] if same_ranks else torch.stack(statistics).mean(dim=0)
+
+
+def _tally_of(saved: dict[str, Any]) -> Tally:
+    """The tally of a checkpoint. Until version 0.1 it had SSD300's two losses in fields of their own."""
+    losses = saved.get("losses", {name: saved[f"{name}_loss"] for name in ("box", "class") if f"{name}_loss" in saved})
+    return Tally(**{**{key: value for key, value in saved.items() if not key.endswith("_loss")}, "losses": losses})

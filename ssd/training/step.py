@@ -16,7 +16,7 @@ from ssd.distributed import Ranks
 from ssd.errors import InputError
 from ssd.training.state import Training
 
-# Batch norm's statistics are averaged once an epoch instead (`average_buffers`). torch 2.15 has another name for it.
+# Batch norm's statistics are averaged once an epoch instead (`average_statistics`). torch 2.15 has another name for it.
 _DDP_FLAGS = inspect.signature(DistributedDataParallel).parameters
 _NO_BUFFER_SYNC: dict[str, Any] = {
     "forward_sync_buffers" if "forward_sync_buffers" in _DDP_FLAGS else "broadcast_buffers": False
