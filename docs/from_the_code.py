@@ -1,40 +1,26 @@
 """Pages made from the code, so that they cannot lag behind it: two directives, and docstrings in their own plain style.
 
-`.. commands::` writes a section for each parser of ssd.cli.parsers and ssd.cli.benchmark_parsers.
+`.. commands::` writes a section for each command's parser.
 `.. modules:: PACKAGE` writes one for each of its modules.
 """
 
 import argparse
 import importlib
 import inspect
-import itertools
 import pkgutil
 import re
-from collections.abc import Callable, Iterator
-from typing import Any, get_args
+from collections.abc import Iterator
+from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from ssd.cli import benchmark_parsers, parsers
+from ssd.cli.commands import every_parser
 from ssd.config import Config
 
 # At the end of a help text; it has a column of its own here.
 DEFAULT = re.compile(r"\s*\(default: (.*)\)$")
-
-
-def all_parsers() -> list[argparse.ArgumentParser]:
-    """Those of every command, in the order in which ssd.cli.parsers has them, and `benchmark` last.
-
-    A function with a parameter makes one for each of its values, which are those of its annotation, a Literal.
-    """
-    makers = [make for name, make in (vars(parsers) | vars(benchmark_parsers)).items() if name.endswith("_parser")]
-    return [make(*values) for make in makers for values in itertools.product(*_values_of_parameters(make))]
-
-
-def _values_of_parameters(make: Callable[..., argparse.ArgumentParser]) -> list[tuple[str, ...]]:
-    return [get_args(parameter.annotation) for parameter in inspect.signature(make).parameters.values()]
 
 
 def command_name(parser: argparse.ArgumentParser) -> str:
@@ -45,7 +31,7 @@ class Commands(SphinxDirective):
     """Every flag of every command in tables, below the command's description and above its example."""
 
     def run(self) -> list[nodes.Node]:
-        text = "\n".join(line for parser in all_parsers() for line in _command(parser))
+        text = "\n".join(line for parser in every_parser() for line in _command(parser))
         return self.parse_text_to_nodes(text, allow_section_headings=True)
 
 

@@ -13,7 +13,11 @@ from pathlib import Path
 import pytest
 
 import main
-from ssd.cli import benchmark_parsers, parsers
+from ssd.cli import flags as flags_module
+from ssd.cli.benchmark import benchmark_steps_parser
+from ssd.cli.commands import every_parser
+from ssd.cli.evaluate import evaluate_parser
+from ssd.cli.train import train_parser
 from ssd.config import Config
 from ssd.detectors.ssd300.recipes import RECIPES
 
@@ -42,10 +46,10 @@ PUBLISHED = {
 
 def config_of(*arguments: str) -> Config:
     """The settings that `main.py --data DIR <arguments>` trains with."""
-    options = vars(main.train_parser().parse_args(["--data", "DIR", *arguments]))
+    options = vars(train_parser().parse_args(["--data", "DIR", *arguments]))
     recipe = options.pop("recipe")
     options.pop("local_rank")
-    return main.config_of(options, RECIPES[recipe]() if recipe else Config())
+    return flags_module.config_of(options, RECIPES[recipe]() if recipe else Config())
 
 
 @pytest.mark.parametrize(("names", "dest", "default", "argument", "value"), [(k, *v) for k, v in PUBLISHED.items()])
@@ -63,8 +67,8 @@ def test_the_published_command() -> None:
 
 @pytest.mark.parametrize("name", ["--local_rank", "--local-rank"])
 def test_local_rank_of_older_launchers(name: str) -> None:
-    assert main.train_parser().parse_args([f"{name}=1"]).local_rank == 1
-    assert main.evaluate_parser().parse_args(["--checkpoint", "FILE", name, "1"]).local_rank == 1
+    assert train_parser().parse_args([f"{name}=1"]).local_rank == 1
+    assert evaluate_parser().parse_args(["--checkpoint", "FILE", name, "1"]).local_rank == 1
 
 
 def test_lists_may_be_empty() -> None:
@@ -73,7 +77,7 @@ def test_lists_may_be_empty() -> None:
 
 
 def test_every_setting_has_a_flag() -> None:
-    parser = main.train_parser()
+    parser = train_parser()
     dests = {action.dest for action in parser._actions} - {"help", "recipe", "local_rank"}
     assert dests == {field.name for field in fields(Config)}
 
@@ -259,20 +263,12 @@ def test_a_misspelt_flag_or_command_is_told_its_nearest(refusal: Callable[..., s
     assert "no such command: evalute; did you mean evaluate? there are train, " in refusal("evalute")
 
 
-PARSERS = [
-    make(*arguments)
-    for name, make in (vars(parsers) | vars(benchmark_parsers)).items()
-    if name.endswith("_parser")
-    for arguments in ([("train",), ("inference",)] if name == "benchmark_steps_parser" else [()])
-]
-
-
-@pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: parser.prog)
+@pytest.mark.parametrize("parser", every_parser(), ids=lambda parser: parser.prog)
 def test_the_example_of_each_help_can_be_typed(parser: argparse.ArgumentParser) -> None:
     (example,) = re.findall(r"^example: (.*)$", parser.format_help(), re.MULTILINE)
     words = shlex.split(example.partition("main.py ")[2])
     if parser.prog == "main.py benchmark":  # the example is of what it measures
-        parser, words = benchmark_parsers.benchmark_steps_parser("train"), words[2:]
+        parser, words = benchmark_steps_parser("train"), words[2:]
     elif parser.prog != "main.py":
         assert example.startswith(f"{parser.prog} ")
         words = words[len(parser.prog.split()) - 1 :]

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from ssd.cli.parsers import train_parser
+from ssd.cli.train import train_parser
 
 ROOT = Path(__file__).parents[1]
 DOCKER = ROOT / "docker"

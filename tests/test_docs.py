@@ -47,10 +47,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_the_reference_has_every_flag_of_every_command(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "docs")
-    from from_the_code import all_parsers, command_name
+    from from_the_code import command_name
+
+    from ssd.cli.commands import every_parser
 
     text = text_of(built / "reference" / "flags.html")
-    made = all_parsers()
+    made = every_parser()
     assert {command_name(parser).split()[1] for parser in made} == COMMANDS.keys()
     for parser in made:
         flags = {name for action in parser._actions for name in action.option_strings} - {"-h", "--help"}

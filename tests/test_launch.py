@@ -16,7 +16,7 @@ from test_faults import finish, steps_done, wait_until
 from torch.distributed.run import get_args_parser
 
 from ssd.cli.flags import config_of
-from ssd.cli.parsers import train_parser
+from ssd.cli.train import train_parser
 from ssd.config import Config
 
 SLURM, TRAINJOB, SKYPILOT = (ROOT / "launch" / name for name in ("slurm.sh", "trainjob.yaml", "skypilot.yaml"))

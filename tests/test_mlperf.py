@@ -423,7 +423,7 @@ def test_the_command_lines_scale_reaches_the_recipe(monkeypatch: pytest.MonkeyPa
     import ssd.distributed
 
     seen: list[Config] = []
-    monkeypatch.setattr(main, "_train", lambda config, *_: seen.append(config) or 0)
+    monkeypatch.setattr("ssd.cli.training_run.train_run", lambda config, *_: seen.append(config) or 0)
     monkeypatch.setattr(ssd.distributed, "process_group", lambda *_: nullcontext(HERE))
     monkeypatch.setenv("WORLD_SIZE", "64")
     assert main.main(["--recipe", "mlperf", "--data", "DIR", "--bs", "24", "--wd", "0.1"]) == 0
@@ -437,6 +437,7 @@ def test_the_command_line_with_the_recipe_passes_as_closed(
 
     def step(training: Training, forward: nn.Module, batch: Batch, lr: float) -> Tensor:
         rates.append(lr)
+        training.loss_names = ("box", "class")
         return torch.ones(2)
 
     def made_up(ground_truth: Any, results: Any, engine: str) -> dict[str, Any]:
@@ -445,7 +446,7 @@ def test_the_command_line_with_the_recipe_passes_as_closed(
 
     rates: list[float] = []
     monkeypatch.setattr(Training, "train_step", step)
-    monkeypatch.setattr("ssd.evaluation.coco.coco_metrics", made_up)
+    monkeypatch.setattr("ssd.cli.training_run.coco_metrics", made_up)
     flags = ["--recipe", "mlperf", "--mlperf", "--mlperf-division", "closed", "--bs", "4", "--seed", "7"]
     flags += ["--data", str(small_data), "--data_pipeline", "no_dali", "--num-workers", "0", "--device", "cpu"]
     flags += ["--backbone", "resnet18", "--backbone-weights", "none", "--checkpoint-every", "9 epochs", "--no-plots"]

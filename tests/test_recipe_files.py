@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ssd.cli.flags import config_of
-from ssd.cli.parsers import train_parser
 from ssd.cli.recipes import base_of
+from ssd.cli.train import train_parser
 from ssd.config import Config
 from ssd.detectors.ssd300.recipes import RECIPES
 from ssd.errors import InputError

@@ -22,6 +22,7 @@ from packaging.requirements import Requirement
 from rich.markup import escape
 from rich.table import Table
 
+from ssd.cli.flags import Parser
 from ssd.config import Config
 from ssd.console import Console
 from ssd.errors import InputError
@@ -301,3 +302,24 @@ def judge_disk(output: Path) -> Finding:
         return Finding(what, value)
     remedy = "a run's checkpoints take about 1 GB; free some, or pass an --output on another disk"
     return Finding(what, value, STOP if free_bytes < LEAST_DISK_BYTES else WARN, remedy)
+
+
+def doctor_parser() -> Parser:
+    parser = Parser(
+        "main.py doctor",
+        description="Look at what a run needs of this machine: packages, GPUs, DALI, memory, files and disk.",
+        epilog="example: main.py doctor --output /scratch/runs\n"
+        "exit codes: 0 nothing would stop a run, 1 something would, 2 bad input, 130 interrupted",
+    )
+    parser.add_argument(
+        "--output", default="runs", metavar="DIR", help="where runs will be written (default: %(default)s)"
+    )
+    return parser
+
+
+def doctor(arguments: Sequence[str]) -> int:
+    options = doctor_parser().parse_args(arguments)
+
+    findings = examine(Path(options.output))
+    show(findings, Console())
+    return exit_code(findings)

@@ -5,20 +5,44 @@ Light: --help and mistakes in flags are answered before anything heavy is import
 
 import argparse
 import difflib
+import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NoReturn
 
 from ssd.config import AUGMENTATIONS, DATA_PIPELINES, EVAL_ENGINES, GRADIENT_COMPRESSIONS, ON_BAD_IMAGE, Config
 from ssd.detectors.ssd300.recipes import RECIPES
 from ssd.errors import InputError
 
+EXIT_CODES = "exit codes: 0 done, 2 bad input, 130 interrupted"
+TRAINING_EXIT_CODES = (
+    "exit codes: 0 done, 1 --target not reached, MLPerf log not compliant, loss infinite for good or --timeout,\n"
+    "2 bad input, 3 another rank lost, 75 asked to end by SIGTERM or SIGUSR1 (saved; --resume auto), 130 interrupted"
+)
+CHECKPOINT_HELP = "a run's checkpoints/best.pt or last.pt, NVIDIA's DLE SSD, or of convert"
+
+
+CONSOLE_COMMAND = "ssd-dali"
+"""What pyproject.toml names the installed command."""
+
+
+def _as_installed(text: str) -> str:
+    """torchrun starts a file with Python unless it is told not to."""
+    of_torchrun = re.sub(r"(torchrun .*?)main\.py", rf"\g<1>--no-python {CONSOLE_COMMAND}", text)
+    return of_torchrun.replace("main.py", CONSOLE_COMMAND)
+
 
 class Parser(argparse.ArgumentParser):
-    """Raises InputError at a mistake. epilog: the text below the flags, an example and the exit codes."""
+    """Raises InputError at a mistake. epilog: the text below the flags, an example and the exit codes. In all texts
+    "main.py" becomes the console command's name where that was typed."""
 
     def __init__(self, prog: str, *, description: str, epilog: str, usage: str | None = None) -> None:
         form = argparse.RawDescriptionHelpFormatter
+        if Path(sys.argv[0]).name == CONSOLE_COMMAND:
+            prog, description, epilog = map(_as_installed, (prog, description, epilog))
+            usage = usage and _as_installed(usage)
         super().__init__(
             prog, description=description, epilog=epilog, usage=usage, formatter_class=form, allow_abbrev=False
         )
@@ -209,3 +233,20 @@ def config_of(flags: dict[str, Any], base: Config, *, needs_data: bool = True) -
     if needs_data and not config.data:
         raise InputError('--data is missing: pass a folder as COCO or VOC has it, or "demo"')
     return config
+
+
+def require_folder_of(file: str | None, flag: str) -> None:
+    """Raises InputError, before the work, if a result could not be written."""
+    if file is not None and (Path(file).is_dir() or not Path(file).parent.is_dir()):
+        raise InputError(f"{flag} {file}: not a file in an existing folder; pass another path")
+
+
+def require_picture(file: str | None, flag: str) -> None:
+    """Raises InputError, before the work, if a picture could not be written."""
+    require_folder_of(file, flag)
+    if file is not None and Path(file).suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise InputError(f"{flag} {file}: pass a name that ends in .png or .jpg")
+
+
+def pipelines_named(choice: str) -> tuple[str, ...]:
+    return DATA_PIPELINES if choice == "both" else (choice,)

@@ -1,0 +1,45 @@
+"""main.py convert: the model of a checkpoint in this program's form."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ssd.cli.flags import (
+    EXIT_CODES,
+    Parser,
+    require_folder_of,
+)
+from ssd.errors import InputError
+
+if TYPE_CHECKING:
+    pass
+
+
+def convert_parser() -> Parser:
+    parser = Parser(
+        "main.py convert",
+        description="Write the model of a checkpoint, without the rest of its run, in this program's form.\n"
+        "Checkpoints of NVIDIA's DeepLearningExamples (DLE) SSD300 on any ResNet can be read, too.",
+        epilog=f"example: main.py convert nvidia_ssd.pt ssd300-r50.safetensors\n{EXIT_CODES}",
+    )
+    parser.add_argument("source", metavar="IN", help="a checkpoint of a run or of DLE, as .pt or .safetensors")
+    parser.add_argument("target", metavar="OUT", help="a name that ends in .pt, .pth or .safetensors")
+    return parser
+
+
+def convert(arguments: Sequence[str]) -> int:
+    options = convert_parser().parse_args(arguments)
+    source, target = Path(options.source), Path(options.target)
+    if target.suffix not in (".pt", ".pth", ".safetensors"):
+        raise InputError(f"{target}: pass a name that ends in .pt, .pth or .safetensors")
+    if target.exists() and target.samefile(source):
+        raise InputError(f"{target}: would be written over itself; pass another name")
+    require_folder_of(str(target), "convert")
+
+    from ssd.checkpoints import checkpoint, conversion
+
+    content = conversion.load(source)
+    model = checkpoint.build_model(content, source)
+    conversion.save(target, content)
+    print(f"wrote {target}: SSD300-{model.backbone}, {len(content['categories'])} categories")
+    return 0

@@ -1,0 +1,135 @@
+"""main.py check, show-data and download: data sets before a training."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ssd.cli.flags import (
+    COUNT,
+    EXIT_CODES,
+    SEED,
+    Parser,
+    add_data_folder_flag,
+    add_several_pipelines_flag,
+    config_of,
+    flag,
+    pipelines_named,
+    require_folder_of,
+    require_picture,
+)
+from ssd.cli.splits import data_folder, read_split
+from ssd.config import (
+    Config,
+)
+from ssd.errors import InputError
+
+if TYPE_CHECKING:
+    pass
+
+
+def check_parser() -> Parser:
+    parser = Parser(
+        "main.py check",
+        description="Read every annotation and decode every image of a data set, and list all that is wrong with it.\n"
+        "Changes nothing; --on-bad-image skip need not read the images again after it.",
+        epilog="example: main.py check --data /coco --json findings.json\n"
+        "exit codes: 0 clean, or only harmless findings, 1 findings that would stop a run or change what it learns or\n"
+        "scores, 2 bad input, 130 interrupted",
+    )
+    group = parser.add_argument_group("data")
+    add_data_folder_flag(group)
+    flag(group, "--train-split", dest="train_split", metavar="NAME", help="split to train on")
+    flag(group, "--val-split", dest="val_split", metavar="NAME", help="split to evaluate on")
+    group.add_argument("--num-workers", type=COUNT, metavar="N", help="threads that decode (default: one a core)")
+    parser.add_argument(
+        "--json", metavar="FILE", help="write every finding there; the console shows a few of each kind"
+    )
+    return parser
+
+
+def check(arguments: Sequence[str]) -> int:
+    options = vars(check_parser().parse_args(arguments))
+    threads, json_file = options.pop("num_workers") or os.cpu_count() or 1, options.pop("json")
+    config = config_of(options, Config())
+    require_folder_of(json_file, "--json")
+
+    from pipelines import check as data_check
+    from ssd.console import Console
+
+    reports = data_check.check(data_folder(config), config.train_split, config.val_split, threads)
+    data_check.show(reports, Console())
+    if json_file:
+        data_check.write_json(Path(json_file), reports)
+    return data_check.exit_code(reports)
+
+
+def show_data_parser() -> Parser:
+    parser = Parser(
+        "main.py show-data",
+        description="Write a picture of what the detector learns from: augmented images, their boxes (thick) and the\n"
+        "default boxes matched to them (thin).",
+        epilog=f"example: main.py show-data --data demo --data_pipeline both --output data.png\n{EXIT_CODES}",
+    )
+    group = parser.add_argument_group("data")
+    add_data_folder_flag(group)
+    flag(group, "--train-split", dest="train_split", metavar="NAME", help="split to show")
+    add_several_pipelines_flag(group)
+    flag(group, "--seed", "-s", dest="seed", type=SEED, metavar="N", help="default: 0")
+    group = parser.add_argument_group("picture")
+    group.add_argument("--output", default="show-data.png", metavar="FILE", help="PNG or JPEG (default: %(default)s)")
+    group.add_argument("--rows", type=COUNT, default=3, metavar="N", help="(default: %(default)s)")
+    group.add_argument("--columns", type=COUNT, default=3, metavar="N", help="a data path (default: %(default)s)")
+    return parser
+
+
+def show_data(arguments: Sequence[str]) -> int:
+    options = vars(show_data_parser().parse_args(arguments))
+    output, rows, columns = Path(options.pop("output")), options.pop("rows"), options.pop("columns")
+    names = pipelines_named(options.pop("data_pipeline"))
+    config = config_of(options, Config(seed=0))
+    require_picture(str(output), "--output")
+
+    import torch
+
+    import pipelines
+    from pipelines.show import write_mosaic
+    from ssd.distributed import Ranks
+
+    split = read_split(config, config.train_split)
+    here = Ranks(0, 0, 1, torch.device("cpu"))
+    loaders = {
+        name: pipelines.build_train(name, split, batch_size=columns, num_workers=1, seed=config.seed or 0, ranks=here)
+        for name in names
+    }
+    write_mosaic(output, loaders, [category.name for category in split.categories], rows=rows, columns=columns)
+    print(f"wrote {output}")
+    return 0
+
+
+def download_parser() -> Parser:
+    parser = Parser(
+        "main.py download",
+        description="Fetch COCO 2017 (20 GB, and as much again while it is unpacked) into a folder to train on.\n"
+        "Run again after an interruption, it goes on where it was.",
+        epilog=f"example: main.py download --data /coco\n{EXIT_CODES}",
+    )
+    parser.add_argument("--data", "-d", required=True, metavar="DIR", help="folder for it; made if it is not there")
+    parser.add_argument(
+        "--url", default="http://images.cocodataset.org", metavar="URL",
+        help="a server that has COCO's archives under COCO's paths (default: %(default)s)",
+    )  # fmt: skip
+    return parser
+
+
+def download(arguments: Sequence[str]) -> int:
+    options = download_parser().parse_args(arguments)
+    folder = Path(options.data)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--data {folder}: not a folder; pass another path")
+
+    from pipelines import download as coco
+
+    fetched = coco.download(folder, options.url)
+    print(f"{folder}: fetched {', '.join(fetched)}" if fetched else f"{folder}: COCO 2017 is there already")
+    return 0

@@ -1,0 +1,89 @@
+"""main.py evaluate: a checkpoint judged on a split."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ssd.cli.flags import (
+    CHECKPOINT_HELP,
+    Parser,
+    add_data_flags,
+    add_evaluation_flags,
+    add_machine_flags,
+    add_timeout_flag,
+    config_of,
+    require_folder_of,
+)
+from ssd.cli.splits import data_name, judged_text, read_split_to_run
+from ssd.config import Config
+from ssd.errors import InputError
+
+if TYPE_CHECKING:
+    from ssd.distributed import Ranks
+
+
+def evaluate_parser() -> Parser:
+    parser = Parser(
+        "main.py evaluate",
+        description="Judge a checkpoint on a data set by the COCO metrics.",
+        epilog="example: main.py evaluate --data /coco --checkpoint runs/coco/checkpoints/best.pt\n"
+        "exit codes: 0 done, 2 bad input, 3 another rank lost, 130 interrupted",
+    )
+    parser.add_argument("--checkpoint", required=True, metavar="FILE", help=CHECKPOINT_HELP)
+    add_data_flags(parser, training=False)
+    add_evaluation_flags(parser.add_argument_group("evaluation"))
+    add_machine_flags(parser)
+    group = parser.add_argument_group("run")
+    add_timeout_flag(group, "another rank")
+    group.add_argument("--json", metavar="FILE", help="write the metrics there too")
+    return parser
+
+
+def evaluate(arguments: Sequence[str]) -> int:
+    options = vars(evaluate_parser().parse_args(arguments))
+    local_rank, json_file = options.pop("local_rank"), options.pop("json")
+    config = config_of(options, Config())
+    require_folder_of(json_file, "--json")
+
+    from ssd.distributed import process_group
+
+    with process_group(config.device, local_rank, config.timeout) as ranks:
+        return _evaluate(config, ranks, json_file)
+
+
+def _evaluate(config: Config, ranks: "Ranks", json_file: str | None) -> int:
+    import json
+
+    import torch
+
+    import pipelines
+    from ssd.checkpoints import checkpoint, conversion
+    from ssd.evaluation.coco import coco_metrics
+    from ssd.evaluation.detect import detect_split
+    from ssd.run.metrics_table import show_metrics
+
+    file = Path(config.checkpoint or "")
+    content = conversion.load(file)
+    split = read_split_to_run(config, config.val_split, ranks)
+    checkpoint.require_categories(content, file, list(split.categories), config.data)
+    model = checkpoint.build_model(content, file).to(ranks.device).to(memory_format=torch.channels_last)
+    loader = pipelines.build_eval(
+        config.data_pipeline, split, batch_size=config.eval_batch_size, num_workers=config.num_workers, ranks=ranks
+    )
+    ground_truth = split.ground_truth()
+    results = detect_split(model, loader, ground_truth, config, ranks)
+    if results is not None:
+        if len(results) == 0:  # in training that is a bad beginning, here it is a mistake
+            raise InputError(
+                f"{file}: detects nothing in {len(split)} images of {config.val_split}; lower --score-threshold "
+                f"(it is {config.score_threshold}), or pass a checkpoint that was trained for longer"
+            )
+        metrics = coco_metrics(ground_truth, results, config.eval_engine)
+        for warning in filter(None, (split.repairs_text, judged_text(split))):
+            print(f"warning: {warning}", file=sys.stderr)
+        show_metrics(metrics, f"{data_name(config)} {config.val_split}, {len(split)} images, {file}")
+        if json_file:
+            about = {"images": len(split), "images_left_out": split.num_left_out}
+            Path(json_file).write_text(json.dumps({**metrics, **about}, indent=2) + "\n")
+    return 0

@@ -1,0 +1,63 @@
+"""main.py predict: objects in pictures."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ssd.cli.flags import (
+    CHECKPOINT_HELP,
+    COUNT,
+    FRACTION,
+    Parser,
+    add_device_flags,
+    config_of,
+)
+from ssd.config import (
+    Config,
+)
+
+if TYPE_CHECKING:
+    pass
+
+
+def predict_parser() -> Parser:
+    parser = Parser(
+        "main.py predict",
+        description="Detect objects in image files of any size and mode, turned upright as their EXIF data say.\n"
+        "Writes a picture of each with its detections, detections.json (COCO results) and detections.csv.",
+        epilog="example: main.py predict --checkpoint runs/coco/checkpoints/best.pt photos 'more/*.png'\n"
+        "exit codes: 0 done, 1 a file could not be read and was skipped, 2 bad input or no file could be read,\n"
+        "130 interrupted",
+    )
+    parser.add_argument("source", nargs="+", metavar="IMAGE|FOLDER|GLOB", help="of folders, all images below them")
+    parser.add_argument("--checkpoint", required=True, metavar="FILE", help=CHECKPOINT_HELP)
+    parser.add_argument("--output", default="predictions", metavar="DIR", help="(default: %(default)s)")
+    parser.add_argument(
+        "--score", dest="score_threshold", type=FRACTION, default=0.4, metavar="P",
+        help="detections score more (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--batch-size", type=COUNT, default=8, metavar="N", help="images at once (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--num-workers", type=COUNT, metavar="N", help="threads that read and draw (default: one a core)"
+    )
+    add_device_flags(parser.add_argument_group("machine"))
+    return parser
+
+
+def predict(arguments: Sequence[str]) -> int:
+    options = vars(predict_parser().parse_args(arguments))
+    sources, output = options.pop("source"), Path(options.pop("output"))
+    batch_size, threads = options.pop("batch_size"), options.pop("num_workers") or os.cpu_count() or 1
+    config = config_of(options, Config(), needs_data=False)
+
+    from ssd.console import Console
+    from ssd.inference import predict as prediction
+    from ssd.inference.predictor import load_predictor
+
+    files = prediction.find_images(sources, output)
+    detector = load_predictor(config.checkpoint or "", config)
+    console = Console(soft_wrap=True)
+    return prediction.predict(detector, files, output, batch_size=batch_size, threads=threads, console=console)

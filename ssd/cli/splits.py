@@ -1,0 +1,64 @@
+"""The splits that a command reads."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ssd.config import Config
+from ssd.errors import InputError
+
+if TYPE_CHECKING:
+    from pipelines.annotations import Annotations
+    from ssd.distributed import Ranks
+
+DEMO_FOLDER = Path("data/demo")
+
+
+def data_folder(config: Config) -> Path:
+    if config.data != "demo":
+        return Path(config.data)
+    from pipelines.demo.data_set import write_demo_data
+
+    return write_demo_data(DEMO_FOLDER)
+
+
+def read_split(config: Config, split: str) -> "Annotations":
+    from pipelines.readers.splits import read_annotations
+
+    return read_annotations(data_folder(config), split)
+
+
+def read_split_to_run(config: Config, split: str, ranks: "Ranks") -> "Annotations":
+    """The split, parsed once a host; without its bad images where the config says so."""
+    if config.on_bad_image == "error":
+        from pipelines.readers.once_a_host import read_once_a_host
+
+        return read_once_a_host(lambda: read_split(config, split), ranks)
+    from pipelines.readers.scan import read_usable
+
+    return read_usable(data_folder(config), split, ranks)
+
+
+def judged_text(split: "Annotations") -> str:
+    """What to say of a split to judge by that lacks images, or ''."""
+    if not split.num_left_out:
+        return ""
+    whole = len(split) + split.num_left_out
+    return f"{split.file}: the metrics are those of {len(split)} of its {whole} images, not comparable with all's"
+
+
+def read_both_splits(config: Config, ranks: "Ranks") -> "tuple[Annotations, Annotations]":
+    """To train on and to judge by; of the former, the crowd regions are objects too where the config learns them."""
+    from pipelines.augmentation import AUGMENTATIONS
+
+    train_split = read_split_to_run(config, config.train_split, ranks)
+    val_split = read_split_to_run(config, config.val_split, ranks)
+    if train_split.categories != val_split.categories:
+        raise InputError(f"{val_split.file}: its categories are not those of {train_split.file}; make them equal")
+    if AUGMENTATIONS[config.augmentation].learns_crowds:
+        train_split = replace(train_split, is_crowd=train_split.is_crowd & False)
+    return train_split, val_split
+
+
+def data_name(config: Config) -> str:
+    return Path(config.data).resolve().name

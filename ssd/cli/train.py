@@ -1,0 +1,190 @@
+"""main.py [train]: its flags."""
+
+import os
+from collections.abc import Sequence
+
+from ssd.cli.flags import (
+    ABOVE_0,
+    BATCH,
+    COUNT,
+    COUNT_FROM_0,
+    DECAY,
+    FRACTION,
+    MOMENTUM,
+    POSITIVE,
+    SEED,
+    TRAINING_EXIT_CODES,
+    Parser,
+    add_data_flags,
+    add_evaluation_flags,
+    add_gradient_compression_flag,
+    add_machine_flags,
+    add_step_flags,
+    add_timeout_flag,
+    config_of,
+    flag,
+    interval,
+    recipe_name,
+)
+from ssd.cli.recipes import base_of
+from ssd.config import (
+    BACKBONES,
+    MLPERF_DIVISIONS,
+    MLPERF_STATUSES,
+    OPTIMIZERS,
+    SCHEDULES,
+    TRACKERS,
+)
+from ssd.detectors.ssd300.recipes import RECIPES
+
+
+def train_parser() -> Parser:
+    parser = Parser(
+        "main.py",
+        usage="main.py [train] --data DIR [flags]\n"
+        "       main.py evaluate --data DIR --checkpoint FILE [flags]\n"
+        "       main.py predict --checkpoint FILE IMAGE|FOLDER|GLOB... [flags]\n"
+        "       main.py export --checkpoint FILE --output FILE [flags]\n"
+        "       main.py check --data DIR [flags]\n"
+        "       main.py show-data --data DIR [flags]\n"
+        "       main.py benchmark data|train|inference [flags]\n"
+        "       main.py plot RUN... [flags]\n"
+        "       main.py convert IN OUT\n"
+        "       main.py download --data DIR [flags]\n"
+        "       main.py doctor [flags]\n"
+        "Each has its own --help.",
+        description="Train an SSD300 detector. Under torchrun every process is a rank.",
+        epilog=f"recipes:\n{_recipes_help()}\n\n"
+        f"example: torchrun --nproc_per_node=8 main.py --fp16 --data /coco\n{TRAINING_EXIT_CODES}",
+    )
+    parser.add_argument(
+        "--recipe", type=recipe_name, metavar="NAME|FILE.toml",
+        help="start from these settings: one of those below, or a file with some of config.json's",
+    )  # fmt: skip
+    add_data_flags(parser, training=True)
+
+    group = parser.add_argument_group("model")
+    flag(group, "--backbone", dest="backbone", choices=BACKBONES, help="the ResNet under the detector")
+    flag(
+        group, "--backbone-weights", dest="backbone_weights", metavar="{imagenet,none,FILE}",
+        help="torchvision's, downloaded; none; or a file (torch or safetensors) with a torchvision state dict",
+    )  # fmt: skip
+    flag(
+        group, "--checkpoint", dest="checkpoint", metavar="FILE",
+        help="fine-tune from this: a run's, NVIDIA's DLE SSD, or of convert; classes may differ",
+    )  # fmt: skip
+    flag(
+        group, "--freeze-backbone", dest="freeze_backbone", action="store_true",
+        help="leave the ResNet as it is, its batch norm too; the extra layers and heads train",
+    )  # fmt: skip
+
+    group = parser.add_argument_group("training")
+    flag(group, "--epochs", "-e", dest="epochs", type=COUNT, metavar="N", help="times through the data")
+    flag(group, "--batch-size", "--bs", "-b", dest="batch_size", type=BATCH, metavar="N", help="images a rank")
+    flag(
+        group, "--learning-rate", "--lr", dest="learning_rate", type=POSITIVE, metavar="LR",
+        help="rate at a global batch of 32; the run's is this x ranks x batch size / 32",
+    )  # fmt: skip
+    flag(
+        group, "--accumulate", dest="accumulate", type=COUNT, metavar="N",
+        help="compute each batch in N parts, for less memory; it learns as from the whole, but for batch norm",
+    )  # fmt: skip
+    flag(group, "--optimizer", dest="optimizer", choices=OPTIMIZERS, help="SGD, torch's or apex's; both are fused")
+    flag(group, "--momentum", "-m", dest="momentum", type=MOMENTUM, metavar="M", help="of SGD")
+    flag(
+        group,
+        "--weight-decay",
+        "--wd",
+        dest="weight_decay",
+        type=POSITIVE,
+        metavar="W",
+        help="not on biases and batch norm",
+    )
+    flag(
+        group, "--clip-norm", dest="clip_norm", type=ABOVE_0, metavar="X",
+        help="shorten gradients whose L2 norm is greater to it",
+    )  # fmt: skip
+    flag(
+        group, "--ema", dest="ema", type=DECAY, metavar="DECAY",
+        help="evaluate and save a moving average of the weights, such as 0.999",
+    )  # fmt: skip
+    flag(
+        group, "--schedule", dest="schedule", choices=SCHEDULES,
+        help="how the rate falls; cosine: by half a cosine, to 0 at the end of the run",
+    )  # fmt: skip
+    flag(group, "--warmup", dest="warmup", type=COUNT_FROM_0, metavar="STEPS", help="steps of linear warm-up")
+    flag(
+        group, "--multistep", dest="multistep", type=COUNT, nargs="*", metavar="EPOCH",
+        help="the rate falls to a tenth after these epochs",
+    )  # fmt: skip
+    flag(group, "--seed", "-s", dest="seed", type=SEED, metavar="N", help="default: drawn and recorded")
+
+    group = parser.add_argument_group("evaluation")
+    flag(
+        group, "--evaluation", dest="evaluation", type=COUNT, nargs="*", metavar="EPOCH",
+        help="evaluate after these epochs, and after the last",
+    )  # fmt: skip
+    flag(group, "--target", dest="target", type=FRACTION, metavar="AP", help="end at this AP; exit 1 if never reached")
+    add_evaluation_flags(group)
+
+    group = add_machine_flags(parser)
+    add_step_flags(group)
+    add_gradient_compression_flag(group)
+
+    group = parser.add_argument_group("run")
+    flag(group, "--output", dest="output", metavar="DIR", help="the run's folder (default: runs/<data>-<time>)")
+    flag(
+        group, "--resume", dest="resume", metavar="{auto,FILE}",
+        help="go on from a checkpoint; auto: the run's own last one, if any",
+    )  # fmt: skip
+    flag(
+        group, "--resume-anyway", dest="resume_anyway", action="store_true",
+        help="go on though data, seed, batch size or data path are not the checkpoint's; images come in a new order",
+    )  # fmt: skip
+    flag(
+        group, "--checkpoint-every", dest="checkpoint_every", type=interval, metavar="'N steps|minutes|epochs'",
+        help="how often to write one, also within an epoch; always before an evaluation and at the end",
+    )  # fmt: skip
+    flag(
+        group, "--keep-checkpoints", dest="keep_checkpoints", type=COUNT, metavar="K",
+        help="how many of the newest stay, beside the best",
+    )  # fmt: skip
+    add_timeout_flag(group, "another rank, a step or an evaluation")
+    flag(group, "--log-interval", dest="log_interval", type=COUNT, metavar="STEPS", help="steps a line of log.jsonl")
+    flag(
+        group, "--track", dest="track", choices=TRACKERS, nargs="+",
+        help="show the run there too (each a pip extra): curves, and at each evaluation predictions",
+    )  # fmt: skip
+    flag(group, "--no-plots", dest="plots", action="store_false", help="write no plots/ and report.html at the end")
+
+    group = parser.add_argument_group("mlperf")
+    flag(group, "--mlperf", dest="mlperf", action="store_true", help="write mlperf.log and check it at the end")
+    flag(group, "--mlperf-org", dest="mlperf_org", metavar="NAME", help="who submits")
+    flag(group, "--mlperf-platform", dest="mlperf_platform", metavar="NAME", help="default: the name of the device")
+    flag(group, "--mlperf-division", dest="mlperf_division", choices=MLPERF_DIVISIONS, help="rules to be checked by")
+    flag(group, "--mlperf-status", dest="mlperf_status", choices=MLPERF_STATUSES, help="where the platform stands")
+    return parser
+
+
+def _recipes_help() -> str:
+    return "\n".join(f"  {name:<11}{(recipe.__doc__ or '').splitlines()[0]}" for name, recipe in RECIPES.items())
+
+
+def train(arguments: Sequence[str]) -> int:
+    parser = train_parser()
+    options = vars(parser.parse_args(arguments))
+    local_rank, recipe = options.pop("local_rank"), options.pop("recipe")
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    config = config_of(options, base_of(recipe, parser, options.get("batch_size"), world_size))
+    takes_backbone = recipe is None and "backbone" not in options
+
+    from ssd.cli.training_run import train_run
+    from ssd.distributed import process_group
+    from ssd.run.trackers import Trackers, require_packages
+
+    require_packages(config.track)
+    with (
+        process_group(config.device, local_rank, config.timeout) as ranks,
+        Trackers(config.track if ranks.is_main else ()) as trackers,
+    ):
+        return train_run(config, ranks, trackers, takes_backbone)

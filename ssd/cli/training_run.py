@@ -1,0 +1,209 @@
+"""A training, put together: data path, model, run, evaluations, and what is said of them."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import pipelines
+from pipelines.annotations import Annotations
+from pipelines.augmentation import AUGMENTATIONS, CROP_ATTEMPTS
+from pipelines.readers.splits import annotation_files, find_split
+from ssd.batch import EvalLoader, TrainLoader
+from ssd.checkpoints import conversion
+from ssd.cli.splits import data_folder, data_name, judged_text, read_both_splits
+from ssd.config import Config
+from ssd.distributed import Ranks, broadcast_object
+from ssd.environment import hardware
+from ssd.evaluation.coco import coco_metrics
+from ssd.evaluation.detect import detect_split
+from ssd.mlperf.checker import check_run
+from ssd.mlperf.log import begin, run_seconds
+from ssd.precision import compute_dtype
+from ssd.report.examples import Showcase
+from ssd.run.files import Run
+from ssd.run.folder import run_folder
+from ssd.run.metrics_table import published_band
+from ssd.run.trackers import Trackers
+from ssd.schedule import REFERENCE_BATCH, peak_lr
+from ssd.training import resume
+from ssd.training.build import build_training
+from ssd.training.evaluations import Judge
+from ssd.training.interruption import EXIT_PREEMPTED, Preempted
+from ssd.training.loop import train as run_training
+from ssd.training.loss_log import NonFiniteLossError
+from ssd.training.resume import Origin
+from ssd.training.state import Training
+from ssd.training.step import require_device
+
+
+def with_backbone_of_checkpoint(config: Config) -> Config:
+    if not config.checkpoint:
+        return config
+    return replace(config, backbone=conversion.load(Path(config.checkpoint))["backbone"])
+
+
+def train_run(config: Config, ranks: Ranks, trackers: Trackers, takes_backbone: bool) -> int:
+    """takes_backbone: nothing says which one, so a file to start or to go on from does."""
+    require_device(config, ranks)
+    with run_folder(data_name(config), config.output, config.resume, ranks) as (folder, files):
+        origin = resume.find_checkpoint(files, ranks)
+        if origin and resume.is_over(origin.content, config) and (folder / "results.json").exists():
+            return _say_it_is_over(folder, origin.content, config, ranks)
+        if takes_backbone:  # a run that goes on needs the file no more that it started from
+            in_run = origin and origin.content["backbone"]
+            config = replace(config, backbone=in_run) if in_run else with_backbone_of_checkpoint(config)
+        seed = config.seed
+        if seed is None:
+            seed = origin.content["seed"] if origin else broadcast_object(int.from_bytes(os.urandom(4)), ranks)
+        return _train_in(folder, origin, replace(config, seed=seed, output=str(folder)), ranks, trackers)
+
+
+def _say_it_is_over(folder: Path, content: dict[str, Any], config: Config, ranks: Ranks) -> int:
+    reached = config.target is None or content["best_ap"] >= config.target
+    missed = "" if reached else f", and --target {config.target} was not reached"
+    if ranks.is_main:
+        print(f"{folder}: this run is over after epoch {content['epoch']}{missed}; pass --epochs with more to go on")
+    return 0 if reached else 1
+
+
+def _train_in(folder: Path, origin: Origin | None, config: Config, ranks: Ranks, trackers: Trackers) -> int:
+    data = data_folder(config)
+    places = [*find_split(data, config.train_split), *find_split(data, config.val_split)]
+    compliance = begin(config, folder, places, hardware(ranks.device)["device"], origin and origin.content, ranks)
+    splits = train_split, val_split = read_both_splits(config, ranks)
+    loader, val_loader = _build_loaders(config, train_split, val_split, ranks)
+    training, notes = build_training(config, train_split.categories, ranks, origin)
+    describe = _describe(config, train_split, loader, ranks)
+    if origin:
+        notes = [*origin.notes, *notes, resume.resume(training, loader, origin.content, describe, config)]
+    compliance.hyper_parameters(
+        world_size=ranks.world_size,
+        train_samples=len(train_split.trainable_indices()),
+        eval_samples=len(val_split),
+        crop_attempts=CROP_ATTEMPTS,
+    )
+
+    run = Run(folder, ranks, trackers)
+    run.write_config(config, ranks)
+    trackers.open(folder, config.to_dict(), training.step)
+    # Also the log of a run that was killed before its first checkpoint.
+    run.rewind(*(origin.content["step"], origin.content["judged_epoch"]) if origin else (0, 0))
+    if origin:
+        run.log("resumed", step=training.step, checkpoint=str(origin.file), world_size=ranks.world_size, how=notes[-1])
+    _announce(run, config, splits, ranks, training.step, [*notes, *compliance.notes])
+
+    showcase = Showcase(val_loader, val_split.ground_truth(), run, config.eval_engine)
+    try:
+        judge = _judge(training, showcase, config, ranks)
+        results, reached = run_training(training, loader, judge, run, compliance, describe)
+    except NonFiniteLossError as error:
+        compliance.run_stop(success=False)
+        if ranks.is_main:
+            print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Preempted as end:
+        run.say(f"{end}; go on with --resume auto --output {folder}")
+        return EXIT_PREEMPTED
+    compliance.run_stop(success=reached or config.target is None)
+    if compliance.file is not None:
+        results["time_to_target_s"] = run_seconds(compliance.file) if reached else None
+    if ranks.is_main:
+        _write_results(run, results, config, val_split)
+        showcase.write(plots=config.plots)
+        run.say(f"wrote {folder}")
+    complies = compliance.file is None or check_run(compliance.file, config, run, results["time_to_target_s"])
+    if config.target is not None and not reached:
+        run.say(f"--target {config.target} was not reached")
+        return 1
+    return 0 if complies else 1
+
+
+def _build_loaders(
+    config: Config, train_split: Annotations, val_split: Annotations, ranks: Ranks
+) -> tuple[TrainLoader, EvalLoader]:
+    loader = pipelines.build_train(
+        config.data_pipeline, train_split, batch_size=config.batch_size, num_workers=config.num_workers,
+        seed=config.seed or 0, ranks=ranks, settings=AUGMENTATIONS[config.augmentation],
+    )  # fmt: skip
+    val_loader = pipelines.build_eval(
+        config.data_pipeline, val_split, batch_size=config.eval_batch_size, num_workers=config.num_workers, ranks=ranks
+    )
+    return loader, val_loader
+
+
+def _describe(config: Config, split: Annotations, loader: TrainLoader, ranks: Ranks) -> dict[str, Any]:
+    """What every checkpoint says of its run."""
+    return {
+        "backbone": config.backbone,
+        "categories": [tuple(category) for category in split.categories],
+        "seed": config.seed,
+        "settings": config.to_dict(),
+        "data": resume.data_identity(config, split.fingerprint(), loader, ranks),
+        "annotations": resume.annotations_digest(annotation_files(split.file), ranks),
+    }
+
+
+def _announce(
+    run: Run,
+    config: Config,
+    splits: tuple[Annotations, Annotations],
+    ranks: Ranks,
+    step: int,
+    notes: Sequence[str],
+) -> None:
+    """Says, and logs, what is about to be trained on what, at which rate, and what the user should know of it."""
+    train_split, val_split = splits
+    global_batch_size = config.batch_size * ranks.world_size
+    peak = peak_lr(config.learning_rate, global_batch_size)
+    run.say(
+        f"{config.data}: {len(train_split.trainable_indices())} of {len(train_split)} images to train on, "
+        f"{len(val_split)} to judge by, {len(train_split.categories)} classes\n"
+        f"SSD300-{config.backbone}, {config.data_pipeline}, {ranks.world_size} x {ranks.device.type}, "
+        f"{str(compute_dtype(config, ranks.device) or 'float32').removeprefix('torch.')}, "
+        f"batch {global_batch_size}, seed {config.seed}, in {run.folder}\n"
+        f"learning rate {config.learning_rate:g} x batch {global_batch_size} / {REFERENCE_BATCH} = {peak:g}, "
+        f"{config.schedule}" + (f" after {config.warmup} steps of warm-up" if config.warmup else "")
+    )
+    run.log("learning_rate", step=step, base=config.learning_rate, global_batch_size=global_batch_size,
+            reference_batch_size=REFERENCE_BATCH, peak=peak, schedule=config.schedule)  # fmt: skip
+    for warning in filter(None, (train_split.repairs_text, val_split.repairs_text, judged_text(val_split))):
+        run.say(f"warning: {warning}")
+    for split in splits:
+        if split.left_out:
+            run.log("images_left_out", annotations=str(split.file), images=len(split), left_out=split.left_out)
+    for note in notes:
+        run.say(f"note: {note}")
+
+
+def _judge(training: Training, showcase: Showcase, config: Config, ranks: Ranks) -> Judge:
+    ground_truth = showcase.ground_truth
+
+    def detect() -> np.ndarray | None:
+        found = detect_split(training.judged_model, showcase, ground_truth, config, ranks)
+        if found is not None:
+            showcase.take(found, training.step)
+        return found
+
+    return Judge(detect, partial(coco_metrics, ground_truth, engine=config.eval_engine))
+
+
+def _write_results(run: Run, results: dict[str, Any], config: Config, val_split: Annotations) -> None:
+    about = {"val_images": len(val_split), "val_images_left_out": val_split.num_left_out}
+    run.write_results(
+        {**results, **about, "seed": config.seed, "data_pipeline": config.data_pipeline, "backbone": config.backbone}
+    )
+    run.show_metrics(results, f"{data_name(config)} {config.val_split}, {results['train_seconds'] / 60:.1f} minutes")
+    if _is_as_published(config, val_split, results):
+        run.say(published_band(results["AP"]))
+
+
+def _is_as_published(config: Config, val_split: Annotations, results: dict[str, Any]) -> bool:
+    """Whether a run is one that NVIDIA's published figure is for: SSD300-R50, 65 epochs, the whole of COCO 2017."""
+    whole_coco = config.val_split == "val2017" and len(val_split) == 5000 and len(val_split.categories) == 80
+    return whole_coco and config.backbone == "resnet50" and results["epochs"] == 65
