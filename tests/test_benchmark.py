@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import main
-from ssd.speed.steps import Stopwatch, flops_per_image
+from ssd.speed import comparison
+from ssd.speed.steps import Measurement, Stopwatch, flops_per_image
 
 SMALLEST = ["--synthetic", "--backbone", "resnet18", "--batch-sizes", "2", "--steps", "1", "--warmup-steps", "1"]
 
@@ -49,6 +50,71 @@ def test_figures_are_written(subject: str, parts: list[str], tmp_path: Path, cap
     assert files["plot"].read_bytes().startswith(b"\x89PNG")
     assert any("conv" in event["name"] for event in json.loads(files["profile"].read_text())["traceEvents"])
     assert "bf16" in capsys.readouterr().out
+
+
+def _of_gpu() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nGPU 0 has ...")
+
+
+def _of_cpu() -> None:
+    torch.empty(1 << 60, dtype=torch.uint8)
+
+
+def _within_a_capture() -> None:
+    try:
+        _of_gpu()
+    finally:
+        raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+
+def _of_something_else() -> None:
+    raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+
+def compare_with(use_up: Any, sizes: tuple[str, ...], file: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Batches of 3 call use_up; others are measured, once all that came before them are in the file."""
+    measured = []
+
+    def measure(build: Any, training: Any, batches: Any, **about: Any) -> Measurement:
+        written = json.loads(file.read_text())["configurations"] if measured else []
+        assert [row["batch_size"] for row in written] == measured
+        measured.append(training.config.batch_size)
+        if measured[-1] == 3:
+            use_up()
+        return Measurement(10.0 * measured[-1], {"data": 1.0, "forward": 2.0}, 0.5, 2**30)
+
+    monkeypatch.setattr(comparison, "measure", measure)
+    monkeypatch.setattr(comparison, "matmul_flops", lambda dtype, device: 1e12)
+    command = ["benchmark", "train", "--synthetic", "--backbone", "resnet18", "--device", "cpu", "--json", str(file)]
+    return main.main([*command, "--plot", str(file.with_suffix(".png")), "--batch-sizes", *sizes])
+
+
+@pytest.mark.parametrize("use_up", [_of_gpu, _of_cpu, _within_a_capture])
+def test_a_configuration_out_of_memory_is_noted(
+    use_up: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "out.json"
+    assert compare_with(use_up, ("2", "3", "4"), file, monkeypatch) == 0
+    found = json.loads(file.read_text())
+    assert [row.get("images_per_second") for row in found["configurations"]] == [20.0, None, 40.0]
+    assert "allocate" in found["configurations"][1]["out_of_memory"] and "--batch" not in str(found)
+    assert found["batch_size"] == 4 and file.with_suffix(".png").exists()
+    said = capsys.readouterr()
+    assert [line for line in said.out.splitlines() if "no memory" in line and "3" in line and "-" in line]
+    assert "bf16, batch 3: out of memory: " in said.err
+
+
+def test_every_configuration_out_of_memory_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compare_with(_of_gpu, ("3",), tmp_path / "out.json", monkeypatch) == 2
+    assert "pass smaller --batch-sizes" in capsys.readouterr().err.splitlines()[-1]
+    assert json.loads((tmp_path / "out.json").read_text())["configurations"][0]["out_of_memory"]
+
+
+def test_another_error_is_not_noted_but_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        compare_with(_of_something_else, ("2", "3"), tmp_path / "out.json", monkeypatch)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,26 @@ def test_losses_that_are_lost_now_and_then_do_not_end_a_run(tmp_path: Path) -> N
 def test_a_run_that_ends_with_lost_steps_has_failed(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteLossError, match="2 steps in a row up to step 12"):
         run_training(new_training(), tmp_path, Loader(lambda step: NAN if step > 9 else Loader.random_images(step)))
+
+
+class Graph:
+    """What training needs of a captured step."""
+
+    resets = 0
+
+    def reset(self) -> None:
+        self.resets += 1
+
+
+@pytest.mark.parametrize("bad_from", [None, 4])
+def test_a_captured_step_is_reset_at_the_end(bad_from: int | None, tmp_path: Path) -> None:
+    """Also by an error, after which the ranks leave their group: NCCL waits there for graphs that hold its kernels."""
+    training = new_training(epochs=9)
+    training.graph = graph = Graph()  # type: ignore[assignment]
+    ends_badly = pytest.raises(NonFiniteLossError) if bad_from else nullcontext()
+    with ends_badly:
+        run_training(training, tmp_path, Loader(lambda step: NAN if bad_from and step >= bad_from else GOOD))
+    assert graph.resets == 1
 
 
 # --- when it saves, and what it keeps ---

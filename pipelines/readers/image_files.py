@@ -10,7 +10,6 @@ from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
-import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from pipelines.annotations import Annotations
@@ -65,6 +64,8 @@ def decode_rgb(content: bytes) -> np.ndarray:
     libjpeg-turbo directly, which is a fifth faster than through Pillow and gives the same pixels; Pillow for other
     formats and for CMYK.
     """
+    import simplejpeg  # here, so that what reads no files runs without it
+
     if content.startswith(b"\xff\xd8"):
         try:
             height, width, colour_space, _ = simplejpeg.decode_jpeg_header(content)

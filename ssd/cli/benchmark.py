@@ -213,18 +213,22 @@ def _benchmark_steps(subject: Literal["train", "inference"], arguments: Sequence
             batches_of = partial(
                 data_benchmark.endless, split, config.data_pipeline, config.num_workers, ranks, training=trains
             )
+        data = "synthetic" if chosen["synthetic"] else f"{data_name(config)}, {config.data_pipeline}"
+
+        def keep(rows: Sequence[comparison.Row]) -> None:
+            if chosen["json"]:
+                about = {"data": data, **comparison.about(config, 1 + len(categories), rows, subject, ranks)}
+                comparison.write_json(Path(chosen["json"]), rows, about)
+
         rows = comparison.compare(
             subject, config, categories, batches_of, ranks,
             precisions=precisions, compiled=compiled, batch_sizes=batch_sizes,
             warmup_steps=warmup_steps, timed_steps=timed_steps,
             trace=Path(chosen["profile"]) if chosen["profile"] else None,
             progress=lambda text: print(text, file=sys.stderr),
+            keep=keep,
         )  # fmt: skip
         comparison.show_table(subject, rows)
-        if chosen["json"]:
-            data = "synthetic" if chosen["synthetic"] else f"{data_name(config)}, {config.data_pipeline}"
-            about = {"data": data, **comparison.about(config, 1 + len(categories), rows, subject, ranks)}
-            comparison.write_json(Path(chosen["json"]), rows, about)
     if chosen["plot"]:
         comparison.write_plot(Path(chosen["plot"]), subject, rows)
     return 0

@@ -1,6 +1,7 @@
 """How fast a model trains and detects on the batches it is given, and where the time goes."""
 
 import contextlib
+import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator
@@ -180,6 +181,8 @@ def measure(
 ) -> Measurement:
     """build: `training_step` or `inference_step`. trace: a file for one more step, as chrome://tracing reads it."""
     device, watch = training.ranks.device, Stopwatch(training.ranks.device)
+    # Before the steps, which may leave no memory for it.
+    ceiling = matmul_flops(compute_dtype(training.config, device) or torch.float32, device)
     step = build(training, watch)
     _reset_peak_memory(device)
     for _ in range(warmup_steps):
@@ -194,7 +197,6 @@ def measure(
     milliseconds, peak = watch.milliseconds(), _peak_memory_bytes(device)
     if trace is not None:
         _write_trace(trace, lambda: step(batches), device)
-    ceiling = matmul_flops(compute_dtype(training.config, device) or torch.float32, device)
     return Measurement(speed, milliseconds, speed * flops_per_image / ceiling, peak)
 
 
@@ -211,11 +213,12 @@ def flops_per_image(backbone: str, num_classes: int, *, training: bool) -> float
     return counter.get_total_flops() / len(images)
 
 
+@functools.cache
 def matmul_flops(dtype: torch.dtype, device: torch.device) -> float:
     """Operations a second of a large matrix product: what is to be had of the device.
 
-    The best of ten, each as a product and as a 1x1 convolution: on a CPU they are two libraries, MKL and oneDNN, of
-    which the first takes twice as long in float32 on AMD's.
+    Measured once a process. The best of ten, each as a product and as a 1x1 convolution: on a CPU they are two
+    libraries, MKL and oneDNN, of which the first takes twice as long in float32 on AMD's.
     """
     size = _MATMUL_SIZE[device.type]
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))

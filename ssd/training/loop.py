@@ -109,6 +109,8 @@ def train(
                     meter.restart()
         vote.end()
     finally:
+        if training.graph is not None:  # of one that still runs, CUDA frees what is left afterwards
+            training.graph.reset()
         watchdog.end()
         evaluations.end()
         run.stop_progress()

@@ -51,6 +51,8 @@ class Training:
     judged_epoch: int = 0
     """The last epoch whose evaluation, if it was due, is in best_ap."""
     tally: Tally = field(default_factory=Tally)
+    graph: torch.cuda.CUDAGraph | None = None
+    """The captured step of --cuda-graphs. NCCL does not end before it is reset."""
     loss_names: tuple[str, ...] = ()
     """Of what `train_step` returns; known from the first step on."""
 

@@ -28,7 +28,12 @@ Step = Callable[[Batch, float], Tensor]
 
 
 def require_device(config: Config, ranks: Ranks) -> None:
-    """Raises InputError if the device has not what the settings ask for."""
+    """Raises InputError if the device has not what the settings ask for, or they do not go together."""
+    if config.cuda_graphs and config.optimizer == "apex":  # its kernel takes the rate as a number, frozen in a graph
+        raise InputError(
+            "--optimizer apex cannot be in a graph of --cuda-graphs; pass --optimizer sgd, which is fused too, or "
+            "leave out --cuda-graphs"
+        )
     if config.cuda_graphs and ranks.device.type != "cuda":
         raise InputError("--cuda-graphs needs an NVIDIA GPU, and this run has none; leave it out")
 
@@ -56,30 +61,30 @@ def build_step(training: Training) -> Step:
 
 
 def build_forward(training: Training) -> Callable[[Tensor], Any]:
-    """The model, for training: over ranks, compiled, or both."""
-    config, forward = training.config, training.model
-    if training.ranks.world_size > 1:
-        forward = _over_ranks(training)
-    # One graph, or an error that says what keeps it from being one.
-    return torch.compile(forward, fullgraph=True, dynamic=False) if config.compile else forward
+    """The model, for training: compiled, over ranks, or both."""
+    forward: Any = training.model
+    if training.config.compile:
+        # One graph, or an error that says what keeps it from being one. It goes into DDP, whose own forward pass keeps
+        # count of its steps and is no graph. Inside DDP, torch cuts the graph where a bucket of gradients ends.
+        forward = torch.compile(forward, fullgraph=True, dynamic=False)
+    return _over_ranks(training, forward) if training.ranks.world_size > 1 else forward
 
 
-def _over_ranks(training: Training) -> nn.Module:
+def _over_ranks(training: Training, forward: nn.Module) -> nn.Module:
     config, ranks = training.config, training.ranks
     statistics = training.statistics.clone()
-    forward = DistributedDataParallel(
-        training.model,
+    over_ranks = DistributedDataParallel(
+        forward,
         device_ids=[ranks.local_rank] if ranks.device.type == "cuda" else None,
         gradient_as_bucket_view=True,
-        # The compiler cuts the graph at the buckets itself; parts of a batch are not all alike to DDP.
-        static_graph=not config.compile and config.accumulate == 1,
+        static_graph=config.accumulate == 1,  # parts of a batch are not all alike to DDP
         **_NO_BUFFER_SYNC,
     )
     # It begins with rank 0's on all ranks, but a run that is resumed within an epoch has each rank's own.
     training.statistics.copy_(statistics)
     if config.gradient_compression == "bf16":
-        forward.register_comm_hook(None, bf16_compress_hook)
-    return forward
+        over_ranks.register_comm_hook(None, bf16_compress_hook)
+    return over_ranks
 
 
 class GraphedStep:
@@ -93,8 +98,11 @@ class GraphedStep:
         self.training = training
         self.lr = torch.zeros((), device=training.ranks.device)  # a number would be frozen in the graph
         self.stream = torch.cuda.Stream(training.ranks.device)
+        current = torch.cuda.current_stream(training.ranks.device)
+        self.stream.wait_stream(current)  # which may still be writing the weights that DDP sends to the other ranks
         with torch.cuda.stream(self.stream):  # DDP must be built on the stream of the capture
             self.forward = build_forward(training)
+        current.wait_stream(self.stream)
         self.steps_before_capture = _STEPS_BEFORE_CAPTURE
         self.graph: torch.cuda.CUDAGraph | None = None
 
@@ -104,7 +112,7 @@ class GraphedStep:
             self.steps_before_capture -= 1
             return self._step_on_stream(batch)
         if self.graph is None:
-            self.graph = self._capture(batch)
+            self.graph = self.training.graph = self._capture(batch)
         for place, tensor in zip(self.batch[:3], batch[:3], strict=True):
             place.copy_(tensor, non_blocking=True)
         self.graph.replay()
