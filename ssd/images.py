@@ -17,6 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ssd.batch import IMAGE_SIZE_PX, RGB_MEAN, RGB_STD
+from ssd.constants import constant
 from ssd.errors import InputError
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
@@ -52,7 +53,7 @@ def resize(pixels: np.ndarray, *, antialias: bool = True) -> np.ndarray:
 
 def normalise(images: Tensor) -> Tensor:
     """B x 3 x H x W uint8 RGB -> as many float32, by RGB_MEAN and RGB_STD, in the same memory format."""
-    mean, std = (torch.tensor(values, device=images.device).mul(255).view(3, 1, 1) for values in (RGB_MEAN, RGB_STD))
+    mean, std = (constant(values, images.device).mul(255).view(3, 1, 1) for values in (RGB_MEAN, RGB_STD))
     return images.to(torch.float32).sub_(mean).div_(std)
 
 

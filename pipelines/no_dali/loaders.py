@@ -6,9 +6,11 @@ The randomness of every sample derives from (seed, pass, index), so the number o
 
 import functools
 import itertools
+import math
 import re
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from types import FrameType
 from typing import NamedTuple, TypeVar
 
@@ -76,21 +78,44 @@ class TrainSamples(Dataset[Sample]):
         return Sample(pixels, colour, flip, boxes_ltrb, labels[crop.kept], int(self.annotations.image_ids[index]))
 
 
-class _HostBatch(NamedTuple):
+_ALIGNMENT_BYTES = 8  # of int64, the widest dtype of what is packed
+
+
+@dataclass(frozen=True)
+class _HostBatch:
     """What a worker hands over: uint8 images, and the matched default boxes alone: a fifth in bytes.
 
-    The pixels are a tensor, which DataLoader moves by shared memory. What is small goes through the pipe as numpy's
-    arrays: a shared segment each would cost more.
+    The pixels are a tensor, which DataLoader moves by shared memory. What is small goes through the pipe as one array
+    of numpy's: a shared segment each would cost more. It goes to a GPU as one too: each copy costs a launch.
     """
 
     pixels: Tensor
-    colour: np.ndarray
-    flip: np.ndarray
-    image: np.ndarray
-    default: np.ndarray
-    offsets: np.ndarray
-    labels: np.ndarray
+    packed: np.ndarray | Tensor
+    layout: list[tuple[torch.dtype, tuple[int, ...]]]
     image_ids: np.ndarray
+
+    def pin_memory(self) -> "_HostBatch":
+        """What DataLoader asks of a batch for a GPU. It leaves numpy's arrays alone, and from memory that is not pinned
+        the host waits for each copy."""
+        packed = torch.as_tensor(self.packed).pin_memory()
+        return _HostBatch(self.pixels.pin_memory(), packed, self.layout, self.image_ids)
+
+
+def _pack(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, list[tuple[torch.dtype, tuple[int, ...]]]]:
+    """The arrays' bytes one after the other, and what `_unpack` needs to know of them."""
+    flat = [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays]
+    padded = [np.pad(part, (0, -len(part) % _ALIGNMENT_BYTES)) for part in flat]
+    return np.concatenate(padded), [(torch.from_numpy(array[:0]).dtype, array.shape) for array in arrays]
+
+
+def _unpack(packed: Tensor, layout: list[tuple[torch.dtype, tuple[int, ...]]]) -> list[Tensor]:
+    """Views of the packed bytes, on their device."""
+    arrays, first = [], 0
+    for dtype, shape in layout:
+        size = math.prod(shape) * dtype.itemsize
+        arrays.append(packed[first : first + size].view(dtype).view(shape))
+        first += size + -size % _ALIGNMENT_BYTES
+    return arrays
 
 
 def _collate(samples: list[Sample]) -> _HostBatch:
@@ -99,18 +124,17 @@ def _collate(samples: list[Sample]) -> _HostBatch:
         [torch.from_numpy(sample.labels) for sample in samples],
     )
     image_ids = torch.tensor([sample.image_id for sample in samples])
+    colour, flip = np.stack([sample.colour for sample in samples]), np.array([sample.flip for sample in samples])
     return _HostBatch(
         default_collate([torch.from_numpy(sample.pixels) for sample in samples]),  # into shared memory at once
-        np.stack([sample.colour for sample in samples]),
-        np.array([sample.flip for sample in samples]),
-        *(part.numpy() for part in (*matches, image_ids)),
+        *_pack([colour, flip, *(part.numpy() for part in matches)]),
+        image_ids.numpy(),
     )
 
 
 def _finish(host: _HostBatch, device: torch.device, contrast_centre: float | None) -> Batch:
-    pixels, colour, flip, image, default, matched_offsets, matched_labels = (
-        torch.as_tensor(part).to(device, non_blocking=True) for part in host[:-1]
-    )
+    pixels, packed = (torch.as_tensor(part).to(device, non_blocking=True) for part in (host.pixels, host.packed))
+    colour, flip, image, default, matched_offsets, matched_labels = _unpack(packed, host.layout)
     offsets = torch.zeros(len(pixels), anchors.NUM_BOXES, 4, device=device)
     labels = torch.zeros(len(pixels), anchors.NUM_BOXES, dtype=torch.int64, device=device)
     offsets[image, default] = matched_offsets

@@ -7,7 +7,7 @@ from torch import nn
 from ssd.batch import Detections, EvalLoader, GroundTruth
 from ssd.boxes import ltrb_to_xywh
 from ssd.config import Config
-from ssd.detectors.ssd300.postprocess import detect
+from ssd.detectors.ssd300.postprocess import detect, on_host
 from ssd.distributed import Ranks, gather_tensors
 from ssd.precision import autocast
 
@@ -41,9 +41,8 @@ def detect_split(
 
 
 def _coco_rows(detections: Detections, indices: torch.Tensor, ground_truth: GroundTruth) -> torch.Tensor:
-    boxes_xywh, scores, labels, counts = (
-        tensor.cpu() for tensor in (ltrb_to_xywh(detections.boxes_ltrb), *detections[1:])
-    )
+    boxes_ltrb, scores, labels, counts = on_host(detections)
+    boxes_xywh = ltrb_to_xywh(boxes_ltrb)
     real = torch.arange(scores.shape[1]) < counts.unsqueeze(1)
     sizes_px = torch.from_numpy(ground_truth.sizes_px[indices.numpy()]).double()
     boxes_xywh_px = boxes_xywh.double() * sizes_px.repeat(1, 2).unsqueeze(1)

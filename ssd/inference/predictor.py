@@ -13,7 +13,7 @@ from torch import Tensor
 from ssd.checkpoints import checkpoint, conversion
 from ssd.config import Config
 from ssd.detectors.ssd300.model import SSD300
-from ssd.detectors.ssd300.postprocess import detect
+from ssd.detectors.ssd300.postprocess import detect, on_host
 from ssd.distributed import runs_on_gpu
 from ssd.images import ImageLike, normalise, resize, rgb_of
 from ssd.precision import autocast
@@ -85,7 +85,7 @@ class Predictor:
             max_per_class=self._config.max_per_class,
             max_per_image=self._config.max_per_image,
         )
-        boxes_ltrb, scores, labels, counts = (part.cpu() for part in detections)
+        boxes_ltrb, scores, labels, counts = on_host(detections)
         sizes_px = torch.tensor([image.size_px for image in inputs])
         boxes_ltrb_px = boxes_ltrb * sizes_px.repeat(1, 2).unsqueeze(1)
         return [

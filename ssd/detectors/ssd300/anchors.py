@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ssd.batch import IMAGE_SIZE_PX
 from ssd.boxes import cxcywh_to_ltrb, ltrb_to_cxcywh, pairwise_iou
+from ssd.constants import constant
 
 # Liu et al., SSD (2016), COCO settings, as all of the published ResNet versions have them
 # (NVIDIA's DALI example and DeepLearningExamples, MLPerf's reference).
@@ -26,6 +27,7 @@ NUM_BOXES = sum(count * size * size for count, size in zip(BOXES_PER_CELL, FEATU
 # Offsets are divided by these, so that targets have about unit variance ("scale_xy", "scale_wh" in the ancestors).
 OFFSET_STDS = (0.1, 0.1, 0.2, 0.2)
 MATCH_IOU = 0.5
+_CPU = torch.device("cpu")
 
 
 def _level_boxes_cxcywh_px(level: int) -> list[tuple[float, float, float, float]]:
@@ -44,8 +46,10 @@ def _level_boxes_cxcywh_px(level: int) -> list[tuple[float, float, float, float]
 
 
 @functools.cache
-def default_boxes_cxcywh() -> Tensor:
+def default_boxes_cxcywh(device: torch.device = _CPU) -> Tensor:
     """A x 4 float32 cxcywh in [0, 1], in the published order: level, shape, row, column. Shared: do not write to it."""
+    if device != _CPU:
+        return default_boxes_cxcywh().to(device)
     boxes_px = [box for level in range(len(FEATURE_SIZES)) for box in _level_boxes_cxcywh_px(level)]
     return (torch.tensor(boxes_px, dtype=torch.float64) / IMAGE_SIZE_PX).clamp(0, 1).float()
 
@@ -119,7 +123,7 @@ def encode_sparse(boxes_ltrb: Sequence[Tensor], labels: Sequence[Tensor]) -> tup
 
 def decode(offsets: Tensor, defaults_cxcywh: Tensor) -> Tensor:
     """The inverse of `offsets_of`: ... x A x 4 offsets -> ... x A x 4 ltrb, not clipped."""
-    offsets = offsets * offsets.new_tensor(OFFSET_STDS)
+    offsets = offsets * constant(OFFSET_STDS, offsets.device, offsets.dtype)
     centre = offsets[..., :2] * defaults_cxcywh[..., 2:] + defaults_cxcywh[..., :2]
     size = offsets[..., 2:].exp() * defaults_cxcywh[..., 2:]
     return cxcywh_to_ltrb(torch.cat([centre, size], dim=-1))
