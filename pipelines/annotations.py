@@ -84,7 +84,7 @@ class Annotations:
 
     def fingerprint(self) -> str:
         """A digest of all that training sees of the split, but for the pixels."""
-        digest = hashlib.sha256("\n".join(self.file_names).encode())
+        digest = hashlib.sha256("\n".join(self.file_names).encode(errors="surrogatepass"))
         for array in (self.sizes_px, self.box_starts, self.boxes_ltrb, self.labels, self.is_crowd):
             digest.update(array.tobytes())
         if (trains := self.trains()).sum() < (~self.is_crowd).sum():

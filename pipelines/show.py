@@ -4,12 +4,13 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ssd.batch import IMAGE_SIZE_PX, Batch, TrainLoader
 from ssd.detectors.ssd300 import anchors
 from ssd.drawing import class_colour, picture_of
+from ssd.lettering import picture_font, shown_in_picture
 
 _GAP_PX = 8
 _TITLE_PX = 26
@@ -19,7 +20,6 @@ def _draw(image: Tensor, offsets: Tensor, labels: Tensor, names: list[str]) -> I
     """One tile: matched default boxes thin, the ground truth they learn thick, with its class."""
     picture = picture_of(image, (IMAGE_SIZE_PX, IMAGE_SIZE_PX))
     draw = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(size=13)
     positive = labels.cpu() > 0
     defaults_ltrb = anchors.default_boxes_ltrb()[positive] * IMAGE_SIZE_PX
     boxes_ltrb = anchors.decode(offsets.cpu(), anchors.default_boxes_cxcywh())[positive] * IMAGE_SIZE_PX
@@ -33,10 +33,11 @@ def _draw(image: Tensor, offsets: Tensor, labels: Tensor, names: list[str]) -> I
         draw.rectangle(box, outline="black", width=5)
         draw.rectangle([box[0] + 1, box[1] + 1, box[2] - 1, box[3] - 1], outline=colour, width=3)
     for (label, *_), box in truths.items():
-        name = names[label - 1]
+        name = shown_in_picture(names[label - 1], label)
+        font = picture_font(name, 13)
         left, top = max(0, box[0]), max(0, box[1])
         draw.rectangle([left, top, left + draw.textlength(name, font) + 6, top + 17], fill="black")
-        draw.text((left + 3, top), name, fill="white", font=font)
+        draw.text((left + 3, top + 8.5), name, fill="white", font=font, anchor="lm")
     return picture
 
 
@@ -64,7 +65,7 @@ def write_mosaic(file: Path, loaders: dict[str, TrainLoader], names: list[str], 
     draw = ImageDraw.Draw(mosaic)
     for number, (title, loader) in enumerate(loaders.items()):
         left = number * panel_width + _GAP_PX
-        draw.text((left, 4), title, fill="black", font=ImageFont.load_default(size=18))
+        draw.text((left, 4), title, fill="black", font=picture_font(title, 18))
         for place, tile in enumerate(_tiles(loader, rows * columns, names)):
             row, column = divmod(place, columns)
             mosaic.paste(tile, (left + column * step, _TITLE_PX + row * step))

@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ssd.batch import RGB_MEAN, RGB_STD
+from ssd.lettering import picture_font
 
 # Okabe and Ito's colours: told apart by colour-blind readers too.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442")
@@ -17,7 +18,8 @@ _GOLDEN_RATIO = 0.618033988749895
 
 
 class Box(NamedTuple):
-    """A box to draw. ltrb: in [0, 1] of the picture. label: in [1, K); it chooses the colour."""
+    """A box to draw. ltrb: in [0, 1] of the picture. label: in [1, K); it chooses the colour. text: with the name as
+    `lettering.shown_in_picture` has it."""
 
     ltrb: tuple[float, float, float, float]
     label: int
@@ -34,18 +36,18 @@ def picture_of(image: Tensor, size_px: tuple[int, int]) -> Image.Image:
 def draw_boxes(picture: Image.Image, boxes: Sequence[Box]) -> None:
     """Draws on the picture. The first boxes come to lie on top."""
     draw = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(size=13)
     for box in reversed(boxes):
         left, top, right, bottom = (side * (picture.width, picture.height)[i % 2] for i, side in enumerate(box.ltrb))
         draw.rectangle([left - 1, top - 1, right + 1, bottom + 1], outline="black")
         draw.rectangle([left, top, right, bottom], outline=class_colour(box.label), width=3)
     for box in reversed(boxes):
+        font = picture_font(box.text, 13)
         width = draw.textlength(box.text, font) + 6
         left = min(max(0, box.ltrb[0] * picture.width), max(0, picture.width - width))
         top = min(max(0, box.ltrb[1] * picture.height - 17), picture.height - 17)
         draw.rectangle([left, top, left + width, top + 17], fill="black")
         draw.rectangle([left, top, left + 2, top + 17], fill=class_colour(box.label))
-        draw.text((left + 4, top), box.text, fill="white", font=font)
+        draw.text((left + 4, top + 8.5), box.text, fill="white", font=font, anchor="lm")
 
 
 def class_colour(label: int) -> str:
@@ -65,7 +67,7 @@ def mosaic(rows: Sequence[tuple[str, Sequence[Image.Image]]], tile_px: int, gap_
     draw = ImageDraw.Draw(sheet)
     top = gap_px // 2
     for (title, pictures), height_px in zip(rows, heights_px, strict=True):
-        draw.text((gap_px, top), title, fill="black", font=ImageFont.load_default(size=15))
+        draw.text((gap_px, top), title, fill="black", font=picture_font(title, 15))
         for column, picture in enumerate(pictures):
             left = gap_px + column * (tile_px + gap_px) + (tile_px - picture.width) // 2
             sheet.paste(picture, (left, top + title_px))

@@ -5,10 +5,12 @@ a data set more strictly, in readers.image_files. Of a file that both read the p
 orientation: annotations are in stored pixels, so evaluation ignores it; here pictures are turned as viewers show them.
 """
 
+import io
 import os
 import struct
 import zlib
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 import torch
@@ -20,9 +22,10 @@ from ssd.batch import IMAGE_SIZE_PX, RGB_MEAN, RGB_STD
 from ssd.constants import constant
 from ssd.errors import InputError
 
-ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
-"""A file; a PIL image; an array H x W, or H x W x 1, 3 or 4; a tensor H x W, or 1, 3 or 4 x H x W. Arrays and tensors
-are gray, RGB or RGBA of uint8, uint16 or float in [0, 1]; of RGBA, the colour counts and the transparency does not."""
+ImageLike = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray | Tensor
+"""A file by its path, by its content or open for reading bytes; a PIL image; an array H x W, or H x W x 1, 3 or 4; a
+tensor H x W, or 1, 3 or 4 x H x W. Arrays and tensors are gray, RGB or RGBA of uint8, uint16 or float in [0, 1]; of
+RGBA, the colour counts and the transparency does not."""
 
 # Pillow's decoders raise these of files that are broken in one way or another.
 PILLOW_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, OverflowError, MemoryError)
@@ -57,19 +60,20 @@ def normalise(images: Tensor) -> Tensor:
     return images.to(torch.float32).sub_(mean).div_(std)
 
 
-def read_upright(file: Path) -> Image.Image:
+def read_upright(file: Path | BinaryIO, name: str | None = None) -> Image.Image:
     """The picture in RGB, turned as its EXIF orientation says; of an animation, the first frame.
 
-    Raises InputError that names the file.
+    name: of the file in messages, if not its path. Raises InputError with it.
     """
+    name = str(file) if name is None else name
     try:
         with Image.open(file, formats=tuple(SUFFIXES)) as image:
             return upright_rgb(image)
     except UnidentifiedImageError:
-        raise InputError(f"{file}: no {', '.join(SUFFIXES)} file; convert it to one of them") from None
+        raise InputError(f"{name}: no {', '.join(SUFFIXES)} file; convert it to one of them") from None
     except (*PILLOW_ERRORS, Image.DecompressionBombError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise InputError(f"{file}: cannot be read as an image ({reason}); replace it") from error
+        raise InputError(f"{name}: cannot be read as an image ({reason}); replace it") from error
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -86,17 +90,42 @@ def rgb_of(image: ImageLike) -> np.ndarray:
     """H x W x 3 uint8 RGB. Raises InputError that names a bad file, ValueError for an array that is no image."""
     if isinstance(image, str | os.PathLike):
         image = read_upright(Path(image))
+    if isinstance(image, bytes | bytearray | memoryview):
+        image = read_upright(io.BytesIO(image), f"the image of {memoryview(image).nbytes} bytes")
+    if is_file(image):
+        image = read_upright(_bytes_of(cast(BinaryIO, image)), _name_of(cast(BinaryIO, image)))
     if isinstance(image, Image.Image):
         return np.array(upright_rgb(image))
     if isinstance(image, Tensor):
         image = image.detach().cpu().numpy() if image.dim() == 2 else image.detach().cpu().movedim(0, -1).numpy()
     if not isinstance(image, np.ndarray):
-        raise TypeError(f"not an image: {type(image).__name__}; pass a path, a PIL image, an array or a tensor")
+        raise TypeError(
+            f"not an image: {type(image).__name__}; pass a path, bytes, a file opened with 'rb', a PIL image, "
+            "an array or a tensor, or several of them"
+        )
     if image.ndim == 2:
         image = image[..., np.newaxis]
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or 0 in image.shape:
         raise ValueError(f"not an image: {image.shape}; pass an array H x W x 3, or a tensor 3 x H x W")
     return np.array(np.broadcast_to(_8_bits(image)[..., :3], (*image.shape[:2], 3)))
+
+
+def is_file(image: object) -> bool:
+    """Whether it is open for reading, and not one of Pillow's images."""
+    return hasattr(image, "read") and not isinstance(image, Image.Image)
+
+
+def _bytes_of(stream: BinaryIO) -> BinaryIO:
+    """From where it stands, in a stream that can be searched: one over a network cannot."""
+    content = stream.read()
+    if not isinstance(content, bytes):
+        raise TypeError(f"{_name_of(stream)}: a file that was opened for reading text; open it with 'rb'")
+    return io.BytesIO(content)
+
+
+def _name_of(stream: BinaryIO) -> str:
+    name = getattr(stream, "name", None)
+    return name if isinstance(name, str) else f"the open {type(stream).__name__}"
 
 
 def _8_bits(values: np.ndarray) -> np.ndarray:

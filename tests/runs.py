@@ -52,6 +52,10 @@ def log_of(folder: Path, event: str) -> list[dict[str, Any]]:
     return [line for line in lines if line["event"] == event]
 
 
+def losses_of(folder: Path) -> list[tuple[int, float, float]]:
+    return [(line["step"], line["box_loss"], line["class_loss"]) for line in log_of(folder, "train")]
+
+
 def assert_equal(a: Any, b: Any, where: str = "") -> None:
     """Bit for bit."""
     assert type(a) is type(b), where

@@ -2,10 +2,13 @@
 """Kills runs at random points until enough kills are done; every run must end as if nothing had happened.
 
     python tests/soak_kills.py --kills 50
+    python tests/soak_kills.py --kills 50 --launcher
 
 Each run goes on with --resume auto until it is over, and then its weights, optimiser and log are held against those of
 an undisturbed run, bit for bit. The points are uniform in time from the start of a process to its third step or so, the
-writing of checkpoints included. Not a test that pytest collects: it takes minutes.
+writing of checkpoints included. With --launcher, torchrun alone is killed, which leaves its two ranks, and the run is
+started anew at once: no process may write into the folder once another one has begun to. Not a test that pytest
+collects: it takes minutes.
 """
 
 import argparse
@@ -16,13 +19,15 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # sums over several threads come in no fixed order
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 import torch  # noqa: E402
-from runs import SETTINGS, assert_equal_runs, last_of, log_of, write_small_data  # noqa: E402
+from launcher_kills import Launcher, assert_one_writer_at_a_time  # noqa: E402
+from runs import SETTINGS, assert_equal_runs, last_of, log_of, losses_of, write_small_data  # noqa: E402
 
 import main  # noqa: E402
 import pipelines.dali.loaders  # noqa: E402, F401  imported once, for all that is forked
@@ -60,16 +65,15 @@ def end_of(process: int, within_s: float) -> int | None:
     return None
 
 
-def losses_of(run: Path) -> list[tuple[int, float, float]]:
-    return [(line["step"], line["box_loss"], line["class_loss"]) for line in log_of(run, "train")]
+def flags_of(path: str, data: Path) -> list[str]:
+    """A run that goes on by itself; the folder is to follow."""
+    # Without worker processes the torch path takes less time, and has as many points to be killed at.
+    fixed = ["--data", str(data), "--data_pipeline", path, *SETTINGS, "--num-workers", str(int(path == "dali"))]
+    return [*fixed, "--epochs", str(EPOCHS), "--checkpoint-every", "1 step", "--resume", "auto", "--output"]
 
 
 def soak(kills: int, path: str, folder: Path) -> dict[str, object]:
-    data = write_small_data(folder / "data")
-    # Without worker processes the torch path takes less time, and has as many points to be killed at.
-    fixed = ["--data", str(data), "--data_pipeline", path, *SETTINGS, "--num-workers", str(int(path == "dali"))]
-    fixed += ["--epochs", str(EPOCHS), "--checkpoint-every", "1 step", "--resume", "auto", "--output"]
-
+    fixed = flags_of(path, write_small_data(folder / "data"))
     undisturbed, began = folder / "undisturbed", time.time()
     assert end_of(start([*fixed, str(undisturbed)], folder / "undisturbed.txt"), 3600) == 0
     expected, expected_losses = last_of(undisturbed), losses_of(undisturbed)
@@ -98,9 +102,47 @@ def soak(kills: int, path: str, folder: Path) -> dict[str, object]:
             "kills within the writing of a checkpoint": within_a_write, "kills after step": at_steps}  # fmt: skip
 
 
+def soak_launcher(kills: int, path: str, folder: Path) -> dict[str, object]:
+    """As `soak`, of torchrun; and no process may write into the folder once another one has begun to."""
+    fixed = flags_of(path, write_small_data(folder / "data"))
+
+    undisturbed, began = folder / "undisturbed", time.monotonic()
+    with Launcher([*fixed, str(undisturbed)], undisturbed, folder / "undisturbed.txt") as launcher:
+        assert launcher.wait(3600) == 0, launcher.said()
+    longest_s = time.monotonic() - began
+    expected, expected_losses = last_of(undisturbed), losses_of(undisturbed)
+
+    killed, runs, left, waited, at_steps = 0, 0, 0, 0, []
+    with ExitStack() as stack:
+        while killed < kills:
+            run, journal, code = folder / f"run{runs}", folder / f"journal{runs}.txt", None
+            while code is None:
+                launcher = stack.enter_context(Launcher([*fixed, str(run)], run, journal))
+                before = len(log_of(run, "train"))
+                # Some within the start; most once it trains, or it would get nowhere beside much other work.
+                trains, more_s = random.random() < 0.8, random.uniform(0, longest_s)
+                while trains and (code := launcher.wait(0.02)) is None and len(log_of(run, "train")) <= before:
+                    pass
+                if code is None and (code := launcher.wait(more_s / (8 if trains else 1))) is None:
+                    launcher.kill_alone()
+                    killed += 1
+                    left += any(rank.is_running() for rank in launcher.ranks)
+                    at_steps.append(max((line["step"] for line in log_of(run, "train")), default=0))
+                    print(f"kill {killed} of run {runs}, after step {at_steps[-1]}", flush=True)
+                waited += "waiting up to" in launcher.said()
+            assert code == 0, launcher.said()
+            assert_one_writer_at_a_time(journal, at_least=1)
+            assert_equal_runs(last_of(run), expected)
+            assert losses_of(run) == expected_losses
+            runs += 1
+    return {"data_pipeline": path, "kills": killed, "runs": runs, "kills that left ranks": left,
+            "starts that waited for them": waited, "kills after step": at_steps}  # fmt: skip
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=50, help="at least so many (default: %(default)s)")
+    parser.add_argument("--launcher", action="store_true", help="kill torchrun alone, of two ranks")
     parser.add_argument("--seed", type=int, default=0, help="of the kill points (default: %(default)s)")
     parser.add_argument(
         "--data_pipeline", choices=("dali", "no_dali"), default="no_dali", help="(default: %(default)s)"
@@ -109,4 +151,5 @@ if __name__ == "__main__":
     random.seed(options.seed)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="ssd-soak-") as place:
-        print(json.dumps(soak(options.kills, options.data_pipeline, Path(place))))
+        chosen = soak_launcher if options.launcher else soak
+        print(json.dumps(chosen(options.kills, options.data_pipeline, Path(place))))

@@ -19,6 +19,7 @@ from ssd.config import EVAL_ENGINES, Config
 from ssd.detectors.ssd300.anchors import NUM_BOXES, default_boxes_cxcywh, offsets_of
 from ssd.distributed import Ranks
 from ssd.errors import InputError
+from ssd.evaluation.analysis import analyse
 from ssd.evaluation.coco import METRIC_NAMES, coco_metrics
 from ssd.evaluation.detect import detect_split
 
@@ -414,3 +415,20 @@ def test_a_perfect_detector_has_ap_1() -> None:
     metrics = coco_metrics(truth, found)
     assert metrics["AP"] == near(1)
     assert metrics["per_class"] == {"kite": near(1), "car": near(1), "dog": near(1)}
+
+
+@pytest.mark.parametrize("engine", EVAL_ENGINES)
+def test_a_box_or_score_of_nan_is_no_detection(engine: str) -> None:
+    """A score of NaN would be sorted to the front, and a box of NaN be a false positive before the true one."""
+    truth, nan = truth_of((FIRST, CAR, [10, 10, 50, 50]), (SECOND, DOG, [0, 0, 90, 90])), float("nan")
+    good = (FIRST, [10, 10, 50, 50], 0.6, CAR)
+    bad = [
+        (FIRST, [10, 10, 50, 50], nan, CAR), (FIRST, [nan, 10, 50, 50], 0.9, CAR),
+        (FIRST, [10, 10, nan, nan], 0.8, CAR), (SECOND, [0, 0, nan, 90], 0.9, DOG),
+    ]  # fmt: skip
+    with_nan, without = results_of(*bad, good), results_of(good)
+    assert coco_metrics(truth, with_nan, engine) == coco_metrics(truth, without, engine)
+    assert analyse(truth, with_nan, engine) == analyse(truth, without, engine)
+    assert coco_metrics(truth, with_nan, engine)["per_class"] == {
+        "kite": None, "car": pytest.approx(1), "dog": 0
+    }  # fmt: skip

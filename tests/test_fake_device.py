@@ -57,7 +57,8 @@ def greedy_detect(
         found = []
         for label in range(1, logits.shape[1]):
             scores = probabilities[:, label]
-            box = (scores > score_threshold).nonzero().squeeze(1)
+            is_box = ~boxes_ltrb.isnan().any(dim=1)
+            box = ((scores > score_threshold) & is_box).nonzero().squeeze(1)
             box = box[scores[box].argsort(descending=True, stable=True)][:max_per_class]
             share = (boxes_ltrb[box, 2:] - boxes_ltrb[box, :2]).clamp(min=0).prod(dim=1) * (nms_iou / (1 + nms_iou))
             left, top, right, bottom = boxes_ltrb[box].t()

@@ -13,6 +13,7 @@ from ssd.detectors.ssd300.postprocess import detect
 
 SETTINGS: dict[str, Any] = {"score_threshold": 0.05, "nms_iou": 0.5, "max_per_class": 200, "max_per_image": 200}
 
+NAN, INF = float("nan"), float("inf")
 Candidate = tuple[tuple[float, float, float, float], int, float]  # ltrb, label, probability
 
 
@@ -270,3 +271,12 @@ def test_half_predictions_are_decoded_in_float32() -> None:
     assert in_float32.counts[0] > 10
     for ours, theirs in zip(detect(half, **SETTINGS), in_float32, strict=True):
         assert ours.dtype == theirs.dtype and torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("bad", [(NAN, 0, 0, 0), (0, 0, 0, NAN), (INF, 0, INF, 0), (0, -INF, 0, INF)], ids=str)
+def test_a_box_of_nan_is_no_detection(bad: tuple[float, ...]) -> None:
+    logits, offsets = torch.zeros(1, 8732, 2), torch.zeros(1, 8732, 4)
+    logits[..., 0], logits[0, :2, 1] = 20.0, 40.0
+    offsets[0, 0] = torch.tensor(bad)
+    found = detect(Predictions(offsets, logits), score_threshold=0.5, nms_iou=0.5, max_per_class=9, max_per_image=9)
+    assert found.counts.tolist() == [1] and found.boxes_ltrb.isfinite().all()

@@ -142,3 +142,34 @@ def test_drawing_fits_any_size(size_px: tuple[int, int]) -> None:
 def test_each_class_has_a_colour_of_its_own() -> None:
     colours = [class_colour(label) for label in range(1, 91)]
     assert len(set(colours)) == 90
+
+
+def test_contents_open_files_and_generators(detector: Predictor, demo_data: Path) -> None:
+    file = sorted((demo_data / "val2017").iterdir())[0]
+    (expected,) = detector(file)
+    with file.open("rb") as stream:
+        for found in (detector(file.read_bytes()), detector(stream), detector(each for each in [file])):
+            assert torch.equal(found[0].boxes_ltrb_px, expected.boxes_ltrb_px)
+    with pytest.raises(InputError, match="the image of 3 bytes: no JPEG"):
+        detector(b"abc")
+    with file.open(encoding="latin-1") as text, pytest.raises(TypeError, match="open it with 'rb'"):
+        detector(text)
+    with pytest.raises(TypeError, match="^not an image: int; pass a path, bytes, .* or several of them$"):
+        detector(7)
+
+
+def test_a_picture_that_cannot_be_drawn_costs_that_picture_only(
+    demo_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos, output = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    Image.new("RGB", (66_000, 8)).save(photos / "panorama.png")
+    (photos / "._good.jpg").write_bytes(b"\0\5\x16\7")  # macOS's, beside each file on a foreign disk
+    Image.new("RGB", (40, 30)).save(os.fsencode(photos) + b"/caf\xe9.png", "PNG")
+    flags = ["--checkpoint", str(demo_checkpoint), "--device", "cpu", "--score", "0", "--output", str(output)]
+    assert main.main(["predict", *flags, str(photos)]) == 1
+    said = capsys.readouterr().err
+    assert said.count("skipped: ") == said.count("not drawn: ") == 1 and "panorama.png: 66000 x 8 pixels" in said
+    assert {Path(row["file_name"]).suffix for row in json.loads((output / "detections.json").read_text())} == {".png"}
+    assert b"/caf\xe9.png," in (output / "detections.csv").read_bytes()
+    assert [file.suffix for file in output.glob("*.jpg")] == [".jpg"]

@@ -54,8 +54,10 @@ def test_the_users_own_folder_is_left_alone(tmp_path: Path) -> None:
     with run_folder("coco", "mine", None, HERE) as (folder, files):
         assert (folder, files) == (Path("mine"), [])
     assert folder.is_dir()
-    with run_folder("coco", "none", None, HERE) as (folder, _):
-        assert not folder.exists()  # the first that writes makes it
+    assert list(folder.iterdir()) == []
+    with run_folder("coco", "none/at/all", None, HERE) as (folder, _):
+        assert folder.is_dir()  # its lock is in it
+    assert not Path("none").exists()
 
 
 def test_a_folder_that_was_there_stays(tmp_path: Path) -> None:

@@ -213,6 +213,7 @@ def _xywh_px_inside(boxes_ltrb: np.ndarray, sizes_px: np.ndarray) -> np.ndarray:
 
 def build_pipeline(graph: Any, annotations: Annotations, *, with_boxes: bool, ranks: Ranks, **arguments: Any) -> Any:
     """The graph as a built pipeline; the file that its reader parses is gone by then."""
+    _require_utf8(annotations)
     # DALI 2.4's CPU decoder can take the process down with it over a file that is no image at all.
     images = annotations.trainable_indices() if with_boxes else np.arange(len(annotations))
     require_headers(annotations, images[ranks.rank :: ranks.world_size])
@@ -235,6 +236,17 @@ def build_pipeline(graph: Any, annotations: Annotations, *, with_boxes: bool, ra
         # The reader parses its file when it first runs.
         pipeline.reader_meta("reader")
     return pipeline
+
+
+def _require_utf8(annotations: Annotations) -> None:
+    """Raises InputError for a name that is no UTF-8, in which Python has single surrogates; DALI takes none."""
+    for name in (str(annotations.image_folder), *annotations.file_names):
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise InputError(
+                f"{name}: this name is no UTF-8, and DALI cannot read it; rename it, or pass --data_pipeline no_dali"
+            ) from None
 
 
 def _iterator(pipeline: Any, names: list[str], ranks: Ranks, **arguments: Any) -> DALIRaggedIterator:

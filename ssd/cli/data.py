@@ -95,6 +95,7 @@ def show_data(arguments: Sequence[str]) -> int:
     import pipelines
     from pipelines.show import write_mosaic
     from ssd.distributed import Ranks
+    from ssd.lettering import note_on_numbers, shown_in_picture
 
     split = read_split(config, config.train_split)
     here = Ranks(0, 0, 1, torch.device("cpu"))
@@ -102,7 +103,10 @@ def show_data(arguments: Sequence[str]) -> int:
         name: pipelines.build_train(name, split, batch_size=columns, num_workers=1, seed=config.seed or 0, ranks=here)
         for name in names
     }
-    write_mosaic(output, loaders, [category.name for category in split.categories], rows=rows, columns=columns)
+    class_names = [category.name for category in split.categories]
+    write_mosaic(output, loaders, class_names, rows=rows, columns=columns)
+    if note := note_on_numbers({name: shown_in_picture(name, label) for label, name in enumerate(class_names, 1)}):
+        print(f"note: {note}")
     print(f"wrote {output}")
     return 0
 

@@ -35,6 +35,7 @@ def plot(arguments: Sequence[str]) -> int:
 
     from ssd.report.page import write_plots_and_report
 
-    write_plots_and_report(folders, output)
+    if note := write_plots_and_report(folders, output):
+        print(f"note: {note}")
     print(f"wrote {output / 'report.html'} and {output / 'plots'}")
     return 0

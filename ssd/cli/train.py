@@ -36,6 +36,7 @@ from ssd.config import (
     TRACKERS,
 )
 from ssd.detectors.ssd300.recipes import RECIPES
+from ssd.training.interruption import end_with_launcher
 
 
 def train_parser() -> Parser:
@@ -171,6 +172,7 @@ def _recipes_help() -> str:
 
 
 def train(arguments: Sequence[str]) -> int:
+    end_with_launcher()
     parser = train_parser()
     options = vars(parser.parse_args(arguments))
     local_rank, recipe = options.pop("local_rank"), options.pop("recipe")

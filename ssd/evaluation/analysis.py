@@ -9,7 +9,7 @@ import torch
 from ssd.batch import IMAGE_SIZE_PX, GroundTruth
 from ssd.boxes import pairwise_iou
 from ssd.detectors.ssd300.anchors import MATCH_IOU, default_boxes_ltrb
-from ssd.evaluation.coco import class_names, precision_at_iou50
+from ssd.evaluation.coco import class_names, precision_at_iou50, without_nan
 
 # Detections below this are left out of pictures and of the confusion matrix, where COCO's metrics count them all.
 SHOWN_SCORE = 0.4
@@ -25,6 +25,7 @@ def analyse(ground_truth: GroundTruth, results: np.ndarray, engine: str = "faste
     "precision_at_iou50": `coco.precision_at_iou50`, None for a class without ground truth. "confusion": see
     `confusion`, with the IoU and score it was made at. "box_sizes": see `box_sizes`.
     """
+    results = without_nan(results)
     curves = precision_at_iou50(ground_truth, results, engine)
     matrix = confusion(ground_truth, results)
     return {

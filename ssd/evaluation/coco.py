@@ -28,6 +28,7 @@ def coco_metrics(ground_truth: GroundTruth, results: np.ndarray, engine: str = "
     no ground truth}. Raises InputError for an image or category that the split does not have, which the engines would
     pass over in silence.
     """
+    results = without_nan(results)
     _require_known(results[:, 0], ground_truth.image_ids, "image")
     _require_known(results[:, 6], np.array(ground_truth.category_ids), "category")
     judge = _judged(ground_truth, results, engine)
@@ -53,10 +54,15 @@ def precision_at_iou50(ground_truth: GroundTruth, results: np.ndarray, engine: s
     Column r is the precision in [0, 1] at a recall of r / 100, 0 where the class's detections never get there, and -1
     where the class has no ground truth. A row's mean is the class's AP50.
     """
-    judge = _judged(ground_truth, results, engine, iou_thresholds=[0.5])
+    judge = _judged(ground_truth, without_nan(results), engine, iou_thresholds=[0.5])
     order = {category_id: position for position, category_id in enumerate(judge.params.catIds)}
     precision: np.ndarray = judge.eval["precision"][0, :, :, 0, -1].T  # all areas, 100 detections
     return precision[[order[category_id] for category_id in ground_truth.category_ids]]
+
+
+def without_nan(results: np.ndarray) -> np.ndarray:
+    """The rows of results without NaN: a box or score of NaN is no detection, and the engines would count it as one."""
+    return results[~np.isnan(results).any(axis=1)]
 
 
 def class_names(ground_truth: GroundTruth) -> list[str]:

@@ -1,9 +1,10 @@
 """Detections drawn on the picture that they were made in, to be read at any size of it."""
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from ssd.drawing import class_colour
 from ssd.inference.predictor import ImageDetections
+from ssd.lettering import Font, picture_font, shown_in_picture
 
 _LEAST_SIDE_PX = 480  # of what is drawn on: a text would cover what is smaller
 
@@ -16,7 +17,7 @@ def draw_detections(picture: Image.Image, detections: ImageDetections) -> Image.
     mean_side_px = (drawn.width * drawn.height) ** 0.5
     line_px = max(2, round(mean_side_px / 200))
     edge_px = max(1, line_px // 4)
-    font = ImageFont.load_default(size=max(12, round(mean_side_px / 38)))
+    size_px = max(12, round(mean_side_px / 38))
     boxes = (detections.boxes_ltrb_px * scale).tolist()
     rows = list(zip(boxes, detections.labels.tolist(), detections.names, detections.scores.tolist(), strict=True))
     for (left, top, right, bottom), label, _, _ in reversed(rows):
@@ -29,13 +30,15 @@ def draw_detections(picture: Image.Image, detections: ImageDetections) -> Image.
         draw.rectangle(_ordered(left, top, right, bottom), outline=class_colour(label), width=line_px)
     taken: list[tuple[float, float, float, float]] = []
     for box, label, name, score in rows:
-        place = _place_of_text(draw, f"{name} {score:.2f}", font, box, drawn.size, taken)
+        text = f"{shown_in_picture(name, label)} {score:.2f}"
+        font = picture_font(text, size_px)
+        place = _place_of_text(draw, text, font, box, drawn.size, taken)
         if place is not None:
             taken.append(place)
             draw.rectangle(place, fill=class_colour(label))
             ink = "black" if _luma(class_colour(label)) > 0.45 else "white"
             middle = ((place[0] + place[2]) / 2, (place[1] + place[3]) / 2)
-            draw.text(middle, f"{name} {score:.2f}", fill=ink, font=font, anchor="mm")
+            draw.text(middle, text, fill=ink, font=font, anchor="mm")
     return drawn
 
 
@@ -46,7 +49,7 @@ def _ordered(left: float, top: float, right: float, bottom: float) -> tuple[floa
 def _place_of_text(
     draw: ImageDraw.ImageDraw,
     text: str,
-    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
+    font: Font,
     box_ltrb_px: list[float],
     size_px: tuple[int, int],
     taken: list[tuple[float, float, float, float]],

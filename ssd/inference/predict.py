@@ -23,6 +23,7 @@ from ssd.inference.predictor import ImageDetections, ModelInput, Predictor, mode
 RESULTS_JSON, RESULTS_CSV = "detections.json", "detections.csv"
 _SUFFIXES = {suffix for suffixes in SUFFIXES.values() for suffix in suffixes}
 _JPEG_QUALITY = 90
+_JPEG_LARGEST_PX = 65500  # of libjpeg's jmorecfg.h
 
 
 def find_images(sources: Sequence[str], output: Path) -> list[Path]:
@@ -62,8 +63,10 @@ def predict(
 ) -> int:
     """Writes into output a picture of each file, RESULTS_JSON and RESULTS_CSV; names on stderr what it has to skip.
 
+    All files are read before the first picture is drawn, so that no picture can cost the results of the others.
     Image ids are the files' names where these are numbers, as COCO's are, and 1, 2, ... in order otherwise.
-    threads: that read and draw. Returns the exit code: 0, 1 if a file was skipped, 2 if all were.
+    threads: that read and draw. Returns the exit code: 0, 1 if a file was skipped or a picture not drawn, 2 if no file
+    could be read.
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -73,12 +76,12 @@ def predict(
     results: list[Found] = []
     skipped = 0
     bar = Progress(
-        TextColumn("detecting"), BarColumn(), MofNCompleteColumn(), TextColumn("images, ETA"), TimeRemainingColumn(),
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images, ETA"),
+        TimeRemainingColumn(),
         console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty(),
     )  # fmt: skip
     with ThreadPoolExecutor(threads) as pool, bar:
-        task = bar.add_task("", total=len(files))
-        drawing: list[Future[None]] = []
+        task = bar.add_task("detecting", total=len(files))
         for batch in _read_ahead(files, batch_size, pool):
             read: dict[Path, ModelInput] = {}
             for file, future in batch.items():
@@ -87,29 +90,31 @@ def predict(
                 except InputError as error:
                     skipped += 1
                     bar.console.print(f"skipped: {error}", markup=False, highlight=False, soft_wrap=True)
-            for done in drawing:
-                done.result()
             found = zip(read, detector.detect(list(read.values())) if read else [], strict=True)
-            new = [Found(file, image_ids[file], detections, pictures[file]) for file, detections in found]
-            drawing = [pool.submit(_draw, each, output) for each in new]
-            results += new
+            results += [Found(file, image_ids[file], detections, pictures[file]) for file, detections in found]
             bar.advance(task, len(batch))
-        for done in drawing:
-            done.result()
-    if not results:
-        print(f"error: none of {len(files)} files could be read as an image", file=sys.stderr)
-        return 2
-    _write_json(output / RESULTS_JSON, results, detector)
-    _write_csv(output / RESULTS_CSV, results)
+        if not results:
+            print(f"error: none of {len(files)} files could be read as an image", file=sys.stderr)
+            return 2
+        _write_json(output / RESULTS_JSON, results, detector)
+        _write_csv(output / RESULTS_CSV, results)
+        not_drawn = 0
+        task = bar.add_task("drawing", total=len(results))
+        for problem in pool.map(lambda each: _draw(each, output), results):
+            bar.advance(task)
+            if problem:
+                not_drawn += 1
+                bar.console.print(f"not drawn: {problem}", markup=False, highlight=False, soft_wrap=True)
     names = Counter(name for each in results for name in each.detections.names)
     by_name = ", ".join(f"{name} {number}" for name, number in names.most_common())
     console.print(
-        f"{len(results)} image{'s' * (len(results) > 1)}{f', {skipped} skipped' if skipped else ''}; "
+        f"{len(results)} image{'s' * (len(results) > 1)}{f', {skipped} skipped' if skipped else ''}"
+        f"{f', {not_drawn} not drawn' if not_drawn else ''}; "
         f"{names.total()} detection{'s' * (names.total() != 1)}"
         f"{f': {by_name}' if names else ''}\nwrote {output}: pictures, {RESULTS_JSON}, {RESULTS_CSV}",
         markup=False,
     )
-    return 1 if skipped else 0
+    return 1 if skipped or not_drawn else 0
 
 
 def _read_ahead(
@@ -124,10 +129,27 @@ def _read_ahead(
     yield from waiting
 
 
-def _draw(found: Found, output: Path) -> None:
-    # Read once more: kept until now, the pictures of a batch would take gigabytes.
-    drawn = draw_detections(read_upright(found.file), found.detections)
-    drawn.save(output / found.picture, quality=_JPEG_QUALITY)
+def _draw(found: Found, output: Path) -> str:
+    """'', or why there is no picture of this file: too wide or high for JPEG, or changed since it was read.
+
+    Raises OSError of a disk that cannot be written to, which no other picture could be either.
+    """
+    try:
+        # Read once more: kept until now, the pictures would take gigabytes.
+        drawn = draw_detections(read_upright(found.file), found.detections)
+    except InputError as error:
+        return str(error)
+    if max(drawn.size) > _JPEG_LARGEST_PX:
+        return f"{found.file}: {drawn.width} x {drawn.height} pixels; a JPEG has at most {_JPEG_LARGEST_PX} a side"
+    picture = output / found.picture
+    try:
+        drawn.save(picture, quality=_JPEG_QUALITY)
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        picture.unlink(missing_ok=True)
+        return f"{found.file}: cannot be written as JPEG ({error})"
+    return ""
 
 
 def _picture_names(files: Sequence[Path]) -> dict[Path, str]:
@@ -169,7 +191,8 @@ def _write_json(file: Path, results: Sequence[Found], detector: Predictor) -> No
 
 
 def _write_csv(file: Path, results: Sequence[Found]) -> None:
-    with file.open("w", newline="") as stream:
+    # A file's name is written as the bytes that it is, also where they are no UTF-8.
+    with file.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["file", "name", "score", "left_px", "top_px", "right_px", "bottom_px"])
         for found in results:

@@ -1,9 +1,10 @@
 """A trained detector for images as they come, by the steps and settings of the evaluation."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from ssd.config import Config
 from ssd.detectors.ssd300.model import SSD300
 from ssd.detectors.ssd300.postprocess import detect, on_host
 from ssd.distributed import runs_on_gpu
-from ssd.images import ImageLike, normalise, resize, rgb_of
+from ssd.images import ImageLike, is_file, normalise, resize, rgb_of
 from ssd.precision import autocast
 
 
@@ -58,19 +59,19 @@ class Predictor:
         self._model = model.to(self.device).to(memory_format=torch.channels_last).eval()
         self._config = config
 
-    def __call__(self, images: ImageLike | Sequence[ImageLike], *, batch_size: int = 8) -> list[ImageDetections]:
+    def __call__(self, images: ImageLike | Iterable[ImageLike], *, batch_size: int = 8) -> list[ImageDetections]:
         """The detections of each image.
 
-        images: one or several of `images.ImageLike`, of any sizes; or a batch of them as one array B x H x W x 3 or
-        tensor B x 3 x H x W. batch_size: how many go through the model at once.
-        Raises InputError that names a file which is no image, ValueError for an array which is none.
+        images: one or several of `images.ImageLike`, of any sizes, also a generator, of which a batch at a time is
+        read; or a batch of them as one array B x H x W x 3 or tensor B x 3 x H x W. batch_size: how many go through the
+        model at once.
+        Raises InputError that names a file which is no image, ValueError for an array which is none,
+        TypeError that says what to pass for anything else.
         """
-        several = _as_sequence(images)
-        return [
-            found
-            for first in range(0, len(several), batch_size)
-            for found in self.detect([model_input(image) for image in several[first : first + batch_size]])
-        ]
+        several, found = _each_of(images), []
+        while inputs := [model_input(image) for image in islice(several, batch_size)]:
+            found += self.detect(inputs)
+        return found
 
     @torch.no_grad()
     def detect(self, inputs: Sequence[ModelInput]) -> list[ImageDetections]:
@@ -100,10 +101,13 @@ class Predictor:
         return [self.categories[label - 1][1] for label in labels.tolist()]
 
 
-def _as_sequence(images: ImageLike | Sequence[ImageLike]) -> Sequence[ImageLike]:
+def _each_of(images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageLike]:
     if isinstance(images, np.ndarray | Tensor):
-        return list(images) if images.ndim == 4 else [images]
-    return [images] if isinstance(images, str | os.PathLike | Image.Image) else images
+        return iter(list(images) if images.ndim == 4 else [images])
+    one = str | os.PathLike | bytes | bytearray | memoryview | Image.Image
+    if isinstance(images, one) or is_file(images) or not isinstance(images, Iterable):
+        return iter([cast(ImageLike, images)])  # `images.rgb_of` refuses what is none
+    return iter(images)
 
 
 def load_predictor(file: str | os.PathLike[str], config: Config) -> Predictor:

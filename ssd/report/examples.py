@@ -14,6 +14,7 @@ from ssd.batch import EvalBatch, EvalLoader, GroundTruth
 from ssd.drawing import Box, draw_boxes, mosaic, picture_of
 from ssd.evaluation.analysis import SHOWN_SCORE, analyse
 from ssd.evaluation.coco import class_names, precision_at_iou50
+from ssd.lettering import shown_in_picture
 from ssd.report.history import read_history, write_csv
 from ssd.run.files import Run
 
@@ -28,6 +29,7 @@ class Showcase:
     def __init__(self, loader: EvalLoader, ground_truth: GroundTruth, run: Run, engine: str) -> None:
         """engine: one of config.EVAL_ENGINES."""
         self._loader, self.ground_truth, self._run, self._engine = loader, ground_truth, run, engine
+        self._names = class_names(ground_truth)
         self._with_objects = {row["image_id"] for row in ground_truth.dataset["annotations"]}
         self._examples: dict[int, Tensor] = {}  # index -> 3 x 300 x 300
         self._results: np.ndarray | None = None
@@ -69,7 +71,8 @@ class Showcase:
             file = self._run.folder / "plots" / "predictions.jpg"
             file.parent.mkdir(exist_ok=True)
             Image.fromarray(self._mosaic(self._results)).save(file, quality=88)
-        write_plots_and_report([self._run.folder], self._run.folder)
+        if note := write_plots_and_report([self._run.folder], self._run.folder):
+            self._run.say(f"note: {note}")
 
     def _mosaic(self, results: np.ndarray) -> np.ndarray:
         """The examples, in rows: ground truth above, detections below."""
@@ -101,4 +104,4 @@ class Showcase:
         x, y, w, h = xywh_px
         label = self.ground_truth.category_ids.index(category_id)
         ltrb = x / width, y / height, (x + w) / width, (y + h) / height
-        return Box(ltrb, label + 1, class_names(self.ground_truth)[label] + more)
+        return Box(ltrb, label + 1, shown_in_picture(self._names[label], label + 1) + more)

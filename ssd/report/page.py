@@ -10,8 +10,9 @@ from typing import Any
 from ssd.config import Config
 from ssd.errors import InputError
 from ssd.evaluation.coco import METRIC_NAMES
+from ssd.lettering import note_on_numbers
 from ssd.report.history import History, read_history, write_csv
-from ssd.report.plots import write_plots
+from ssd.report.plots import shown_names, write_plots
 
 PREDICTIONS = "predictions.jpg"
 _CAPTIONS = {
@@ -25,9 +26,10 @@ _CAPTIONS = {
 _WIDE = ("curves", "predictions")
 
 
-def write_plots_and_report(folders: Sequence[Path], output: Path) -> None:
+def write_plots_and_report(folders: Sequence[Path], output: Path) -> str:
     """Writes plots/ and report.html of runs' folders into output, and of a single run metrics.csv.
 
+    Returns what the user should know of names that could not be drawn, '' if all could.
     Raises InputError for what is no run's folder, and where output cannot be written to.
     """
     histories = [read_history(folder) for folder in folders]
@@ -40,11 +42,14 @@ def write_plots_and_report(folders: Sequence[Path], output: Path) -> None:
         write_csv(output / "metrics.csv", histories[0])
         predictions = histories[0].folder / "plots" / PREDICTIONS  # only the run itself can make it
         pictures[1:1] = [predictions] if predictions.exists() else []
-    (output / "report.html").write_text(report(histories, pictures), encoding="utf-8")
+    note = note_on_numbers(shown_names(histories))
+    # Names of folders may be no UTF-8.
+    (output / "report.html").write_text(report(histories, pictures, note), encoding="utf-8", errors="replace")
+    return note
 
 
-def report(histories: Sequence[History], pictures: Sequence[Path]) -> str:
-    """The page. pictures: PNG or JPEG files, whose names without ending are keys of _CAPTIONS."""
+def report(histories: Sequence[History], pictures: Sequence[Path], note: str = "") -> str:
+    """The page. pictures: PNG or JPEG files, whose names without ending are keys of _CAPTIONS. note: on their names."""
     title = " · ".join(history.name for history in histories)
     return _PAGE.format(
         title=escape(title),
@@ -53,7 +58,7 @@ def report(histories: Sequence[History], pictures: Sequence[Path]) -> str:
         results=_results(histories),
         wide="".join(_picture(file) for file in pictures if file.stem in _WIDE),
         narrow="".join(_picture(file) for file in pictures if file.stem not in _WIDE),
-        classes=_classes(histories),
+        classes=(f"<p>{escape(note)}</p>" if note else "") + _classes(histories),
         settings=_settings(histories),
         machine=_machine(histories),
     )

@@ -17,6 +17,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, ScalarForm
 
 from ssd.detectors.ssd300.anchors import FEATURE_SIZES, SCALES_PX
 from ssd.drawing import PALETTE
+from ssd.lettering import plot_families, shown_in_plot
 from ssd.report.history import History
 
 _INK, _FAINT = "#24292f", "#8c959f"
@@ -42,11 +43,13 @@ _STYLE: dict[Any, Any] = {
     "legend.fontsize": 10,
     "lines.linewidth": 2,
     "text.color": _INK,
+    "text.parse_math": False,  # dollars in names are dollars
     "xtick.color": _INK,
     "ytick.color": _INK,
 }
 # More classes than this get no colour of their own, and no numbers in the confusion matrix.
 _FEW_CLASSES, _FEW_ROWS = len(PALETTE), 20
+_MARK = "\u200b"
 
 
 def write_plots(histories: Sequence[History], folder: Path) -> list[Path]:
@@ -56,7 +59,9 @@ def write_plots(histories: Sequence[History], folder: Path) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = []
-    with matplotlib.rc_context(_STYLE):
+    names = [history.name for history in histories]
+    families = plot_families([*names, *shown_names(histories)])
+    with matplotlib.rc_context({**_STYLE, "font.family": families}):
         for name, draw in _PLOTS.items():
             figure = draw(histories)
             if figure is not None:
@@ -78,7 +83,8 @@ def curves(histories: Sequence[History]) -> Figure:
     for history, colour in zip(histories, _colours(len(histories)), strict=True):
         parts = {"loss": _INK, **dict(zip(history.loss_names, cycle(_LOSS_COLOURS), strict=False))}
         for name, part_colour in parts.items() if len(histories) == 1 else [("loss", colour)]:
-            label = history.name if len(histories) > 1 else {"loss": "sum"}.get(name, name.removesuffix("_loss"))
+            own = {"loss": "sum"}.get(name, name.removesuffix("_loss"))
+            label = _run_label(history, histories) if len(histories) > 1 else own
             _draw_loss(loss, history, name, part_colour, label)
         epochs, rates = _series(history.steps, "epoch", "learning_rate")
         rate.plot(epochs, rates, color=colour, marker=_marker(epochs))
@@ -88,10 +94,10 @@ def curves(histories: Sequence[History]) -> Figure:
             metrics.items(), [PALETTE[0], PALETTE[2], PALETTE[3]], strict=False
         ):
             epochs, values = _series(history.evaluations, "epoch", metric)
-            name = metric if len(histories) == 1 else history.name
+            name = metric if len(histories) == 1 else _run_label(history, histories)
             look: dict[str, Any] = {"linestyle": line_style, "marker": "o", "markersize": 5}
             look["color"] = metric_colour if len(histories) == 1 else colour
-            look["label"] = f"{name}  {values[-1]:.3f}" if values else name
+            look["label"] = _named(f"{name}  {values[-1]:.3f}" if values else name)
             ap.plot(epochs, values, **look)
             ap_in_time.plot(hours, values, **look)
     _limit_loss(loss, histories)
@@ -107,13 +113,40 @@ def curves(histories: Sequence[History]) -> Figure:
             axes.set_xlim(left=0)
             axes.text(0.5, 0.5, "not evaluated yet", transform=axes.transAxes, ha="center", color=_FAINT)
     for axes in (loss, ap):
-        axes.legend(ncols=3 if len(histories) == 1 else 1, loc="best")
+        _legend(axes, ncols=3 if len(histories) == 1 else 1, loc="best")
     last_epoch = max(history.steps[-1]["epoch"] for history in histories)
     for axes in (loss, rate):
         axes.set_xlim(left=0)
     for axes in (loss, rate, ap):
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=last_epoch >= 2))
     return figure
+
+
+def shown_names(histories: Sequence[History]) -> dict[str, str]:
+    """Class name -> what is drawn for it; of several runs, they are counted as they come."""
+    names: dict[str, None] = {}
+    for history in histories:
+        if history.evaluation:
+            names |= dict.fromkeys(history.evaluation["classes"])
+        elif history.evaluations:
+            names |= dict.fromkeys(history.evaluations[-1]["per_class"])
+    return {name: shown_in_plot(name, f"class {number}") for number, name in enumerate(names, start=1)}
+
+
+def _run_label(history: History, histories: Sequence[History]) -> str:
+    return shown_in_plot(history.name, f"run {1 + histories.index(history)}")
+
+
+def _named(text: str) -> str:
+    """A label for `_legend`: matplotlib leaves out those that begin with an underscore."""
+    return f"{_MARK}{text}"
+
+
+def _legend(axes: Axes, **look: Any) -> None:
+    """A legend with the labels that `_named` has marked, letter by letter."""
+    for text in axes.legend(**look).get_texts():
+        text.set_parse_math(False)
+        text.set_text(text.get_text().removeprefix(_MARK))
 
 
 def _without_none(values: dict[str, float | None]) -> dict[str, float]:
@@ -134,7 +167,7 @@ def _draw_loss(axes: Axes, history: History, name: str, colour: str, label: str)
     """Every line of the log faintly, and their running mean."""
     epochs, values = _series(history.steps, "epoch", name)
     axes.plot(epochs, values, color=colour, alpha=0.25, linewidth=1)
-    axes.plot(epochs, _running_mean(values), color=colour, label=label, marker=_marker(epochs))
+    axes.plot(epochs, _running_mean(values), color=colour, label=_named(label), marker=_marker(epochs))
 
 
 def _marker(values: Sequence[float]) -> str | None:
@@ -166,13 +199,14 @@ def precision_recall(histories: Sequence[History]) -> Figure | None:
     figure = Figure(figsize=(8, 5))
     axes = figure.subplots()
     recall = np.linspace(0, 1, 101)
+    shown = shown_names(histories)
     for history, colour in zip(judged, _colours(len(judged)), strict=True):
         of_class = _curves_of(history)
         if not of_class:
             continue
         mean = np.mean(list(of_class.values()), axis=0)
         if len(histories) > 1:
-            axes.plot(recall, mean, color=colour, label=f"{history.name}  {mean.mean():.3f}")
+            axes.plot(recall, mean, color=colour, label=_named(f"{_run_label(history, histories)}  {mean.mean():.3f}"))
             continue
         best_first = sorted(of_class, key=lambda name: -of_class[name].mean())
         many = len(of_class) > _FEW_CLASSES
@@ -181,10 +215,11 @@ def precision_recall(histories: Sequence[History]) -> Figure | None:
             if name not in named:
                 axes.plot(recall, of_class[name], color="#c8cdd2", linewidth=1)
         for name, class_colour in zip(named, PALETTE, strict=False):
-            axes.plot(recall, of_class[name], color=class_colour, label=f"{name}  {of_class[name].mean():.3f}")
-        axes.plot(recall, mean, color=_INK, linewidth=3, label=f"mean  {mean.mean():.3f}")
+            label = _named(f"{shown[name]}  {of_class[name].mean():.3f}")
+            axes.plot(recall, of_class[name], color=class_colour, label=label)
+        axes.plot(recall, mean, color=_INK, linewidth=3, label=_named(f"mean  {mean.mean():.3f}"))
     axes.set(title="Precision and recall at IoU 0.5", xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
-    axes.legend(title="AP50", loc="center left", bbox_to_anchor=(1, 0.5), alignment="left")
+    _legend(axes, title="AP50", loc="center left", bbox_to_anchor=(1, 0.5), alignment="left")
     return figure
 
 
@@ -201,7 +236,8 @@ def confusion(histories: Sequence[History]) -> Figure | None:
         return None
     about = histories[0].evaluation["confusion"]
     counts = np.array(about["matrix"])
-    names = histories[0].evaluation["classes"]
+    shown = shown_names(histories)
+    names = [shown[name] for name in histories[0].evaluation["classes"]]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(12.0, 2.6 + 0.55 * len(counts))
     figure = Figure(figsize=(side + 1.2, side))
@@ -244,10 +280,10 @@ def per_class(histories: Sequence[History]) -> Figure | None:
     axes = figure.subplots()
     if len(histories) == 1 and histories[0].evaluation:
         of_class = _curves_of(histories[0])
-        axes.barh(rows, [of_class[name].mean() for name in names], thickness, color="#bfdcee", label="AP50")
+        axes.barh(rows, [of_class[name].mean() for name in names], thickness, color="#bfdcee", label=_named("AP50"))
     for number, (history, values) in enumerate(zip(judged, found, strict=True)):
         places = rows + thickness * ((len(found) - 1) / 2 - number)
-        label = history.name if len(histories) > 1 else "AP"
+        label = _named(_run_label(history, histories) if len(histories) > 1 else "AP")
         aps = [values.get(name) for name in names]
         axes.barh(places, [ap or 0.0 for ap in aps], thickness, color=PALETTE[number % len(PALETTE)], label=label)
         for place, ap in zip(places, aps, strict=True):
@@ -255,12 +291,13 @@ def per_class(histories: Sequence[History]) -> Figure | None:
                 inside = ap > 0.12 and len(histories) == 1
                 axes.text(ap + (-0.008 if inside else 0.008), place, f"{ap:.3f}", va="center", fontsize=9,
                           ha="right" if inside else "left", color="white" if inside else _INK)  # fmt: skip
-    axes.set_yticks(rows, names, fontsize=11 if len(names) < _FEW_ROWS else 8)
+    shown = shown_names(histories)
+    axes.set_yticks(rows, [shown.get(name, name) for name in names], fontsize=11 if len(names) < _FEW_ROWS else 8)
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.set(title="AP by class", xlim=(0, 1))
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.1, ncols=3)
+    _legend(axes, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.1, ncols=3)
     return figure
 
 

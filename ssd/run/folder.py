@@ -4,31 +4,48 @@ import itertools
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ssd.checkpoints.retention import FOLDER, kept
 from ssd.distributed import Ranks, broadcast_object
 from ssd.errors import InputError
+from ssd.run.lock import only_writer
 
 
 @contextmanager
 def run_folder(name: str, output: str | None, resume: str | None, ranks: Ranks) -> Iterator[tuple[Path, list[Path]]]:
     """The run's folder and the checkpoints to resume from, the one to prefer first, none to start anew; on all ranks.
 
-    name: of the data. output: the folder if given; otherwise runs/<name>-<time>, which is no other run's and goes again
-    if nothing was written into it. resume: None, "auto" (the checkpoints of the folder, or of the newest
-    runs/<name>-<time> if no folder is given; none is no error) or a file.
-    Raises InputError rather than write over another run.
+    name: of the data. output: the folder if given; otherwise runs/<name>-<time>, which is no other run's. resume: None,
+    "auto" (the checkpoints of the folder, or of the newest runs/<name>-<time> if no folder is given; none is no error)
+    or a file. The folder is this run's alone until the end, see `lock.only_writer`; one that it has made goes again if
+    nothing was written into it. Raises InputError, on all ranks, rather than write over another run or beside it.
     """
-    folder, files = _choose(output, resume, _runs_of(name))
-    makes = folder is None and ranks.is_main  # whose choice is the one that counts
-    if makes:
-        folder = _new_folder(name)
+    with ExitStack() as stack:
+        found, problem = None, None
+        if ranks.is_main:
+            try:
+                found = stack.enter_context(_own_folder(name, output, resume))
+            except InputError as error:
+                problem = str(error)
+        found, problem = broadcast_object((found, problem), ranks)
+        if problem is not None:
+            raise InputError(problem)
+        yield found
+
+
+@contextmanager
+def _own_folder(name: str, output: str | None, resume: str | None) -> Iterator[tuple[Path, list[Path]]]:
+    chosen, files = _choose(output, resume, _runs_of(name))
+    folder = chosen or _new_folder(name)
     try:
-        yield broadcast_object((folder, files), ranks)
+        with only_writer(folder):
+            if chosen:  # anew, because its last writer may have ended since
+                _, files = _choose(str(folder), resume, [])
+            yield folder, files
     finally:
-        if makes and folder:
+        if not chosen:
             with suppress(OSError):  # not empty
                 folder.rmdir()
 

@@ -1,6 +1,8 @@
 """How a run ends before its time: asked to by a signal, or because it stalls."""
 
+import ctypes
 import faulthandler
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 EXIT_PREEMPTED = 75
 # The others' collectives time out first and say so; then the rank that they wait for says where it stands.
 _GRACE_S = 10
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 class Preempted(RuntimeError):
@@ -40,6 +43,24 @@ def stop_signals() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def end_with_launcher() -> None:
+    """Lets the end of torchrun, if it started this process, ask the process to end, as SIGTERM does.
+
+    A torchrun that is killed leaves its ranks training, beside those of the run that is started in its place. Before
+    this is called, that can still happen; then the lock of the run's folder keeps the two apart. Other parents may end
+    while the run goes on, as a shell does from which it was started.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
+    launcher = os.getppid()
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is None:  # not Linux: a rank notices nothing, and the lock alone keeps runs apart
+        return
+    prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)  # no matter where it is refused
+    if os.getppid() != launcher:  # it ended before it was asked for
+        signal.raise_signal(signal.SIGTERM)
 
 
 class Watchdog:

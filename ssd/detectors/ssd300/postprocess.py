@@ -30,7 +30,7 @@ def detect(
     For each class but background: of the default boxes whose probability exceeds score_threshold, the max_per_class
     best go through greedy non-maximum suppression, in which a box falls to a better one of its class with an IoU above
     nms_iou; then the max_per_image best of all classes stay, and are cut to the image. Boxes are compared uncut, as
-    NVIDIA's models have it.
+    NVIDIA's models have it. A box or probability of NaN is no detection.
     """
     candidates = decode_candidates(predictions, score_threshold=score_threshold, max_per_class=max_per_class)
     return suppress(candidates, nms_iou=nms_iou, max_per_image=max_per_image)
@@ -68,7 +68,11 @@ def decode_candidates(predictions: Predictions, *, score_threshold: float, max_p
 
     box = _promising(logits, score_threshold)
     probabilities = logits.index_select(0, box).float().softmax(dim=1)[:, 1:]
-    row, label = (probabilities > score_threshold).nonzero(as_tuple=True)
+    defaults = default_boxes_cxcywh(device)
+    boxes_ltrb = decode(offsets.index_select(0, box).float(), defaults.index_select(0, box % num_boxes))
+    # No metric may see a box of NaN. Here this costs no wait for the device.
+    is_box = ~boxes_ltrb.isnan().any(dim=1, keepdim=True)
+    row, label = ((probabilities > score_threshold) & is_box).nonzero(as_tuple=True)
     scores, box = probabilities[row, label], box[row]
     group, order, rank = _rank_in_groups(box // num_boxes * num_classes + label + 1, scores)
     if device.type in _DROPS_AT_ONCE_ON:
@@ -76,11 +80,7 @@ def decode_candidates(predictions: Predictions, *, score_threshold: float, max_p
         group, order = group.index_select(0, kept), order.index_select(0, kept)
     else:
         group = group.masked_fill(rank >= max_per_class, -1)
-    scores, box = scores[order], box[order]
-
-    defaults = default_boxes_cxcywh(device)
-    boxes_ltrb = decode(offsets.index_select(0, box).float(), defaults.index_select(0, box % num_boxes))
-    return Candidates(boxes_ltrb, scores, group, batch, num_classes, max_per_class)
+    return Candidates(boxes_ltrb[row[order]], scores[order], group, batch, num_classes, max_per_class)
 
 
 def suppress(candidates: Candidates, *, nms_iou: float, max_per_image: int) -> Detections:
