@@ -20,6 +20,7 @@ import numpy as np
 import nvidia.dali
 import torch
 from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali import math as dali_math
 from nvidia.dali._utils import dali_trace
 from nvidia.dali.plugin.base_iterator import LastBatchPolicy
 from nvidia.dali.plugin.pytorch import DALIRaggedIterator
@@ -34,6 +35,9 @@ from ssd.batch import IMAGE_SIZE_PX, Batch, EvalBatch
 from ssd.detectors.ssd300 import anchors
 from ssd.distributed import Ranks
 from ssd.errors import InputError
+
+_COCO_SIDE_PX = 640
+"""COCO's longest side: memory for such images is there before the first batch. Larger ones are decoded as well."""
 
 
 def random_crop(boxes: Any, labels: Any) -> Any:
@@ -83,20 +87,23 @@ def _train_graph(
     )
     crop_anchor, crop_shape, boxes, labels = random_crop(boxes, labels)
     on_gpu = ranks.device.type == "cuda"
-    images = fn.decoders.image_slice(
-        encoded,
-        crop_anchor,
-        crop_shape,
-        device="mixed" if on_gpu else "cpu",
-        output_type=types.RGB,
-        adjust_orientation=False,
-        jpeg_fancy_upsampling=True,
-    )
+    if on_gpu:
+        images = _decode_on_gpu(encoded)
+    else:
+        images = fn.decoders.image_slice(
+            encoded,
+            crop_anchor,
+            crop_shape,
+            device="cpu",
+            output_type=types.RGB,
+            adjust_orientation=False,
+            jpeg_fancy_upsampling=True,
+        )
     colour = random_colour(settings.hue_degrees)
     flip = random_flip()
     boxes = fn.bb_flip(boxes, ltrb=True, horizontal=flip)
     if on_gpu:
-        images = resize(images, antialias=settings.antialias)
+        images = crop_and_resize(encoded, images, crop_anchor, crop_shape, antialias=settings.antialias)
         boxes, labels, colour, flip = boxes.gpu(), labels.gpu(), colour.gpu(), flip.gpu()
     offsets, labels = fn.box_encoder(
         boxes,
@@ -124,7 +131,7 @@ def _graph_digest(ranks: Ranks, settings: Augmentation) -> str:
             batch_size=1,
             num_threads=1,
             seed=0,
-            device_id=ranks.local_rank if ranks.device.type == "cuda" else None,
+            device_id=None,  # it would be part of the digest, and all ranks resume from rank 0's checkpoint
         )
         return hashlib.sha256(pipeline.serialize()).hexdigest()[:16]
     finally:
@@ -144,24 +151,49 @@ def _eval_graph(annotation_file: str, image_folder: str, ranks: Ranks) -> Any:
         dont_use_mmap=True,  # a mapped file that is cut short would kill the process
         name="reader",
     )
-    on_gpu = ranks.device.type == "cuda"
+    if ranks.device.type == "cuda":
+        return resize(_decode_on_gpu(encoded)), indices
     images = fn.decoders.image(
+        encoded, device="cpu", output_type=types.RGB, adjust_orientation=False, jpeg_fancy_upsampling=True
+    )
+    return images, indices
+
+
+def _decode_on_gpu(encoded: Any) -> Any:
+    """Whole images. The GPU's JPEG decoders refuse to decode a region of an image whose chroma is subsampled, unless
+    the chroma may be upsampled coarsely, and DALI would then decode it on the CPU."""
+    return fn.decoders.image(
         encoded,
-        device="mixed" if on_gpu else "cpu",
+        device="mixed",
         output_type=types.RGB,
         adjust_orientation=False,
         jpeg_fancy_upsampling=True,
+        preallocate_width_hint=_COCO_SIDE_PX,
+        preallocate_height_hint=_COCO_SIDE_PX,
     )
-    return (resize(images) if on_gpu else images), indices
 
 
-def resize(images: Any, *, antialias: bool = True) -> Any:
+def crop_and_resize(encoded: Any, images: Any, anchor: Any, shape: Any, *, antialias: bool) -> Any:
+    """The pixels of `decoders.image_slice` and `resize`, of images that were decoded whole.
+
+    anchor, shape: (x, y) and (width, height) as fractions. The edges are rounded to pixels as the slice rounds them:
+    unrounded, the pixels would differ by 2/255 on average.
+    """
+    height_width = fn.cast(fn.peek_image_shape(encoded, adjust_orientation=False)[0:2], dtype=types.FLOAT)
+    start, extent = (fn.stack(pair[1], pair[0]) for pair in (anchor, shape))
+    start_px = dali_math.floor(start * height_width + 0.5)
+    end_px = dali_math.max(dali_math.floor((start + extent) * height_width + 0.5), start_px + 1)
+    return resize(images, antialias=antialias, roi_start=start_px, roi_end=end_px)
+
+
+def resize(images: Any, *, antialias: bool = True, **region: Any) -> Any:
     """To 300 x 300, bilinear: the filter of `ssd.images.resize`."""
     return fn.resize(
         images,
         size=[IMAGE_SIZE_PX, IMAGE_SIZE_PX],
         interp_type=types.INTERP_LINEAR,
         antialias=antialias,
+        **region,
     )
 
 
@@ -211,6 +243,10 @@ def _xywh_px_inside(boxes_ltrb: np.ndarray, sizes_px: np.ndarray) -> np.ndarray:
     return np.concatenate([left_top, width_height], axis=1)
 
 
+def _device_id(ranks: Ranks) -> int | None:
+    return ranks.local_rank if ranks.device.type == "cuda" else None
+
+
 def build_pipeline(graph: Any, annotations: Annotations, *, with_boxes: bool, ranks: Ranks, **arguments: Any) -> Any:
     """The graph as a built pipeline; the file that its reader parses is gone by then."""
     _require_utf8(annotations)
@@ -229,7 +265,7 @@ def build_pipeline(graph: Any, annotations: Annotations, *, with_boxes: bool, ra
             annotation_file=str(file),
             image_folder=str(annotations.image_folder),
             ranks=ranks,
-            device_id=ranks.local_rank if ranks.device.type == "cuda" else None,
+            device_id=_device_id(ranks),
             **arguments,
         )
         pipeline.build()

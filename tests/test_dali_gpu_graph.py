@@ -1,0 +1,139 @@
+"""DALI's graph for a GPU, as far as it can be held without one: its operators, and what they make on a CPU."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines.augmentation import AUGMENTATIONS
+from pipelines.readers.coco import read_annotations
+from ssd.distributed import Ranks
+from ssd.images import resize
+
+pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+
+from nvidia.dali import data_node, fn, types
+
+from pipelines.dali import loaders
+
+CPU = Ranks(0, 0, 1, torch.device("cpu"))
+ON_A_GPU = [Ranks(rank, rank, 2, torch.device("cuda", rank)) for rank in (0, 1)]
+
+
+def fields(message: bytes) -> list[tuple[int, Any]]:
+    """(number, int or bytes) of a protobuf message, whose schema is not in DALI's wheel."""
+    found, at = [], 0
+
+    def integer() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = message[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return value
+
+    while at < len(message):
+        number, kind = divmod(integer(), 8)
+        if kind == 0:
+            found.append((number, integer()))
+            continue
+        length = {1: 8, 5: 4}.get(kind) or integer()
+        found.append((number, message[at : at + length]))
+        at += length
+    return found
+
+
+def operators(ranks: Ranks) -> list[tuple[str, dict[str, list[Any]]]]:
+    """Name and settings of each operator of the serialised training graph."""
+    pipeline = loaders._train_graph(
+        annotation_file="",
+        image_folder="",
+        shuffle_seed=0,
+        ranks=ranks,
+        settings=AUGMENTATIONS["own"],
+        batch_size=1,
+        num_threads=1,
+        seed=0,
+        device_id=None,
+    )
+    found = []
+    for operator in (fields(content) for number, content in fields(pipeline.serialize()) if number == 5):
+        ((_, name), *_) = operator
+        settings = {}
+        for argument in (fields(content) for number, content in operator if number == 4):
+            (_, key), _, *values = argument
+            settings[key.decode()] = [value for number, value in values if number != 8]
+        found.append((name.decode(), settings))
+    return found
+
+
+@pytest.mark.parametrize("augmentation", sorted(AUGMENTATIONS))
+def test_every_local_rank_has_the_same_digest(augmentation: str) -> None:
+    """Rank 0's is in the checkpoint that all ranks resume from."""
+    settings = AUGMENTATIONS[augmentation]
+    first, second = (loaders._graph_digest(ranks, settings) for ranks in ON_A_GPU)
+    assert first == second != loaders._graph_digest(CPU, settings)
+
+
+def test_the_digest_of_cpu_graphs_stays() -> None:
+    """Runs that began with an earlier revision resume. With another DALI they do not, whatever its digest."""
+    if loaders.nvidia.dali.__version__ != "2.4.0":
+        pytest.skip("the digests are those of DALI 2.4.0")
+    digests = {name: loaders._graph_digest(CPU, settings) for name, settings in AUGMENTATIONS.items()}
+    assert digests == {"own": "7cd00a0328f43ec8", "published": "5baa8871ff02de53"}
+
+
+def test_whole_images_are_decoded_on_the_gpu() -> None:
+    """No region is asked of a decoder: the GPU's refuse to decode one with smooth chroma."""
+    found = operators(ON_A_GPU[0])
+    devices = {name: settings["device"] for name, settings in found}
+    assert [name for name in devices if name.startswith("decoders")] == ["decoders__Image"]
+    expected = {"decoders__Image": b"mixed", "Resize": b"gpu", "BoxEncoder": b"gpu", "PeekImageShape": b"cpu"}
+    assert {name: devices[name] for name in expected} == {name: [device] for name, device in expected.items()}
+    decoder = dict(found)["decoders__Image"]
+    assert decoder["jpeg_fancy_upsampling"] == [1] and decoder["adjust_orientation"] == [0]
+    assert decoder["preallocate_width_hint"] == decoder["preallocate_height_hint"] == [640]
+
+
+@pytest.mark.parametrize("augmentation", sorted(AUGMENTATIONS))
+def test_its_batches_are_those_of_the_cpu_graph(
+    augmentation: str, demo_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On CPU operators. All that is drawn is the same, and pixels within 2/255 on average in every image, as when a GPU
+    decodes; far less is seen, as crops in the resize look beyond their edges."""
+    split = read_annotations(demo_data, "train2017")
+    settings = AUGMENTATIONS[augmentation]
+
+    def first_batches(ranks: Ranks) -> list[list[Any]]:
+        pipeline = loaders.build_pipeline(
+            loaders._train_graph,
+            split,
+            with_boxes=True,
+            ranks=ranks,
+            batch_size=8,
+            num_threads=2,
+            shuffle_seed=1,
+            settings=settings,
+            seed=5,
+        )
+        return [[list(map(np.array, output)) for output in pipeline.run()] for _ in range(3)]
+
+    expected = first_batches(CPU)
+    options = dict(output_type=types.RGB, adjust_orientation=False, jpeg_fancy_upsampling=True)
+    monkeypatch.setattr(loaders, "_decode_on_gpu", lambda encoded: fn.decoders.image(encoded, device="cpu", **options))
+    monkeypatch.setattr(data_node.DataNode, "gpu", lambda node: node)
+    monkeypatch.setattr(loaders, "_device_id", lambda ranks: None)
+    found = first_batches(Ranks(0, 0, 1, torch.device("cuda", 0)))
+    differences = []
+    for ours, theirs in zip(found, expected, strict=True):
+        for drawn, other in zip(ours[1:], theirs[1:], strict=True):
+            assert all(np.array_equal(a, b) for a, b in zip(drawn, other, strict=True))
+        for image, crop in zip(ours[0], theirs[0], strict=True):
+            resized = resize(crop, antialias=settings.antialias)
+            differences.append(np.abs(image.astype(float) - resized).mean())
+    assert len(differences) == 24 and max(differences) < 2 and np.mean(differences) < 0.5
