@@ -19,6 +19,7 @@ from ssd.errors import InputError
 from ssd.images import SUFFIXES, read_upright
 from ssd.inference.drawn import draw_detections
 from ssd.inference.predictor import ImageDetections, ModelInput, Predictor, model_input
+from ssd.lettering import note_on_numbers, shown_in_picture
 
 RESULTS_JSON, RESULTS_CSV = "detections.json", "detections.csv"
 _SUFFIXES = {suffix for suffixes in SUFFIXES.values() for suffix in suffixes}
@@ -29,17 +30,18 @@ _JPEG_LARGEST_PX = 65500  # of libjpeg's jmorecfg.h
 def find_images(sources: Sequence[str], output: Path) -> list[Path]:
     """The files that are named, of folders all below them with an image's suffix, and what globs match; none twice.
 
-    Leaves out what lies in output. Raises InputError for a source that gives nothing.
+    Leaves out what lies in output, and of folders and globs the ._ files, in which macOS keeps what other file systems
+    cannot say of a file. Raises InputError for a source that gives nothing.
     """
     files: dict[Path, None] = {}
     for source in sources:
         path = Path(source)
         if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
+            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES and _is_file(file))
         elif path.exists():
             found = [path]
         else:
-            found = [Path(name) for name in sorted(glob.glob(source, recursive=True)) if Path(name).is_file()]
+            found = [Path(name) for name in sorted(glob.glob(source, recursive=True)) if _is_file(Path(name))]
         found = [file for file in found if output.resolve() not in file.resolve().parents]
         if not found:
             raise InputError(
@@ -47,6 +49,10 @@ def find_images(sources: Sequence[str], output: Path) -> list[Path]:
             )
         files |= dict.fromkeys(found)
     return list(files)
+
+
+def _is_file(path: Path) -> bool:
+    return path.is_file() and not path.name.startswith("._")
 
 
 class Found(NamedTuple):
@@ -105,6 +111,9 @@ def predict(
             if problem:
                 not_drawn += 1
                 bar.console.print(f"not drawn: {problem}", markup=False, highlight=False, soft_wrap=True)
+    shown = {name: shown_in_picture(name, label) for label, (_, name) in enumerate(detector.categories, start=1)}
+    if note := note_on_numbers(shown):
+        console.print(f"note: {note}", markup=False)
     names = Counter(name for each in results for name in each.detections.names)
     by_name = ", ".join(f"{name} {number}" for name, number in names.most_common())
     console.print(
