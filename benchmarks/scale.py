@@ -117,7 +117,7 @@ def feed_dali(split: Annotations, folder: Path) -> dict[str, Any]:
     """What a rank does besides: the clean file for DALI, and DALI's reading of it."""
     from nvidia.dali import fn, pipeline_def
 
-    from pipelines.dali import loaders
+    from pipelines.dali.clean_file import write_clean_file
 
     @pipeline_def
     def reader(file: Path) -> Any:
@@ -128,7 +128,7 @@ def feed_dali(split: Annotations, folder: Path) -> dict[str, Any]:
 
     file = folder / "clean.json"
     with Measured() as writing:
-        loaders._write_clean_file(split, file, with_boxes=True)
+        write_clean_file(split, file, with_boxes=True)
     with Measured() as parsing:
         pipeline = reader(file, batch_size=1, num_threads=1, device_id=None)
         pipeline.build()

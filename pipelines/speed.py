@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import pipelines
 from pipelines.annotations import Annotations
-from pipelines.no_dali.loaders import plain_errors
+from pipelines.no_dali.workers import plain_errors
 from pipelines.readers.image_files import read_rgb
 from ssd.distributed import Ranks
 from ssd.host_memory import keep_freed_memory

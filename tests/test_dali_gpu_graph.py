@@ -16,7 +16,7 @@ pytest.importorskip("nvidia.dali", reason="DALI is not installed")
 
 from nvidia.dali import data_node, fn, types
 
-from pipelines.dali import loaders
+from pipelines.dali import graph, loaders
 
 CPU = Ranks(0, 0, 1, torch.device("cpu"))
 ON_A_GPU = [Ranks(rank, rank, 2, torch.device("cuda", rank)) for rank in (0, 1)]
@@ -50,7 +50,7 @@ def fields(message: bytes) -> list[tuple[int, Any]]:
 
 def operators(ranks: Ranks) -> list[tuple[str, dict[str, list[Any]]]]:
     """Name and settings of each operator of the serialised training graph."""
-    pipeline = loaders._train_graph(
+    pipeline = graph.train_graph(
         annotation_file="",
         image_folder="",
         shuffle_seed=0,
@@ -76,15 +76,15 @@ def operators(ranks: Ranks) -> list[tuple[str, dict[str, list[Any]]]]:
 def test_every_local_rank_has_the_same_digest(augmentation: str) -> None:
     """Rank 0's is in the checkpoint that all ranks resume from."""
     settings = AUGMENTATIONS[augmentation]
-    first, second = (loaders._graph_digest(ranks, settings) for ranks in ON_A_GPU)
-    assert first == second != loaders._graph_digest(CPU, settings)
+    first, second = (graph.graph_digest(ranks, settings) for ranks in ON_A_GPU)
+    assert first == second != graph.graph_digest(CPU, settings)
 
 
 def test_the_digest_of_cpu_graphs_stays() -> None:
     """Runs that began with an earlier revision resume. With another DALI they do not, whatever its digest."""
     if loaders.nvidia.dali.__version__ != "2.4.0":
         pytest.skip("the digests are those of DALI 2.4.0")
-    digests = {name: loaders._graph_digest(CPU, settings) for name, settings in AUGMENTATIONS.items()}
+    digests = {name: graph.graph_digest(CPU, settings) for name, settings in AUGMENTATIONS.items()}
     assert digests == {"own": "7cd00a0328f43ec8", "published": "5baa8871ff02de53"}
 
 
@@ -111,7 +111,7 @@ def test_its_batches_are_those_of_the_cpu_graph(
 
     def first_batches(ranks: Ranks) -> list[list[Any]]:
         pipeline = loaders.build_pipeline(
-            loaders._train_graph,
+            graph.train_graph,
             split,
             with_boxes=True,
             ranks=ranks,
@@ -125,7 +125,7 @@ def test_its_batches_are_those_of_the_cpu_graph(
 
     expected = first_batches(CPU)
     options = dict(output_type=types.RGB, adjust_orientation=False, jpeg_fancy_upsampling=True)
-    monkeypatch.setattr(loaders, "_decode_on_gpu", lambda encoded: fn.decoders.image(encoded, device="cpu", **options))
+    monkeypatch.setattr(graph, "decode_on_gpu", lambda encoded: fn.decoders.image(encoded, device="cpu", **options))
     monkeypatch.setattr(data_node.DataNode, "gpu", lambda node: node)
     monkeypatch.setattr(loaders, "_device_id", lambda ranks: None)
     found = first_batches(Ranks(0, 0, 1, torch.device("cuda", 0)))

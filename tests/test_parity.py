@@ -27,8 +27,6 @@ from ssd.images import resize
 fn = pytest.importorskip("nvidia.dali.fn", reason="DALI is not installed")
 from nvidia.dali import pipeline_def, types  # noqa: E402
 
-from pipelines.dali import loaders  # noqa: E402
-
 P_AGREE = 1e-3
 BATCH, ROUNDS = 64, 100
 
@@ -114,8 +112,8 @@ def draw_with_dali(split: Annotations) -> Draws:
     @pipeline_def
     def graph():
         boxes, labels = fn.external_source(source=feed, num_outputs=2)
-        anchor, shape, boxes, _ = loaders.random_crop(boxes, labels)
-        return anchor, shape, boxes, loaders.random_flip(), loaders.random_colour()
+        anchor, shape, boxes, _ = graph.random_crop(boxes, labels)
+        return anchor, shape, boxes, graph.random_flip(), graph.random_colour()
 
     pipeline = graph(batch_size=BATCH, num_threads=1, device_id=None, seed=11)
     pipeline.build()
@@ -270,7 +268,7 @@ def _resize_with_dali(images: list[np.ndarray], **difference: object) -> np.ndar
     @pipeline_def
     def graph():
         source = fn.external_source(source=lambda: images, layout="HWC")
-        return loaders.resize(source) if not difference else fn.resize(source, size=[300, 300], **difference)
+        return graph.resize(source) if not difference else fn.resize(source, size=[300, 300], **difference)
 
     return np.stack(_run_once(graph, images)).astype(np.float32)
 

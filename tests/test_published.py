@@ -15,7 +15,7 @@ import pipelines
 import ssd.config
 from pipelines import augmentation
 from pipelines.augmentation import AUGMENTATIONS
-from pipelines.no_dali import loaders
+from pipelines.no_dali import samples
 from pipelines.readers.coco import read_annotations
 from ssd import images
 from ssd.batch import RGB_MEAN, RGB_STD
@@ -104,7 +104,7 @@ def test_the_paths_draw_and_turn_as_chosen(
 
     monkeypatch.setattr(augmentation, "finish", recording_finish)
     monkeypatch.setattr(images, "resize", checking_resize)  # DALI's path without a GPU
-    monkeypatch.setattr(loaders, "resize", checking_resize)
+    monkeypatch.setattr(samples, "resize", checking_resize)
     split = read_annotations(demo_data, "train2017")
     loader = pipelines.build_train(name, split, batch_size=8, num_workers=0, seed=1, ranks=HERE, settings=settings)
     list(islice(loader.batches(0), 4))

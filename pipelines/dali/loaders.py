@@ -1,15 +1,5 @@
-"""The DALI data path: one graph, on GPU operators where there is a GPU and on CPU operators where there is none.
+"""The DALI data path: batches out of its graphs, errors by name, and what resumes them."""
 
-The graph draws all that is random, reads, crops, decodes, resizes and matches. Colour, flip and normalisation follow on
-the whole uint8 batch on the training device, as in the torch path. Without a GPU the resize does too: DALI's CPU kernel
-takes 2.2 ms for what torch's vectorised one, with the same filter, does in 0.4.
-
-DALI never sees the user's annotation file. It crashes on some malformed ones and misreads others without a word, so it
-gets a file of its own with what `pipelines.annotations` passed: clipped boxes, no crowd regions, image numbers for ids.
-"""
-
-import hashlib
-import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -19,9 +9,6 @@ from typing import Any
 import numpy as np
 import nvidia.dali
 import torch
-from nvidia.dali import fn, pipeline_def, types
-from nvidia.dali import math as dali_math
-from nvidia.dali._utils import dali_trace
 from nvidia.dali.plugin.base_iterator import LastBatchPolicy
 from nvidia.dali.plugin.pytorch import DALIRaggedIterator
 from torch import Tensor
@@ -29,172 +16,13 @@ from torch import Tensor
 from pipelines import augmentation
 from pipelines.annotations import Annotations
 from pipelines.augmentation import Augmentation
+from pipelines.dali.clean_file import require_utf8, write_clean_file
+from pipelines.dali.graph import eval_graph, graph_digest, train_graph
 from pipelines.readers.scan import read_image, require_headers
 from ssd import images as ssd_images
-from ssd.batch import IMAGE_SIZE_PX, Batch, EvalBatch
-from ssd.detectors.ssd300 import anchors
+from ssd.batch import Batch, EvalBatch
 from ssd.distributed import Ranks
 from ssd.errors import InputError
-
-_COCO_SIDE_PX = 640
-"""COCO's longest side: memory for such images is there before the first batch. Larger ones are decoded as well."""
-
-
-def random_crop(boxes: Any, labels: Any) -> Any:
-    """Crop anchor and shape as fractions of the image, and the boxes and labels that live in it."""
-    return fn.random_bbox_crop(
-        boxes,
-        labels,
-        bbox_layout="xyXY",
-        thresholds=list(augmentation.CROP_MIN_IOUS),
-        allow_no_crop=True,
-        scaling=list(augmentation.CROP_SIDE),
-        aspect_ratio=list(augmentation.CROP_ASPECT),
-        num_attempts=augmentation.CROP_ATTEMPTS,
-        total_num_attempts=augmentation.CROP_MAX_ROUNDS,
-    )
-
-
-def random_colour(hue_degrees: tuple[float, float] | None = None) -> Any:
-    """The four numbers of `augmentation.random_colour`."""
-    hue = hue_degrees or augmentation.HUE_DEGREES
-    ranges = (hue, augmentation.SATURATION, augmentation.BRIGHTNESS, augmentation.CONTRAST)
-    return fn.stack(*(fn.random.uniform(range=list(bounds)) for bounds in ranges))
-
-
-def random_flip() -> Any:
-    return fn.random.coin_flip(probability=augmentation.FLIP_PROBABILITY)
-
-
-@pipeline_def(enable_checkpointing=True)
-def _train_graph(
-    annotation_file: str, image_folder: str, shuffle_seed: int, ranks: Ranks, settings: Augmentation
-) -> Any:
-    encoded, boxes, labels, indices = fn.readers.coco(
-        file_root=image_folder,
-        annotations_file=annotation_file,
-        image_ids=True,
-        ratio=True,
-        ltrb=True,
-        skip_empty=True,
-        # Unlike random_shuffle's buffer of 1024 samples this is a shuffle, and the same on all ranks.
-        shuffle_after_epoch=True,
-        shuffle_after_epoch_seed=shuffle_seed,
-        shard_id=ranks.rank,
-        num_shards=ranks.world_size,
-        dont_use_mmap=True,  # a mapped file that is cut short would kill the process
-        name="reader",
-    )
-    crop_anchor, crop_shape, boxes, labels = random_crop(boxes, labels)
-    on_gpu = ranks.device.type == "cuda"
-    if on_gpu:
-        images = _decode_on_gpu(encoded)
-    else:
-        images = fn.decoders.image_slice(
-            encoded,
-            crop_anchor,
-            crop_shape,
-            device="cpu",
-            output_type=types.RGB,
-            adjust_orientation=False,
-            jpeg_fancy_upsampling=True,
-        )
-    colour = random_colour(settings.hue_degrees)
-    flip = random_flip()
-    boxes = fn.bb_flip(boxes, ltrb=True, horizontal=flip)
-    if on_gpu:
-        images = crop_and_resize(encoded, images, crop_anchor, crop_shape, antialias=settings.antialias)
-        boxes, labels, colour, flip = boxes.gpu(), labels.gpu(), colour.gpu(), flip.gpu()
-    offsets, labels = fn.box_encoder(
-        boxes,
-        labels,
-        anchors=anchors.default_boxes_ltrb().flatten().tolist(),
-        criteria=anchors.MATCH_IOU,
-        offset=True,
-        stds=list(anchors.OFFSET_STDS),
-    )
-    return images, colour, flip, offsets, labels, indices
-
-
-def _graph_digest(ranks: Ranks, settings: Augmentation) -> str:
-    """Of the training graph's operators and their settings, but for what a run chooses. DALI takes up the state of
-    another graph, or of another version, without a word and yields other data."""
-    # A serialised graph also has the lines of code that it comes from.
-    dali_trace.set_tracing(enabled=False)
-    try:
-        pipeline = _train_graph(
-            annotation_file="",
-            image_folder="",
-            shuffle_seed=0,
-            ranks=Ranks(0, 0, 1, ranks.device),
-            settings=settings,
-            batch_size=1,
-            num_threads=1,
-            seed=0,
-            device_id=None,  # it would be part of the digest, and all ranks resume from rank 0's checkpoint
-        )
-        return hashlib.sha256(pipeline.serialize()).hexdigest()[:16]
-    finally:
-        dali_trace.set_tracing(enabled=True)
-
-
-@pipeline_def
-def _eval_graph(annotation_file: str, image_folder: str, ranks: Ranks) -> Any:
-    encoded, _, _, indices = fn.readers.coco(
-        file_root=image_folder,
-        annotations_file=annotation_file,
-        image_ids=True,
-        stick_to_shard=True,
-        shard_id=ranks.rank,
-        num_shards=ranks.world_size,
-        pad_last_batch=True,
-        dont_use_mmap=True,  # a mapped file that is cut short would kill the process
-        name="reader",
-    )
-    if ranks.device.type == "cuda":
-        return resize(_decode_on_gpu(encoded)), indices
-    images = fn.decoders.image(
-        encoded, device="cpu", output_type=types.RGB, adjust_orientation=False, jpeg_fancy_upsampling=True
-    )
-    return images, indices
-
-
-def _decode_on_gpu(encoded: Any) -> Any:
-    """Whole images. The GPU's JPEG decoders refuse to decode a region of an image whose chroma is subsampled, unless
-    the chroma may be upsampled coarsely, and DALI would then decode it on the CPU."""
-    return fn.decoders.image(
-        encoded,
-        device="mixed",
-        output_type=types.RGB,
-        adjust_orientation=False,
-        jpeg_fancy_upsampling=True,
-        preallocate_width_hint=_COCO_SIDE_PX,
-        preallocate_height_hint=_COCO_SIDE_PX,
-    )
-
-
-def crop_and_resize(encoded: Any, images: Any, anchor: Any, shape: Any, *, antialias: bool) -> Any:
-    """The pixels of `decoders.image_slice` and `resize`, of images that were decoded whole.
-
-    anchor, shape: (x, y) and (width, height) as fractions. The edges are rounded to pixels as the slice rounds them:
-    unrounded, the pixels would differ by 2/255 on average.
-    """
-    height_width = fn.cast(fn.peek_image_shape(encoded, adjust_orientation=False)[0:2], dtype=types.FLOAT)
-    start, extent = (fn.stack(pair[1], pair[0]) for pair in (anchor, shape))
-    start_px = dali_math.floor(start * height_width + 0.5)
-    end_px = dali_math.max(dali_math.floor((start + extent) * height_width + 0.5), start_px + 1)
-    return resize(images, antialias=antialias, roi_start=start_px, roi_end=end_px)
-
-
-def resize(images: Any, *, antialias: bool = True, **region: Any) -> Any:
-    """To 300 x 300, bilinear: the filter of `ssd.images.resize`."""
-    return fn.resize(
-        images,
-        size=[IMAGE_SIZE_PX, IMAGE_SIZE_PX],
-        interp_type=types.INTERP_LINEAR,
-        antialias=antialias,
-        **region,
-    )
 
 
 def _pixels(images: Tensor | list[Tensor], *, antialias: bool = True) -> Tensor:
@@ -204,52 +32,13 @@ def _pixels(images: Tensor | list[Tensor], *, antialias: bool = True) -> Tensor:
     return torch.from_numpy(np.stack([ssd_images.resize(image.numpy(), antialias=antialias) for image in images]))
 
 
-def _write_clean_file(annotations: Annotations, file: Path, *, with_boxes: bool) -> None:
-    """A COCO file for DALI's reader. Image i has id i, and boxes are inside the image also in DALI's float32."""
-    trains = annotations.trains() if with_boxes else np.zeros(len(annotations.labels), dtype=bool)
-    images = annotations.image_of_box()[trains]
-    boxes_xywh_px = _xywh_px_inside(annotations.boxes_ltrb[trains], annotations.sizes_px[images])
-    sizes_and_names = zip(annotations.sizes_px, annotations.file_names, strict=True)
-    tables: dict[str, Iterator[dict[str, Any]]] = {
-        "images": (
-            {"id": i, "width": int(width), "height": int(height), "file_name": name}
-            for i, ((width, height), name) in enumerate(sizes_and_names)
-        ),
-        "categories": ({"id": i, "name": category.name} for i, category in enumerate(annotations.categories, start=1)),
-        "annotations": (
-            {"image_id": int(image), "category_id": int(label), "bbox": box.tolist(), "iscrowd": 0}
-            for image, label, box in zip(images, annotations.labels[trains], boxes_xywh_px, strict=True)
-        ),
-    }
-    with file.open("w") as stream:
-        # Row by row: all rows of COCO as Python's objects take 800 MB, on every rank.
-        for start, (name, rows) in zip("{,,", tables.items(), strict=True):
-            stream.write(f'{start} "{name}": [')
-            stream.writelines(f"{', ' * (i > 0)}{json.dumps(row)}" for i, row in enumerate(rows))
-            stream.write("]")
-        stream.write("}")
-
-
-def _xywh_px_inside(boxes_ltrb: np.ndarray, sizes_px: np.ndarray) -> np.ndarray:
-    """n x 4 ltrb in [0, 1] and n x 2 sizes -> n x 4 float32 xywh pixels with (x + w) / width <= 1 in float32.
-
-    random_bbox_crop aborts on a box that leaves the image, if only by a rounding.
-    """
-    sizes = sizes_px.astype(np.float32)
-    left_top = boxes_ltrb[:, :2] * sizes
-    width_height = boxes_ltrb[:, 2:] * sizes - left_top
-    while (outside := (left_top + width_height) / sizes > 1).any():
-        width_height[outside] = np.nextafter(width_height[outside], np.float32(0))
-    return np.concatenate([left_top, width_height], axis=1)
-
-
 def _device_id(ranks: Ranks) -> int | None:
     return ranks.local_rank if ranks.device.type == "cuda" else None
 
 
 def build_pipeline(graph: Any, annotations: Annotations, *, with_boxes: bool, ranks: Ranks, **arguments: Any) -> Any:
     """The graph as a built pipeline; the file that its reader parses is gone by then."""
-    _require_utf8(annotations)
+    require_utf8(annotations)
     # DALI 2.4's CPU decoder can take the process down with it over a file that is no image at all.
     images = annotations.trainable_indices() if with_boxes else np.arange(len(annotations))
     require_headers(annotations, images[ranks.rank :: ranks.world_size])
@@ -260,7 +49,7 @@ def build_pipeline(graph: Any, annotations: Annotations, *, with_boxes: bool, ra
         )
     with tempfile.TemporaryDirectory(prefix="ssd-annotations-") as folder:
         file = Path(folder) / "instances.json"
-        _write_clean_file(annotations, file, with_boxes=with_boxes)
+        write_clean_file(annotations, file, with_boxes=with_boxes)
         pipeline = graph(
             annotation_file=str(file),
             image_folder=str(annotations.image_folder),
@@ -272,17 +61,6 @@ def build_pipeline(graph: Any, annotations: Annotations, *, with_boxes: bool, ra
         # The reader parses its file when it first runs.
         pipeline.reader_meta("reader")
     return pipeline
-
-
-def _require_utf8(annotations: Annotations) -> None:
-    """Raises InputError for a name that is no UTF-8, in which Python has single surrogates; DALI takes none."""
-    for name in (str(annotations.image_folder), *annotations.file_names):
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            raise InputError(
-                f"{name}: this name is no UTF-8, and DALI cannot read it; rename it, or pass --data_pipeline no_dali"
-            ) from None
 
 
 def _iterator(pipeline: Any, names: list[str], ranks: Ranks, **arguments: Any) -> DALIRaggedIterator:
@@ -330,7 +108,7 @@ class TrainLoader:
         self._start = 0
         self._checkpoint: bytes | None = None
         self._restored = b""
-        self.identity = {"dali": nvidia.dali.__version__, "graph": _graph_digest(ranks, settings)}
+        self.identity = {"dali": nvidia.dali.__version__, "graph": graph_digest(ranks, settings)}
         self._iterator: Any = None
         self.steps_per_epoch = -(-len(annotations.trainable_indices()) // (batch_size * ranks.world_size))
 
@@ -343,7 +121,7 @@ class TrainLoader:
             np.random.SeedSequence((self._seed, self._start)).generate_state(1 + self._ranks.world_size) >> 1
         )  # 31 bits
         pipeline = build_pipeline(
-            _train_graph,
+            train_graph,
             self._annotations,
             with_boxes=True,
             ranks=self._ranks,
@@ -380,7 +158,7 @@ class EvalLoader:
     def __init__(self, annotations: Annotations, *, batch_size: int, num_workers: int, ranks: Ranks):
         self._annotations = annotations
         pipeline = build_pipeline(
-            _eval_graph,
+            eval_graph,
             annotations,
             with_boxes=False,
             ranks=ranks,

@@ -7,76 +7,23 @@ The randomness of every sample derives from (seed, pass, index), so the number o
 import functools
 import itertools
 import math
-import re
-import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import FrameType
-from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, default_collate
 
 from pipelines import augmentation
 from pipelines.annotations import Annotations
 from pipelines.augmentation import Augmentation
-from pipelines.readers.scan import read_image
+from pipelines.no_dali.samples import EvalSamples, Sample, TrainSamples
+from pipelines.no_dali.workers import outlast_stop_signals, plain_errors
 from ssd.batch import Batch, EvalBatch
 from ssd.detectors.ssd300 import anchors
 from ssd.distributed import Ranks
-from ssd.errors import InputError
-from ssd.images import normalise, resize
-
-_T = TypeVar("_T")
-_SECONDS_AFTER_STOP = 35  # torchrun and most clusters kill after 30
-# How torch's reports of a full /dev/shm begin, in a worker's traceback.
-_SHARED_MEMORY = re.compile(r"RuntimeError: unable to (allocate shared memory|mmap|resize|write)")
-
-
-class Sample(NamedTuple):
-    """One cropped and resized image, and what is to be done to it yet.
-
-    pixels: 300 x 300 x 3 uint8. colour: 4 of `random_colour`. flip: whether to mirror the pixels, as the boxes are.
-    boxes_ltrb: n x 4 float32. labels: n int64. image_id: the data set's own.
-    """
-
-    pixels: np.ndarray
-    colour: np.ndarray
-    flip: bool
-    boxes_ltrb: np.ndarray
-    labels: np.ndarray
-    image_id: int
-
-
-class TrainSamples(Dataset[Sample]):
-    """Augmented samples by (pass through the images, image index)."""
-
-    def __init__(self, annotations: Annotations, seed: int, settings: Augmentation):
-        self.annotations = annotations
-        self.seed = seed
-        self.settings = settings
-
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
-        number, index = key
-        rng = np.random.default_rng((self.seed, number, index))
-        rows = self.annotations.boxes_of(index)
-        trains = ~self.annotations.is_crowd[rows]
-        boxes_ltrb, labels = self.annotations.boxes_ltrb[rows][trains], self.annotations.labels[rows][trains]
-
-        crop = augmentation.random_crop(boxes_ltrb, rng)
-        image = read_image(self.annotations, index)
-        left, top, right, bottom = augmentation.window_px(crop.window_ltrb, image.shape[1], image.shape[0])
-        pixels = resize(image[top:bottom, left:right], antialias=self.settings.antialias)
-        boxes_ltrb = crop.boxes_ltrb
-        flip = augmentation.random_flip(rng)
-        if flip:
-            left, top, right, bottom = boxes_ltrb.T
-            boxes_ltrb = np.stack([1 - right, top, 1 - left, bottom], axis=1)
-        colour = augmentation.random_colour(rng, self.settings.hue_degrees)
-        return Sample(pixels, colour, flip, boxes_ltrb, labels[crop.kept], int(self.annotations.image_ids[index]))
-
+from ssd.images import normalise
 
 _ALIGNMENT_BYTES = 8  # of int64, the widest dtype of what is packed
 
@@ -162,17 +109,6 @@ class _Keys:
         return np.random.default_rng((self.seed, number)).permutation(self.indices)
 
 
-def _outlast_stop_signals(worker: int) -> None:
-    """The end of a job is signalled to all of its processes, but a run still needs batches up to its last step. So the
-    workers go on, but not for ever: the interpreter ends them by such a signal too when it exits over an error."""
-
-    def end_later(number: int, frame: FrameType | None) -> None:
-        signal.alarm(_SECONDS_AFTER_STOP)
-
-    signal.signal(signal.SIGTERM, end_later)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-
-
 class TrainLoader:
     """See `ssd.batch.TrainLoader` for the contract. num_workers: processes; 0 loads in this one."""
 
@@ -200,7 +136,7 @@ class TrainLoader:
             num_workers=num_workers,
             collate_fn=_collate,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=_outlast_stop_signals,
+            worker_init_fn=outlast_stop_signals,
             # Else it draws from torch's own one, and an evaluation or a resumption would change what others draw.
             generator=torch.Generator(),
         )
@@ -221,16 +157,6 @@ class TrainLoader:
         self._place = int.from_bytes(state) if state else None
 
 
-class EvalSamples(Dataset[tuple[int, np.ndarray]]):
-    """(image index, the whole image resized to 300 x 300 x 3 uint8)."""
-
-    def __init__(self, annotations: Annotations):
-        self.annotations = annotations
-
-    def __getitem__(self, index: int) -> tuple[int, np.ndarray]:
-        return index, resize(read_image(self.annotations, index))
-
-
 def _collate_eval(samples: list[tuple[int, np.ndarray]]) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.stack([pixels for _, pixels in samples])), torch.tensor([index for index, _ in samples])
 
@@ -247,7 +173,7 @@ class EvalLoader:
             num_workers=num_workers,
             collate_fn=_collate_eval,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=_outlast_stop_signals,
+            worker_init_fn=outlast_stop_signals,
             generator=torch.Generator(),
         )
 
@@ -255,38 +181,3 @@ class EvalLoader:
         for pixels, indices in plain_errors(self._loader):
             images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
             yield EvalBatch(normalise(images), indices)
-
-
-def plain_errors(batches: Iterable[_T]) -> Iterator[_T]:
-    """The batches. A worker's InputError comes without DataLoader's traceback; a worker's failure is one too."""
-    iterator = iter(batches)
-    try:
-        yield from iterator
-        return
-    except InputError as error:
-        failure = InputError(str(error).strip().splitlines()[-1].removeprefix("ssd.errors.InputError: "))
-        error.__traceback__ = None
-    except RuntimeError as error:
-        found = worker_failure(error)
-        if found is None:
-            raise
-        failure = found
-        error.__traceback__ = None
-    # Without a reference to it, in a traceback either, the iterator ends its workers now, and not with the interpreter.
-    del iterator
-    raise failure
-
-
-def worker_failure(error: Exception) -> InputError | None:
-    """What the user should read if the error is torch's report of a worker that died or found no shared memory.
-
-    torch raises the former by a signal, wherever the main thread is.
-    """
-    lines = str(error).splitlines()
-    cause = next((line for line in lines if line.startswith("DataLoader worker") or _SHARED_MEMORY.search(line)), None)
-    if cause is None:
-        return None
-    return InputError(
-        f"--num-workers: {cause.strip()} Was it killed for its memory, or is /dev/shm full? "
-        "Pass fewer workers, or give more shared memory (docker run --ipc=host or --shm-size)"
-    )

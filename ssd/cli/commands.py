@@ -81,7 +81,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 3
     except (RuntimeError, MemoryError) as error:
-        from pipelines.no_dali.loaders import worker_failure
+        from pipelines.no_dali.workers import worker_failure
         from ssd.errors import memory_failure
 
         failure = worker_failure(error) or memory_failure(error)
