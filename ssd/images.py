@@ -28,7 +28,17 @@ tensor H x W, or 1, 3 or 4 x H x W. Arrays and tensors are gray, RGB or RGBA of 
 RGBA, the colour counts and the transparency does not."""
 
 # Pillow's decoders raise these of files that are broken in one way or another.
-PILLOW_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, OverflowError, MemoryError)
+PILLOW_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    LookupError,
+    struct.error,
+    zlib.error,
+    OverflowError,
+    MemoryError,
+)
 # Not all of Pillow's: some start other programs, and who shows pictures has these.
 SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),

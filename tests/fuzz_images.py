@@ -1,11 +1,14 @@
-"""Mutated image files: each is an image or BadImage to `check` and the torch path, and none of them takes DALI down.
+"""Image files as no encoder writes them: each is an image or BadImage to `check` and the torch path, and DALI agrees.
 
-    python tests/fuzz_images.py --inputs 100000 --dali 2000
+    python tests/fuzz_images.py --inputs 100000 --dali 2000 --made 10000
 
-The mutations know JPEG's segments, so that many survive the header: bytes changed, cut, put in or repeated; segments
-doubled, exchanged or of a false length; sizes and sampling changed. Of the files that the torch path still reads, a
-sample goes through DALI's decoders in a process of their own, in batches, as in training. What DALI refuses of them is
-named, and what ends its process as well; the exit code is 1 then.
+Mutated files know JPEG's segments, so that many survive the header: bytes changed, cut, put in or repeated; segments
+doubled, exchanged or of a false length; sizes and sampling changed. Made ones (`made_images.py`) are whole, most of
+them, and have chunks and segments in any order and of any size.
+
+Of the files whose header passes, as in training, mutated ones are sampled and made ones all go through DALI's decoders
+in a process of their own, in batches. It is told of each that ends this process, and of each that the torch path reads
+and DALI refuses or reads with other pixels; the exit code is 1 then.
 """
 
 import argparse
@@ -16,17 +19,21 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import made_images
 import numpy as np
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from pipelines.readers.image_files import BadImage, decode_rgb
+from pipelines.readers.image_files import BadImage, decode_rgb, open_image
 
 DALI_BATCH = 32
+LEVELS = 1
+"""Of 255, by which pixels may differ: DALI rounds 16 bits and CMYK, and Pillow cuts them off."""
 
 
 def seeds() -> list[bytes]:
@@ -111,8 +118,29 @@ def mutants(inputs: int, seed: int) -> Iterator[bytes]:
         yield mutate(draw.choices(files, weights)[0], files, draw)
 
 
+def has_header(content: bytes) -> bool:
+    """What the DALI path asks of a file before it trains."""
+    try:
+        open_image(content).close()
+    except BadImage:
+        return False
+    return True
+
+
+def make_all(count: int, seed: int, folder: Path) -> dict[Path, str]:
+    """Writes the made files whose header passes; says what they are made of."""
+    draw, kinds = random.Random(seed), {}
+    for number in range(count):
+        made = made_images.image(draw)
+        if has_header(made.content):
+            file = folder / f"made-{number:06}"
+            file.write_bytes(made.content)
+            kinds[file] = made.kind
+    return kinds
+
+
 def read_all(inputs: int, seed: int, keep: int, folder: Path) -> None:
-    """Decodes every mutant; writes a sample of `keep` of those that are images to the folder."""
+    """Decodes every mutant; writes a sample of `keep` of those whose header is an image's to the folder."""
     answers: collections.Counter[str] = collections.Counter()
     draw, start_s, passed = random.Random(seed), time.monotonic(), 0
     for content in mutants(inputs, seed):
@@ -124,6 +152,7 @@ def read_all(inputs: int, seed: int, keep: int, folder: Path) -> None:
         else:
             answers["read"] += 1
             assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.size > 0
+        if has_header(content):
             passed += 1  # reservoir sampling
             place = passed - 1 if passed <= keep else draw.randrange(passed)
             if place < keep:
@@ -131,80 +160,109 @@ def read_all(inputs: int, seed: int, keep: int, folder: Path) -> None:
     print(f"{inputs} files in {time.monotonic() - start_s:.0f} s: {dict(answers.most_common())}", flush=True)
 
 
-# One batch after the other; says which it begins, so that the parent knows on which it died.
-DALI_READER = f"""
+# One batch after the other, each file's pixels beside it. Says which it begins, so that the parent knows when it died.
+DALI_READER = """
 import sys
 from pathlib import Path
 import numpy as np
 from nvidia.dali import fn, pipeline_def, types
 
-files = [Path(name) for name in sys.stdin.read().split()]
-batch = []
+batch_size, files, batch = int(sys.argv[1]), [Path(name) for name in sys.stdin.read().split()], []
 
-@pipeline_def(batch_size={DALI_BATCH}, num_threads=2, device_id=None, prefetch_queue_depth=1)
+@pipeline_def(batch_size=batch_size, num_threads=2, device_id=None, prefetch_queue_depth=1)
 def graph():
     encoded = fn.external_source(lambda: batch, dtype=types.UINT8, ndim=1)
     options = dict(device="cpu", output_type=types.RGB, adjust_orientation=False, jpeg_fancy_upsampling=True)
     crop = fn.decoders.image_slice(encoded, [0.2, 0.3], [0.5, 0.6], **options)
-    return fn.decoders.image(encoded, **options), crop
+    return fn.decoders.image(encoded, **options), crop, fn.peek_image_shape(encoded, adjust_orientation=False)
 
 pipeline = None
-for first in range(0, len(files), {DALI_BATCH}):
+for first in range(0, len(files), batch_size):
     print("begin", first, flush=True)
-    batch[:] = [np.fromfile(file, dtype=np.uint8) for file in files[first : first + {DALI_BATCH}]]
+    names = files[first : first + batch_size]
+    batch[:] = [np.fromfile(file, dtype=np.uint8) for file in names]
     try:
         if pipeline is None:
             pipeline = graph()
             pipeline.build()
-        pipeline.run()
+        images, _, shapes = pipeline.run()
     except RuntimeError as error:
         print("refused", first, flush=True)
         pipeline = None
+        continue
+    for i, name in enumerate(names):
+        assert tuple(shapes.at(i)) == images.at(i).shape, f"{name}: {shapes.at(i)} {images.at(i).shape}"
+        np.save(name.with_suffix(".npy"), images.at(i))
+print("end", flush=True)
 """
 
 
-def dali_batches(files: list[Path]) -> tuple[list[int], list[int]]:
-    """The first numbers of the batches that DALI refused, and of those that ended its process."""
+def dali_batches(files: list[Path], batch_size: int) -> tuple[list[Path], list[Path]]:
+    """The files of the batches that DALI refused, and of those that ended its process."""
     refused, died, start = [], [], 0
     while start < len(files):
         names = "\n".join(map(str, files[start:]))
-        done = subprocess.run([sys.executable, "-c", DALI_READER], input=names, capture_output=True, text=True)
-        lines = [line.split() for line in done.stdout.splitlines() if line.startswith(("begin", "refused"))]
-        refused += [start + int(number) for word, number in lines if word == "refused"]
-        if done.returncode == 0:
+        command = [sys.executable, "-c", DALI_READER, str(batch_size)]
+        done = subprocess.run(command, input=names, capture_output=True, text=True)
+        lines = [line.split() for line in done.stdout.splitlines() if line.startswith(("begin", "refused", "end"))]
+        for first in (start + int(line[1]) for line in lines if line[0] == "refused"):
+            refused += files[first : first + batch_size]
+        if lines and lines[-1][0] == "end":
             break
-        if not lines:
+        if not lines or done.returncode > 0:
             raise RuntimeError(done.stderr)
-        died.append(start + int(lines[-1][1]))
-        start = died[-1] + DALI_BATCH
+        first = start + int(lines[-1][1])
+        died += files[first : first + batch_size]
+        start = first + batch_size
     return refused, died
 
 
-def read_by_dali(folder: Path) -> int:
-    """The exit code: 1 if DALI refuses a file of the folder or dies of it."""
-    files, start_s = sorted(folder.iterdir()), time.monotonic()
-    refused, died = dali_batches(files)
-    guilty = {"refused": 0, "ended its process": 0}
-    for first in {*refused, *died}:
-        for file in files[first : first + DALI_BATCH]:
-            alone_refused, alone_died = dali_batches([file])
-            if alone_refused or alone_died:
-                what = "ended its process" if alone_died else "refused"
-                guilty[what] += 1
-                print(f"DALI {what} over {file}")
-    print(f"{len(files)} of those read through DALI in {time.monotonic() - start_s:.0f} s: {guilty}", flush=True)
-    return 1 if refused or died else 0
+def read_by_dali(folder: Path) -> dict[Path, str]:
+    """File -> what DALI makes of it: "read", "refused" or "ended its process"."""
+    files, start_s = sorted(file for file in folder.iterdir() if not file.suffix), time.monotonic()
+    answers = dict.fromkeys(files, "read")
+    refused, died = dali_batches(files, DALI_BATCH)
+    guilty = [*refused, *died]
+    refused, died = dali_batches(guilty, 1)
+    answers |= dict.fromkeys(refused, "refused") | dict.fromkeys(died, "ended its process")
+    told = dict(collections.Counter(answers.values()))
+    print(f"{len(files)} files through DALI in {time.monotonic() - start_s:.0f} s: {told}", flush=True)
+    return answers
+
+
+def held_against_dali(folder: Path, kinds: dict[Path, str]) -> list[str]:
+    """What is wrong, a line for each file. kinds: what files are, for these lines."""
+    wrong = []
+    for file, answer in read_by_dali(folder).items():
+        try:
+            pixels = decode_rgb(file.read_bytes())
+        except BadImage:
+            if answer != "ended its process":
+                continue
+        else:
+            if answer == "read":
+                dali_pixels = np.load(file.with_suffix(".npy")).astype(int)
+                if pixels.shape == dali_pixels.shape and np.abs(dali_pixels - pixels).max() <= LEVELS:
+                    continue
+                answer = "read it with other pixels"
+        wrong.append(f"DALI {answer}: {file} {kinds.get(file, '')}")
+    return wrong
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--inputs", type=int, default=100_000)
-    parser.add_argument("--dali", type=int, default=2_000, help="how many of the files still read go through DALI")
+    parser.add_argument("--inputs", type=int, default=100_000, help="mutated files")
+    parser.add_argument("--dali", type=int, default=2_000, help="how many of them go through DALI")
+    parser.add_argument("--made", type=int, default=10_000, help="made files, all of which go through DALI")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    warnings.simplefilter("ignore")  # Pillow's, of odd EXIF data
     folder = Path(tempfile.mkdtemp(prefix="ssd-fuzz-"))
     read_all(options.inputs, options.seed, options.dali, folder)
-    return read_by_dali(folder) if options.dali else 0
+    kinds = make_all(options.made, options.seed, folder)
+    wrong = held_against_dali(folder, kinds)
+    print("\n".join(wrong) or "nothing wrong")
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

@@ -110,7 +110,11 @@ ONE_FINDING: list[tuple[str, Spoil, str, list[str], Effect]] = [
     ("garbage", replace_image("b.jpg", lambda _: b"garbage"), "unreadable images", ["b.jpg"], Effect.STOPS),
     ("empty", replace_image("b.jpg", lambda _: b""), "unreadable images", ["b.jpg"], Effect.STOPS),
     ("damaged", replace_image("b.jpg", damaged), "damaged images", ["b.jpg"], Effect.STOPS),
-    ("tiff", replace_image("b.jpg", lambda _: saved("TIFF", picture(9))), "unreadable images", ["b.jpg"], Effect.STOPS),
+    (
+        "tiff",
+        replace_image("b.jpg", lambda _: saved("TIFF", picture(9))),
+        "unsupported images", ["b.jpg"], Effect.STOPS,
+    ),  # fmt: skip
     (
         "16 bits",
         replace_image("b.jpg", lambda _: saved("PNG", picture(9).convert("I;16"))),

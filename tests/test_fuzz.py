@@ -7,6 +7,8 @@ from pathlib import Path
 import fuzz_images
 import pytest
 
+from pipelines.readers import image_files
+
 TESTS = Path(__file__).parent
 
 
@@ -22,11 +24,23 @@ def test_the_decoder_survives(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     fuzz_images.read_all(inputs=1000, seed=2, keep=64, folder=tmp_path)
     assert "1000 files in" in capsys.readouterr().out and len(list(tmp_path.iterdir())) == 64
     pytest.importorskip("nvidia.dali", reason="DALI is not installed")
-    assert fuzz_images.read_by_dali(tmp_path) == 0, capsys.readouterr().out
+    assert fuzz_images.held_against_dali(tmp_path, {}) == []
 
 
-def test_the_fuzzer_notices_what_dali_refuses(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_dali_reads_what_we_read(tmp_path: Path) -> None:
+    """Chunk orders, sizes and samplings that encoders do not write."""
     pytest.importorskip("nvidia.dali", reason="DALI is not installed")
-    (tmp_path / "good").write_bytes(fuzz_images.seeds()[0])
-    (tmp_path / "garbage").write_bytes(b"GIF89a and no more of it")
-    assert fuzz_images.read_by_dali(tmp_path) == 1
+    kinds = fuzz_images.make_all(1000, seed=4, folder=tmp_path)
+    assert {kind.split()[0] for kind in kinds.values()} == {"PNG", "WebP", "JPEG"} and len(kinds) > 500
+    assert fuzz_images.held_against_dali(tmp_path, kinds) == []
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_the_fuzzer_notices_what_dali_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+    monkeypatch.setattr(image_files, "_require_readable_by_dali", lambda stream: None)
+    kinds = fuzz_images.make_all(100, seed=4, folder=tmp_path)
+    wrong = fuzz_images.held_against_dali(tmp_path, kinds)
+    assert any("refused" in line and "WebP" in line for line in wrong)
+    assert any("other pixels" in line and "JPEG" in line for line in wrong)

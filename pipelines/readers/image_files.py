@@ -2,12 +2,15 @@
 
 An image must be the same to both data paths. DALI and Pillow read still JPEG, PNG and WebP of 8 bits alike, and differ
 on TIFF, BMP, JPEG 2000 and the rest, so those are refused; that also keeps hostile files away from decoders that few
-use. A JPEG that libjpeg complains of is refused too: DALI fails on most of these.
+use. A JPEG that libjpeg complains of is refused too: DALI fails on most of these. So are whole files of the three
+formats that DALI's parsers cannot read, above all WebP with EXIF behind a chunk of odd size: what DALI cannot read
+would end a run without the file's name. `tests/fuzz_images.py` looks for such kinds.
 """
 
 import io
 from enum import StrEnum
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -21,8 +24,29 @@ MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 """What both data paths read. Pillow's reader of JPEG takes MPO files too, whose first picture is a JPEG."""
+RULES = 2
+"""Counts the changes of what is refused: verdicts that were kept hold for one of them."""
+
+_OTHER_FORMATS = {
+    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    "BMP": (b"BM",),
+    "JPEG 2000": (b"\0\0\0\x0cjP  ", b"\xffO\xffQ"),
+    "GIF": (b"GIF87a", b"GIF89a"),
+    "JPEG XL": (b"\xff\n", b"\0\0\0\x0cJXL "),
+    "Photoshop": (b"8BPS",),
+    "PPM": (b"P5\n", b"P6\n"),
+}
+"""Format -> how its files begin: enough to say that they are to be converted, which will show if they are damaged."""
+_HEIF = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIF", b"msf1": "HEIF"}
+"""The same at byte 8, behind "ftyp"."""
 _MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK"}
+_NAMELESS_SAMPLING = "Could not determine subsampling level"
 _START_OF_SCAN = b"\xda"
+_PNG_CRITICAL = {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
+_PNG_BACKGROUND_BYTES = {0: 2, 2: 6, 3: 1, 4: 2, 6: 6}
+"""Of a bKGD chunk, by IHDR's colour type."""
+_WEBP_EXIF = 0x08
+"""Of VP8X's flags: there is an EXIF chunk."""
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
@@ -62,7 +86,7 @@ def decode_rgb(content: bytes) -> np.ndarray:
     """H x W x 3 uint8 RGB. Raises BadImage.
 
     libjpeg-turbo directly, which is a fifth faster than through Pillow and gives the same pixels; Pillow for other
-    formats and for CMYK.
+    formats, for CMYK, and for JPEGs of a sampling that libjpeg-turbo's simple interface has no name for.
     """
     import simplejpeg  # here, so that what reads no files runs without it
 
@@ -75,13 +99,21 @@ def decode_rgb(content: bytes) -> np.ndarray:
                 pixels: np.ndarray = simplejpeg.decode_jpeg(
                     content, "CMYK" if is_cmyk else "RGB", fastdct=False, fastupsample=False
                 )
-                _require_whole_segments(content)
+                _require_readable_by_dali(io.BytesIO(content))
                 if not is_cmyk:
                     return pixels
+        except KeyError:  # simplejpeg's, of a sampling
+            pass
         except ValueError as error:
+            if _NAMELESS_SAMPLING in str(error):
+                return _decode_by_pillow(content)
             raise BadImage(_flaw_of(content, str(error)), str(error)) from error
     if content.startswith(b"\x89PNG"):
         _require_whole_png(content)
+    return _decode_by_pillow(content)
+
+
+def _decode_by_pillow(content: bytes) -> np.ndarray:
     with open_image(content) as image:
         try:
             return np.array(image.convert("RGB"))
@@ -90,17 +122,85 @@ def decode_rgb(content: bytes) -> np.ndarray:
             raise BadImage(Flaw.TRUNCATED if truncated else Flaw.UNREADABLE, str(error)) from error
 
 
-def _require_whole_segments(content: bytes) -> None:
-    """Raises BadImage for a JPEG's segment shorter than its own head, which libjpeg lets pass and DALI does not."""
-    at = 2
-    while (marker := content[at + 1 : at + 2]) not in (_START_OF_SCAN, b""):
+def _require_readable_by_dali(stream: BinaryIO) -> None:
+    """Raises BadImage for what libjpeg and Pillow let pass in a file's segments or chunks and DALI does not, or reads
+    otherwise, and for what libjpeg complains of in a JPEG's head. Reads no pixels, nor what is behind a PNG's."""
+    start = stream.read(16)
+    if start.startswith(b"\xff\xd8"):
+        _require_jpeg_segments(stream)
+    elif start.startswith(b"\x89PNG"):
+        _require_png_chunks(stream)
+    elif start.startswith(b"RIFF") and start[8:] == b"WEBPVP8X":
+        _require_webp_chunks(stream)
+
+
+def _require_jpeg_segments(stream: BinaryIO) -> None:
+    import simplejpeg
+
+    components, is_adobe = 0, False
+    stream.seek(2)
+    while (marker := stream.read(2)[1:]) not in (_START_OF_SCAN, b""):
         if marker == b"\xff":  # filling
-            at += 1
+            stream.seek(-1, io.SEEK_CUR)
             continue
-        length = int.from_bytes(content[at + 2 : at + 4])
+        length = int.from_bytes(stream.read(2))
         if length < 2:
             raise BadImage(Flaw.DAMAGED, "JPEG segment of a false length")
-        at += 2 + length
+        head = stream.read(min(length - 2, 6))
+        if marker[0] in range(0xC0, 0xD0) and marker not in b"\xc4\xc8\xcc":  # a frame's head
+            components = head[5] if len(head) == 6 else 0
+        is_adobe |= marker == b"\xee" and head.startswith(b"Adobe")
+        stream.seek(length - 2 - len(head), io.SEEK_CUR)
+    if components == 4 and not is_adobe:  # DALI takes its values as they are, Pillow as inverted
+        raise BadImage(Flaw.UNSUPPORTED, "is CMYK without Adobe's marker")
+    end = stream.tell() + int.from_bytes(stream.read(2))
+    stream.seek(0)
+    try:
+        simplejpeg.decode_jpeg_header(stream.read(end))
+    except KeyError:  # a sampling without a name
+        pass
+    except ValueError as error:
+        if _NAMELESS_SAMPLING not in str(error):
+            raise BadImage(Flaw.DAMAGED, str(error)) from error
+
+
+def _require_png_chunks(stream: BinaryIO, *, whole: bool = False) -> None:
+    """Those before the pixels; whole: the others too."""
+    stream.seek(8)
+    colour_type, before = -1, b""
+    pixels_ended = False
+    while len(head := stream.read(8)) == 8 and (whole or head[4:] != b"IDAT"):
+        name = head[4:]
+        pixels_ended |= before == b"IDAT" != name
+        before = name
+        length = int.from_bytes(head[:4])
+        start = stream.read(min(length, 10))
+        if name == b"IHDR":
+            colour_type = start[9] if len(start) == 10 else -1
+        elif name == b"bKGD" and length != _PNG_BACKGROUND_BYTES.get(colour_type):
+            raise BadImage(Flaw.UNSUPPORTED, "PNG with a background (bKGD) of a false length")
+        elif name not in _PNG_CRITICAL and not name[0] & 0x20:
+            raise BadImage(Flaw.UNSUPPORTED, f"PNG with a critical chunk that no standard knows ({name!r})")
+        elif name == b"IDAT" and pixels_ended:
+            raise BadImage(Flaw.DAMAGED, "PNG with a chunk among its pixels")
+        stream.seek(length - len(start) + 4, io.SEEK_CUR)
+
+
+def _require_webp_chunks(stream: BinaryIO) -> None:
+    """DALI 2.4 looks for the EXIF chunk without the byte that fills up one of odd size, so that it reads on beside it:
+    to the file's end, or to bytes that happen to say "EXIF"."""
+    file_bytes = stream.seek(0, io.SEEK_END)
+    stream.seek(16)
+    vp8x_bytes, flags = int.from_bytes(stream.read(4), "little"), stream.read(1)[0]
+    at = 20 + vp8x_bytes
+    while flags & _WEBP_EXIF:
+        stream.seek(at)
+        head = stream.read(8)
+        at += 8 + int.from_bytes(head[4:], "little")
+        if len(head) < 8 or at > file_bytes:
+            raise BadImage(Flaw.UNSUPPORTED, "WebP whose EXIF is behind a chunk of odd size, or missing")
+        if head[:4] == b"EXIF":
+            return
 
 
 def _require_whole_png(content: bytes) -> None:
@@ -109,6 +209,7 @@ def _require_whole_png(content: bytes) -> None:
         raise BadImage(Flaw.UNSUPPORTED, "is animated")
     if _PNG_END not in content:
         raise BadImage(Flaw.TRUNCATED, "PNG without an end")
+    _require_png_chunks(io.BytesIO(content), whole=True)
     with open_image(content) as image:
         try:
             image.verify()  # the checksums
@@ -132,6 +233,8 @@ def open_image(source: Path | bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
     except UnidentifiedImageError:
+        if (other := _other_format(source)) is not None:
+            raise BadImage(Flaw.UNSUPPORTED, f"is a {other} file") from None
         raise BadImage(Flaw.UNREADABLE, f"no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file") from None
     except Image.DecompressionBombError as error:
         raise BadImage(Flaw.OVERSIZED, str(error)) from error
@@ -145,7 +248,29 @@ def open_image(source: Path | bytes) -> Image.Image:
     if image.format in ("PNG", "WEBP") and getattr(image, "is_animated", False):
         image.close()
         raise BadImage(Flaw.UNSUPPORTED, "is animated")
+    stream = cast(BinaryIO, image.fp)
+    at = stream.tell()
+    try:
+        stream.seek(0)
+        _require_readable_by_dali(stream)
+    except BadImage:
+        image.close()
+        raise
+    stream.seek(at)
     return image
+
+
+def _other_format(source: Path | bytes) -> str | None:
+    """The format of a file that is none of FORMATS, as far as its first bytes tell."""
+    if isinstance(source, bytes):
+        start = source[:16]
+    else:
+        with source.open("rb") as stream:
+            start = stream.read(16)
+    for name, starts in _OTHER_FORMATS.items():
+        if start.startswith(starts):
+            return name
+    return _HEIF.get(start[8:12]) if start[4:8] == b"ftyp" else None
 
 
 def require_size(annotations: Annotations, index: int, size_px: tuple[int, int]) -> None:
@@ -159,7 +284,9 @@ def require_size(annotations: Annotations, index: int, size_px: tuple[int, int])
 
 
 def unreadable(path: Path, error: Exception) -> InputError:
+    convert = isinstance(error, BadImage) and error.flaw is Flaw.UNSUPPORTED
+    remedy = "convert it to a JPEG or PNG of 8 bits a channel" if convert else "replace it"
     return InputError(
-        f"{path}: cannot be read as an image ({error}); replace it, take it out of the split, or do without it "
-        "by --on-bad-image skip (a run that had begun goes on by --resume auto)"
+        f"{path}: cannot be {'used' if convert else 'read'} as an image ({error}); {remedy}, take it out of the split, "
+        "or do without it by --on-bad-image skip (a run that had begun goes on by --resume auto)"
     )

@@ -6,7 +6,6 @@
 import hashlib
 import json
 import os
-import struct
 import sys
 import tempfile
 import warnings
@@ -25,6 +24,7 @@ from pipelines.annotations import Annotations
 from pipelines.readers.coco import read_tolerantly
 from pipelines.readers.image_files import (
     MAX_PIXELS,
+    RULES,
     BadImage,
     Flaw,
     decode_rgb,
@@ -38,6 +38,7 @@ from pipelines.readers.rows import BadRows, Defect
 from pipelines.readers.splits import find_split, read_document
 from ssd.distributed import Ranks, broadcast_object
 from ssd.errors import InputError
+from ssd.images import PILLOW_ERRORS
 
 _FILE_THREADS = 8  # waiting for a disk or a network, mostly
 _EXIF_ORIENTATION = 0x0112
@@ -84,7 +85,7 @@ def _mode_and_orientation(content: bytes) -> tuple[str, int]:
     with open_image(content) as image:
         try:
             orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-        except (OSError, ValueError, SyntaxError, struct.error):  # EXIF that is no EXIF
+        except PILLOW_ERRORS:  # EXIF that is no EXIF
             orientation = 1
         return image.mode, orientation if orientation in range(1, 9) else 1
 
@@ -131,7 +132,11 @@ def verdicts_file(image_folder: Path) -> Path:
 
 def _judge() -> dict[str, Any]:
     """What the verdicts depend on beside the files."""
-    return {"max_pixels": MAX_PIXELS, **{package: version(package) for package in ("pillow", "simplejpeg")}}
+    return {
+        "rules": RULES,
+        "max_pixels": MAX_PIXELS,
+        **{package: version(package) for package in ("pillow", "simplejpeg")},
+    }
 
 
 def _read_verdicts(image_folder: Path) -> dict[str, Verdict]:

@@ -218,20 +218,45 @@ def matmul_flops(dtype: torch.dtype, device: torch.device) -> float:
     """Operations a second of a large matrix product: what is to be had of the device.
 
     Measured once a process. The best of ten, each as a product and as a 1x1 convolution: on a CPU they are two
-    libraries, MKL and oneDNN, of which the first takes twice as long in float32 on AMD's.
+    libraries, MKL and oneDNN, of which the first takes twice as long in float32 on AMD's. A CPU without 16-bit units
+    computes bfloat16 by way of float32, so there float32 takes part too, and what a small product shows to be ten times
+    as slow as the best is left out: a bfloat16 product takes a minute on a CPU without AVX-512.
     """
+    dtypes = dict.fromkeys([dtype, torch.float32] if device.type == "cpu" else [dtype])
+    products = [(multiply, each) for each in dtypes for multiply in (_as_product, _as_convolution)]
     size = _MATMUL_SIZE[device.type]
+    trials_s = [_product_seconds(*product, size // 8, device, times=3) for product in products]
+    quick = [product for product, trial_s in zip(products, trials_s, strict=True) if trial_s < 10 * min(trials_s)]
+    return 2 * size**3 / min(_product_seconds(*product, size, device, times=10) for product in quick)
+
+
+def _as_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return torch.mm(a, b)
+
+
+def _as_convolution(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    size = len(a)
+    return torch.conv2d(a.t().view(1, size, 1, size), b.view(size, size, 1, 1))
+
+
+def _product_seconds(
+    multiply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    dtype: torch.dtype,
+    size: int,
+    device: torch.device,
+    *,
+    times: int,
+) -> float:
+    """The shortest of so many products of two size x size matrices."""
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    image, weight = a.t().view(1, size, 1, size), b.view(size, size, 1, 1)
-    products: list[Callable[[], torch.Tensor]] = [lambda: torch.mm(a, b), lambda: torch.conv2d(image, weight)]
     seconds = []
-    for product in 10 * products:
+    for _ in range(times):
         _synchronise(device)
         began = time.perf_counter()
-        product()
+        multiply(a, b)
         _synchronise(device)
         seconds.append(time.perf_counter() - began)
-    return 2 * size**3 / min(seconds)
+    return min(seconds)
 
 
 def _write_trace(file: Path, step: Callable[[], None], device: torch.device) -> None:
