@@ -16,6 +16,7 @@ from test_report import assert_self_contained
 
 import main
 from ssd.distributed import Ranks
+from ssd.errors import InputError
 from ssd.run.files import Run
 from ssd.run.trackers import _TRACKERS, Trackers
 
@@ -28,7 +29,7 @@ class Listener:
 
     def __init__(self, folder: Path, settings: dict[str, object], step: int) -> None:
         self.told: list[tuple[str, int, object]] = []
-        self.closed = False
+        self.closed, self.settings = False, settings
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         self.told.append(("scalars", step, dict(values)))
@@ -177,3 +178,12 @@ def test_mlflow_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     history = mlflow.MlflowClient().get_metric_history(found.info.run_id, "train/loss")
     assert sorted(metric.step for metric in history) == [1, 2, 3]  # they are sent without waiting for each other
     assert found.info.run_name == "run"
+
+
+def test_names_that_are_no_utf8(listener: list[Listener], tmp_path: Path) -> None:
+    """Trackers encode what they are told: a folder they would write elsewhere, a setting is only shown."""
+    with Trackers(["tensorboard"]) as trackers:
+        with pytest.raises(InputError, match="--track tensorboard: takes no folder whose name is no UTF-8"):
+            trackers.open(tmp_path / "caf\udce9", {}, 0)
+        trackers.open(tmp_path, {"data": "caf\udce9", "epochs": 3}, 0)
+    assert [each.settings for each in listener] == [{"data": "caf?", "epochs": 3}]

@@ -20,7 +20,8 @@ def check(file: Path) -> list[str]:
     report = file.with_name("mlperf-check.log")
     report.unlink(missing_ok=True)  # it would be appended to
     checker = [sys.executable, "-m", "mlperf_logging.compliance_checker", "--quiet", "--ruleset", RULESET]
-    done = subprocess.run([*checker, "--log_output", str(report), str(file)], capture_output=True, text=True)
+    command = [*checker, "--log_output", str(report), str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace")  # it names the file
     if done.returncode == 0:
         return []
     values: dict[str, list[Any]] = {}

@@ -140,6 +140,11 @@ class MLflow:
             print(f"warning: MLflow did not take all of it: {_first_line(error)}", file=sys.stderr)
 
 
+def _as_utf8(text: str) -> str:
+    """With ? for what no UTF-8 has: the bytes of a file's name that are none."""
+    return text.encode(errors="replace").decode()
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
@@ -163,9 +168,12 @@ class Trackers:
         self._open: list[Tracker] = []
 
     def open(self, folder: Path, settings: dict[str, Any], step: int) -> None:
-        """Raises InputError where one cannot be reached."""
+        """Raises InputError where one cannot be reached, or cannot write the folder's name."""
         for name in self._names:
-            self._open.append(_TRACKERS[name](folder, settings, step))
+            if _as_utf8(str(folder)) != str(folder):
+                raise InputError(f"--track {name}: takes no folder whose name is no UTF-8, as {folder}; pass another")
+            shown = {key: _as_utf8(value) if isinstance(value, str) else value for key, value in settings.items()}
+            self._open.append(_TRACKERS[name](folder, shown, step))
 
     def __bool__(self) -> bool:
         return bool(self._open)
