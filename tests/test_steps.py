@@ -168,7 +168,8 @@ from ssd.config import Config
 from ssd.distributed import process_group
 from ssd.precision import grad_scaler
 from ssd.training.step import build_step
-from ssd.training.loop import Training, build_optimizer
+from ssd.training.optimizer import build_optimizer
+from ssd.training.state import Training
 
 OPTIONS = {"plain": {}, "accumulate": {"accumulate": 2}, "bf16": {"gradient_compression": "bf16"}}
 WIDTH = 2600  # one layer has 27 MB of gradients, which fill a bucket of DDP's, where the compiler cuts the graph
