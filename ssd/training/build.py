@@ -11,7 +11,7 @@ from ssd.detectors.ssd300.loss import compiled_ssd_losses, ssd_losses
 from ssd.detectors.ssd300.model import SSD300
 from ssd.distributed import Ranks
 from ssd.errors import InputError
-from ssd.precision import grad_scaler
+from ssd.precision import grad_scaler, has_16_bit_units
 from ssd.training.optimizer import build_optimizer
 from ssd.training.resume import Origin
 from ssd.training.state import Training
@@ -29,7 +29,9 @@ def build_training(
     checkpoint's. Raises InputError where weights and settings or categories do not fit.
     """
     notes: list[str] = []
-    if config.fp16 and ranks.device.type == "cpu":
+    if (config.fp16 or config.bf16) and not has_16_bit_units(ranks.device):
+        notes.append("this CPU has no 16-bit units, so all is computed in float32, which is faster here")
+    elif config.fp16 and ranks.device.type == "cpu":
         notes.append("--fp16 on a CPU computes in bfloat16")
     torch.manual_seed(config.seed or 0)
     model = SSD300(config.backbone, 1 + len(categories))
