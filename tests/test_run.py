@@ -20,7 +20,7 @@ from ssd.precision import has_16_bit_units
 
 pytestmark = pytest.mark.slow
 
-RUN_FILES = ("config.json", "log.jsonl", "results.json", "evaluation.json", "metrics.csv")
+RUN_FILES = (".lock", "config.json", "log.jsonl", "results.json", "evaluation.json", "metrics.csv")
 PATHS = ("dali", "no_dali")
 # Every detection counts, so that a detector of a few steps has an AP above 0.
 JUDGED = ["--score-threshold", "0", "--device", "cpu", "--num-workers", "1"]
