@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
@@ -255,6 +256,35 @@ def test_main_py_exits_with_mains_code(tmp_path: Path) -> None:
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == "error: unrecognized arguments: --bogus; see main.py --help\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_installed_command_is_told_by_its_own_name(tmp_path: Path) -> None:
+    script = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["ssd-dali"]
+    module, _, function = script.partition(":")
+    program = tmp_path / "ssd-dali"  # as pip writes it
+    program.write_text(f"import sys\nfrom {module} import {function}\nsys.exit({function}())\n")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, program, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+
+    for arguments in ([], ["evaluate"], ["benchmark", "data"]):
+        done = run(*arguments, "--help")
+        assert done.returncode == 0 and done.stdout.startswith(f"usage: {' '.join(['ssd-dali', *arguments])} ")
+        assert "\nexample: " in done.stdout and "main.py" not in done.stdout
+    assert "example: torchrun --nproc_per_node=8 --no-python ssd-dali --fp16" in run("--help").stdout
+    done = run("--bogus")
+    assert done.returncode == 2 and done.stderr == "error: unrecognized arguments: --bogus; see ssd-dali --help\n"
+
+
+def test_an_installation_has_every_package() -> None:
+    setuptools = pytest.importorskip("setuptools")
+    include = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]["include"]
+    files = [file.relative_to(ROOT) for name in ("ssd", "pipelines") for file in (ROOT / name).rglob("*.py")]
+    folders = {".".join(file.parent.parts) for file in files}
+    assert "ssd.cli" in folders and folders == set(setuptools.find_packages(str(ROOT), include=include))
 
 
 def test_a_misspelt_flag_or_command_is_told_its_nearest(refusal: Callable[..., str]) -> None:
