@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import main
+from ssd.precision import has_16_bit_units
 from ssd.speed import comparison
 from ssd.speed.steps import Measurement, Stopwatch, flops_per_image
 
@@ -49,7 +50,11 @@ def test_figures_are_written(subject: str, parts: list[str], tmp_path: Path, cap
     assert len(found["configurations"]) == 1 and found["hardware"]["device"] == "cpu" and "torch" in found["versions"]
     assert files["plot"].read_bytes().startswith(b"\x89PNG")
     assert any("conv" in event["name"] for event in json.loads(files["profile"].read_text())["traceEvents"])
-    assert "bf16" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "bf16" in said.out
+    has_units = has_16_bit_units(torch.device("cpu"))
+    assert found["computed_in"] == {"bf16": "bfloat16" if has_units else "float32"}
+    assert ("bf16 is computed in float32" in said.err) != has_units
 
 
 def _of_gpu() -> None:

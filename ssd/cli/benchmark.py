@@ -202,6 +202,9 @@ def _benchmark_steps(subject: Literal["train", "inference"], arguments: Sequence
         if ranks.world_size > 1:
             raise InputError("benchmark measures one process; start it without torchrun")
         require_device(config, ranks)
+        for precision in precisions:
+            if precision != "fp32" and comparison.computed_in(precision, ranks.device) == "float32":
+                print(f"note: this CPU has no 16-bit units, so {precision} is computed in float32", file=sys.stderr)
         categories: Sequence[tuple[int, str]] = coco_categories()
         batches_of: Callable[[int], Iterator[Any]]
         if chosen["synthetic"]:

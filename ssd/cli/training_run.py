@@ -49,7 +49,8 @@ def with_backbone_of_checkpoint(config: Config) -> Config:
 
 
 def train_run(config: Config, ranks: Ranks, trackers: Trackers, takes_backbone: bool) -> int:
-    """takes_backbone: nothing says which one, so a file to start or to go on from does."""
+    """takes_backbone: neither a flag nor a recipe names the backbone, so the checkpoint's is taken: the run's own, or
+    that of --checkpoint."""
     require_device(config, ranks)
     with run_folder(data_name(config), config.output, config.resume, ranks) as (folder, files):
         origin = resume.find_checkpoint(files, ranks)

@@ -17,6 +17,7 @@ from ssd.console import Console
 from ssd.distributed import Ranks
 from ssd.environment import hardware, versions
 from ssd.errors import InputError, memory_failure
+from ssd.precision import compute_dtype
 from ssd.speed.steps import Measurement, flops_per_image, inference_step, matmul_flops, measure, training_step
 from ssd.training.build import build_training
 from ssd.training.prefetch import on_side_stream
@@ -134,12 +135,19 @@ def about(config: Config, num_classes: int, rows: Sequence[Row], subject: str, r
     return {
         "backbone": config.backbone,
         "num_classes": num_classes,
+        "computed_in": {name: computed_in(name, ranks.device) for name in used},
         "gflop_per_image": flops_per_image(config.backbone, num_classes, training=subject == "train") / 1e9,
         "matmul_tflops": {name: matmul_flops(dtype, ranks.device) / 1e12 for name, dtype in used.items()},
         "hardware": hardware(ranks.device),
         "threads": torch.get_num_threads(),
         "versions": versions(),
     }
+
+
+def computed_in(precision: str, device: torch.device) -> str:
+    """The type, such as "bfloat16", that a precision of PRECISIONS comes to on a device."""
+    asked = Config(fp16=precision == "fp16", bf16=precision == "bf16")
+    return str(compute_dtype(asked, device) or torch.float32).removeprefix("torch.")
 
 
 def show_table(subject: str, rows: Sequence[Row]) -> None:
