@@ -339,7 +339,7 @@ def test_the_dali_path_finishes_without_a_wait(monkeypatch: pytest.MonkeyPatch) 
     from pipelines.dali import loaders
 
     def batches(ranks: Ranks, outputs: list[dict[str, Tensor]]) -> Any:
-        monkeypatch.setattr(loaders, "_graph_digest", lambda *_: "")
+        monkeypatch.setattr(loaders, "graph_digest", lambda *_: "")
         monkeypatch.setattr(loaders, "build_pipeline", lambda *_, **__: None)
         monkeypatch.setattr(loaders, "_iterator", lambda *_, **__: None)
         monkeypatch.setattr(loaders, "_outputs", lambda *_: iter(outputs))

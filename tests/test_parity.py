@@ -27,6 +27,8 @@ from ssd.images import resize
 fn = pytest.importorskip("nvidia.dali.fn", reason="DALI is not installed")
 from nvidia.dali import pipeline_def, types  # noqa: E402
 
+from pipelines.dali import graph  # noqa: E402
+
 P_AGREE = 1e-3
 BATCH, ROUNDS = 64, 100
 
@@ -110,12 +112,12 @@ def draw_with_dali(split: Annotations) -> Draws:
         return [boxes for boxes, _ in batch], [labels.astype(np.int32) for _, labels in batch]
 
     @pipeline_def
-    def graph():
+    def drawn():
         boxes, labels = fn.external_source(source=feed, num_outputs=2)
         anchor, shape, boxes, _ = graph.random_crop(boxes, labels)
         return anchor, shape, boxes, graph.random_flip(), graph.random_colour()
 
-    pipeline = graph(batch_size=BATCH, num_threads=1, device_id=None, seed=11)
+    pipeline = drawn(batch_size=BATCH, num_threads=1, device_id=None, seed=11)
     pipeline.build()
     columns: list[list[np.ndarray]] = [[] for _ in range(5)]
     for _ in range(ROUNDS):
@@ -201,8 +203,8 @@ def test_a_difference_is_noticed(
     assert compare(torch_draws, draw_with_dali(split))[notices] < P_AGREE
 
 
-def _run_once(graph, images: list[np.ndarray]) -> list[np.ndarray]:
-    pipeline = graph(batch_size=len(images), num_threads=1, device_id=None)
+def _run_once(definition, images: list[np.ndarray]) -> list[np.ndarray]:
+    pipeline = definition(batch_size=len(images), num_threads=1, device_id=None)
     pipeline.build()
     (output,) = pipeline.run()
     return [np.array(sample) for sample in output]
@@ -226,7 +228,7 @@ def test_colour_flip_and_normalisation_are_those_of_dalis_operators() -> None:
     flips = [np.int32(number % 2) for number in range(len(images))]
 
     @pipeline_def
-    def graph():
+    def resized():
         source = fn.external_source(source=lambda: images, layout="HWC")
         hue, saturation, brightness, contrast = fn.external_source(
             source=lambda: tuple([c[i] for c in colours] for i in range(4)), num_outputs=4
@@ -240,7 +242,7 @@ def test_colour_flip_and_normalisation_are_those_of_dalis_operators() -> None:
             dtype=types.FLOAT,
         )
 
-    theirs = torch.from_numpy(np.stack(_run_once(graph, images)))
+    theirs = torch.from_numpy(np.stack(_run_once(resized, images)))
     ours = augmentation.finish(
         torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(colours)), torch.tensor(np.array(flips))
     )
@@ -266,11 +268,11 @@ def test_contrast_is_that_of_torchvisions_color_jitter() -> None:
 
 def _resize_with_dali(images: list[np.ndarray], **difference: object) -> np.ndarray:
     @pipeline_def
-    def graph():
+    def resized():
         source = fn.external_source(source=lambda: images, layout="HWC")
         return graph.resize(source) if not difference else fn.resize(source, size=[300, 300], **difference)
 
-    return np.stack(_run_once(graph, images)).astype(np.float32)
+    return np.stack(_run_once(resized, images)).astype(np.float32)
 
 
 def test_resize_is_the_same_filter_and_a_missing_antialias_is_noticed(coco256: Path) -> None:
@@ -288,12 +290,13 @@ def test_crop_windows_round_to_the_same_pixels() -> None:
     shape = rng.uniform(0.1, 0.39, (256, 2)).astype(np.float32)
 
     @pipeline_def
-    def graph():
+    def resized():
         source = fn.external_source(source=lambda: [columns] * len(start), layout="HWC")
         anchor, size = fn.external_source(source=lambda: (list(start), list(shape)), num_outputs=2)
         return fn.slice(source, anchor, size, axis_names="WH")
 
-    for theirs, window in zip(_run_once(graph, [columns] * len(start)), np.hstack([start, start + shape]), strict=True):
+    windows = np.hstack([start, start + shape])
+    for theirs, window in zip(_run_once(resized, [columns] * len(start)), windows, strict=True):
         left, top, right, bottom = augmentation.window_px(window, 250, 120)
         assert (theirs.shape[0], theirs.shape[1]) == (bottom - top, right - left)
         assert (theirs[0, 0, 0], theirs[0, -1, 0]) == (left, right - 1)
