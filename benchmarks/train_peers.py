@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import dle  # noqa: E402
 
-from ssd.batch import Batch  # noqa: E402
+from ssd.batch import MatchedBatch  # noqa: E402
 from ssd.boxes import ltrb_to_cxcywh  # noqa: E402
 from ssd.checkpoints.conversion import coco_categories  # noqa: E402
 from ssd.config import BACKBONES, Config  # noqa: E402
@@ -50,7 +50,9 @@ LOSS_TOLERANCE = 0.01  # relative: 16-bit types round in another order in anothe
 Step = Callable[[], float]  # takes one step and returns its loss
 
 
-def dle_step(checkout: Path, backbone: str, batch: Batch, config: Config, ranks: Ranks) -> tuple[Step, dict[str, Any]]:
+def dle_step(
+    checkout: Path, backbone: str, batch: MatchedBatch, config: Config, ranks: Ranks
+) -> tuple[Step, dict[str, Any]]:
     """The step of DLE's ssd/train.py on one batch, and its model's state as it begins."""
     device = ranks.device
     published = dle.module(checkout, "model")
@@ -76,7 +78,7 @@ def dle_step(checkout: Path, backbone: str, batch: Batch, config: Config, ranks:
     return step, before
 
 
-def our_step(state: dict[str, Any], batch: Batch, config: Config, ranks: Ranks) -> Step:
+def our_step(state: dict[str, Any], batch: MatchedBatch, config: Config, ranks: Ranks) -> Step:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "dle.pt"
         torch.save({"model": state}, file)

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ssd.batch import IMAGE_SIZE_PX, Batch, TrainLoader
+from ssd.batch import IMAGE_SIZE_PX, Batch, MatchedBatch, TrainLoader
 from ssd.detectors.ssd300 import anchors
 from ssd.drawing import class_colour, picture_of
 from ssd.lettering import picture_font, shown_in_picture
@@ -51,6 +51,7 @@ def _tiles(loader: TrainLoader, count: int, names: list[str]) -> list[Image.Imag
 
 
 def _tiles_of(batch: Batch, names: list[str]) -> list[Image.Image]:
+    assert isinstance(batch, MatchedBatch)
     return [_draw(*sample, names) for sample in zip(batch.images, batch.offsets, batch.labels, strict=True)]
 
 

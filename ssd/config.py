@@ -1,7 +1,7 @@
 """Every setting of a run, frozen. Derived values are computed where they are needed, never written back."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 DATA_PIPELINES = ("dali", "no_dali")
@@ -14,6 +14,15 @@ ON_BAD_IMAGE = ("error", "skip")
 OPTIMIZERS = ("sgd", "apex")
 SCHEDULES = ("multistep", "cosine")
 GRADIENT_COMPRESSIONS = ("none", "bf16")
+
+
+class Thresholds(NamedTuple):
+    """Which of a model's detections stand; each as in `Config`."""
+
+    score_threshold: float = 0.05
+    nms_iou: float = 0.5
+    max_per_class: int = 200
+    max_per_image: int = 200
 
 
 @dataclass(frozen=True)
@@ -123,6 +132,10 @@ class Config:
     """One of MLPERF_DIVISIONS."""
     mlperf_status: str = "research"
     """One of MLPERF_STATUSES: how the platform can be had."""
+
+    @property
+    def thresholds(self) -> Thresholds:
+        return Thresholds(self.score_threshold, self.nms_iou, self.max_per_class, self.max_per_image)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

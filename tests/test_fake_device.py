@@ -21,7 +21,7 @@ from torchvision.ops import nms
 from pipelines import augmentation
 from pipelines.no_dali import loaders
 from ssd import constants
-from ssd.batch import Batch, Detections, GroundTruth, Predictions
+from ssd.batch import Detections, GroundTruth, MatchedBatch, Predictions
 from ssd.boxes import pairwise_iou
 from ssd.config import Config
 from ssd.detectors.ssd300 import postprocess
@@ -291,7 +291,7 @@ def host_batch() -> loaders._HostBatch:
     )
 
 
-def finished(waits: Waits, contrast_centre: float | None = None) -> Batch:
+def finished(waits: Waits, contrast_centre: float | None = None) -> MatchedBatch:
     """A batch of the PyTorch path, as its loader's thread pins it. Constants are there already."""
     host = pin_memory(host_batch())
     loaders._finish(host, GPU, contrast_centre)
@@ -383,7 +383,7 @@ def a_step(config: Config) -> Iterator[Callable[[], None]]:
         images = torch.empty(4, 3, 300, 300, device=GPU).to(memory_format=torch.channels_last)
         offsets = torch.empty(4, NUM_BOXES, 4, device=GPU)
         labels = torch.empty(4, NUM_BOXES, dtype=torch.int64, device=GPU)
-        batch = Batch(images, offsets, labels, torch.arange(4))
+        batch = MatchedBatch(images, offsets, labels, torch.arange(4))
         step(batch, 1e-3)  # what is made once is made now
 
         def take() -> None:

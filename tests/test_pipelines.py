@@ -15,7 +15,7 @@ from pipelines import augmentation
 from pipelines.annotations import Annotations
 from pipelines.demo.data_set import write_demo_data
 from pipelines.readers.coco import read_annotations
-from ssd.batch import IMAGE_SIZE_PX, Batch
+from ssd.batch import IMAGE_SIZE_PX, MatchedBatch
 from ssd.config import DATA_PIPELINES
 from ssd.detectors.ssd300 import anchors
 from ssd.distributed import Ranks
@@ -49,7 +49,7 @@ def _train(
     )
 
 
-def _equal(a: list[Batch], b: list[Batch]) -> bool:
+def _equal(a: list[MatchedBatch], b: list[MatchedBatch]) -> bool:
     return all(torch.equal(x, y) for one, two in zip(a, b, strict=True) for x, y in zip(one, two, strict=True))
 
 
@@ -128,7 +128,7 @@ def only_whole_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(augmentation, "FLIP_PROBABILITY", 0.0)
 
 
-def _numbers(batch: Batch) -> list[int]:
+def _numbers(batch: MatchedBatch) -> list[int]:
     boxes_ltrb = anchors.decode(batch.offsets, anchors.default_boxes_cxcywh())
     return [
         round(boxes[labels > 0][0, 0].item() * 32) - 1 for boxes, labels in zip(boxes_ltrb, batch.labels, strict=True)

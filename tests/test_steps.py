@@ -163,7 +163,7 @@ def test_ranks_agree_with_and_without_compression(tmp_path: Path) -> None:
 COMPILED_RANK = """
 import functools, json, sys, torch
 from torch import nn
-from ssd.batch import Batch
+from ssd.batch import MatchedBatch
 from ssd.config import Config
 from ssd.distributed import process_group
 from ssd.precision import grad_scaler
@@ -190,7 +190,7 @@ with process_group("cpu") as ranks:
         )
         take_step = build_step(training)
         images = torch.randn(8, 3, generator=torch.Generator().manual_seed(ranks.rank))
-        batch = Batch(images, torch.zeros(8), torch.zeros(8), torch.arange(8))
+        batch = MatchedBatch(images, torch.zeros(8), torch.zeros(8), torch.arange(8))
         losses = [float(take_step(batch, 1e-2).sum()) for _ in range(3)]
         found[name] = {"losses": losses, "weights": [float(p.detach().double().sum()) for p in model.parameters()]}
     with open(f"{sys.argv[1]}/{ranks.rank}.json", "w") as file:

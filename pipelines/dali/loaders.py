@@ -20,7 +20,7 @@ from pipelines.dali.clean_file import require_utf8, write_clean_file
 from pipelines.dali.graph import eval_graph, graph_digest, train_graph
 from pipelines.readers.scan import read_image, require_headers
 from ssd import images as ssd_images
-from ssd.batch import Batch, EvalBatch
+from ssd.batch import EvalBatch, MatchedBatch, whole
 from ssd.distributed import Ranks
 from ssd.errors import InputError
 
@@ -112,7 +112,7 @@ class TrainLoader:
         self._iterator: Any = None
         self.steps_per_epoch = -(-len(annotations.trainable_indices()) // (batch_size * ranks.world_size))
 
-    def batches(self, first_step: int) -> Iterator[Batch]:
+    def batches(self, first_step: int) -> Iterator[MatchedBatch]:
         # Going on without a state must not repeat the beginning's order and crops; going on with one needs the seeds
         # that its run had.
         if self._checkpoint is None:
@@ -138,7 +138,7 @@ class TrainLoader:
             pixels = _pixels(output["images"], antialias=self._settings.antialias)
             images = augmentation.finish(pixels, output["colour"], output["flip"], self._settings.contrast_centre)
             image_ids = torch.from_numpy(self._annotations.image_ids[output["indices"].flatten().cpu().numpy()])
-            yield Batch(images, output["offsets"], output["labels"].long(), image_ids)
+            yield MatchedBatch(images, output["offsets"], output["labels"].long(), image_ids)
 
     def state(self) -> bytes:
         if self._iterator is None:
@@ -179,4 +179,4 @@ class EvalLoader:
             if len(output["indices"]) == 0:  # a rank with fewer images than others has a batch of padding at the end
                 continue
             images = ssd_images.normalise(_pixels(output["images"]).permute(0, 3, 1, 2))
-            yield EvalBatch(images, output["indices"].flatten().long().cpu())
+            yield EvalBatch(images, whole(images), output["indices"].flatten().long().cpu())

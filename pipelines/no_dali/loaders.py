@@ -20,7 +20,7 @@ from pipelines.annotations import Annotations
 from pipelines.augmentation import Augmentation
 from pipelines.no_dali.samples import EvalSamples, Sample, TrainSamples
 from pipelines.no_dali.workers import outlast_stop_signals, plain_errors
-from ssd.batch import Batch, EvalBatch
+from ssd.batch import EvalBatch, MatchedBatch, whole
 from ssd.detectors.ssd300 import anchors
 from ssd.distributed import Ranks
 from ssd.images import normalise
@@ -79,7 +79,7 @@ def _collate(samples: list[Sample]) -> _HostBatch:
     )
 
 
-def _finish(host: _HostBatch, device: torch.device, contrast_centre: float | None) -> Batch:
+def _finish(host: _HostBatch, device: torch.device, contrast_centre: float | None) -> MatchedBatch:
     pixels, packed = (torch.as_tensor(part).to(device, non_blocking=True) for part in (host.pixels, host.packed))
     colour, flip, image, default, matched_offsets, matched_labels = _unpack(packed, host.layout)
     offsets = torch.zeros(len(pixels), anchors.NUM_BOXES, 4, device=device)
@@ -87,7 +87,7 @@ def _finish(host: _HostBatch, device: torch.device, contrast_centre: float | Non
     offsets[image, default] = matched_offsets
     labels[image, default] = matched_labels
     images = augmentation.finish(pixels, colour, flip, contrast_centre)
-    return Batch(images, offsets, labels, torch.from_numpy(host.image_ids))
+    return MatchedBatch(images, offsets, labels, torch.from_numpy(host.image_ids))
 
 
 class _Keys:
@@ -141,7 +141,7 @@ class TrainLoader:
             generator=torch.Generator(),
         )
 
-    def batches(self, first_step: int) -> Iterator[Batch]:
+    def batches(self, first_step: int) -> Iterator[MatchedBatch]:
         if self._place is None:
             self._place = first_step * self._keys.global_batch_size
         self._keys.first_place = self._place
@@ -179,5 +179,5 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[EvalBatch]:
         for pixels, indices in plain_errors(self._loader):
-            images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-            yield EvalBatch(normalise(images), indices)
+            images = normalise(pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2))
+            yield EvalBatch(images, whole(images), indices)

@@ -12,7 +12,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from ssd.batch import IMAGE_SIZE_PX, Batch
+from ssd.batch import IMAGE_SIZE_PX, MatchedBatch
 from ssd.detectors.ssd300.model import SSD300
 from ssd.detectors.ssd300.postprocess import decode_candidates, suppress
 from ssd.precision import autocast, compute_dtype
@@ -72,7 +72,7 @@ class Stopwatch:
 
 
 def measure_training(
-    training: Training, batches: Iterator[Batch], *, warmup_steps: int, timed_steps: int
+    training: Training, batches: Iterator[MatchedBatch], *, warmup_steps: int, timed_steps: int
 ) -> TrainingSpeed:
     """Takes warmup_steps + timed_steps training steps at a rate of 0, so that the weights stay as they are."""
     take_step = build_step(training)
@@ -95,7 +95,7 @@ def measure_training(
 
 
 def through_training(
-    training: Training, sources: dict[str, Callable[[], Iterator[Batch]]], *, timed_steps: int
+    training: Training, sources: dict[str, Callable[[], Iterator[MatchedBatch]]], *, timed_steps: int
 ) -> dict[str, dict[str, float]]:
     """`measure_training` on each source's batches, and as "in_memory" on the last source's first one; prints them."""
     found = {}
@@ -112,7 +112,7 @@ def through_training(
     return {name: speed._asdict() for name, speed in found.items()}
 
 
-def training_step(training: Training, watch: Stopwatch) -> Callable[[Iterator[Batch]], None]:
+def training_step(training: Training, watch: Stopwatch) -> Callable[[Iterator[MatchedBatch]], None]:
     """A step of the training loop that tells `watch` where its parts end. As one CUDA graph it has but two."""
     plain_losses_of, forward = training.losses_of, build_forward(training)
 
@@ -121,7 +121,7 @@ def training_step(training: Training, watch: Stopwatch) -> Callable[[Iterator[Ba
         watch.mark("forward")
         return predictions
 
-    def timed_losses_of(model: Any, batch: Batch) -> dict[str, torch.Tensor]:
+    def timed_losses_of(model: Any, batch: MatchedBatch) -> dict[str, torch.Tensor]:
         losses = plain_losses_of(model, batch)
         watch.mark("loss")
         return losses
@@ -131,7 +131,7 @@ def training_step(training: Training, watch: Stopwatch) -> Callable[[Iterator[Ba
         training.losses_of = timed_losses_of
         training.optimizer.register_step_pre_hook(lambda *_: watch.mark("backward"))
 
-    def step(batches: Iterator[Batch]) -> None:
+    def step(batches: Iterator[MatchedBatch]) -> None:
         watch.mark("")
         batch = next(batches)
         watch.mark("data")

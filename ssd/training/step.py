@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from ssd.batch import Batch
+from ssd.batch import Batch, MatchedBatch
 from ssd.config import Config
 from ssd.distributed import Ranks
 from ssd.errors import InputError
@@ -107,6 +107,7 @@ class GraphedStep:
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, batch: Batch, lr: float) -> Tensor:
+        assert isinstance(batch, MatchedBatch)  # of one shape
         self.lr.fill_(lr)
         if self.steps_before_capture:
             self.steps_before_capture -= 1
@@ -118,7 +119,7 @@ class GraphedStep:
         self.graph.replay()
         return self.losses.clone()  # the next replay writes over them
 
-    def _step_on_stream(self, batch: Batch) -> Tensor:
+    def _step_on_stream(self, batch: MatchedBatch) -> Tensor:
         current = torch.cuda.current_stream(self.training.ranks.device)
         self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream):
@@ -127,8 +128,8 @@ class GraphedStep:
         losses.record_stream(current)
         return losses
 
-    def _capture(self, batch: Batch) -> torch.cuda.CUDAGraph:
-        self.batch = Batch(batch.images.clone(), batch.offsets.clone(), batch.labels.clone(), batch.image_ids)
+    def _capture(self, batch: MatchedBatch) -> torch.cuda.CUDAGraph:
+        self.batch = MatchedBatch(batch.images.clone(), batch.offsets.clone(), batch.labels.clone(), batch.image_ids)
         torch.cuda.synchronize()
         self.training.optimizer.zero_grad()  # so that the gradients lie in the graph's own memory
         graph = torch.cuda.CUDAGraph()

@@ -83,7 +83,7 @@ class SSD300(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> Predictions:
-        """images: as `Batch.images`. Raises ValueError for any size but 300 x 300: the default boxes fit no other."""
+        """images: as `MatchedBatch.images`. Raises ValueError for other sizes: the default boxes fit no other."""
         if images.shape[2:] != (IMAGE_SIZE_PX, IMAGE_SIZE_PX):
             raise ValueError(
                 f"SSD300 takes images of {IMAGE_SIZE_PX} x {IMAGE_SIZE_PX} pixels, not {tuple(images.shape)}"

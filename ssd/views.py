@@ -1,0 +1,31 @@
+"""What a detector sees of an image. A data path makes it; it knows views and no detector."""
+
+from typing import NamedTuple
+
+from ssd.batch import RGB_MEAN, RGB_STD
+
+
+class ShortSideView(NamedTuple):
+    """The whole image at its own shape, in a `RaggedBatch`: its short side is resized to a given length, unless its
+    long side became longer than allowed, which then has the allowed length. As torchvision's GeneralizedRCNNTransform.
+
+    short_sides_px: of training; each image of each pass draws one of them. Evaluation takes the last.
+    long_side_px: the longest that a side may become.
+    divisor: a batch's height and width are the smallest multiples of it that all its images fit into.
+    flips: whether half of the training images are mirrored.
+    by_shape: whether a training batch has either wide images only (width >= height), or tall ones only.
+    antialias: whether shrinking an image takes in its whole footprint. torchvision's weights were trained without.
+    mean, std: of R, G and B in [0, 1].
+    """
+
+    short_sides_px: tuple[int, ...] = (800,)
+    long_side_px: int = 1333
+    divisor: int = 32
+    flips: bool = True
+    by_shape: bool = True
+    antialias: bool = False
+    mean: tuple[float, float, float] = RGB_MEAN
+    std: tuple[float, float, float] = RGB_STD
+
+
+View = ShortSideView
