@@ -7,10 +7,10 @@ from types import ModuleType
 from typing import Any
 
 from pipelines.annotations import MIN_TRAINED_SIDE_PX, Annotations
-from pipelines.augmentation import AUGMENTATIONS, Augmentation
 from ssd.batch import EvalLoader, TrainLoader
 from ssd.distributed import Ranks
 from ssd.errors import InputError
+from ssd.views import View
 
 
 def build_train(
@@ -21,7 +21,7 @@ def build_train(
     num_workers: int,
     seed: int,
     ranks: Ranks,
-    settings: Augmentation = AUGMENTATIONS["own"],
+    view: View,
 ) -> TrainLoader:
     """name: one of ssd.config.DATA_PIPELINES. batch_size: images a rank.
 
@@ -33,15 +33,17 @@ def build_train(
             "pass another --train-split"
         )
     loader: TrainLoader = _path(name).TrainLoader(
-        annotations, batch_size=batch_size, num_workers=num_workers, seed=seed, ranks=ranks, settings=settings
+        annotations, batch_size=batch_size, num_workers=num_workers, seed=seed, ranks=ranks, view=view
     )
     return loader
 
 
-def build_eval(name: str, annotations: Annotations, *, batch_size: int, num_workers: int, ranks: Ranks) -> EvalLoader:
+def build_eval(
+    name: str, annotations: Annotations, *, batch_size: int, num_workers: int, ranks: Ranks, view: View
+) -> EvalLoader:
     """name: one of ssd.config.DATA_PIPELINES. batch_size: images a rank."""
     loader: EvalLoader = _path(name).EvalLoader(
-        annotations, batch_size=batch_size, num_workers=num_workers, ranks=ranks
+        annotations, batch_size=batch_size, num_workers=num_workers, ranks=ranks, view=view
     )
     return loader
 

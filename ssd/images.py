@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from ssd.batch import IMAGE_SIZE_PX, RGB_MEAN, RGB_STD
+from ssd.batch import RGB_MEAN, RGB_STD
 from ssd.constants import constant
 from ssd.errors import InputError
 
@@ -52,15 +52,15 @@ SUFFIXES = {
 }
 
 
-def resize(pixels: np.ndarray, *, antialias: bool = True) -> np.ndarray:
-    """H x W x 3 uint8 -> 300 x 300 x 3 uint8, bilinear, over the source's whole footprint when it shrinks, unless
-    antialias is False.
+def resize(pixels: np.ndarray, size_px: tuple[int, int], *, antialias: bool = True) -> np.ndarray:
+    """H x W x 3 uint8 -> uint8 of size_px (width, height), bilinear, over the source's whole footprint when it
+    shrinks, unless antialias is False.
 
     Pillow's filter and DALI's TRIANGULAR; torch's differs from Pillow's by one level in 2 % of the values and takes a
     quarter of the time.
     """
     planes = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
-    resized = F.interpolate(planes, (IMAGE_SIZE_PX, IMAGE_SIZE_PX), mode="bilinear", antialias=antialias)
+    resized = F.interpolate(planes, size_px[::-1], mode="bilinear", antialias=antialias)
     return resized.squeeze(0).permute(1, 2, 0).numpy()
 
 

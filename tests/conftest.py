@@ -77,7 +77,7 @@ def demo_checkpoint(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -
     torch.manual_seed(0)
     content = {
         "format": checkpoint.FORMAT,
-        "backbone": "resnet18",
+        "detector": {"family": "ssd300", "backbone": "resnet18"},
         "categories": [tuple(category) for category in split.categories],
         "model": SSD300("resnet18", split.num_classes).state_dict(),
     }

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from fake_gpu import GPU, Waits, fake_gpu, no_transfers, pretend, pretended_gpu, values
+from square_view import VIEW, view_with
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.utils.data._utils.pin_memory import pin_memory
@@ -21,18 +22,21 @@ from torchvision.ops import nms
 from pipelines import augmentation
 from pipelines.no_dali import loaders
 from ssd import constants
-from ssd.batch import Detections, GroundTruth, MatchedBatch, Predictions
+from ssd.batch import Detections, GroundTruth, MatchedBatch, Predictions, on_host
 from ssd.boxes import pairwise_iou
 from ssd.config import Config
 from ssd.detectors.ssd300 import postprocess
-from ssd.detectors.ssd300.anchors import NUM_BOXES, decode, default_boxes_cxcywh, default_boxes_ltrb, offsets_of
-from ssd.detectors.ssd300.postprocess import detect, on_host
+from ssd.detectors.ssd300.anchors import NUM_BOXES, default_boxes_cxcywh, default_boxes_ltrb
+from ssd.detectors.ssd300.postprocess import detect
+from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.distributed import Ranks
 from ssd.evaluation import detect as evaluation
 from ssd.images import normalise
+from ssd.matching import decode, offsets_of
 from ssd.training import state
 from ssd.training.build import build_training
 from ssd.training.step import build_step
+from ssd.views import Augmentation, SquareView
 
 SETTINGS: dict[str, Any] = {"score_threshold": 0.05, "nms_iou": 0.5, "max_per_class": 200, "max_per_image": 200}
 
@@ -287,23 +291,25 @@ def host_batch() -> loaders._HostBatch:
                 40 + number,
             )
             for number, boxes_ltrb in enumerate(boxes)
-        ]
+        ],
+        defaults_cxcywh=VIEW.defaults_cxcywh,
     )
 
 
-def finished(waits: Waits, contrast_centre: float | None = None) -> MatchedBatch:
+def finished(waits: Waits, view: SquareView = VIEW) -> MatchedBatch:
     """A batch of the PyTorch path, as its loader's thread pins it. Constants are there already."""
     host = pin_memory(host_batch())
-    loaders._finish(host, GPU, contrast_centre)
+    loaders._finish(host, GPU, view)
     waits.found = []
-    return loaders._finish(host, GPU, contrast_centre)
+    return loaders._finish(host, GPU, view)
 
 
 @pytest.mark.parametrize("contrast_centre", [None, 128.0])
 def test_the_torch_path_finishes_without_a_wait(contrast_centre: float | None) -> None:
-    expected = loaders._finish(host_batch(), torch.device("cpu"), contrast_centre)
+    view = view_with(Augmentation(contrast_centre=contrast_centre))
+    expected = loaders._finish(host_batch(), torch.device("cpu"), view)
     with pretended_gpu() as waits:
-        batch = finished(waits, contrast_centre)
+        batch = finished(waits, view)
         assert waits.found == []
         for ours, theirs in zip(map(values, batch[:3]), expected[:3], strict=True):
             # The GPU's way takes the whole batch at once, so sums may be in another order.
@@ -344,8 +350,7 @@ def test_the_dali_path_finishes_without_a_wait(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(loaders, "_iterator", lambda *_, **__: None)
         monkeypatch.setattr(loaders, "_outputs", lambda *_: iter(outputs))
         images: Any = Images()
-        settings = augmentation.AUGMENTATIONS["own"]
-        loader = loaders.TrainLoader(images, batch_size=2, num_workers=1, seed=0, ranks=ranks, settings=settings)
+        loader = loaders.TrainLoader(images, batch_size=2, num_workers=1, seed=0, ranks=ranks, view=VIEW)
         return loader.batches(0)
 
     (expected,) = batches(Ranks(0, 0, 1, torch.device("cpu")), [dali_output(lambda tensor: tensor)])
@@ -395,7 +400,7 @@ def a_step(config: Config) -> Iterator[Callable[[], None]]:
         yield take
 
 
-PLAIN = Config(backbone="resnet18", backbone_weights="none", batch_size=4, seed=0)
+PLAIN = Config(detector=SSD300Settings("resnet18"), backbone_weights="none", batch_size=4, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -480,8 +485,8 @@ def seen(waits: Waits, allowed: int, run: Callable[[], Any]) -> bool:
 def test_a_fault_in_finishing_is_seen(fault: Callable[[Tensor], None], monkeypatch: pytest.MonkeyPatch) -> None:
     with pretended_gpu() as waits:
         host = pin_memory(host_batch())
-        loaders._finish(host, GPU, None)
-        assert not seen(waits, 0, lambda: loaders._finish(host, GPU, None))
+        loaders._finish(host, GPU, VIEW)
+        assert not seen(waits, 0, lambda: loaders._finish(host, GPU, VIEW))
         maps = augmentation.colour_maps
 
         def with_fault(colour: Tensor) -> tuple[Tensor, Tensor]:
@@ -489,13 +494,13 @@ def test_a_fault_in_finishing_is_seen(fault: Callable[[Tensor], None], monkeypat
             return maps(colour)
 
         monkeypatch.setattr(augmentation, "colour_maps", with_fault)
-        assert seen(waits, 0, lambda: loaders._finish(host, GPU, None))
+        assert seen(waits, 0, lambda: loaders._finish(host, GPU, VIEW))
 
 
 def test_a_batch_that_is_not_pinned_is_seen() -> None:
     with pretended_gpu() as waits:
-        loaders._finish(host_batch(), GPU, None)
-        assert seen(waits, 0, lambda: loaders._finish(host_batch(), GPU, None))
+        loaders._finish(host_batch(), GPU, VIEW)
+        assert seen(waits, 0, lambda: loaders._finish(host_batch(), GPU, VIEW))
 
 
 @faults

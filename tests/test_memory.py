@@ -23,6 +23,8 @@ import torch
 import pipelines
 from pipelines.readers.coco import read_annotations
 from pipelines.speed import memory_mib
+from ssd.detectors.ssd300.settings import SSD300Settings
+from ssd.detectors.table import view_of
 from ssd.distributed import Ranks
 from ssd.host_memory import keep_freed_memory
 
@@ -31,8 +33,7 @@ name, data, epochs = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 torch.set_num_threads(1)
 loader = pipelines.build_train(
     name, read_annotations(data, "train2017"), batch_size=16, num_workers=1, seed=0,
-    ranks=Ranks(0, 0, 1, torch.device("cpu")),
-)
+    ranks=Ranks(0, 0, 1, torch.device("cpu")), view=view_of(SSD300Settings()))
 batches = loader.batches(0)
 resident = []
 for _ in range(epochs):

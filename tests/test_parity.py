@@ -19,9 +19,10 @@ from pipelines import augmentation
 from pipelines.annotations import Annotations
 from pipelines.readers.coco import read_annotations
 from pipelines.readers.image_files import read_rgb
+from ssd import matching
 from ssd.batch import RGB_MEAN, RGB_STD
 from ssd.boxes import pairwise_iou
-from ssd.detectors.ssd300 import anchors
+from ssd.detectors.ssd300.anchors import default_boxes_ltrb
 from ssd.images import resize
 
 fn = pytest.importorskip("nvidia.dali.fn", reason="DALI is not installed")
@@ -62,11 +63,16 @@ def _boxes(split: Annotations) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             yield split.boxes_ltrb[rows][trains], split.labels[rows][trains]
 
 
+def positives_of(boxes_ltrb: np.ndarray) -> int:
+    """How many default boxes learn one of these."""
+    return int((matching.match(torch.from_numpy(boxes_ltrb), default_boxes_ltrb()) >= 0).sum())
+
+
 def _draws(windows: list[np.ndarray], boxes: list[np.ndarray], inside: list[np.ndarray], **colour: np.ndarray) -> Draws:
     return Draws(
         window_ltrb=np.stack(windows),
         kept=np.array([len(kept) / len(whole) for kept, whole in zip(inside, boxes, strict=True)]),
-        positives=np.array([int((anchors.match(torch.from_numpy(kept)) >= 0).sum()) for kept in inside[:1600]]),
+        positives=np.array([positives_of(kept) for kept in inside[:1600]]),
         min_iou=np.array(
             [
                 pairwise_iou(torch.from_numpy(window[None]), torch.from_numpy(whole)).min().item()
@@ -270,7 +276,7 @@ def _resize_with_dali(images: list[np.ndarray], **difference: object) -> np.ndar
     @pipeline_def
     def resized():
         source = fn.external_source(source=lambda: images, layout="HWC")
-        return graph.resize(source) if not difference else fn.resize(source, size=[300, 300], **difference)
+        return graph.resize(source, 300) if not difference else fn.resize(source, size=[300, 300], **difference)
 
     return np.stack(_run_once(resized, images)).astype(np.float32)
 
@@ -278,7 +284,7 @@ def _resize_with_dali(images: list[np.ndarray], **difference: object) -> np.ndar
 def test_resize_is_the_same_filter_and_a_missing_antialias_is_noticed(coco256: Path) -> None:
     """On average within 1/255; without antialiasing, as in DeepLearningExamples, it is far outside."""
     arrays = [read_rgb(file) for file in sorted((coco256 / "val2017").iterdir())[:16]]
-    ours = np.stack([resize(image) for image in arrays]).astype(np.float32)
+    ours = np.stack([resize(image, (300, 300)) for image in arrays]).astype(np.float32)
     assert np.abs(ours - _resize_with_dali(arrays)).mean() < 0.3
     assert np.abs(ours - _resize_with_dali(arrays, interp_type=types.INTERP_LINEAR, antialias=False)).mean() > 1
 

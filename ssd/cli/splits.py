@@ -49,13 +49,15 @@ def judged_text(split: "Annotations") -> str:
 
 def read_both_splits(config: Config, ranks: "Ranks") -> "tuple[Annotations, Annotations]":
     """To train on and to judge by; of the former, the crowd regions are objects too where the config learns them."""
-    from pipelines.augmentation import AUGMENTATIONS
+    from ssd.detectors.table import view_of
+    from ssd.views import SquareView
 
     train_split = read_split_to_run(config, config.train_split, ranks)
     val_split = read_split_to_run(config, config.val_split, ranks)
     if train_split.categories != val_split.categories:
         raise InputError(f"{val_split.file}: its categories are not those of {train_split.file}; make them equal")
-    if AUGMENTATIONS[config.augmentation].learns_crowds:
+    view = view_of(config.detector)
+    if isinstance(view, SquareView) and view.augmentation.learns_crowds:
         train_split = replace(train_split, is_crowd=train_split.is_crowd & False)
     return train_split, val_split
 

@@ -4,7 +4,8 @@ at its end.
 On rank 0 only, and beside the training steps: it keeps what the evaluation had in its hands anyway.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -26,12 +27,20 @@ _TILE_PX = 300
 class Showcase:
     """A loader of the split to judge by that remembers its first images with objects, and `take`s what was found."""
 
-    def __init__(self, loader: EvalLoader, ground_truth: GroundTruth, run: Run, engine: str) -> None:
-        """engine: one of config.EVAL_ENGINES."""
+    def __init__(
+        self,
+        loader: EvalLoader,
+        ground_truth: GroundTruth,
+        run: Run,
+        engine: str,
+        coverage: Callable[[Tensor], dict[str, Any]] | None = None,
+    ) -> None:
+        """engine: one of config.EVAL_ENGINES. coverage: as `Detector.coverage`."""
+        self._coverage = coverage
         self._loader, self.ground_truth, self._run, self._engine = loader, ground_truth, run, engine
         self._names = class_names(ground_truth)
         self._with_objects = {row["image_id"] for row in ground_truth.dataset["annotations"]}
-        self._examples: dict[int, Tensor] = {}  # index -> 3 x 300 x 300
+        self._examples: dict[int, Tensor] = {}  # index -> 3 x H x W
         self._results: np.ndarray | None = None
 
     def __iter__(self) -> Iterator[EvalBatch]:
@@ -43,7 +52,8 @@ class Showcase:
     def _remember(self, batch: EvalBatch) -> None:
         for row, index in enumerate(batch.indices.tolist()):
             if self.ground_truth.image_ids[index] in self._with_objects and len(self._examples) < EXAMPLES:
-                self._examples[index] = batch.images[row].cpu()
+                left, top, right, bottom = batch.placed_ltrb_px[row].tolist()
+                self._examples[index] = batch.images[row, :, top:bottom, left:right].cpu()
 
     def take(self, results: np.ndarray, step: int) -> None:
         """results: as `detect.detect_split` returns them."""
@@ -59,7 +69,7 @@ class Showcase:
         """Writes evaluation.json and metrics.csv into the folder of the run, which has its results already; with plots,
         those and report.html."""
         if self._results is not None:
-            self._run.write_evaluation(analyse(self.ground_truth, self._results, self._engine))
+            self._run.write_evaluation(analyse(self.ground_truth, self._results, self._engine, self._coverage))
         write_csv(self._run.folder / "metrics.csv", read_history(self._run.folder))
         if not plots:
             return

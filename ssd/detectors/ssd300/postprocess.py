@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ssd.batch import Detections, Predictions
-from ssd.detectors.ssd300.anchors import decode, default_boxes_cxcywh
+from ssd.detectors.ssd300.anchors import default_boxes_cxcywh
+from ssd.matching import decode
 
 # Where choosing costs no wait, candidates that are out are dropped at once; elsewhere they are carried on and marked.
 _DROPS_AT_ONCE_ON = ("cpu",)
@@ -34,15 +35,6 @@ def detect(
     """
     candidates = decode_candidates(predictions, score_threshold=score_threshold, max_per_class=max_per_class)
     return suppress(candidates, nms_iou=nms_iou, max_per_image=max_per_image)
-
-
-def on_host(detections: Detections) -> Detections:
-    """The same on the CPU, by one copy."""
-    boxes_ltrb, scores, labels, _ = detections
-    columns = [boxes_ltrb, scores.unsqueeze(2), labels.unsqueeze(2).to(torch.float32)]  # exact up to 2 ** 24 classes
-    boxes_ltrb, scores, labels = torch.cat(columns, dim=2).cpu().split([4, 1, 1], dim=2)
-    scores = scores.squeeze(2)
-    return Detections(boxes_ltrb, scores, labels.squeeze(2).to(torch.int64), (scores > 0).sum(dim=1))
 
 
 class Candidates(NamedTuple):

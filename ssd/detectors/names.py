@@ -1,0 +1,41 @@
+"""What --detector names, and what each family brings to the command line. Light: nothing here imports torch."""
+
+import difflib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ssd.config import Config, Recipe
+from ssd.detectors.ssd300 import recipes as ssd300
+from ssd.detectors.ssd300.settings import SSD300Settings
+from ssd.errors import InputError
+
+
+class Family(NamedTuple):
+    """names: all that --detector takes for it. settings_named: one of these names -> its settings. defaults: settings
+    -> what a run starts from without a recipe. recipes: what --recipe names."""
+
+    names: tuple[str, ...]
+    settings_named: Callable[[str], Any]
+    defaults: Callable[[Any], Config]
+    recipes: dict[str, Recipe]
+
+
+FAMILIES = {
+    "ssd300": Family(("ssd300",), lambda name: SSD300Settings(), lambda settings: Config(), ssd300.RECIPES),
+}
+
+
+def settings_named(name: str) -> Any:
+    """The settings that --detector NAME stands for. Raises InputError with the nearest name for an unknown one."""
+    for family in FAMILIES.values():
+        if name in family.names:
+            return family.settings_named(name)
+    names = [each for family in FAMILIES.values() for each in family.names]
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    raise InputError(
+        f"--detector {name}: there is no such detector; " + (f"did you mean {nearest[0]}?" if nearest else "see --help")
+    )
+
+
+def family_of(settings: Any) -> Family:
+    return FAMILIES[settings.family]
