@@ -11,6 +11,7 @@ from pipelines.augmentation import AUGMENTATIONS, Augmentation
 from ssd.batch import EvalLoader, TrainLoader
 from ssd.distributed import Ranks
 from ssd.errors import InputError
+from ssd.views import ShortSideView
 
 
 def build_train(
@@ -22,8 +23,10 @@ def build_train(
     seed: int,
     ranks: Ranks,
     settings: Augmentation = AUGMENTATIONS["own"],
+    view: ShortSideView | None = None,
 ) -> TrainLoader:
-    """name: one of ssd.config.DATA_PIPELINES. batch_size: images a rank.
+    """name: one of ssd.config.DATA_PIPELINES. batch_size: images a rank. settings: of the squares that images become
+    without a view.
 
     Raises InputError if there is nothing to train on.
     """
@@ -32,27 +35,40 @@ def build_train(
             f"{annotations.file}: no image of {MIN_TRAINED_SIDE_PX} pixels a side or more has a box to learn from; "
             "pass another --train-split"
         )
-    loader: TrainLoader = _path(name).TrainLoader(
-        annotations, batch_size=batch_size, num_workers=num_workers, seed=seed, ranks=ranks, settings=settings
+    how: dict[str, Any] = {"settings": settings} if view is None else {"view": view}
+    loader: TrainLoader = _path(name, view).TrainLoader(
+        annotations, batch_size=batch_size, num_workers=num_workers, seed=seed, ranks=ranks, **how
     )
     return loader
 
 
-def build_eval(name: str, annotations: Annotations, *, batch_size: int, num_workers: int, ranks: Ranks) -> EvalLoader:
-    """name: one of ssd.config.DATA_PIPELINES. batch_size: images a rank."""
-    loader: EvalLoader = _path(name).EvalLoader(
-        annotations, batch_size=batch_size, num_workers=num_workers, ranks=ranks
+def build_eval(
+    name: str,
+    annotations: Annotations,
+    *,
+    batch_size: int,
+    num_workers: int,
+    ranks: Ranks,
+    view: ShortSideView | None = None,
+) -> EvalLoader:
+    """name: one of ssd.config.DATA_PIPELINES. batch_size: images a rank. Without a view images become squares."""
+    how = {} if view is None else {"view": view}
+    loader: EvalLoader = _path(name, view).EvalLoader(
+        annotations, batch_size=batch_size, num_workers=num_workers, ranks=ranks, **how
     )
     return loader
 
 
-def _path(name: str) -> ModuleType | Any:
+def _path(name: str, view: ShortSideView | None) -> ModuleType | Any:
+    """The module of the data path's loaders for that view."""
     if name == "no_dali":
-        from pipelines.no_dali import loaders as no_dali
+        from pipelines.no_dali import loaders, short_side
 
-        return no_dali
+        return short_side if isinstance(view, ShortSideView) else loaders
+    if isinstance(view, ShortSideView):
+        raise InputError("--data_pipeline dali: makes squares only; pass --data_pipeline no_dali")
     try:
-        from pipelines.dali import loaders as dali
+        from pipelines.dali import loaders as dali_loaders
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("nvidia"):
             raise
@@ -60,4 +76,4 @@ def _path(name: str) -> ModuleType | Any:
             "--data_pipeline dali: DALI is not installed; pip install nvidia-dali-cuda120 (on Linux), "
             "or pass --data_pipeline no_dali"
         ) from error
-    return dali
+    return dali_loaders
