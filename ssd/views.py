@@ -1,5 +1,7 @@
 """What a detector sees of an image. A data path makes it; it knows views and no detector."""
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -64,3 +66,17 @@ class ShortSideView(NamedTuple):
 
 
 View = SquareView | ShortSideView
+
+
+def resized_px(view: ShortSideView, size_px: tuple[int, int], short_side_px: int) -> tuple[int, int]:
+    """(width, height) that the view gives an image of that size: torchvision's rule, which rounds down, but for sides
+    of less than a pixel, which it refuses."""
+    scale = min(short_side_px / min(size_px), view.long_side_px / max(size_px))
+    width, height = (max(1, math.floor(side * scale)) for side in size_px)
+    return width, height
+
+
+def padded_px(view: ShortSideView, sizes_px: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """(width, height) of a batch of images of these sizes."""
+    width, height = (-(-max(sides) // view.divisor) * view.divisor for sides in zip(*sizes_px, strict=True))
+    return width, height
