@@ -18,8 +18,8 @@ from ssd.config import Config
 from ssd.detectors.table import detector_of
 from ssd.distributed import runs_on_gpu
 from ssd.evaluation.detect import in_precision
-from ssd.images import ImageLike, is_file, normalise, resize, rgb_of
-from ssd.views import SquareView, View
+from ssd.images import ImageLike, is_file, normalise, normalise_padded, resize, rgb_of
+from ssd.views import SquareView, View, resized_px
 
 
 class ImageDetections(NamedTuple):
@@ -45,9 +45,24 @@ class ModelInput(NamedTuple):
 
 def model_input(image: ImageLike, view: View) -> ModelInput:
     """The whole image, resized as in evaluation. Raises as `images.rgb_of`."""
-    assert isinstance(view, SquareView)
     pixels = rgb_of(image)
-    return ModelInput(resize(pixels, (view.size_px, view.size_px)), (pixels.shape[1], pixels.shape[0]))
+    size_px = (pixels.shape[1], pixels.shape[0])
+    if isinstance(view, SquareView):
+        return ModelInput(resize(pixels, (view.size_px, view.size_px)), size_px)
+    resized = resize(pixels, resized_px(view, size_px, view.short_sides_px[-1]), antialias=view.antialias)
+    return ModelInput(resized, size_px)
+
+
+def model_batch(inputs: Sequence[ModelInput], view: View, device: torch.device) -> EvalBatch:
+    """Of several images, on the device."""
+    indices = torch.arange(len(inputs))
+    if isinstance(view, SquareView):
+        pixels = torch.from_numpy(np.stack([image.pixels for image in inputs])).to(device)
+        images = normalise(pixels.permute(0, 3, 1, 2))
+        return EvalBatch(images, whole(images), indices)
+    images = normalise_padded([torch.from_numpy(image.pixels).to(device) for image in inputs], view)
+    placed = torch.tensor([[0, 0, image.pixels.shape[1], image.pixels.shape[0]] for image in inputs])
+    return EvalBatch(images, placed, indices)
 
 
 class Predictor:
@@ -84,9 +99,7 @@ class Predictor:
     @torch.no_grad()
     def detect(self, inputs: Sequence[ModelInput]) -> list[ImageDetections]:
         """The detections of one batch."""
-        pixels = torch.from_numpy(np.stack([image.pixels for image in inputs])).to(self.device)
-        images = normalise(pixels.permute(0, 3, 1, 2))
-        batch = EvalBatch(images, whole(images), torch.arange(len(images)))
+        batch = model_batch(inputs, self.view, self.device)
         boxes_ltrb, scores, labels, counts = on_host(self._detect(self._forward, batch))
         sizes_px = torch.tensor([image.size_px for image in inputs])
         boxes_ltrb_px = boxes_ltrb * sizes_px.repeat(1, 2).unsqueeze(1)
