@@ -99,7 +99,7 @@ def _train_in(folder: Path, origin: Origin | None, config: Config, ranks: Ranks,
         run.log("resumed", step=training.step, checkpoint=str(origin.file), world_size=ranks.world_size, how=notes[-1])
     _announce(run, config, splits, ranks, training.step, [*notes, *compliance.notes])
 
-    showcase = Showcase(val_loader, val_split.ground_truth(), run, config.eval_engine)
+    showcase = Showcase(val_loader, val_split.ground_truth(), run, config.eval_engine, plots=config.plots)
     try:
         judge = _judge(training, showcase, config, ranks)
         results, reached = run_training(training, loader, judge, run, compliance, describe)
@@ -116,7 +116,7 @@ def _train_in(folder: Path, origin: Origin | None, config: Config, ranks: Ranks,
         results["time_to_target_s"] = run_seconds(compliance.file) if reached else None
     if ranks.is_main:
         _write_results(run, results, config, val_split)
-        showcase.write(plots=config.plots)
+        showcase.write()
         run.say(f"wrote {folder}")
     complies = compliance.file is None or check_run(compliance.file, config, run, results["time_to_target_s"])
     if config.target is not None and not reached:
