@@ -15,7 +15,7 @@ from rich.table import Table
 from ssd.config import Config
 from ssd.console import Console
 from ssd.distributed import Ranks
-from ssd.environment import hardware, versions
+from ssd.environment import git_revision, hardware, versions
 from ssd.errors import InputError, memory_failure
 from ssd.precision import compute_dtype
 from ssd.speed.steps import Measurement, flops_per_image, inference_step, matmul_flops, measure, training_step
@@ -141,6 +141,7 @@ def about(config: Config, num_classes: int, rows: Sequence[Row], subject: str, r
         "hardware": hardware(ranks.device),
         "threads": torch.get_num_threads(),
         "versions": versions(),
+        "git_revision": git_revision(),
     }
 
 
