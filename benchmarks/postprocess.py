@@ -37,7 +37,7 @@ from ssd.detectors.ssd300.postprocess import detect  # noqa: E402
 from ssd.detectors.ssd300.settings import SSD300Settings  # noqa: E402
 from ssd.detectors.table import view_of  # noqa: E402
 from ssd.distributed import Ranks  # noqa: E402
-from ssd.environment import hardware, versions  # noqa: E402
+from ssd.environment import git_revision, hardware, versions  # noqa: E402
 
 # Of DLE's evaluation; its decode_batch has the others as defaults or written out.
 NMS_IOU, MAX_PER_IMAGE = 0.5, 200
@@ -162,6 +162,7 @@ def main() -> None:
             "hardware": hardware(torch.device("cpu")),
             "threads": torch.get_num_threads(),
             "versions": versions(),
+            "git_revision": git_revision(),
         }
         options.json.write_text(json.dumps(content, indent=2) + "\n")
 

@@ -42,7 +42,7 @@ from ssd.detectors.ssd300.settings import (
 )
 from ssd.detectors.ssd300.synthetic import synthetic_batch  # noqa: E402
 from ssd.distributed import Ranks, process_group  # noqa: E402
-from ssd.environment import hardware, versions  # noqa: E402
+from ssd.environment import git_revision, hardware, versions  # noqa: E402
 from ssd.matching import decode  # noqa: E402
 from ssd.precision import autocast, compute_dtype, grad_scaler  # noqa: E402
 from ssd.speed.steps import flops_per_image, matmul_flops  # noqa: E402
@@ -171,6 +171,7 @@ def main() -> None:
             "hardware": hardware(ranks.device),
             "threads": torch.get_num_threads(),
             "versions": versions(),
+            "git_revision": git_revision(),
         }
     if options.json:
         options.json.write_text(json.dumps(content, indent=2) + "\n")

@@ -58,6 +58,13 @@ def demo_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_demo_data(tmp_path_factory.mktemp("data") / "demo", train_images=12, val_images=5)
 
 
+@pytest.fixture(scope="session", params=["demo", "coco256"])
+def demo_or_real_data(request: pytest.FixtureRequest) -> Path:
+    """The demo data in every clone, and beside them the real images where they are."""
+    folder: Path = request.getfixturevalue("demo_data" if request.param == "demo" else "coco256")
+    return folder
+
+
 @pytest.fixture
 def data_copy(demo_data: Path, tmp_path: Path) -> Path:
     """A copy of `demo_data` for the test to spoil."""

@@ -208,10 +208,10 @@ def test_evaluation_sees_every_image_exactly_once(name: str, split: Annotations,
         assert all(len(batch.images) == len(batch.indices) > 0 for batches in epoch for batch in batches)
 
 
-def test_evaluation_images_of_the_two_paths_agree(coco256: Path) -> None:
+def test_evaluation_images_of_the_two_paths_agree(demo_or_real_data: Path) -> None:
     """At most 1/255 of the range apart on average, in any image: decoders are equal, resizers round differently."""
     pytest.importorskip("nvidia.dali", reason="DALI is not installed")
-    split = read_annotations(coco256, "val2017")
+    split = read_annotations(demo_or_real_data, "val2017")
     images: dict[str, dict[int, torch.Tensor]] = {}
     for name in DATA_PIPELINES:
         loader = pipelines.build_eval(name, split, batch_size=16, num_workers=1, ranks=Ranks(0, 0, 1, CPU), view=VIEW)

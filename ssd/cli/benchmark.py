@@ -138,7 +138,7 @@ def _benchmark_data(arguments: Sequence[str]) -> int:
     from ssd.console import Console
     from ssd.detectors.table import view_of
     from ssd.distributed import process_group
-    from ssd.environment import hardware, versions
+    from ssd.environment import git_revision, hardware, versions
     from ssd.speed.steps import through_training
     from ssd.training.build import build_training
 
@@ -148,7 +148,12 @@ def _benchmark_data(arguments: Sequence[str]) -> int:
             raise InputError("benchmark measures one process; start it without torchrun")
         split = read_split(config, config.train_split)
         about = {"batch_size": config.batch_size, "rounds": chosen["rounds"], "timed_batches": chosen["batches"]}
-        about |= {"data": data_name(config), "hardware": hardware(ranks.device), "versions": versions()}
+        about |= {
+            "data": data_name(config),
+            "hardware": hardware(ranks.device),
+            "versions": versions(),
+            "git_revision": git_revision(),
+        }
         found = data_benchmark.benchmark(
             split,
             view,

@@ -1,5 +1,7 @@
 """The splits that a command reads."""
 
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +21,9 @@ def data_folder(config: Config) -> Path:
         return Path(config.data)
     from pipelines.demo.data_set import write_demo_data
 
+    # It takes up to half a minute, in which nothing else is said. Under torchrun one process says it.
+    if not DEMO_FOLDER.exists() and os.environ.get("RANK", "0") == "0":
+        print(f"writing the demo data to {DEMO_FOLDER}, 640 images", file=sys.stderr, flush=True)
     return write_demo_data(DEMO_FOLDER)
 
 

@@ -105,7 +105,8 @@ def _train_in(folder: Path, origin: Origin | None, config: Config, ranks: Ranks,
 
     detector = detector_of(config.detector)
     coverage = detector.coverage and partial(detector.coverage, config.detector)
-    showcase = Showcase(val_loader, val_split.ground_truth(), run, config.eval_engine, coverage)
+    ground_truth = val_split.ground_truth()
+    showcase = Showcase(val_loader, ground_truth, run, config.eval_engine, coverage, plots=config.plots)
     try:
         judge = _judge(training, showcase, config, ranks)
         results, reached = run_training(training, loader, judge, run, compliance, describe)
@@ -122,7 +123,7 @@ def _train_in(folder: Path, origin: Origin | None, config: Config, ranks: Ranks,
         results["time_to_target_s"] = run_seconds(compliance.file) if reached else None
     if ranks.is_main:
         _write_results(run, results, config, val_split)
-        showcase.write(plots=config.plots)
+        showcase.write()
         run.say(f"wrote {folder}")
     complies = compliance.file is None or check_run(compliance.file, config, run, results["time_to_target_s"])
     if config.target is not None and not reached:

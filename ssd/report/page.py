@@ -11,10 +11,9 @@ from ssd.config import Config
 from ssd.errors import InputError
 from ssd.evaluation.coco import METRIC_NAMES
 from ssd.lettering import note_on_numbers
-from ssd.report.history import History, read_history, write_csv
+from ssd.report.history import PREDICTIONS, History, read_history, write_csv
 from ssd.report.plots import shown_names, write_plots
 
-PREDICTIONS = "predictions.jpg"
 _CAPTIONS = {
     "curves": "Losses of long runs are running means, the log's lines faint behind. AP is of the validation split.",
     "per_class": "COCO's AP of each class, the mean over IoUs from 0.5 to 0.95.",

@@ -16,7 +16,7 @@ from ssd.config import Config
 from ssd.console import Console
 from ssd.detectors.table import to_dict
 from ssd.distributed import Ranks
-from ssd.environment import hardware, versions
+from ssd.environment import git_revision, hardware, versions
 from ssd.errors import InputError, memory_failure
 from ssd.precision import compute_dtype
 from ssd.speed.steps import Measurement, flops_per_image, inference_step, matmul_flops, measure, training_step
@@ -142,6 +142,7 @@ def about(config: Config, num_classes: int, rows: Sequence[Row], subject: str, r
         "hardware": hardware(ranks.device),
         "threads": torch.get_num_threads(),
         "versions": versions(),
+        "git_revision": git_revision(),
     }
 
 

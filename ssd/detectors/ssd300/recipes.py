@@ -21,7 +21,8 @@ def demo(batch_size: int | None = None, world_size: int = 1, detector: Any = Non
         schedule="cosine",
         # Without it a step of the first epochs may throw the weights far off: AP 0.47 to 0.58, by seed.
         clip_norm=10.0,
-        evaluation=(2, 4, 6),
+        evaluation=(1, 2, 4, 6),  # the first after a minute or two: there are detections to look at
+        log_interval=10,
         num_workers=2,
         seed=1,
     )
