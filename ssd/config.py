@@ -137,7 +137,7 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Flat: the detector's name, its own settings and those of the run."""
-        of_detector = {name: value for name, value in asdict(self.detector).items() if name != "name"}
+        of_detector = {name: value for name, value in asdict(self.detector).items() if name != "builder"}
         return {"detector": self.detector.name, **of_detector, **_without_detector(asdict(self))}
 
     def with_detector(self, settings: Any) -> "Config":

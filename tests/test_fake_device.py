@@ -25,6 +25,7 @@ from ssd import constants
 from ssd.batch import Detections, GroundTruth, MatchedBatch, Predictions, on_host
 from ssd.boxes import pairwise_iou
 from ssd.config import Config
+from ssd.detectors import suppression
 from ssd.detectors.ssd300 import postprocess
 from ssd.detectors.ssd300.anchors import NUM_BOXES, default_boxes_cxcywh, default_boxes_ltrb
 from ssd.detectors.ssd300.postprocess import detect
@@ -200,17 +201,17 @@ def test_a_crowd_launches_no_more_than_few_objects() -> None:
 def test_the_long_chain_needs_the_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the case above would say nothing of it."""
     rounds: list[int] = []
-    settle = postprocess._settle
+    settle = suppression._settle
 
     def recording(*arguments: Any) -> Tensor:
         rounds.append(arguments[-1])
         return settle(*arguments)
 
-    monkeypatch.setattr(postprocess, "_settle", recording)
+    monkeypatch.setattr(suppression, "_settle", recording)
     with pretended_gpu():
         found = detect(on_gpu(chain()), **{**SETTINGS, "nms_iou": 0.45})
         assert values(found.counts).tolist() == [75]  # every other one
-    assert rounds == [postprocess._ROUNDS_BEFORE_LOOKING, 150]
+    assert rounds == [suppression._ROUNDS_BEFORE_LOOKING, 150]
 
 
 @pytest.mark.parametrize("make", [lambda: noise(1, 3, 8), crowd, chain])
@@ -218,7 +219,7 @@ def test_memory_is_bounded_by_comparing_in_parts(
     make: Callable[[], Predictions], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predictions, settings = make(), {**SETTINGS, "nms_iou": 0.45}
-    monkeypatch.setattr(postprocess, "_PAIRS_AT_ONCE", 20_000)
+    monkeypatch.setattr(suppression, "_PAIRS_AT_ONCE", 20_000)
     sizes: list[int] = []
     minimum = torch.minimum
 
@@ -243,7 +244,7 @@ def test_the_fixed_point_is_torchvisions_nms(nms_iou: float) -> None:
     corners = torch.rand(1200, 2, generator=generator, dtype=torch.float32)
     boxes_ltrb = torch.cat([corners, corners + 0.05 + 0.3 * torch.rand(1200, 2, generator=generator)], dim=1)
     group = torch.arange(1200) // 150  # 8 groups of 150
-    stays = postprocess._fixed_point_nms(boxes_ltrb, group, nms_iou, 150)
+    stays = suppression._fixed_point_nms(boxes_ltrb, group, nms_iou, 150)
     for number in range(8):
         kept = nms(boxes_ltrb[group == number], torch.arange(150, 0, -1).float(), nms_iou)
         assert stays[group == number].nonzero().squeeze(1).tolist() == sorted(kept.tolist())
@@ -509,19 +510,20 @@ def test_a_fault_in_detection_is_seen(fault: Callable[[Tensor], None], monkeypat
         predictions = on_gpu(noise(1, 4, 8))
         warm_up()
         assert not seen(waits, 3, lambda: detect(predictions, **SETTINGS))
-        share = postprocess._share
+        share = suppression._share
 
         def with_fault(boxes_ltrb: Tensor, nms_iou: float) -> Tensor:
             fault(boxes_ltrb)
             return share(boxes_ltrb, nms_iou)
 
-        monkeypatch.setattr(postprocess, "_share", with_fault)
+        monkeypatch.setattr(suppression, "_share", with_fault)
         assert seen(waits, 3, lambda: detect(predictions, **SETTINGS))
 
 
 def test_rounds_on_a_gpu_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU's way, which there would wait twice a round."""
-    monkeypatch.setattr(postprocess, "_DROPS_AT_ONCE_ON", ("cpu", "cuda"))
+    for module in (postprocess, suppression):
+        monkeypatch.setattr(module, "_DROPS_AT_ONCE_ON", ("cpu", "cuda"))
     with pretended_gpu() as waits:
         warm_up()
         assert seen(waits, 20, lambda: detect(on_gpu(noise(1, 4, 8)), **SETTINGS))

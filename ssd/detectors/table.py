@@ -14,7 +14,13 @@ def _ssd300() -> Detector:
     return DETECTOR
 
 
-DETECTORS: dict[str, Callable[[], Detector]] = {"ssd300": _ssd300}
+def _torchvision() -> Detector:
+    from ssd.detectors.torchvision.detector import TORCHVISION
+
+    return TORCHVISION
+
+
+DETECTORS: dict[str, Callable[[], Detector]] = {"ssd300": _ssd300, "torchvision": _torchvision}
 
 
 def detector_of(settings: Any) -> Detector:

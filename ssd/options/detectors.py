@@ -10,8 +10,9 @@ from typing import Any
 from ssd.config import Config
 from ssd.detectors.names import FAMILIES, family_of, settings_named
 from ssd.detectors.ssd300.settings import AUGMENTATIONS, BACKBONES, SSD300Settings
+from ssd.detectors.torchvision.settings import NORMS
 from ssd.errors import InputError
-from ssd.options.flags import Parser, flag
+from ssd.options.flags import COUNT, COUNT_FROM_0, POSITIVE, Parser, flag, number
 
 
 def add_detector_flags(parser: Parser, settings: Any, *, training: bool = True) -> None:
@@ -36,7 +37,33 @@ def _add_ssd300_flags(group: Any, training: bool) -> None:
         )  # fmt: skip
 
 
-OWN_FLAGS = {"ssd300": _add_ssd300_flags}
+def _add_torchvision_flags(group: Any, training: bool) -> None:
+    flag(
+        group, "--min-size", dest="short_sides_px", type=SIDE, nargs="+", metavar="PX",
+        help="the short side of an image; each training image draws one of several, evaluation takes the last",
+    )  # fmt: skip
+    flag(group, "--max-size", dest="long_side_px", type=SIDE, metavar="PX", help="the longest that a side may become")
+    flag(
+        group, "--divisor", dest="divisor", type=COUNT, metavar="PX",
+        help="a batch's height and width are multiples of it",
+    )  # fmt: skip
+    if training:
+        flag(
+            group, "--norm", dest="norm", choices=NORMS,
+            help="of the body; frozen: as in its file, batch: learned (default: frozen, with no weights batch)",
+        )  # fmt: skip
+        flag(
+            group, "--norm-eps", dest="norm_eps", type=POSITIVE, metavar="X",
+            help="what frozen norms add to a variance; 0 for files from before torchvision 0.13",
+        )  # fmt: skip
+        flag(
+            group, "--trainable-layers", dest="trainable_layers", type=COUNT_FROM_0, metavar="N",
+            help="parts of the body that learn, from its end (default: 3, with no weights all)",
+        )  # fmt: skip
+
+
+SIDE = number(int, 8, 100_000)
+OWN_FLAGS = {"ssd300": _add_ssd300_flags, "torchvision": _add_torchvision_flags}
 """By family: (group, whether the command trains) adds them."""
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ssd.config import DATA_PIPELINES, EVAL_ENGINES, GRADIENT_COMPRESSIONS, ON_BAD_IMAGE, Config
+from ssd.detectors.names import family_of
 from ssd.errors import InputError
 
 EXIT_CODES = "exit codes: 0 done, 2 bad input, 130 interrupted"
@@ -43,13 +44,18 @@ class Parser(argparse.ArgumentParser):
         if Path(sys.argv[0]).name == CONSOLE_COMMAND:
             prog, description, epilog = map(_as_installed, (prog, description, epilog))
             usage = usage and _as_installed(usage)
+        self.base = base or Config()
+        """What the flags start from."""
         super().__init__(
             prog, description=description, epilog=epilog, usage=usage, formatter_class=form, allow_abbrev=False
         )
-        self.base = base or Config()
-        """What the flags start from."""
         self.of_others: dict[str, str] = {}
         """Flags that only other detectors have, and one of these."""
+
+    def add_argument_group(self, *arguments: Any, **named: Any) -> Any:
+        group: Any = super().add_argument_group(*arguments, **named)
+        group.base = self.base
+        return group
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}{self._nearest_to_unknown(message)}; see {self.prog} --help")
@@ -109,14 +115,14 @@ SEED = number(int, 0, 2**32 - 1)
 
 
 def _default(name: str, base: Config) -> str:
-    value = base.detector.name if name == "detector" else base.to_dict()[name]
+    value = base.detector.name if name == "detector" else base.to_dict().get(name)
     shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
     return "" if value in (None, "", ()) or isinstance(value, bool) else f" (default: {shown})"
 
 
 def flag(group: Any, *names: str, dest: str, help: str, **arguments: Any) -> None:
     """A flag of a setting, whose help says its default: that of the parser's `base`. group: of the parser, or it."""
-    base = getattr(getattr(group, "_container", group), "base", Config())
+    base = getattr(group, "base", Config())
     group.add_argument(*names, dest=dest, default=argparse.SUPPRESS, help=help + _default(dest, base), **arguments)
 
 
@@ -213,6 +219,7 @@ def overlay(base: Config, flags: dict[str, Any]) -> Config:
 def config_of(flags: dict[str, Any], base: Config, *, needs_data: bool = True) -> Config:
     """base with the flags that were given. Raises InputError where they do not go together."""
     config = overlay(base, flags)
+    config = config.with_detector(family_of(config.detector).settled(config.detector, config.backbone_weights))
     if config.schedule == "cosine" and ("multistep" in flags or config.mlperf):
         other = "--multistep" if "multistep" in flags else "--mlperf"
         raise InputError(f"--schedule cosine and {other} exclude each other; pass one")

@@ -13,6 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssd.batch import Batch, EvalBatch, whole
+from ssd.detectors.contract import Detector
 from ssd.detectors.table import detector_of
 from ssd.evaluation.detect import in_precision
 from ssd.precision import compute_dtype
@@ -205,6 +206,8 @@ def flops_per_image(settings: Any, num_classes: int, *, training: bool) -> float
     """Floating-point operations of the model's convolutions, two a multiplication, as torch counts them; forward and
     backward, or forward alone. Whatever a step leaves out, it is the same work. settings: the detector's own."""
     detector = detector_of(settings)
+    if not detector.one_shape(settings):
+        return _counted_flops(detector, settings, num_classes, training=training)
     with torch.device("meta"):
         model, images = (
             detector.build(settings, num_classes),
@@ -216,6 +219,18 @@ def flops_per_image(settings: Any, num_classes: int, *, training: bool) -> float
         if training:
             torch.stack([output.sum() for output in outputs]).sum().backward()
     return counter.get_total_flops() / len(images)
+
+
+def _counted_flops(detector: Detector, settings: Any, num_classes: int, *, training: bool) -> float:
+    """Of a model whose shapes depend on its numbers, computed on one synthetic image."""
+    model = detector.build(settings, num_classes).train(training)
+    batch: Any = detector.synthetic(settings, num_classes, torch.device("cpu"), 1)
+    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(training):
+        if training:
+            torch.stack(list(detector.losses_of(settings, False)(model, batch).values())).sum().backward()
+        else:
+            detector.trace(model, batch.images)
+    return counter.get_total_flops()
 
 
 @functools.cache

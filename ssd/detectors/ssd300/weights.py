@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ssd.coco_categories import coco_categories
-from ssd.detectors.backbones import fill, resnet_state
+from ssd.detectors.backbones import fill, read_backbone
 from ssd.detectors.ssd300.model import SSD300
 from ssd.errors import InputError
 
@@ -84,7 +84,7 @@ def load_backbone(model: SSD300, source: str) -> None:
     if source == "none":
         return
     trunk = {}
-    for name, value in resnet_state(model.backbone, source).items():
+    for name, value in read_backbone(source, model.backbone).items():
         head, _, tail = str(name).partition(".")
         if head in _TRUNK_NAMES:
             trunk[f"{_TRUNK_NAMES[head]}.{tail}"] = value

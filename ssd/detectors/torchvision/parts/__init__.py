@@ -1,0 +1,1 @@
+"""What RetinaNet, FCOS and the R-CNNs are put together of."""
