@@ -66,8 +66,10 @@ def report(histories: Sequence[History], pictures: Sequence[Path], note: str = "
 def _about(history: History) -> str:
     settings = history.config["settings"]
     device = history.config["hardware"]["device"]
+    # Until version 0.1 a run's config.json did not say which detector.
+    title = history.config.get("detector") or f"SSD300-{settings['backbone']}"
     return (
-        f"SSD300-{settings['backbone']} on {Path(settings['data']).name}, {settings['data_pipeline']}, "
+        f"{title} on {Path(settings['data']).name}, {settings['data_pipeline']}, "
         f"{history.config['world_size']} × {device}, {history.steps[-1]['epoch']:.4g} of {settings['epochs']} epochs"
     )
 

@@ -12,6 +12,7 @@ from typing import Any
 from ssd.checkpoints.retention import FOLDER, LAST
 from ssd.config import Config
 from ssd.console import Console
+from ssd.detectors.table import detector_of
 from ssd.distributed import Ranks
 from ssd.environment import git_revision, hardware, versions
 from ssd.errors import InputError
@@ -41,6 +42,7 @@ class Run:
 
     def write_config(self, config: Config, ranks: Ranks) -> None:
         content = {
+            "detector": detector_of(config.detector).title(config.detector),
             "settings": config.to_dict(),
             "command": sys.argv,
             "world_size": ranks.world_size,

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ssd.errors import InputError
+
 NORMS = ("frozen", "batch")
 
 
@@ -26,6 +28,15 @@ class Settings:
     """The longest that a side may become."""
     divisor: int = 32
     """A batch's height and width are multiples of it."""
+
+    def __post_init__(self) -> None:
+        """Raises InputError, a ValueError, for values that make no sense."""
+        if self.long_side_px < max(self.short_sides_px):
+            raise InputError(
+                f"--max-size {self.long_side_px}: is less than --min-size {max(self.short_sides_px)}; pass a larger one"
+            )
+        if self.norm not in (None, *NORMS):
+            raise InputError(f"--norm {self.norm}: is none of {', '.join(NORMS)}")
 
     @property
     def name(self) -> str:
