@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 from ssd.detectors.torchvision.boxes import Cells, anchors_ltrb_px, cut, decode, encode
 from ssd.detectors.torchvision.candidates import Candidates
-from ssd.detectors.torchvision.proposals import Proposals, propose, with_boxes
-from ssd.detectors.torchvision.roi_pooling import pool, rois_of
-from ssd.detectors.torchvision.rpn_samples import head_at
-from ssd.detectors.torchvision.sampling import sample
+from ssd.detectors.torchvision.rcnn.proposals import Proposals, propose, with_boxes
+from ssd.detectors.torchvision.rcnn.roi_pooling import pool, rois_of
+from ssd.detectors.torchvision.rcnn.rpn_samples import head_at
+from ssd.detectors.torchvision.rcnn.sampling import sample
 from ssd.detectors.torchvision.targets import BELOW, BETWEEN, Targets, gather, limits_px, match
 
 _BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
