@@ -14,10 +14,10 @@ from torchvision_models import FAMILIES, NUM_CLASSES, batch_of, their_model, the
 
 from ssd.batch import RaggedBatch
 from ssd.detectors.torchvision.builders import build
+from ssd.detectors.torchvision.dense.losses import focal_loss, giou_loss
 from ssd.detectors.torchvision.detector import TORCHVISION
 from ssd.detectors.torchvision.names import settings_of
-from ssd.detectors.torchvision.parts.losses import focal_loss, giou_loss
-from ssd.detectors.torchvision.parts.sampling import sample
+from ssd.detectors.torchvision.rcnn.sampling import sample
 
 
 class OursInTheirs:

@@ -12,13 +12,13 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
-from ssd.detectors.torchvision import retinanet
-from ssd.detectors.torchvision.faster_rcnn import FasterRCNN, Numbers
-from ssd.detectors.torchvision.fcos import FCOS
+from ssd.detectors.torchvision.dense import retinanet
+from ssd.detectors.torchvision.dense.fcos import FCOS
+from ssd.detectors.torchvision.dense.retinanet import RetinaNet
 from ssd.detectors.torchvision.names import MOBILENET, Parts, parts_of
-from ssd.detectors.torchvision.parts.pyramid import CHANNELS, mobilenet_pyramid, resnet_pyramid
-from ssd.detectors.torchvision.parts.roi_pooling import SIDE
-from ssd.detectors.torchvision.retinanet import RetinaNet
+from ssd.detectors.torchvision.pyramid import CHANNELS, mobilenet_pyramid, resnet_pyramid
+from ssd.detectors.torchvision.rcnn.faster_rcnn import FasterRCNN, Numbers
+from ssd.detectors.torchvision.rcnn.roi_pooling import SIDE
 from ssd.detectors.torchvision.settings import Settings
 
 KEYPOINTS = 17

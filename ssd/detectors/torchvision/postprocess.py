@@ -6,9 +6,9 @@ from ssd.batch import Detections, EvalBatch
 from ssd.config import Thresholds
 from ssd.detectors import suppression
 from ssd.detectors.contract import Detect, Forward
-from ssd.detectors.torchvision.parts.candidates import Candidates
-from ssd.detectors.torchvision.parts.targets import limits_px
+from ssd.detectors.torchvision.candidates import Candidates
 from ssd.detectors.torchvision.settings import Settings
+from ssd.detectors.torchvision.targets import limits_px
 
 # Where choosing costs no wait, candidates that are out are dropped at once; elsewhere they are carried on and marked.
 _DROPS_AT_ONCE_ON = ("cpu",)
@@ -29,8 +29,9 @@ def detect(settings: Settings, thresholds: Thresholds) -> Detect:
 
 def detections_of(candidates: Candidates, limits: Tensor, thresholds: Thresholds) -> Detections:
     """limits: as `limits_px` makes them of the images' sizes. On a GPU the host waits twice."""
-    # No metric may see a box of NaN.
-    found = (candidates.scores > thresholds.score_threshold) & ~candidates.boxes_ltrb_px.isnan().any(dim=2)
+    # No metric may see a box of NaN. The dense heads have a class 0, which no object has, and may yet name it.
+    found = (candidates.scores > thresholds.score_threshold) & (candidates.labels > 0)
+    found &= ~candidates.boxes_ltrb_px.isnan().any(dim=2)
     image, place = found.nonzero(as_tuple=True)
     scores = candidates.scores[image, place]
     group, order, rank = suppression.rank_in_groups(image * _GROUPS_AN_IMAGE + candidates.labels[image, place], scores)

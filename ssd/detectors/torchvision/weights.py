@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from ssd.coco_categories import coco_categories
 from ssd.detectors.backbones import fill, read_backbone
 from ssd.detectors.torchvision.builders import build
+from ssd.detectors.torchvision.dense.retinanet import ANCHORS_A_CELL
 from ssd.detectors.torchvision.names import MOBILENET, RESNETS, parts_of, settings_of
-from ssd.detectors.torchvision.parts.pyramid import body_of
-from ssd.detectors.torchvision.retinanet import ANCHORS_A_CELL
+from ssd.detectors.torchvision.pyramid import body_of
 from ssd.detectors.torchvision.settings import Settings
 from ssd.errors import InputError
 

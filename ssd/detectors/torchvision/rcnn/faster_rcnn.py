@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssd.detectors.torchvision.parts.boxes import Cells, anchors_ltrb_px, cut, decode, encode
-from ssd.detectors.torchvision.parts.candidates import Candidates
-from ssd.detectors.torchvision.parts.proposals import Proposals, propose, with_boxes
-from ssd.detectors.torchvision.parts.roi_pooling import pool, rois_of
-from ssd.detectors.torchvision.parts.rpn_samples import head_at
-from ssd.detectors.torchvision.parts.sampling import sample
-from ssd.detectors.torchvision.parts.targets import BELOW, BETWEEN, Targets, gather, limits_px, match
+from ssd.detectors.torchvision.boxes import Cells, anchors_ltrb_px, cut, decode, encode
+from ssd.detectors.torchvision.candidates import Candidates
+from ssd.detectors.torchvision.rcnn.proposals import Proposals, propose, with_boxes
+from ssd.detectors.torchvision.rcnn.roi_pooling import pool, rois_of
+from ssd.detectors.torchvision.rcnn.rpn_samples import head_at
+from ssd.detectors.torchvision.rcnn.sampling import sample
+from ssd.detectors.torchvision.targets import BELOW, BETWEEN, Targets, gather, limits_px, match
 
 _BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 _SMOOTH_BETA = 1 / 9

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from ssd.detectors.torchvision.parts.boxes import cut, decode
-from ssd.detectors.torchvision.parts.targets import Targets, of_images
+from ssd.detectors.torchvision.boxes import cut, decode
+from ssd.detectors.torchvision.targets import Targets, of_images
 
 _NMS_IOU = 0.7
 _SMALLEST_PX = 1e-3

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.retinanet import RetinaNetHead
 
-from ssd.detectors.torchvision.parts.boxes import Cells, anchors_ltrb_px, cut, decode, encode
-from ssd.detectors.torchvision.parts.candidates import Candidates, best_of_maps
-from ssd.detectors.torchvision.parts.losses import focal_loss, giou_loss
-from ssd.detectors.torchvision.parts.targets import BELOW, BETWEEN, Targets, gather, match
+from ssd.detectors.torchvision.boxes import Cells, anchors_ltrb_px, cut, decode, encode
+from ssd.detectors.torchvision.candidates import Candidates, best_of_maps
+from ssd.detectors.torchvision.dense.losses import focal_loss, giou_loss
+from ssd.detectors.torchvision.targets import BELOW, BETWEEN, Targets, gather, match
 
 CELLS: Cells = tuple(
     ((size, int(size * 2 ** (1 / 3)), int(size * 2 ** (2 / 3))), (0.5, 1.0, 2.0)) for size in (32, 64, 128, 256, 512)

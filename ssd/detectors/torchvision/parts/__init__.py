@@ -1,1 +1,0 @@
-"""What RetinaNet, FCOS and the R-CNNs are put together of."""
