@@ -1,15 +1,17 @@
-"""A mosaic of what the detector learns from: augmented images, their boxes and the default boxes matched to them."""
+"""A mosaic of what the detector learns from: augmented images, their boxes and, where there are any, the default boxes
+matched to them."""
 
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ssd.batch import IMAGE_SIZE_PX, Batch, MatchedBatch, TrainLoader
+from ssd.batch import IMAGE_SIZE_PX, Batch, RaggedBatch, TrainLoader
 from ssd.detectors.ssd300 import anchors
-from ssd.drawing import class_colour, picture_of
+from ssd.drawing import Box, class_colour, draw_boxes, picture_of
 from ssd.lettering import picture_font, shown_in_picture
 
 _GAP_PX = 8
@@ -51,8 +53,27 @@ def _tiles(loader: TrainLoader, count: int, names: list[str]) -> list[Image.Imag
 
 
 def _tiles_of(batch: Batch, names: list[str]) -> list[Image.Image]:
-    assert isinstance(batch, MatchedBatch)
+    if isinstance(batch, RaggedBatch):
+        return [_draw_ragged(each, names) for each in batch.split(len(batch.images))]
     return [_draw(*sample, names) for sample in zip(batch.images, batch.offsets, batch.labels, strict=True)]
+
+
+def _draw_ragged(batch: RaggedBatch, names: list[str]) -> Image.Image:
+    """One tile of a batch of one image: without its padding, as large as the tile lets it be, with its boxes."""
+    ((width, height),) = batch.sizes_px.tolist()
+    scale = IMAGE_SIZE_PX / max(width, height)
+    size_px = (max(1, round(width * scale)), max(1, round(height * scale)))
+    picture = picture_of(batch.images[0, :, :height, :width], size_px)
+    boxes_ltrb = batch.boxes_ltrb_px.cpu() / torch.tensor([width, height, width, height])
+    labels = batch.labels.tolist()
+    draw_boxes(
+        picture,
+        [
+            Box(tuple(box), label, shown_in_picture(names[label - 1], label))
+            for box, label in zip(boxes_ltrb.tolist(), labels, strict=True)
+        ],
+    )
+    return picture
 
 
 def write_mosaic(file: Path, loaders: dict[str, TrainLoader], names: list[str], *, rows: int, columns: int) -> None:
