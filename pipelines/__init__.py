@@ -54,10 +54,9 @@ def _path(name: str, view: View) -> ModuleType | Any:
         from pipelines.no_dali import loaders, short_side
 
         return short_side if isinstance(view, ShortSideView) else loaders
-    if isinstance(view, ShortSideView):
-        raise InputError("--data_pipeline dali: makes squares only; pass --data_pipeline no_dali")
     try:
         from pipelines.dali import loaders as dali_loaders
+        from pipelines.dali import short_side as dali_short_side
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("nvidia"):
             raise
@@ -65,4 +64,4 @@ def _path(name: str, view: View) -> ModuleType | Any:
             "--data_pipeline dali: DALI is not installed; pip install nvidia-dali-cuda120 (on Linux), "
             "or pass --data_pipeline no_dali"
         ) from error
-    return dali_loaders
+    return dali_short_side if isinstance(view, ShortSideView) else dali_loaders

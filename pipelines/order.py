@@ -36,6 +36,11 @@ def place_of(state: bytes) -> Place | None:
     return (int.from_bytes(state[:8]), int.from_bytes(state[8:])) if state else None
 
 
+def identity_of(view: ShortSideView) -> dict[str, str]:
+    """`ssd.batch.TrainLoader.identity` as far as the view goes."""
+    return {name: str(value) for name, value in view._asdict().items()}
+
+
 class Step(NamedTuple):
     """One rank's samples of a step, and the place after the step."""
 

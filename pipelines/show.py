@@ -1,21 +1,25 @@
-"""A mosaic of what the detector learns from: augmented images, their boxes and the default boxes matched to them."""
+"""A mosaic of what the detector learns from: augmented images, their boxes and, where there are any, the default boxes
+matched to them."""
 
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ssd.batch import Batch, MatchedBatch, TrainLoader
+from ssd.batch import Batch, RaggedBatch, TrainLoader
 from ssd.boxes import cxcywh_to_ltrb
-from ssd.drawing import class_colour, picture_of
+from ssd.drawing import Box, class_colour, draw_boxes, picture_of
 from ssd.lettering import picture_font, shown_in_picture
 from ssd.matching import decode
 from ssd.views import SquareView, View
 
 _GAP_PX = 8
 _TITLE_PX = 26
+_RAGGED_TILE_PX = 300
+"""The long side of an image that keeps its shape."""
 
 
 def _draw(image: Tensor, offsets: Tensor, labels: Tensor, names: list[str], view: SquareView) -> Image.Image:
@@ -43,7 +47,7 @@ def _draw(image: Tensor, offsets: Tensor, labels: Tensor, names: list[str], view
     return picture
 
 
-def _tiles(loader: TrainLoader, count: int, names: list[str], view: SquareView) -> list[Image.Image]:
+def _tiles(loader: TrainLoader, count: int, names: list[str], view: View) -> list[Image.Image]:
     tiles: list[Image.Image] = []
     for batch in islice(loader.batches(0), count):
         tiles += _tiles_of(batch, names, view)
@@ -52,9 +56,29 @@ def _tiles(loader: TrainLoader, count: int, names: list[str], view: SquareView) 
     return tiles[:count]
 
 
-def _tiles_of(batch: Batch, names: list[str], view: SquareView) -> list[Image.Image]:
-    assert isinstance(batch, MatchedBatch)
+def _tiles_of(batch: Batch, names: list[str], view: View) -> list[Image.Image]:
+    if isinstance(batch, RaggedBatch):
+        return [_draw_ragged(each, names) for each in batch.split(len(batch.images))]
+    assert isinstance(view, SquareView)
     return [_draw(*sample, names, view) for sample in zip(batch.images, batch.offsets, batch.labels, strict=True)]
+
+
+def _draw_ragged(batch: RaggedBatch, names: list[str]) -> Image.Image:
+    """One tile of a batch of one image: without its padding, as large as the tile lets it be, with its boxes."""
+    ((width, height),) = batch.sizes_px.tolist()
+    scale = _RAGGED_TILE_PX / max(width, height)
+    size_px = (max(1, round(width * scale)), max(1, round(height * scale)))
+    picture = picture_of(batch.images[0, :, :height, :width], size_px)
+    boxes_ltrb = batch.boxes_ltrb_px.cpu() / torch.tensor([width, height, width, height])
+    labels = batch.labels.tolist()
+    draw_boxes(
+        picture,
+        [
+            Box(tuple(box), label, shown_in_picture(names[label - 1], label))
+            for box, label in zip(boxes_ltrb.tolist(), labels, strict=True)
+        ],
+    )
+    return picture
 
 
 def write_mosaic(
@@ -64,8 +88,7 @@ def write_mosaic(
 
     names: the K - 1 classes' names.
     """
-    assert isinstance(view, SquareView)
-    step = view.size_px + _GAP_PX
+    step = (view.size_px if isinstance(view, SquareView) else _RAGGED_TILE_PX) + _GAP_PX
     panel_width = columns * step + _GAP_PX
     mosaic = Image.new("RGB", (len(loaders) * panel_width + _GAP_PX, rows * step + _TITLE_PX + _GAP_PX), "white")
     draw = ImageDraw.Draw(mosaic)

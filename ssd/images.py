@@ -88,8 +88,8 @@ def normalise_padded(images: Sequence[Tensor], view: ShortSideView) -> Tensor:
     for image, place in zip(images, padded, strict=True):
         rows = image.flatten(1)
         filled = rows.shape[1]
-        place[len(rows) :] = 0
-        place[: len(rows), filled:] = 0
+        place[len(rows) :].zero_()
+        place[: len(rows), filled:].zero_()
         at_once = _ROWS_AT_ONCE_ON_CPU if device.type == "cpu" else len(rows)
         for first in range(0, len(rows), at_once):
             part = place[first : min(first + at_once, len(rows)), :filled]

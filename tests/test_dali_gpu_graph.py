@@ -6,18 +6,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ragged_data import VIEW as RAGGED_VIEW
+from ragged_data import write
 from square_view import VIEW, view_with
 
+from pipelines.order import Sample, evaluation_batches
 from pipelines.readers.coco import read_annotations
+from pipelines.readers.scan import read_encoded, read_image
 from ssd.distributed import Ranks
-from ssd.images import resize
-from ssd.views import AUGMENTATIONS
+from ssd.images import normalise_padded, resize
+from ssd.views import AUGMENTATIONS, ShortSideView
 
 pytest.importorskip("nvidia.dali", reason="DALI is not installed")
 
 from nvidia.dali import data_node, fn, types
 
-from pipelines.dali import graph, loaders
+from pipelines.dali import graph, loaders, short_side_graph
 
 CPU = Ranks(0, 0, 1, torch.device("cpu"))
 ON_A_GPU = [Ranks(rank, rank, 2, torch.device("cuda", rank)) for rank in (0, 1)]
@@ -50,7 +54,7 @@ def fields(message: bytes) -> list[tuple[int, Any]]:
 
 
 def operators(ranks: Ranks) -> list[tuple[str, dict[str, list[Any]]]]:
-    """Name and settings of each operator of the serialised training graph."""
+    """Those of the training graph of squares."""
     pipeline = graph.train_graph(
         annotation_file="",
         image_folder="",
@@ -62,6 +66,11 @@ def operators(ranks: Ranks) -> list[tuple[str, dict[str, list[Any]]]]:
         seed=0,
         device_id=None,
     )
+    return operators_of(pipeline)
+
+
+def operators_of(pipeline: Any) -> list[tuple[str, dict[str, list[Any]]]]:
+    """Name and settings of each operator of a serialised graph."""
     found = []
     for operator in (fields(content) for number, content in fields(pipeline.serialize()) if number == 5):
         ((_, name), *_) = operator
@@ -138,3 +147,52 @@ def test_its_batches_are_those_of_the_cpu_graph(
             resized = resize(crop, (300, 300), antialias=settings.antialias)
             differences.append(np.abs(image.astype(float) - resized).mean())
     assert len(differences) == 24 and max(differences) < 2 and np.mean(differences) < 0.5
+
+
+# Of a view that keeps shapes
+
+
+def ragged_pipeline(batch: list[Sample], encoded: list[np.ndarray], ranks: Ranks, view: ShortSideView) -> Any:
+    return short_side_graph.short_side_graph(
+        source=lambda: short_side_graph.inputs_of(batch, encoded, view),
+        view=view,
+        ranks=ranks,
+        batch_size=len(batch),
+        num_threads=1,
+        device_id=None,
+    )
+
+
+def test_ragged_batches_are_made_on_the_gpu() -> None:
+    found = operators_of(ragged_pipeline([Sample(0, (8, 8), False)], [], ON_A_GPU[0], RAGGED_VIEW))
+    devices = {name: settings["device"] for name, settings in found}
+    expected = {"decoders__Image": b"mixed", "Resize": b"gpu", "CropMirrorNormalize": b"gpu"}
+    assert {name: devices[name] for name in expected} == {name: [device] for name, device in expected.items()}
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+def test_its_ragged_batches_are_those_of_torch(
+    antialias: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On CPU operators: resized, mirrored, normalised and padded by DALI, pixels are within 1/255 on average in every
+    image, and the padding is 0."""
+    split = write(tmp_path)
+    view = RAGGED_VIEW._replace(antialias=antialias)
+    options = dict(output_type=types.RGB, adjust_orientation=False, jpeg_fancy_upsampling=True)
+    monkeypatch.setattr(
+        short_side_graph, "decode_on_gpu", lambda encoded: fn.decoders.image(encoded, device="cpu", **options)
+    )
+    for batch in evaluation_batches(split, view, batch_size=6, ranks=CPU):
+        batch = [sample._replace(flip=number % 2 == 1) for number, sample in enumerate(batch)]
+        pipeline = ragged_pipeline(batch, [read_encoded(split, s.image) for s in batch], ON_A_GPU[0], view)
+        pipeline.build()
+        (output,) = pipeline.run()
+        found = torch.from_numpy(np.array(output.as_tensor())).permute(0, 3, 1, 2)
+        resized = [resize(read_image(split, s.image), s.size_px, antialias=antialias) for s in batch]
+        flipped = [image[:, ::-1].copy() if s.flip else image for image, s in zip(resized, batch, strict=True)]
+        expected = normalise_padded([torch.from_numpy(image) for image in flipped], view)
+        assert found.shape == expected.shape and found.dtype == torch.float32
+        for ours, theirs, (width, height) in zip(found, expected, (s.size_px for s in batch), strict=True):
+            inside = (ours - theirs)[:, :height, :width] * torch.tensor(view.std).view(3, 1, 1)
+            assert inside.abs().mean() < 1 / 255 and inside.abs().max() < 3 / 255
+            assert not ours[:, height:].any() and not ours[:, :, width:].any()

@@ -7,10 +7,12 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import ragged_data
 import torch
 from fake_gpu import GPU, Waits, fake_gpu, no_transfers, pretend, pretended_gpu, values
 from square_view import VIEW, view_with
@@ -21,6 +23,8 @@ from torchvision.ops import nms
 
 from pipelines import augmentation
 from pipelines.no_dali import loaders
+from pipelines.order import Sample
+from pipelines.targets import ragged_batch
 from ssd import constants
 from ssd.batch import Detections, GroundTruth, MatchedBatch, Predictions, on_host
 from ssd.boxes import pairwise_iou
@@ -32,7 +36,7 @@ from ssd.detectors.ssd300.postprocess import detect
 from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.distributed import Ranks
 from ssd.evaluation import detect as evaluation
-from ssd.images import normalise
+from ssd.images import normalise, normalise_padded
 from ssd.matching import decode, offsets_of
 from ssd.training import state
 from ssd.training.build import build_training
@@ -374,6 +378,25 @@ def test_normalisation_waits_for_nothing() -> None:
         waits.found = []
         assert torch.equal(values(normalise(pretend(pixels))), expected)
         assert waits.found == []
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_ragged_batches_are_finished_without_a_wait(learned: bool, tmp_path: Path) -> None:
+    """What the PyTorch path does with the pixels, and both paths with the targets."""
+    split = ragged_data.write(tmp_path)
+    indices = [3, 0] if learned else [7, 7]  # three boxes and one; none at all
+    samples = [Sample(index, (32, 24), flip) for index, flip in zip(indices, (True, False), strict=True)]
+    pixels = torch.randint(0, 256, (2, 24, 32, 3), dtype=torch.uint8)
+    expected = ragged_batch(normalise_padded(list(pixels), ragged_data.VIEW), samples, split)
+    with pretended_gpu() as waits:
+        normalise_padded(list(pretend(pixels)), ragged_data.VIEW)  # constants come to the device once
+        waits.found = []
+        batch = ragged_batch(normalise_padded(list(pretend(pixels)), ragged_data.VIEW), samples, split)
+        assert waits.found == []
+        for ours, theirs in zip(batch, expected, strict=True):
+            on_gpu = ours is batch.images or ours is batch.boxes_ltrb_px or ours is batch.labels
+            assert torch.equal(values(ours) if on_gpu else ours, theirs)
+        assert [tensor.device.type for tensor in batch] == ["cuda", "cpu", "cuda", "cuda", "cpu", "cpu"]
 
 
 # The step

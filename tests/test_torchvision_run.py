@@ -31,7 +31,7 @@ def run(*arguments: object) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["no_dali"])
+@pytest.mark.parametrize("name", ["dali", "no_dali"])
 @pytest.mark.parametrize("detector", [RETINANET, FASTER], ids=lambda words: words[1])
 def test_a_run_goes_on_bit_for_bit(detector: list[str], name: str, data: Path, tmp_path: Path) -> None:
     """In the middle of an epoch of three steps, with a moving average and batches in two parts."""

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipelines.annotations import Annotations
 from pipelines.no_dali.workers import outlast_stop_signals, plain_errors
-from pipelines.order import Place, Sample, TrainingOrder, evaluation_batches, place_of, state_of
+from pipelines.order import Place, Sample, TrainingOrder, evaluation_batches, identity_of, place_of, state_of
 from pipelines.readers.scan import read_image
 from pipelines.targets import eval_batch, ragged_batch
 from ssd.batch import EvalBatch, RaggedBatch
@@ -84,7 +84,7 @@ class TrainLoader:
         self._order = TrainingOrder(annotations, view, batch_size=batch_size, seed=seed, ranks=ranks)
         self._place: Place | None = None
         self.steps_per_epoch = self._order.steps_per_epoch
-        self.identity = {name: str(value) for name, value in view._asdict().items()}
+        self.identity = identity_of(view)
 
     def batches(self, first_step: int) -> Iterator[RaggedBatch]:
         if self._place is None:

@@ -1,0 +1,163 @@
+"""The DALI data path of a `ShortSideView`: DALI is fed with files in our order, so that its state is a place in it."""
+
+import itertools
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import nvidia.dali
+import torch
+from nvidia.dali.plugin.pytorch import DALIRaggedIterator
+from torch import Tensor
+
+from pipelines.annotations import Annotations
+from pipelines.dali.short_side_graph import inputs_of, short_side_graph
+from pipelines.order import Place, Sample, TrainingOrder, evaluation_batches, identity_of, place_of, state_of
+from pipelines.readers.scan import read_encoded, read_image
+from pipelines.targets import eval_batch, ragged_batch
+from ssd.batch import EvalBatch, RaggedBatch
+from ssd.distributed import Ranks
+from ssd.images import normalise_padded, resize
+from ssd.views import ShortSideView
+
+_BATCHES_READ_AHEAD = 2
+
+
+def _read_ahead(
+    annotations: Annotations, batches: Iterable[list[Sample]], num_threads: int
+) -> Iterator[tuple[list[Sample], list[np.ndarray]]]:
+    """The batches, which do not end, with their files' bytes, which threads read before they are asked for."""
+    ahead: deque[tuple[list[Sample], list[Future[np.ndarray]]]] = deque()
+    with ThreadPoolExecutor(num_threads) as pool:
+        for samples in batches:
+            ahead.append((samples, [pool.submit(read_encoded, annotations, sample.image) for sample in samples]))
+            if len(ahead) > _BATCHES_READ_AHEAD:
+                samples, files = ahead.popleft()
+                yield samples, [file.result() for file in files]
+
+
+def _finished(
+    annotations: Annotations,
+    view: ShortSideView,
+    batches: Iterable[list[Sample]],
+    *,
+    batch_size: int,
+    num_workers: int,
+    ranks: Ranks,
+) -> Iterator[Tensor]:
+    """`RaggedBatch.images` of each of the batches, which do not end."""
+    on_gpu = ranks.device.type == "cuda"
+    num_threads = max(1, num_workers)
+    in_dali: deque[list[Sample]] = deque()
+
+    def fed() -> Iterator[Any]:
+        for samples, encoded in _read_ahead(annotations, batches, num_threads):
+            in_dali.append(samples)
+            yield inputs_of(samples, encoded, view) if on_gpu else encoded
+
+    pipeline = short_side_graph(
+        source=fed(),
+        view=view,
+        ranks=ranks,
+        batch_size=batch_size,
+        num_threads=num_threads,
+        device_id=ranks.local_rank if on_gpu else None,
+    )
+    pipeline.build()
+    kind = DALIRaggedIterator.DENSE_TAG if on_gpu else DALIRaggedIterator.SPARSE_LIST_TAG
+    iterator = DALIRaggedIterator(pipeline, ["images"], output_types=[kind], size=-1, prepare_first_batch=False)
+    while True:
+        try:
+            (output,) = next(iterator)
+        except RuntimeError:
+            print("DALI failed; reading the images again to find the one it could not read", file=sys.stderr)
+            for sample in itertools.chain.from_iterable(in_dali):
+                read_image(annotations, sample.image)
+            raise
+        samples = in_dali.popleft()
+        yield output["images"].permute(0, 3, 1, 2) if on_gpu else _finished_on_cpu(output["images"], samples, view)
+
+
+def _finished_on_cpu(images: list[Tensor], samples: list[Sample], view: ShortSideView) -> Tensor:
+    resized = [
+        torch.from_numpy(resize(image.numpy(), sample.size_px, antialias=view.antialias))
+        for image, sample in zip(images, samples, strict=True)
+    ]
+    flipped = [image.flip(1) if sample.flip else image for image, sample in zip(resized, samples, strict=True)]
+    return normalise_padded(flipped, view)
+
+
+class TrainLoader:
+    """See `ssd.batch.TrainLoader` for the contract. num_workers: threads that read, and as many of DALI's."""
+
+    ranks_share_state = True
+
+    def __init__(
+        self,
+        annotations: Annotations,
+        *,
+        batch_size: int,
+        num_workers: int,
+        seed: int,
+        ranks: Ranks,
+        view: ShortSideView,
+    ):
+        self._annotations, self._view, self._ranks = annotations, view, ranks
+        self._batch_size, self._num_workers = batch_size, num_workers
+        self._order = TrainingOrder(annotations, view, batch_size=batch_size, seed=seed, ranks=ranks)
+        self._place: Place | None = None
+        self.steps_per_epoch = self._order.steps_per_epoch
+        self.identity = {"dali": nvidia.dali.__version__, **identity_of(view)}
+
+    def batches(self, first_step: int) -> Iterator[RaggedBatch]:
+        if self._place is None:
+            self._place = self._order.place_after(first_step)
+        images_of_steps = _finished(
+            self._annotations,
+            self._view,
+            (step.samples for step in self._order.steps(self._place)),
+            batch_size=self._batch_size,
+            num_workers=self._num_workers,
+            ranks=self._ranks,
+        )
+        for images, step in zip(images_of_steps, self._order.steps(self._place), strict=False):
+            self._place = step.after
+            yield ragged_batch(images, step.samples, self._annotations)
+
+    def state(self) -> bytes:
+        return state_of(self._place)
+
+    def restore(self, state: bytes) -> None:
+        self._place = place_of(state)
+
+
+class EvalLoader:
+    """See `ssd.batch.EvalLoader` for the contract."""
+
+    def __init__(
+        self, annotations: Annotations, *, batch_size: int, num_workers: int, ranks: Ranks, view: ShortSideView
+    ):
+        self._annotations, self._view, self._ranks = annotations, view, ranks
+        self._batch_size, self._num_workers = batch_size, num_workers
+        self._batches = evaluation_batches(annotations, view, batch_size=batch_size, ranks=ranks)
+        self._images: Iterator[Tensor] | None = None
+
+    def __iter__(self) -> Iterator[EvalBatch]:
+        # The graph goes on with the next evaluation, unless one was given up: then it stands at another batch.
+        images, self._images = self._images or self._begin(), None
+        for samples in self._batches:
+            yield eval_batch(next(images), samples)
+        self._images = images
+
+    def _begin(self) -> Iterator[Tensor]:
+        return _finished(
+            self._annotations,
+            self._view,
+            itertools.cycle(self._batches),
+            batch_size=self._batch_size,
+            num_workers=self._num_workers,
+            ranks=self._ranks,
+        )

@@ -1,0 +1,68 @@
+"""DALI's graph of a `ShortSideView`. It draws nothing: which images come, their sizes and flips are fed to it.
+
+Without a GPU it only decodes. The rest is torch's then, as in the PyTorch path: DALI's CPU kernels take 13 ms to resize
+an image to 800 x 1066 and 12 to finish it, torch's 2 and 4.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from nvidia.dali import fn, pipeline_def, types
+
+from pipelines.dali.graph import decode_on_gpu
+from pipelines.order import Sample
+from ssd.distributed import Ranks
+from ssd.views import ShortSideView, padded_px
+
+
+def inputs_of(samples: list[Sample], encoded: list[np.ndarray], view: ShortSideView) -> tuple[list[np.ndarray], ...]:
+    """What the graph for a GPU is fed with for a batch. encoded: the files' bytes."""
+    width, height = padded_px(view, [sample.size_px for sample in samples])
+    return (
+        encoded,
+        [np.array(sample.size_px[::-1], dtype=np.float32) for sample in samples],
+        [np.array([height, width], dtype=np.float32)] * len(samples),
+        [np.array(sample.flip, dtype=np.int32) for sample in samples],
+    )
+
+
+@pipeline_def
+def short_side_graph(source: Iterator[Any], view: ShortSideView, ranks: Ranks) -> Any:
+    """source: for a GPU of what `inputs_of` makes, otherwise of lists of files' bytes alone.
+
+    Returns finished images for a GPU, H x W x 3 float32, all of one size; otherwise decoded ones, uint8.
+    """
+    if ranks.device.type != "cuda":
+        return fn.decoders.image(
+            fn.external_source(source=source, batch=True),
+            device="cpu",
+            output_type=types.RGB,
+            adjust_orientation=False,
+            jpeg_fancy_upsampling=True,
+        )
+    encoded, size_px, padded_size_px, flip = fn.external_source(source=source, num_outputs=4, batch=True)
+    return finish(decode_on_gpu(encoded), size_px, padded_size_px, flip, view)
+
+
+def finish(images: Any, size_px: Any, padded_size_px: Any, flip: Any, view: ShortSideView) -> Any:
+    """Resized, mirrored, normalised and padded: what `images.resize` and `images.normalise_padded` make.
+
+    size_px, padded_size_px: (height, width). flip: 0 or 1.
+    """
+    resized = fn.resize(images, size=size_px, interp_type=types.INTERP_LINEAR, antialias=view.antialias)
+    # A crop that is larger than the image pads it, after it is normalised. The crop is mirrored as a whole: so that the
+    # image lies on the left, what is to be mirrored has to lie on the right.
+    return fn.crop_mirror_normalize(
+        resized,
+        crop=padded_size_px,
+        crop_pos_x=fn.cast(flip, dtype=types.FLOAT),
+        crop_pos_y=0.0,
+        out_of_bounds_policy="pad",
+        fill_values=[0.0],
+        mirror=flip,
+        mean=[255 * value for value in view.mean],
+        std=[255 * value for value in view.std],
+        dtype=types.FLOAT,
+        output_layout="HWC",
+    )
