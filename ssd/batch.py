@@ -164,11 +164,14 @@ class TrainLoader(Protocol):
         ...
 
     def state(self) -> bytes:
-        """What `restore` needs to go on after the batches that were taken so far; before any, what it was given."""
+        """The place in the data, for `restore`: after the batches that were taken so far.
+
+        Before the first batch it is the state that `restore` was given, or b"" without one.
+        """
         ...
 
     def restore(self, state: bytes) -> None:
-        """Goes back to where `state` was called; before `batches`, whose first_step then agrees."""
+        """Goes back to the place that `state` returned. Call it before `batches`, with that place's first_step."""
         ...
 
 

@@ -94,3 +94,8 @@ def test_what_a_text_names_is_there(name: str) -> None:
     file = ROOT / name if (ROOT / name).exists() else ROOT / "docs" / name
     named = re.findall(r"``((?:ssd|pipelines|tests|benchmarks|docs|docker|launch)/[\w./-]*)``", file.read_text())
     assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_the_readme_is_two_screens_long() -> None:
+    """A hundred lines of text, and some of markup; what does not fit has a page in docs/."""
+    assert len((ROOT / "README.rst").read_text().splitlines()) <= 120

@@ -22,11 +22,12 @@ def git(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def has_history() -> bool:
-    """Whether this is a clone, and a whole one, not a source archive or a clone of the last commits only."""
+    """Whether this is a clone, and a whole one: no source archive, no clone of the last commits only."""
     try:
-        return git("rev-parse", "--is-shallow-repository").stdout.strip() == "false"
-    except FileNotFoundError:
+        said = git("rev-parse", "--show-toplevel", "--is-shallow-repository").stdout.split("\n")
+    except FileNotFoundError:  # no git
         return False
+    return said[:2] == [str(ROOT), "false"]
 
 
 def revisions(content: Any) -> Iterator[str]:

@@ -92,8 +92,11 @@ def _finish(host: _HostBatch, device: torch.device, view: SquareView) -> Matched
 
 
 class _Keys:
-    """The endless sequence of a rank's batches of (pass, image index), from a given place on: so many images of the
-    passes, one after the other, have been taken by all ranks."""
+    """One rank's batches of (pass, image index), without end.
+
+    The passes lie one after the other, and all ranks together take images from them in that order. The sequence begins
+    at first_place: the number of images that all ranks have taken before, such as 96 after three steps of 2 x 16.
+    """
 
     def __init__(self, indices: np.ndarray, batch_size: int, seed: int, ranks: Ranks):
         self.indices, self.batch_size, self.seed, self.ranks = indices, batch_size, seed, ranks

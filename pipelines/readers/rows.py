@@ -34,10 +34,10 @@ class BadRows(InputError):
 
 
 class Table:
-    """One list of the document, read by columns: quickly when all is well, naming the first culprit otherwise.
+    """One list of the document, read by columns. That is quick when all is well; otherwise the first bad row is named.
 
-    Types are compared exactly: JSON's `true` is no integer and 1.0 is no id. Rows that a reader of another format made
-    may state their 'place', and a 'problem' that makes it impossible to say more of them.
+    Types are compared exactly: JSON's `true` is no integer and 1.0 is no id. A reader of another format, such as VOC's,
+    may add to a row its 'place' (the file to name in messages), and a 'problem' (why the row cannot be read at all).
     """
 
     def __init__(self, document: dict[str, Any], name: str, file: Path) -> None:

@@ -46,7 +46,10 @@ class Keeper:
         return steps is not None and step % steps == 0
 
     def asks(self) -> bool:
-        """Whether one is due by this process's clock, which the ranks have yet to agree on; says so once."""
+        """Whether a checkpoint is due by the clock of this process. It is True once for each that is due.
+
+        Clocks of ranks differ, so the ranks must agree before one saves.
+        """
         is_time = self._unit == "minutes" and time.monotonic() - self._saved_at >= 60 * self._count
         if is_time:
             self._saved_at = time.monotonic()

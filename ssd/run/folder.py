@@ -17,10 +17,10 @@ from ssd.run.lock import only_writer
 def run_folder(name: str, output: str | None, resume: str | None, ranks: Ranks) -> Iterator[tuple[Path, list[Path]]]:
     """The run's folder and the checkpoints to resume from, the one to prefer first, none to start anew; on all ranks.
 
-    name: of the data. output: the folder if given; otherwise runs/<name>-<time>, which is no other run's. resume: None,
-    "auto" (the checkpoints of the folder, or of the newest runs/<name>-<time> if no folder is given; none is no error)
-    or a file. The folder is this run's alone until the end, see `lock.only_writer`; one that it has made goes again if
-    nothing was written into it. Raises InputError, on all ranks, rather than write over another run or beside it.
+    name: of the data. output: the folder; None makes a new one, such as runs/demo-20260102-030405. resume: None, a
+    file, or "auto", which takes the checkpoints of output, or without output those of the newest runs/<name>-<time>; it
+    is no error if there are none. No other run can write to the folder until the end, see `lock.only_writer`. A new
+    folder into which nothing was written is removed. Raises InputError, on all ranks, if another run has the folder.
     """
     with ExitStack() as stack:
         found, problem = None, None

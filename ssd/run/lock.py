@@ -31,7 +31,7 @@ _HAS_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 @contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """Holds the folder, which is made if there is none and goes again if nothing is written into it.
+    """Holds the folder. It is made if there is none, and then removed in the end if nothing was written into it.
 
     Waits up to WAIT_S for another holder to end. Raises InputError that names it, or a folder that cannot be written.
     """

@@ -16,8 +16,10 @@ class ProcessLostError(RuntimeError):
 
 
 class Background:
-    """function(*arguments), all of which can be pickled. The process ends with the value, with `end` or with this one,
-    however that ends."""
+    """A call of function(*arguments) in another process, for which all of them are pickled.
+
+    The other process ends when the value is there, when `end` is called, or when this process ends or is killed.
+    """
 
     def __init__(self, function: Callable[..., Any], *arguments: Any):
         context = multiprocessing.get_context("spawn")  # a fork would have the locks of threads that it does not have

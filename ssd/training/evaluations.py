@@ -24,8 +24,12 @@ OVERLAP_FROM = 100_000
 
 
 class Judge(NamedTuple):
-    """How the model is judged. detect: called on all ranks; gives rank 0 what `metrics` makes numbers of, an array with
-    a row a detection. metrics: {"AP": ..., "AP50": ..., ...}; can be pickled, to be called in another process."""
+    """How the model is judged.
+
+    detect: runs the model over the split; all ranks call it. Rank 0 gets an array with a row for each detection, as
+    `detect.detect_split` returns it, the others None. metrics: turns that array into {"AP": 0.25, "AP50": 0.43, ...};
+    it can be pickled, because another process may call it.
+    """
 
     detect: Callable[[], np.ndarray | None]
     metrics: Callable[[np.ndarray], dict[str, Any]]

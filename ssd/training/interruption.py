@@ -13,7 +13,8 @@ from types import FrameType
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 # EX_TEMPFAIL of sysexits.h: nothing is wrong, try again.
 EXIT_PREEMPTED = 75
-# The others' collectives time out first and say so; then the rank that they wait for says where it stands.
+# A rank that stalls ends this many seconds after its timeout. By then the ranks that wait for it have timed out, and
+# said so, and this rank says where its threads stand.
 _GRACE_S = 10
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 

@@ -18,7 +18,7 @@ def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
         optimizer = apex_sgd(groups, lr=config.learning_rate, momentum=config.momentum)
     else:  # fused takes the verdict on a step on the device; the other implementations would read it on the host
         optimizer = torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, fused=True)
-    # Its own momentum begins as memory as it finds it, which a first step that is skipped leaves so.
+    # SGD would make the momentum in the first step, of memory that is not set. A skipped first step would leave it so.
     for _, parameter in parameters:
         optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer

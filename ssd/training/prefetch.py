@@ -8,9 +8,11 @@ from ssd.batch import Batch
 
 
 def on_side_stream(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """The same batches. On a GPU, what copies and finishes them runs on a stream of its own, beside the steps that the
-    device still has before it: the host is ahead of it anyway, so no batch is taken before its turn, and the loader's
-    state stays that of the batches taken."""
+    """The same batches. On a GPU a second stream copies and finishes them while the device computes earlier steps.
+
+    No batch is taken before its turn, because the host runs ahead of the device anyway. So the loader's state is always
+    that of the batches which training has taken.
+    """
     if device.type != "cuda":
         yield from batches
         return

@@ -47,9 +47,9 @@ def require_device(config: Config, ranks: Ranks) -> None:
 
 
 def build_step(training: Training) -> Step:
-    """`Training.train_step` as the settings want it: (batch, learning rate) -> the losses stacked.
+    """The function that takes one step, as the settings ask for it: (batch, learning rate) -> the losses stacked.
 
-    A moving average takes the model in after each step, also one that was left out.
+    After each step the moving average, if there is one, is updated, also after a step that was skipped.
     """
     step: Step
     if training.config.cuda_graphs:
