@@ -69,6 +69,7 @@ FLOORS = [
     {"report", "mlperf"},
     {"training"},
     {"speed"},
+    {"compression"},
     {"cli"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

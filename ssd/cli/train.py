@@ -79,6 +79,11 @@ def train_parser() -> Parser:
         help="leave the ResNet as it is, its batch norm too; the extra layers and heads train",
     )  # fmt: skip
 
+    flag(
+        group, "--compress", dest="compress", metavar="FILE.yaml",
+        help="prune or regularize by this schedule, in the YAML language of Intel's Distiller",
+    )  # fmt: skip
+
     group = parser.add_argument_group("training")
     flag(group, "--epochs", "-e", dest="epochs", type=COUNT, metavar="N", help="times through the data")
     flag(group, "--batch-size", "--bs", "-b", dest="batch_size", type=BATCH, metavar="N", help="images a rank")
