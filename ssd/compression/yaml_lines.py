@@ -11,6 +11,7 @@ from ssd.errors import InputError
 
 # A schedule has a few hundred values. An alias can repeat what it names, and a chain of aliases without end.
 _MOST_NODES, _MOST_DEEP = 100_000, 20
+_PLAIN_TAGS = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "seq", "map"))
 
 
 class Node(NamedTuple):
@@ -66,6 +67,8 @@ class _Walk:
         self.count += 1
         if self.count > _MOST_NODES or depth > _MOST_DEEP:
             raise Place(self.file, line).error("has too many values, or they lie too deep; write it out plainly")
+        if not node.tag.startswith(_PLAIN_TAGS):
+            raise Place(self.file, line).error(f"has the tag {node.tag}, which names no plain value; take it out")
         if isinstance(node, yaml.SequenceNode):
             return Node([self.node(item, item.start_mark.line + 1, depth + 1) for item in node.value], line)
         if isinstance(node, yaml.MappingNode):

@@ -82,6 +82,20 @@ class SSD300(nn.Module):
         self.trunk.train(mode and not self._trunk_is_frozen)
         return self
 
+    def every_layer(self, images: Tensor) -> list[Tensor]:
+        """What the heads say of each map, by calling every layer as the module that it is. `forward` joins two heads'
+        weights for speed, which tools that follow modules or connections cannot see. images: as of `forward`."""
+        x = self.trunk(images)
+        maps = [x]
+        for block in self.extra_blocks:
+            x = block(x)
+            maps.append(x)
+        return [
+            head(features)
+            for heads in (self.box_heads, self.class_heads)
+            for head, features in zip(heads, maps, strict=True)
+        ]
+
     def forward(self, images: Tensor) -> Predictions:
         """images: as `Batch.images`. Raises ValueError for any size but 300 x 300: the default boxes fit no other."""
         if images.shape[2:] != (IMAGE_SIZE_PX, IMAGE_SIZE_PX):
