@@ -39,6 +39,7 @@ def counted_flops(model: nn.Module, *given: Tensor) -> int:
 def test_the_flops_are_those_of_torchs_counter() -> None:
     model, images = Small(), torch.zeros(2, 4, 10, 10)
     total = parts_of(summarize(model, lambda: model(images)))[-1]
+    assert model.training
     assert total.flops == counted_flops(model, images) == total.nonzero_flops
     # By hand: 2 x 8 x 25 places x 18 weights; 2 x 8 x 25 inputs x 16 weights; 2 x 100 places, twice, x 20 weights.
     assert total.flops == 2 * (2 * 8 * 25 * 18 + 2 * 8 * 25 * 16 + 2 * 2 * 100 * 20)
@@ -54,7 +55,6 @@ def test_all_layers_of_ssd300_are_counted() -> None:
     assert total.flops == counted_flops(model, images)
     assert total.weights == total.nonzeros + sum(each.weights - each.nonzeros for each in tensors)
     assert [each.name for each in tensors] == [name for name, _ in model.named_parameters()]
-    assert model.training
 
 
 def test_shares_of_zeros_by_hand() -> None:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 def summary_parser() -> Parser:
     parser = Parser(
         "main.py summary",
-        description="List a checkpoint's tensors by the names that a schedule of --compress may use: their shapes, how\n"
-        "many of their weights, filters and channels are 0, and what their layers compute for one image.",
+        description="List a checkpoint's tensors by the names that a schedule may use: their shapes, how many of\n"
+        "their weights, filters and channels are 0, and what their layers compute for one image.",
         epilog=f"example: main.py summary --checkpoint runs/a/checkpoints/best.pt --output summary.csv\n{EXIT_CODES}",
     )
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help=CHECKPOINT_HELP)
