@@ -98,7 +98,7 @@ def _has(content: dict[str, Any], kinds: dict[str, type]) -> bool:
 
 def build_model(content: dict[str, Any], file: Path) -> SSD300:
     """The checkpoint's own model: its backbone, its classes, its weights."""
-    model = SSD300(content["backbone"], len(content["categories"]) + 1)
+    model = thinned_as(SSD300(content["backbone"], len(content["categories"]) + 1), content, file)
     try:
         model.load_state_dict(content["model"])
     except (RuntimeError, AttributeError) as error:  # other shapes, or no tensors
@@ -106,6 +106,17 @@ def build_model(content: dict[str, Any], file: Path) -> SSD300:
             f"{file}: its weights do not fit its own backbone {content['backbone']}; use another"
         ) from error
     return model
+
+
+def thinned_as(model: SSD300, content: dict[str, Any], file: Path) -> SSD300:
+    """The model with the channels of a checkpoint, which main.py thin may have made fewer."""
+    plan = content.get("channels", {})
+    try:
+        return model.thinned(plan) if plan else model
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{file}: its channel plan does not fit its backbone {model.backbone} ({error}); use another"
+        ) from error
 
 
 def require_categories(content: dict[str, Any], file: Path, categories: list[tuple[int, str]], data: str) -> None:
@@ -130,7 +141,7 @@ def load_for_fine_tuning(model: SSD300, content: dict[str, Any], file: Path) -> 
     their fresh weights; returns the names of those."""
     if content["backbone"] != model.backbone:
         raise InputError(f"--checkpoint {file}: pass --backbone {content['backbone']}, which it was trained with")
-    own = model.state_dict()
+    own = thinned_as(model, content, file).state_dict()
     fitting = {name: value for name, value in content["model"].items() if name in own and fits(value, own[name])}
     fresh = sorted(own.keys() - fitting.keys())
     if any(not name.startswith("class_heads.") for name in fresh):

@@ -63,7 +63,8 @@ def load(file: Path) -> dict[str, Any]:
 
 def save(file: Path, content: dict[str, Any]) -> None:
     """Writes a checkpoint's model, whole or not at all: as a safetensors file if its name ends so, else as ours."""
-    about = {key: content[key] for key in ("format", "backbone", "categories")}
+    keys = ("format", "backbone", "categories", "channels")
+    about: dict[str, Any] = {key: content[key] for key in keys if key in content}
     if file.suffix != ".safetensors":
         checkpoint.save(file, {**about, "model": content["model"]})
         return

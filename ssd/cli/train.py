@@ -52,6 +52,7 @@ def train_parser() -> Parser:
         "       main.py plot RUN... [flags]\n"
         "       main.py convert IN OUT\n"
         "       main.py summary --checkpoint FILE [flags]\n"
+        "       main.py thin --checkpoint FILE --output FILE [flags]\n"
         "       main.py download --data DIR [flags]\n"
         "       main.py doctor [flags]\n"
         "Each has its own --help.",

@@ -94,6 +94,8 @@ def _train_in(
     if schedule is not None:
         notes += compress(training, schedule, loader.steps_per_epoch)
     describe = _describe(config, train_split, loader, ranks, schedule)
+    if plan := getattr(training.model, "channel_plan", {}):
+        describe["channels"] = plan
     if origin:
         notes = [*origin.notes, *notes, resume.resume(training, loader, origin.content, describe, config)]
     compliance.hyper_parameters(

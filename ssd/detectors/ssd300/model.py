@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet
 
 from ssd.batch import IMAGE_SIZE_PX, Predictions
+from ssd.detectors.channels import Plan, apply_plan
 from ssd.detectors.ssd300.anchors import BOXES_PER_CELL
 from ssd.detectors.ssd300.heads import predict
 
@@ -58,6 +59,8 @@ class SSD300(nn.Module):
         channels = FEATURE_CHANNELS[backbone]
         self.backbone = backbone
         self.num_classes = num_classes
+        self.channel_plan: Plan = {}
+        """Of a thinned model, what `thinned` was called with."""
         self.trunk = _trunk(backbone)
         self.extra_blocks = nn.ModuleList(
             _extra_block(channels[i], mid, channels[i + 1], halve=i < 3) for i, mid in enumerate(_EXTRA_MID_CHANNELS)
@@ -70,6 +73,12 @@ class SSD300(nn.Module):
             for parameter in module.parameters():
                 if parameter.dim() > 1:
                     nn.init.xavier_uniform_(parameter)
+
+    def thinned(self, plan: Plan) -> "SSD300":
+        """The same model, with the plan's channels in fresh layers. Raises ValueError for a plan of another model."""
+        apply_plan(self, plan)
+        self.channel_plan = plan
+        return self
 
     def freeze_trunk(self) -> None:
         """Keeps the trunk's weights and its batch norm's statistics as they are, also in training mode."""
