@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import pytest
+import torch
 from schedules import MASK_RCNN, MASK_RCNN_BOX_HEAD, mask_rcnn_schedule, schedule_of
 from torch import nn
 
 from ssd.compression.binding import bind
 from ssd.compression.distiller_yaml import Schedule, load_schedule, read_schedule
 from ssd.compression.lr_rates import rates_of
+from ssd.compression.masks import Compression
+from ssd.distributed import Ranks
 from ssd.errors import InputError
 
 FILE = Path("prune.yaml")
@@ -66,6 +69,33 @@ def test_the_published_mask_rcnn_schedule_fits_torchvisions_model() -> None:
     assert "rpn.head.conv.0.0.weight" in bound[1].tensors and "roi_heads.mask_head.3.0.weight" in bound[1].tensors
     assert any("prunes 10 tensors that do not train" in note for note in notes)
     assert sum("ends with epoch 45, and this run has 13" in note for note in notes) == 4
+
+
+@pytest.mark.slow
+def test_the_published_mask_rcnn_schedule_leaves_the_published_non_zeros() -> None:
+    """To the unit, by tensor and in total: each loses int(level x weights)."""
+    from torchvision.models.detection import maskrcnn_resnet50_fpn
+
+    torch.manual_seed(0)
+    model = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    one_rank = Ranks(0, 0, 1, torch.device("cpu"))
+    companion = Compression(
+        read(mask_rcnn_schedule()), model, None, one_rank,
+        steps_per_epoch=1, num_epochs=45, base_lr=0.02, warmup_steps=0, seed=0,
+    )  # fmt: skip
+    for epoch in (42, 44):  # the last of the box head's policy, which acts every third, and of the others
+        companion.before_step(epoch, 0.02)
+        companion.after_step(epoch)
+    left = [
+        {name: int(model.get_parameter(name).count_nonzero()) for name in each.tensors} for each in companion.pruners
+    ]
+    assert [sum(counts.values()) for counts in left] == [114_688, 2_347_028, 1_389_367, 2_084_046]
+    assert left[3]["roi_heads.box_head.fc6.weight"] == 1_926_759
+    assert left[2]["backbone.body.layer4.1.conv2.weight"] == 235_930
+    assert left[1]["rpn.head.conv.0.0.weight"] == 88_474
+    weights = [p for p in model.parameters() if p.dim() in (2, 4)]
+    assert sum(p.numel() for p in weights) == 44_395_200
+    assert sum(int(p.count_nonzero()) for p in weights) == 6_437_593
 
 
 class Small(nn.Module):

@@ -128,7 +128,7 @@ def test_a_layer_of_zeros_is_not_removed() -> None:
 
 
 def test_the_command_and_what_reads_its_file(
-    demo_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], refusal: Callable[..., str]
+    demo_checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], refusal: Callable[..., str]
 ) -> None:
     content = checkpoint.load(demo_checkpoint)
     assert "prune filters first" in refusal("thin", "--checkpoint", demo_checkpoint, "--output", tmp_path / "thin.pt")
@@ -140,7 +140,7 @@ def test_the_command_and_what_reads_its_file(
     for name in ("thin.pt", "thin.safetensors"):
         file = tmp_path / name
         assert main.main(["thin", "--checkpoint", str(sparse), "--output", str(file)]) == 0
-        assert "at most" in capsys.readouterr().out and file.stat().st_size < 0.5 * sparse.stat().st_size
+        assert "at most" in capfd.readouterr().out and file.stat().st_size < 0.5 * sparse.stat().st_size
         smaller = checkpoint.build_model(conversion.load(file), file).eval()
         assert_says_the_same(model, smaller)
     # Fine-tuning, for other classes too, begins with the smaller layers.
