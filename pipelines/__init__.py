@@ -7,10 +7,10 @@ from types import ModuleType
 from typing import Any
 
 from pipelines.annotations import MIN_TRAINED_SIDE_PX, Annotations
-from pipelines.augmentation import AUGMENTATIONS, Augmentation
 from ssd.batch import EvalLoader, TrainLoader
 from ssd.distributed import Ranks
 from ssd.errors import InputError
+from ssd.views import ShortSideView, View
 
 
 def build_train(
@@ -21,9 +21,9 @@ def build_train(
     num_workers: int,
     seed: int,
     ranks: Ranks,
-    settings: Augmentation = AUGMENTATIONS["own"],
+    view: View,
 ) -> TrainLoader:
-    """name: one of ssd.config.DATA_PIPELINES. batch_size: images a rank.
+    """name: one of ssd.config.DATA_PIPELINES. batch_size: images a rank. view: what the detector sees.
 
     Raises InputError if there is nothing to train on.
     """
@@ -32,27 +32,32 @@ def build_train(
             f"{annotations.file}: no image of {MIN_TRAINED_SIDE_PX} pixels a side or more has a box to learn from; "
             "pass another --train-split"
         )
-    loader: TrainLoader = _path(name).TrainLoader(
-        annotations, batch_size=batch_size, num_workers=num_workers, seed=seed, ranks=ranks, settings=settings
+    loader: TrainLoader = _path(name, view).TrainLoader(
+        annotations, batch_size=batch_size, num_workers=num_workers, seed=seed, ranks=ranks, view=view
     )
     return loader
 
 
-def build_eval(name: str, annotations: Annotations, *, batch_size: int, num_workers: int, ranks: Ranks) -> EvalLoader:
+def build_eval(
+    name: str, annotations: Annotations, *, batch_size: int, num_workers: int, ranks: Ranks, view: View
+) -> EvalLoader:
     """name: one of ssd.config.DATA_PIPELINES. batch_size: images a rank."""
-    loader: EvalLoader = _path(name).EvalLoader(
-        annotations, batch_size=batch_size, num_workers=num_workers, ranks=ranks
+    loader: EvalLoader = _path(name, view).EvalLoader(
+        annotations, batch_size=batch_size, num_workers=num_workers, ranks=ranks, view=view
     )
     return loader
 
 
-def _path(name: str) -> ModuleType | Any:
+def _path(name: str, view: View) -> ModuleType | Any:
+    """The module of the data path's loaders for that view."""
     if name == "no_dali":
-        from pipelines.no_dali import loaders as no_dali
+        from pipelines.no_dali import loaders, short_side
 
-        return no_dali
+        return short_side if isinstance(view, ShortSideView) else loaders
+    if isinstance(view, ShortSideView):
+        raise InputError("--data_pipeline dali: makes squares only; pass --data_pipeline no_dali")
     try:
-        from pipelines.dali import loaders as dali
+        from pipelines.dali import loaders as dali_loaders
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("nvidia"):
             raise
@@ -60,4 +65,4 @@ def _path(name: str) -> ModuleType | Any:
             "--data_pipeline dali: DALI is not installed; pip install nvidia-dali-cuda120 (on Linux), "
             "or pass --data_pipeline no_dali"
         ) from error
-    return dali
+    return dali_loaders

@@ -7,22 +7,24 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ssd.batch import IMAGE_SIZE_PX, Batch, TrainLoader
-from ssd.detectors.ssd300 import anchors
+from ssd.batch import Batch, MatchedBatch, TrainLoader
+from ssd.boxes import cxcywh_to_ltrb
 from ssd.drawing import class_colour, picture_of
 from ssd.lettering import picture_font, shown_in_picture
+from ssd.matching import decode
+from ssd.views import SquareView, View
 
 _GAP_PX = 8
 _TITLE_PX = 26
 
 
-def _draw(image: Tensor, offsets: Tensor, labels: Tensor, names: list[str]) -> Image.Image:
+def _draw(image: Tensor, offsets: Tensor, labels: Tensor, names: list[str], view: SquareView) -> Image.Image:
     """One tile: matched default boxes thin, the ground truth they learn thick, with its class."""
-    picture = picture_of(image, (IMAGE_SIZE_PX, IMAGE_SIZE_PX))
+    picture = picture_of(image, (view.size_px, view.size_px))
     draw = ImageDraw.Draw(picture)
     positive = labels.cpu() > 0
-    defaults_ltrb = anchors.default_boxes_ltrb()[positive] * IMAGE_SIZE_PX
-    boxes_ltrb = anchors.decode(offsets.cpu(), anchors.default_boxes_cxcywh())[positive] * IMAGE_SIZE_PX
+    defaults_ltrb = cxcywh_to_ltrb(view.defaults_cxcywh)[positive] * view.size_px
+    boxes_ltrb = decode(offsets.cpu(), view.defaults_cxcywh)[positive] * view.size_px
     matched = labels.cpu()[positive].tolist()
     for box, label in zip(defaults_ltrb.tolist(), matched, strict=True):
         draw.rectangle(box, outline=class_colour(label), width=1)
@@ -41,32 +43,36 @@ def _draw(image: Tensor, offsets: Tensor, labels: Tensor, names: list[str]) -> I
     return picture
 
 
-def _tiles(loader: TrainLoader, count: int, names: list[str]) -> list[Image.Image]:
+def _tiles(loader: TrainLoader, count: int, names: list[str], view: SquareView) -> list[Image.Image]:
     tiles: list[Image.Image] = []
     for batch in islice(loader.batches(0), count):
-        tiles += _tiles_of(batch, names)
+        tiles += _tiles_of(batch, names, view)
         if len(tiles) >= count:
             break
     return tiles[:count]
 
 
-def _tiles_of(batch: Batch, names: list[str]) -> list[Image.Image]:
-    return [_draw(*sample, names) for sample in zip(batch.images, batch.offsets, batch.labels, strict=True)]
+def _tiles_of(batch: Batch, names: list[str], view: SquareView) -> list[Image.Image]:
+    assert isinstance(batch, MatchedBatch)
+    return [_draw(*sample, names, view) for sample in zip(batch.images, batch.offsets, batch.labels, strict=True)]
 
 
-def write_mosaic(file: Path, loaders: dict[str, TrainLoader], names: list[str], *, rows: int, columns: int) -> None:
+def write_mosaic(
+    file: Path, loaders: dict[str, TrainLoader], names: list[str], view: View, *, rows: int, columns: int
+) -> None:
     """The first rows x columns samples of each loader, the loaders side by side under their names, as a PNG.
 
     names: the K - 1 classes' names.
     """
-    step = IMAGE_SIZE_PX + _GAP_PX
+    assert isinstance(view, SquareView)
+    step = view.size_px + _GAP_PX
     panel_width = columns * step + _GAP_PX
     mosaic = Image.new("RGB", (len(loaders) * panel_width + _GAP_PX, rows * step + _TITLE_PX + _GAP_PX), "white")
     draw = ImageDraw.Draw(mosaic)
     for number, (title, loader) in enumerate(loaders.items()):
         left = number * panel_width + _GAP_PX
         draw.text((left, 4), title, fill="black", font=picture_font(title, 18))
-        for place, tile in enumerate(_tiles(loader, rows * columns, names)):
+        for place, tile in enumerate(_tiles(loader, rows * columns, names, view)):
             row, column = divmod(place, columns)
             mosaic.paste(tile, (left + column * step, _TITLE_PX + row * step))
     file.parent.mkdir(parents=True, exist_ok=True)

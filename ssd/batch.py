@@ -8,19 +8,20 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
-IMAGE_SIZE_PX = 300
 # ImageNet's channel statistics on [0, 1] RGB: what torchvision's ResNet weights were trained with.
 RGB_MEAN = (0.485, 0.456, 0.406)
 RGB_STD = (0.229, 0.224, 0.225)
 
 
-class Batch(NamedTuple):
-    """A finished training batch, all but its ids on the training device.
+class MatchedBatch(NamedTuple):
+    """A finished training batch of squares whose boxes are matched with default boxes, all but its ids on the training
+    device.
 
-    images: B x 3 x 300 x 300 float32, channels_last, RGB normalised by RGB_MEAN and RGB_STD.
-    offsets: B x A x 4 float32, SSD regression targets of `anchors.encode`; rows without a match are 0.
+    images: B x 3 x S x S float32, channels_last, RGB normalised by RGB_MEAN and RGB_STD.
+    offsets: B x A x 4 float32, SSD regression targets of `matching.encode`; rows without a match are 0.
     labels: B x A int64 in [0, K), 0 where no ground truth matched.
     image_ids: B int64 on the CPU, the data set's own ids, to name the images of a batch that went wrong.
     """
@@ -30,22 +31,71 @@ class Batch(NamedTuple):
     labels: Tensor
     image_ids: Tensor
 
+    def split(self, parts: int) -> "list[MatchedBatch]":
+        """Consecutive images in parts of equal size."""
+        return [MatchedBatch(*part) for part in zip(*(t.tensor_split(parts) for t in self), strict=True)]
+
+
+class RaggedBatch(NamedTuple):
+    """A finished training batch of images that keep their shapes: all on the training device but what says so.
+
+    images: B x 3 x H x W float32, channels_last, RGB normalised by the view's mean and standard deviation. Each image
+    lies in the left top corner; what is right of it and below is 0.
+    sizes_px: B x 2 int64 on the CPU, (width, height) of each image in `images`.
+    boxes_ltrb_px: N x 4 float32 in pixels of `images`, those of the first image, then those of the second, ...
+    labels: N int64 in [1, K).
+    counts: B int64 on the CPU, how many of the N boxes each image has; an image may have none.
+    image_ids: B int64 on the CPU, as in `MatchedBatch`.
+    """
+
+    images: Tensor
+    sizes_px: Tensor
+    boxes_ltrb_px: Tensor
+    labels: Tensor
+    counts: Tensor
+    image_ids: Tensor
+
+    def split(self, parts: int) -> "list[RaggedBatch]":
+        """Consecutive images in parts of equal size."""
+        first, batches = 0, []
+        of_images = (self.images, self.sizes_px, self.counts, self.image_ids)
+        for images, sizes_px, counts, image_ids in zip(*(t.tensor_split(parts) for t in of_images), strict=True):
+            rows = slice(first, first + int(counts.sum()))
+            first = rows.stop
+            batches.append(
+                RaggedBatch(images, sizes_px, self.boxes_ltrb_px[rows], self.labels[rows], counts, image_ids)
+            )
+        return batches
+
 
 class EvalBatch(NamedTuple):
     """A finished evaluation batch.
 
-    images: as in `Batch`; the whole image resized to 300 x 300 whatever its aspect ratio.
+    images: as in the view's training batch, without any of its augmentation.
+    placed_ltrb_px: B x 4 int64 on the CPU, where each image lies in `images`: all of it for a view that stretches, the
+    left top part for one that pads.
     indices: B int64 on the CPU, positions in `GroundTruth.image_ids`.
     """
 
     images: Tensor
+    placed_ltrb_px: Tensor
     indices: Tensor
+
+
+def whole(images: Tensor) -> Tensor:
+    """`EvalBatch.placed_ltrb_px` of images B x 3 x H x W that fill their place."""
+    batch, _, height, width = images.shape
+    return torch.tensor([0, 0, width, height]).expand(batch, -1)
+
+
+Batch = MatchedBatch | RaggedBatch
+"""What a step of training takes. Both kinds have `images`, `image_ids` and `split`."""
 
 
 class Predictions(NamedTuple):
     """What the model says of each default box.
 
-    offsets: B x A x 4, in the units of `Batch.offsets`.
+    offsets: B x A x 4, in the units of `MatchedBatch.offsets`.
     logits: B x A x K, before softmax.
     """
 
@@ -66,6 +116,15 @@ class Detections(NamedTuple):
     scores: Tensor
     labels: Tensor
     counts: Tensor
+
+
+def on_host(detections: Detections) -> Detections:
+    """The same on the CPU, by one copy."""
+    boxes_ltrb, scores, labels, _ = detections
+    columns = [boxes_ltrb, scores.unsqueeze(2), labels.unsqueeze(2).to(torch.float32)]  # exact up to 2 ** 24 classes
+    boxes_ltrb, scores, labels = torch.cat(columns, dim=2).cpu().split([4, 1, 1], dim=2)
+    scores = scores.squeeze(2)
+    return Detections(boxes_ltrb, scores, labels.squeeze(2).to(torch.int64), (scores > 0).sum(dim=1))
 
 
 class GroundTruth(NamedTuple):

@@ -27,7 +27,7 @@ class Box(NamedTuple):
 
 
 def picture_of(image: Tensor, size_px: tuple[int, int]) -> Image.Image:
-    """3 x H x W float32, normalised as in `batch.Batch` -> a picture of that width and height."""
+    """3 x H x W float32, normalised as in `batch.MatchedBatch` -> a picture of that width and height."""
     values = image.float().cpu() * torch.tensor(RGB_STD).view(3, 1, 1) + torch.tensor(RGB_MEAN).view(3, 1, 1)
     pixels = (values * 255).round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().numpy()
     return Image.fromarray(pixels).resize(size_px, Image.Resampling.BICUBIC)

@@ -11,7 +11,7 @@ from schedules import schedule_of
 from test_train import CPU, DESCRIBE, UNOFFICIAL, Loader, losses_of, on_two_ranks
 from torch import Tensor, nn
 
-from ssd.batch import Batch
+from ssd.batch import MatchedBatch
 from ssd.checkpoints import checkpoint
 from ssd.compression.attach import compress
 from ssd.compression.distiller_yaml import read_schedule
@@ -65,7 +65,9 @@ def take_steps(
         for companion in training.companions:
             rate = companion.before_step(step, rate)
         images = Loader.random_images(step)
-        step_of(Batch(images, torch.zeros(len(images)), torch.zeros(len(images)), torch.zeros(len(images))), rate)
+        step_of(
+            MatchedBatch(images, torch.zeros(len(images)), torch.zeros(len(images)), torch.zeros(len(images))), rate
+        )
         for companion in training.companions:
             companion.after_step(step)
         after(step)
@@ -116,7 +118,7 @@ def test_a_step_that_is_left_out_keeps_the_masks() -> None:
     training, companion = new_training(HALF)
     take_steps(training, 0, 1)
     companion.before_step(1, 0.1)
-    bad = Batch(torch.full((4, 3), torch.nan), torch.zeros(0), torch.zeros(0), torch.zeros(4))
+    bad = MatchedBatch(torch.full((4, 3), torch.nan), torch.zeros(0), torch.zeros(0), torch.zeros(4))
     training.train_step(training.model, bad, 0.1)
     companion.after_step(1)
     assert int(training.skipped_steps) == 1 and int((training.model.get_parameter("second.weight") == 0).sum()) == 32
@@ -248,7 +250,7 @@ def test_a_regularizer_adds_its_loss_and_zeroes_what_is_small() -> None:
     norms = weight.detach().flatten(1).norm(dim=1)
     assert companion.regularization().item() == pytest.approx(0.05 * float(norms.sum()), rel=1e-3)
     assert norms.sum() > 1
-    training.train_step(training.model, Batch(Loader.random_images(0), *torch.zeros(3, 4)), 0.1)
+    training.train_step(training.model, MatchedBatch(Loader.random_images(0), *torch.zeros(3, 4)), 0.1)
     assert training.loss_names == ("box", "class", "regularization")
 
 

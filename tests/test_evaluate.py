@@ -14,14 +14,15 @@ from torch import Tensor, nn
 
 from pipelines.annotations import Annotations
 from pipelines.readers.coco import read_annotations
-from ssd.batch import EvalBatch, GroundTruth, Predictions
+from ssd.batch import EvalBatch, GroundTruth, Predictions, whole
 from ssd.config import EVAL_ENGINES, Config
-from ssd.detectors.ssd300.anchors import NUM_BOXES, default_boxes_cxcywh, offsets_of
+from ssd.detectors.ssd300.anchors import NUM_BOXES, default_boxes_cxcywh
 from ssd.distributed import Ranks
 from ssd.errors import InputError
 from ssd.evaluation.analysis import analyse
 from ssd.evaluation.coco import METRIC_NAMES, coco_metrics
 from ssd.evaluation.detect import detect_split
+from ssd.matching import offsets_of
 
 ALONE = Ranks(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"))
 
@@ -333,7 +334,7 @@ class Loader:
     def __iter__(self) -> Iterator[EvalBatch]:
         for indices in self.batches:
             images = torch.tensor(indices, dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 3, 4, 4)
-            yield EvalBatch(images, torch.tensor(indices))
+            yield EvalBatch(images, whole(images), torch.tensor(indices))
 
 
 # Labels 1, 2, 3 are kite 90, car 3 and dog 17.

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssd.batch import Batch, Predictions
+from ssd.batch import MatchedBatch, Predictions
 from ssd.detectors.ssd300.loss import multibox_loss, ssd_losses
 
 NO_IMAGES = torch.zeros(0)
@@ -24,7 +24,7 @@ def with_cross_entropy(halvings: list[list[int]], labels: list[list[int]]) -> Te
 
 
 def losses(predictions: Predictions, offsets: Tensor, labels: list[list[int]] | Tensor) -> dict[str, Tensor]:
-    return multibox_loss(predictions, Batch(NO_IMAGES, offsets, torch.as_tensor(labels), NO_IDS))
+    return multibox_loss(predictions, MatchedBatch(NO_IMAGES, offsets, torch.as_tensor(labels), NO_IDS))
 
 
 def near(value: float) -> object:
@@ -195,7 +195,7 @@ def test_ssd_losses_asks_the_model() -> None:
         def forward(self, images: Tensor) -> Predictions:
             return Predictions(images * predictions.offsets, images * predictions.logits)
 
-    batch = Batch(torch.tensor(0.5), targets, labels, NO_IDS)
+    batch = MatchedBatch(torch.tensor(0.5), targets, labels, NO_IDS)
     expected = multibox_loss(Predictions(0.5 * predictions.offsets, 0.5 * predictions.logits), batch)
     loss = ssd_losses(Model(), batch)
     assert torch.equal(loss["box"], expected["box"]) and torch.equal(loss["class"], expected["class"])

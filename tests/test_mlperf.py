@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import main
-from ssd.batch import Batch
+from ssd.batch import MatchedBatch
 from ssd.config import Config
 from ssd.detectors.ssd300.recipes import RECIPES
 from ssd.distributed import Ranks
@@ -53,9 +53,9 @@ class ToyLoader:
 
     steps_per_epoch = 2
 
-    def batches(self, first_step: int) -> Iterator[Batch]:
+    def batches(self, first_step: int) -> Iterator[MatchedBatch]:
         while True:
-            yield Batch(*[torch.ones(1, 1)] * len(Batch._fields))
+            yield MatchedBatch(*[torch.ones(1, 1)] * len(MatchedBatch._fields))
 
     def state(self) -> bytes:
         return b""
@@ -64,7 +64,7 @@ class ToyLoader:
         pass
 
 
-def toy_losses(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+def toy_losses(model: nn.Module, batch: MatchedBatch) -> dict[str, Tensor]:
     return {"box": model(batch.images).square().mean(), "class": torch.zeros(())}
 
 
@@ -402,7 +402,7 @@ def test_the_recipe_conforms_at_every_scale(batch_size: int | None, world_size: 
     config = RECIPES["mlperf"](batch_size, world_size)
     first, second = config.multistep
     assert first / 40 == second / 50 and (10 * first / 40).is_integer()
-    assert config.warmup >= 1 and config.target == 0.23 and config.backbone == "resnet34"
+    assert config.warmup >= 1 and config.target == 0.23 and config.detector.backbone == "resnet34"
     assert config.batch_size == (batch_size or 114)
     assert config.evaluation == tuple(range(40, config.epochs + 1, 5)) and config.epochs % 5 == 0
     assert config.epochs > second
@@ -435,7 +435,7 @@ def test_the_command_line_with_the_recipe_passes_as_closed(
 ) -> None:
     """All of it but for the steps of SGD and the APs, which are made up: they would take days here."""
 
-    def step(training: Training, forward: nn.Module, batch: Batch, lr: float) -> Tensor:
+    def step(training: Training, forward: nn.Module, batch: MatchedBatch, lr: float) -> Tensor:
         rates.append(lr)
         training.loss_names = ("box", "class")
         return torch.ones(2)

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssd.config import Config
 from ssd.detectors.ssd300.loss import ssd_losses
+from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.detectors.ssd300.synthetic import synthetic_batch
 from ssd.distributed import Ranks
 from ssd.errors import InputError
@@ -25,7 +26,9 @@ CATEGORIES = [(number, f"class {number}") for number in range(1, 4)]
 
 
 def training_of(**settings: Any) -> Training:
-    config = Config(backbone="resnet18", backbone_weights="none", seed=0, **{"batch_size": 2, **settings})
+    config = Config(
+        detector=SSD300Settings("resnet18"), backbone_weights="none", seed=0, **{"batch_size": 2, **settings}
+    )
     training, _ = build_training(config, CATEGORIES, CPU)
     training.model.train()
     return training
@@ -122,7 +125,8 @@ from ssd.detectors.ssd300.synthetic import synthetic_batch
 with process_group("cpu") as ranks:
     for compression in ("none", "bf16"):
         config = Config(
-            backbone="resnet18", backbone_weights="none", seed=0, batch_size=2, gradient_compression=compression
+            detector=SSD300Settings("resnet18"), backbone_weights="none", seed=0, batch_size=2,
+            gradient_compression=compression,
         )
         training, _ = build_training(config, [(1, "one"), (2, "two")], ranks)
         training.model.train()
@@ -163,7 +167,7 @@ def test_ranks_agree_with_and_without_compression(tmp_path: Path) -> None:
 COMPILED_RANK = """
 import functools, json, sys, torch
 from torch import nn
-from ssd.batch import Batch
+from ssd.batch import MatchedBatch
 from ssd.config import Config
 from ssd.distributed import process_group
 from ssd.precision import grad_scaler
@@ -190,7 +194,7 @@ with process_group("cpu") as ranks:
         )
         take_step = build_step(training)
         images = torch.randn(8, 3, generator=torch.Generator().manual_seed(ranks.rank))
-        batch = Batch(images, torch.zeros(8), torch.zeros(8), torch.arange(8))
+        batch = MatchedBatch(images, torch.zeros(8), torch.zeros(8), torch.arange(8))
         losses = [float(take_step(batch, 1e-2).sum()) for _ in range(3)]
         found[name] = {"losses": losses, "weights": [float(p.detach().double().sum()) for p in model.parameters()]}
     with open(f"{sys.argv[1]}/{ranks.rank}.json", "w") as file:
@@ -214,7 +218,7 @@ def test_compiled_over_ranks_it_learns_the_same(tmp_path: Path) -> None:
 
 
 def training_start() -> Any:
-    config = Config(backbone="resnet18", backbone_weights="none", seed=0, batch_size=2)
+    config = Config(detector=SSD300Settings("resnet18"), backbone_weights="none", seed=0, batch_size=2)
     return build_training(config, [(1, "one"), (2, "two")], CPU)[0].model.parameters()
 
 

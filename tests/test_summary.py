@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import main
-from ssd.batch import IMAGE_SIZE_PX
 from ssd.checkpoints import checkpoint
 from ssd.compression.summary import TensorSummary, parts_of, summarize
+from ssd.detectors.ssd300.anchors import IMAGE_SIZE_PX
 from ssd.detectors.ssd300.model import SSD300
 
 

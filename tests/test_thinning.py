@@ -8,12 +8,16 @@ import torch
 from torch import Tensor, nn
 
 import main
-from ssd.batch import IMAGE_SIZE_PX, Batch
+from ssd.batch import MatchedBatch
 from ssd.checkpoints import checkpoint, conversion
 from ssd.compression.summary import parts_of, summarize
-from ssd.compression.thinning import thin
+from ssd.compression.thinning import Thinned
+from ssd.compression.thinning import thin as thin_streams
+from ssd.detectors.channels import thinned
+from ssd.detectors.ssd300.anchors import IMAGE_SIZE_PX
 from ssd.detectors.ssd300.loss import ssd_losses
 from ssd.detectors.ssd300.model import SSD300
+from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.detectors.ssd300.streams import streams_of
 from ssd.errors import InputError
 
@@ -30,6 +34,10 @@ def trained_looking(backbone: str, num_classes: int = 7) -> SSD300:
                 module.running_mean.uniform_(-0.1, 0.1)  # type: ignore[union-attr]
                 module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
     return model
+
+
+def thin(model: SSD300, round_to: int = 1) -> Thinned:
+    return thin_streams(model, SSD300(model.backbone, model.num_classes), streams_of(model), round_to=round_to)
 
 
 @torch.no_grad()
@@ -92,7 +100,7 @@ def test_a_smaller_model_can_be_thinned_again() -> None:
     zero_filters(once, 0.3)
     twice = thin(once).model
     assert_says_the_same(once, twice)
-    rebuilt = SSD300("resnet18", 7).thinned(twice.channel_plan).eval()
+    rebuilt = thinned(SSD300("resnet18", 7), twice.channel_plan).eval()
     rebuilt.load_state_dict(twice.state_dict())
     assert_says_the_same(twice, rebuilt)
 
@@ -104,7 +112,7 @@ def test_all_that_is_left_learns() -> None:
     before = [p.detach().clone() for p in smaller.parameters()]
     labels = torch.zeros(2, 8732, dtype=torch.int64)
     labels[:, ::50] = 1
-    batch = Batch(images(2), torch.rand(2, 8732, 4), labels, torch.zeros(2))
+    batch = MatchedBatch(images(2), torch.rand(2, 8732, 4), labels, torch.zeros(2))
     torch.stack([*ssd_losses(smaller, batch).values()]).sum().backward()
     torch.optim.SGD(smaller.parameters(), lr=0.1).step()
     assert all((p != old).any() for p, old in zip(smaller.parameters(), before, strict=True))
@@ -144,14 +152,15 @@ def test_the_command_and_what_reads_its_file(
         smaller = checkpoint.build_model(conversion.load(file), file).eval()
         assert_says_the_same(model, smaller)
     # Fine-tuning, for other classes too, begins with the smaller layers.
-    fresh = SSD300("resnet18", 3)
+    fresh, settings = SSD300("resnet18", 3), SSD300Settings(backbone="resnet18")
     assert all(
-        name.startswith("class_heads.") for name in checkpoint.load_for_fine_tuning(fresh, conversion.load(file), file)
+        name.startswith("class_heads.")
+        for name in checkpoint.load_for_fine_tuning(fresh, settings, conversion.load(file), file)
     )
     assert torch.equal(fresh.state_dict()["extra_blocks.4.3.weight"], smaller.state_dict()["extra_blocks.4.3.weight"])
     assert fresh.channel_plan and fresh(images(2)).logits.shape == (2, 8732, 3)
 
-    thinned = conversion.load(tmp_path / "thin.pt")
+    smaller_content = conversion.load(tmp_path / "thin.pt")
     for plan in (
         {"trunk.4.0.conv9": {"out": 3}},
         {"trunk.0": {"out": 65}},
@@ -159,7 +168,7 @@ def test_the_command_and_what_reads_its_file(
         {"trunk.2": {"in": 1}},
         [1],
     ):
-        checkpoint.save(tmp_path / "other.pt", {**thinned, "channels": plan})
+        checkpoint.save(tmp_path / "other.pt", {**smaller_content, "channels": plan})
         assert "channel plan does not fit" in refusal("summary", "--checkpoint", tmp_path / "other.pt")
-    checkpoint.save(tmp_path / "other.pt", {**thinned, "channels": {"trunk.0": {"out": 5}}})
+    checkpoint.save(tmp_path / "other.pt", {**smaller_content, "channels": {"trunk.0": {"out": 5}}})
     assert "do not fit" in refusal("summary", "--checkpoint", tmp_path / "other.pt")

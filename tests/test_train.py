@@ -17,7 +17,7 @@ import torch
 from runs import ENVIRONMENT, ROOT, free_ports
 from torch import Tensor, nn
 
-from ssd.batch import Batch
+from ssd.batch import MatchedBatch
 from ssd.checkpoints import checkpoint
 from ssd.checkpoints.retention import kept
 from ssd.config import Config
@@ -36,7 +36,7 @@ STEPS_PER_EPOCH = 3
 
 
 class Tiny(nn.Module):
-    """Batch norm, dropout and a layer: all kinds of state that a detector can have."""
+    """MatchedBatch norm, dropout and a layer: all kinds of state that a detector can have."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Tiny(nn.Module):
         return self.layer(self.dropout(self.norm(images)))
 
 
-def losses_of(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+def losses_of(model: nn.Module, batch: MatchedBatch) -> dict[str, Tensor]:
     box, class_ = model(batch.images).square().mean(dim=0)
     return {"box": box, "class": class_}
 
@@ -66,10 +66,12 @@ class Loader:
     def random_images(step: int) -> Tensor:
         return torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
 
-    def batches(self, first_step: int) -> Iterator[Batch]:
+    def batches(self, first_step: int) -> Iterator[MatchedBatch]:
         for step in range(first_step, 1000):
             self.taken = step + 1
-            yield Batch(self.images_of(step), torch.zeros(0), torch.zeros(0), torch.tensor([10 * step, 10 * step + 1]))
+            yield MatchedBatch(
+                self.images_of(step), torch.zeros(0), torch.zeros(0), torch.tensor([10 * step, 10 * step + 1])
+            )
 
     def state(self) -> bytes:
         return bytes([self.taken])
@@ -87,7 +89,7 @@ def new_training(scaler: torch.amp.GradScaler | None = None, ranks: Ranks = CPU,
 
 
 UNOFFICIAL = ComplianceLog(None, Config())
-DESCRIBE = {"backbone": "resnet18", "categories": [], "seed": 0, "data": {}}
+DESCRIBE = {"detector": {"family": "ssd300", "backbone": "resnet18"}, "categories": [], "seed": 0, "data": {}}
 
 
 def run_training(
@@ -140,8 +142,8 @@ def names(folder: Path) -> list[str]:
 # --- numbers gone wrong ---
 
 
-def batch_of(images: Tensor) -> Batch:
-    return Batch(images, torch.zeros(0), torch.zeros(0), torch.zeros(len(images), dtype=torch.int64))
+def batch_of(images: Tensor) -> MatchedBatch:
+    return MatchedBatch(images, torch.zeros(0), torch.zeros(0), torch.zeros(len(images), dtype=torch.int64))
 
 
 GOOD = Loader.random_images(0)

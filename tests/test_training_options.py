@@ -27,7 +27,7 @@ from test_train import (
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ssd.batch import Batch
+from ssd.batch import MatchedBatch
 from ssd.checkpoints import checkpoint
 from ssd.config import Config
 from ssd.detectors.ssd300.model import SSD300
@@ -125,7 +125,7 @@ def linear_training(accumulate: int, **settings: Any) -> Training:
     config = Config(accumulate=accumulate, learning_rate=1.0, **settings)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
 
-    def losses_of(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def losses_of(model: nn.Module, batch: MatchedBatch) -> dict[str, Tensor]:
         box, class_ = model(batch.images).square().mean(dim=0)
         return {"box": box, "class": class_}
 
@@ -251,7 +251,7 @@ def test_a_frozen_trunk_stays_as_it_is() -> None:
     config = Config(weight_decay=0.1)
     optimizer = build_optimizer(model, config)
 
-    def losses_of(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def losses_of(model: nn.Module, batch: MatchedBatch) -> dict[str, Tensor]:
         predictions = model(batch.images)
         return {"box": predictions.offsets.square().mean(), "class": predictions.logits.square().mean()}
 

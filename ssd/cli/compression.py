@@ -1,11 +1,12 @@
 """main.py summary and thin: what the model of a checkpoint consists of, and one without its zeros."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ssd.cli.flags import CHECKPOINT_HELP, COUNT, EXIT_CODES, Parser, require_folder_of
 from ssd.errors import InputError
+from ssd.options.flags import CHECKPOINT_HELP, COUNT, EXIT_CODES, Parser, require_folder_of
 
 if TYPE_CHECKING:
     from ssd.compression.summary import Part, TensorSummary
@@ -34,14 +35,19 @@ def summary(arguments: Sequence[str]) -> int:
 
     import torch
 
-    from ssd.batch import IMAGE_SIZE_PX
     from ssd.checkpoints import checkpoint, conversion
     from ssd.compression.summary import parts_of, summarize, write_summary
+    from ssd.detectors.table import detector_of
 
     file = Path(options.checkpoint)
-    model = checkpoint.build_model(conversion.load(file), file)
-    images = torch.zeros(1, 3, IMAGE_SIZE_PX, IMAGE_SIZE_PX)
-    tensors = summarize(model, lambda: model.every_layer(images))
+    content = conversion.load(file)
+    settings = checkpoint.settings_of(content)
+    detector, model = detector_of(settings), checkpoint.build_model(content, file)
+    width, height = detector.input_size_px(settings)
+    images = torch.zeros(1, 3, height, width)
+    # Where a detector's own pass joins layers, it has one that does not.
+    run: Any = getattr(model, "every_layer", partial(detector.trace, model))
+    tensors = summarize(model, lambda: run(images))
     shown = [each for each in tensors if options.all or len(each.shape) > 1]
     _show(f"{file}: {len(shown)} of {len(tensors)} tensors", shown, parts_of(tensors))
     if options.output is not None:
@@ -77,27 +83,31 @@ def thin(arguments: Sequence[str]) -> int:
 
     import torch
 
-    from ssd.batch import IMAGE_SIZE_PX
     from ssd.checkpoints import checkpoint, conversion
     from ssd.compression.summary import parts_of, summarize
     from ssd.compression.thinning import thin as thinned_of
+    from ssd.detectors.ssd300.anchors import IMAGE_SIZE_PX
+    from ssd.detectors.ssd300.model import SSD300
+    from ssd.detectors.ssd300.streams import streams_of
 
     content = conversion.load(source)
-    model = checkpoint.build_model(content, source).eval()
+    model: Any = checkpoint.build_model(content, source).eval()
+    if not isinstance(model, SSD300):
+        raise InputError(f"{source}: holds {checkpoint.title_of(content)}, and only SSD300 can be thinned yet")
     try:
-        found = thinned_of(model, round_to=options.round_to)
+        fresh = SSD300(model.backbone, model.num_classes)
+        found = thinned_of(model, fresh, streams_of(model), round_to=options.round_to)
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
     if found.removed == 0:
         raise InputError(f"{source}: no filter that can go is all 0; prune filters first, see docs/compression.rst")
+    smaller: Any = found.model.eval()
     images = torch.randn(2, 3, IMAGE_SIZE_PX, IMAGE_SIZE_PX, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        differences = [
-            float((a - b).abs().max()) for a, b in zip(model(images), found.model.eval()(images), strict=True)
-        ]
-    kept = {key: content[key] for key in ("format", "backbone", "categories")}
-    conversion.save(target, {**kept, "model": found.model.state_dict(), "channels": found.model.channel_plan})
-    for name, each in (("before", model), ("after", found.model)):
+        differences = [float((a - b).abs().max()) for a, b in zip(model(images), smaller(images), strict=True)]
+    kept = {key: content[key] for key in ("format", "detector", "categories")}
+    conversion.save(target, {**kept, "model": smaller.state_dict(), "channels": smaller.channel_plan})
+    for name, each in (("before", model), ("after", smaller)):
         total = parts_of(summarize(each, lambda each=each: each.every_layer(images[:1])))[-1]  # type: ignore[misc]
         print(f"{name}: {total.weights:,} weights, {total.flops / 1e9:.3f} GFLOP an image")
     print(

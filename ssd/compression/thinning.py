@@ -6,14 +6,13 @@ are added to those that read it: the same sums, also at the borders, where paddi
 """
 
 import copy
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ssd.detectors.channels import Plan, plan_between
-from ssd.detectors.ssd300.model import SSD300
-from ssd.detectors.ssd300.streams import Stream, streams_of
+from ssd.detectors.channels import Plan, Stream, plan_between, thinned
 from ssd.errors import InputError
 
 
@@ -21,23 +20,24 @@ class Thinned(NamedTuple):
     """model: the smaller one, with its channel_plan. removed: how many filters went. left: how many filters of zeros
     stay, because they say a constant or to round."""
 
-    model: SSD300
+    model: nn.Module
     removed: int
     left: int
 
 
 @torch.no_grad()
-def thin(model: SSD300, *, round_to: int = 1) -> Thinned:
+def thin(model: nn.Module, fresh: nn.Module, streams: Iterable[Stream], *, round_to: int = 1) -> Thinned:
     """A copy of the model without its filters of zeros; its output in evaluation is the model's, but for rounding.
 
-    round_to: the number of channels stays a multiple of this, where it was one. Raises InputError where a whole layer
-    is 0.
+    fresh: a model as the detector builds it, which becomes the smaller one; the model may have been thinned before.
+    streams: of the model. round_to: the number of channels stays a multiple of this, where it was one.
+    Raises InputError where a whole layer is 0.
     """
     source = copy.deepcopy(model)
     keeps_out: dict[str, Tensor] = {}
     keeps_in: dict[str, Tensor] = {}
     removed = left = 0
-    for stream in streams_of(source):
+    for stream in streams:
         kept, zeros = _kept_channels(source, stream, round_to)
         gone = int((~kept).sum())
         removed, left = removed + gone * len(stream.writers), left + (zeros - gone) * len(stream.writers)
@@ -46,15 +46,13 @@ def thin(model: SSD300, *, round_to: int = 1) -> Thinned:
             keeps_out[writer] = keeps_out[norm] = index
         for reader in stream.readers:
             keeps_in[reader] = index
-    # From the detector's own channels: the model may have been thinned before.
-    fresh = SSD300(model.backbone, model.num_classes)
-    smaller = copy.deepcopy(model).thinned(_plan(keeps_out, keeps_in))
-    thinned = fresh.thinned(plan_between(fresh, smaller))
-    thinned.load_state_dict({n: _cut(n, v, keeps_out, keeps_in) for n, v in source.state_dict().items()})
-    return Thinned(thinned.train(model.training), removed, left)
+    shapes = thinned(copy.deepcopy(model), _plan(keeps_out, keeps_in))
+    smaller: nn.Module = thinned(fresh, plan_between(fresh, shapes))
+    smaller.load_state_dict({n: _cut(n, v, keeps_out, keeps_in) for n, v in source.state_dict().items()})
+    return Thinned(smaller.train(model.training), removed, left)
 
 
-def _kept_channels(model: SSD300, stream: Stream, round_to: int) -> tuple[Tensor, int]:
+def _kept_channels(model: nn.Module, stream: Stream, round_to: int) -> tuple[Tensor, int]:
     """Which channels stay (C bool), and how many have only filters of zeros. Changes the weights of readers."""
     writers: list[Any] = [model.get_submodule(name) for name, _ in stream.writers]
     is_zero = torch.stack([(conv.weight == 0).flatten(1).all(dim=1) for conv in writers]).all(dim=0)
@@ -80,7 +78,7 @@ def _kept_channels(model: SSD300, stream: Stream, round_to: int) -> tuple[Tensor
     return kept, int(is_zero.sum())
 
 
-def _constants(model: SSD300, stream: Stream) -> list[Tensor]:
+def _constants(model: nn.Module, stream: Stream) -> list[Tensor]:
     """After each addition, what a channel is everywhere if all that is written to it comes from zeros."""
     found: list[Tensor] = []
     for addition in stream.additions:

@@ -1,12 +1,35 @@
-"""The channels of a thinned model, as plain data, and how a fresh model gets them."""
+"""Which layers share channels, the channels of a thinned model as plain data, and how a fresh model gets them."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
 Plan = dict[str, dict[str, int]]
 """By the name of a convolution or batch norm, how many channels it has where they are not the detector's own: "out" and
 "in". Of a batch norm "out"."""
+
+
+class Stream(NamedTuple):
+    """Channels that layers write and read.
+
+    additions: one after the other, each with a ReLU after it; of each the (convolution, its batch norm) that write it.
+    With several, each adds to what the ones before have made (a ResNet's stage); with one, there is only that. readers:
+    the convolutions that the channels go into.
+    """
+
+    additions: list[list[tuple[str, str]]]
+    readers: list[str]
+
+    @property
+    def writers(self) -> list[tuple[str, str]]:
+        return [writer for addition in self.additions for writer in addition]
+
+
+def thinned(model: Any, plan: Plan) -> Any:
+    """The same model, with fresh layers that have the plan's channels. Raises ValueError as `apply_plan`."""
+    apply_plan(model, plan)
+    model.channel_plan = plan
+    return model
 
 
 def apply_plan(model: nn.Module, plan: Plan) -> None:

@@ -18,7 +18,8 @@ from ssd.training.ema import Average
 Forward = Callable[[Tensor], Any]
 
 
-LossesOf = Callable[[Forward, Batch], dict[str, Tensor]]
+LossesOf = Callable[[Forward, Any], dict[str, Tensor]]
+"""Of a detector: (forward, batch of its kind) -> losses by name."""
 
 
 class Companion(Protocol):
@@ -118,7 +119,7 @@ class Training:
         The mean of the parts' losses is the batch's, as they are means over images; only batch norm sees the parts.
         """
         count = self.config.accumulate
-        parts = [batch] if count == 1 else map(Batch, *(tensor.tensor_split(count) for tensor in batch))
+        parts = [batch] if count == 1 else batch.split(count)
         losses: list[Tensor] = []
         for part in parts:
             # The ranks exchange gradients once, with those of the last part.

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from ssd.batch import Batch
+from ssd.batch import Batch, MatchedBatch
 from ssd.config import Config
+from ssd.detectors.table import detector_of
 from ssd.distributed import Ranks
 from ssd.errors import InputError
 from ssd.training.state import Training
@@ -29,6 +30,13 @@ Step = Callable[[Batch, float], Tensor]
 
 def require_device(config: Config, ranks: Ranks) -> None:
     """Raises InputError if the device has not what the settings ask for, or they do not go together."""
+    detector = detector_of(config.detector)
+    for option in ("compile", "cuda_graphs"):
+        if getattr(config, option) and not detector.one_shape(config.detector):
+            raise InputError(
+                f"--{option.replace('_', '-')}: {detector.title(config.detector)} takes images of many shapes, each of "
+                "which would be a graph of its own; leave it out"
+            )
     if config.cuda_graphs and config.optimizer == "apex":  # its kernel takes the rate as a number, frozen in a graph
         raise InputError(
             "--optimizer apex cannot be in a graph of --cuda-graphs; pass --optimizer sgd, which is fused too, or "
@@ -77,7 +85,8 @@ def _over_ranks(training: Training, forward: nn.Module) -> nn.Module:
         forward,
         device_ids=[ranks.local_rank] if ranks.device.type == "cuda" else None,
         gradient_as_bucket_view=True,
-        static_graph=config.accumulate == 1,  # parts of a batch are not all alike to DDP
+        # Parts of a batch are not all alike to DDP, nor are batches of many shapes.
+        static_graph=config.accumulate == 1 and detector_of(config.detector).one_shape(config.detector),
         **_NO_BUFFER_SYNC,
     )
     # It begins with rank 0's on all ranks, but a run that is resumed within an epoch has each rank's own.
@@ -107,6 +116,7 @@ class GraphedStep:
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, batch: Batch, lr: float) -> Tensor:
+        assert isinstance(batch, MatchedBatch)  # of one shape
         self.lr.fill_(lr)
         if self.steps_before_capture:
             self.steps_before_capture -= 1
@@ -118,7 +128,7 @@ class GraphedStep:
         self.graph.replay()
         return self.losses.clone()  # the next replay writes over them
 
-    def _step_on_stream(self, batch: Batch) -> Tensor:
+    def _step_on_stream(self, batch: MatchedBatch) -> Tensor:
         current = torch.cuda.current_stream(self.training.ranks.device)
         self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream):
@@ -127,8 +137,8 @@ class GraphedStep:
         losses.record_stream(current)
         return losses
 
-    def _capture(self, batch: Batch) -> torch.cuda.CUDAGraph:
-        self.batch = Batch(batch.images.clone(), batch.offsets.clone(), batch.labels.clone(), batch.image_ids)
+    def _capture(self, batch: MatchedBatch) -> torch.cuda.CUDAGraph:
+        self.batch = MatchedBatch(batch.images.clone(), batch.offsets.clone(), batch.labels.clone(), batch.image_ids)
         torch.cuda.synchronize()
         self.training.optimizer.zero_grad()  # so that the gradients lie in the graph's own memory
         graph = torch.cuda.CUDAGraph()

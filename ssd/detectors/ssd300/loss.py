@@ -7,24 +7,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssd.batch import Batch, Predictions
+from ssd.batch import MatchedBatch, Predictions
 
 NEGATIVES_PER_POSITIVE = 3
 _SKIPS_ZEROS_ON = ("cpu",)
 
 
-def ssd_losses(model: Callable[[Tensor], Predictions], batch: Batch) -> dict[str, Tensor]:
+def ssd_losses(model: Callable[[Tensor], Predictions], batch: MatchedBatch) -> dict[str, Tensor]:
     """What the training loop asks of a detector: the losses of its model on a batch."""
     return multibox_loss(model(batch.images), batch)
 
 
-def compiled_ssd_losses() -> Callable[[Callable[[Tensor], Predictions], Batch], dict[str, Tensor]]:
+def compiled_ssd_losses() -> Callable[[Callable[[Tensor], Predictions], MatchedBatch], dict[str, Tensor]]:
     """`ssd_losses` with its loss as one compiled graph."""
     compiled_loss = torch.compile(multibox_loss, fullgraph=True, dynamic=False)
     return lambda model, batch: compiled_loss(model(batch.images), batch)
 
 
-def multibox_loss(predictions: Predictions, batch: Batch) -> dict[str, Tensor]:
+def multibox_loss(predictions: Predictions, batch: MatchedBatch) -> dict[str, Tensor]:
     """Smooth L1 on the positives' offsets, and cross-entropy on the positives and the hardest negatives.
 
     Each image's losses are divided by its number of positives; an image without any contributes 0; then the batch's

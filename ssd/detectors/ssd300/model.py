@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 from torchvision.models import resnet
 
-from ssd.batch import IMAGE_SIZE_PX, Predictions
-from ssd.detectors.channels import Plan, apply_plan
-from ssd.detectors.ssd300.anchors import BOXES_PER_CELL
+from ssd.batch import Predictions
+from ssd.detectors.channels import Plan
+from ssd.detectors.ssd300.anchors import BOXES_PER_CELL, IMAGE_SIZE_PX
 from ssd.detectors.ssd300.heads import predict
 
 # Channels of the six feature maps (38, 19, 10, 5, 3, 1), from NVIDIA's models.
@@ -60,7 +60,7 @@ class SSD300(nn.Module):
         self.backbone = backbone
         self.num_classes = num_classes
         self.channel_plan: Plan = {}
-        """Of a thinned model, what `thinned` was called with."""
+        """Of a thinned model; see `channels.thinned`."""
         self.trunk = _trunk(backbone)
         self.extra_blocks = nn.ModuleList(
             _extra_block(channels[i], mid, channels[i + 1], halve=i < 3) for i, mid in enumerate(_EXTRA_MID_CHANNELS)
@@ -73,12 +73,6 @@ class SSD300(nn.Module):
             for parameter in module.parameters():
                 if parameter.dim() > 1:
                     nn.init.xavier_uniform_(parameter)
-
-    def thinned(self, plan: Plan) -> "SSD300":
-        """The same model, with the plan's channels in fresh layers. Raises ValueError for a plan of another model."""
-        apply_plan(self, plan)
-        self.channel_plan = plan
-        return self
 
     def freeze_trunk(self) -> None:
         """Keeps the trunk's weights and its batch norm's statistics as they are, also in training mode."""
@@ -106,7 +100,7 @@ class SSD300(nn.Module):
         ]
 
     def forward(self, images: Tensor) -> Predictions:
-        """images: as `Batch.images`. Raises ValueError for any size but 300 x 300: the default boxes fit no other."""
+        """images: as `MatchedBatch.images`. Raises ValueError for other sizes: the default boxes fit no other."""
         if images.shape[2:] != (IMAGE_SIZE_PX, IMAGE_SIZE_PX):
             raise ValueError(
                 f"SSD300 takes images of {IMAGE_SIZE_PX} x {IMAGE_SIZE_PX} pixels, not {tuple(images.shape)}"

@@ -1,26 +1,11 @@
 """Which layers of SSD300 share channels: what has to change together when a filter goes."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
+from ssd.detectors.channels import Stream
 from ssd.detectors.ssd300.model import SSD300
 
 _FIRST_STAGE, _LAST_STAGE = 4, 6  # of the trunk's children
-
-
-class Stream(NamedTuple):
-    """Channels that layers write and read.
-
-    additions: one after the other, each with a ReLU after it; of each the (convolution, its batch norm) that write it.
-    With several, each adds to what the ones before have made (a ResNet's stage); with one, there is only that. readers:
-    the convolutions that the channels go into.
-    """
-
-    additions: list[list[tuple[str, str]]]
-    readers: list[str]
-
-    @property
-    def writers(self) -> list[tuple[str, str]]:
-        return [writer for addition in self.additions for writer in addition]
 
 
 def streams_of(model: SSD300) -> list[Stream]:

@@ -1,0 +1,137 @@
+"""Which image comes when, and what is drawn for it, by (seed, pass, image) alone: once, outside both data paths."""
+
+import functools
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from pipelines.annotations import Annotations
+from ssd.distributed import Ranks
+from ssd.views import ShortSideView, resized_px
+
+
+class Sample(NamedTuple):
+    """An image as a view shows it once.
+
+    image: its index in `Annotations`. size_px: (width, height) that it is resized to. flip: whether it is mirrored.
+    """
+
+    image: int
+    size_px: tuple[int, int]
+    flip: bool
+
+
+Place = tuple[int, int]
+"""How many images all ranks have taken since the run began: wide ones (all, unless they are grouped) and tall ones."""
+
+
+def state_of(place: Place | None) -> bytes:
+    """`ssd.batch.TrainLoader.state` of a place, which says it all: what is drawn derives from pass and image."""
+    return b"" if place is None else b"".join(taken.to_bytes(8) for taken in place)
+
+
+def place_of(state: bytes) -> Place | None:
+    return (int.from_bytes(state[:8]), int.from_bytes(state[8:])) if state else None
+
+
+class Step(NamedTuple):
+    """One rank's samples of a step, and the place after the step."""
+
+    samples: list[Sample]
+    after: Place
+
+
+class _Pass(NamedTuple):
+    """images: N int64, all of them in the order of the pass. rows: the ascending places in it of wide and of tall
+    ones."""
+
+    images: np.ndarray
+    rows: tuple[np.ndarray, np.ndarray]
+
+
+class TrainingOrder:
+    """The endless order of the images with a box that can be learned.
+
+    Shuffled passes come one after the other. Grouped by shape, the wide images and the tall ones of that order make a
+    line each, from which global batches are taken: next is the batch whose last image comes first in the order, as in
+    torchvision's GroupedBatchSampler. So no image is lost or repeated within a pass, and all batches are full, some
+    with images of a pass and of the next. A global batch is cut into one batch a rank.
+
+    batch_size: images a rank.
+    """
+
+    def __init__(self, annotations: Annotations, view: ShortSideView, *, batch_size: int, seed: int, ranks: Ranks):
+        self._annotations, self._view, self._seed = annotations, view, seed
+        self._images = annotations.trainable_indices()
+        width, height = annotations.sizes_px.T
+        self._is_tall = (width < height) & view.by_shape
+        tall = int(self._is_tall[self._images].sum())
+        self._counts = (len(self._images) - tall, tall)
+        self._global_batch_size = batch_size * ranks.world_size
+        self._share = slice(ranks.rank * batch_size, (ranks.rank + 1) * batch_size)
+        self._pass = functools.lru_cache(maxsize=4)(self._pass_of)
+        self.steps_per_epoch = -(-len(self._images) // self._global_batch_size)
+
+    def steps(self, place: Place) -> Iterator[Step]:
+        """From a place on, without end. It need not be one of as many ranks."""
+        for shape, first, after in self._global_batches(place):
+            numbers = range(first, first + self._global_batch_size)[self._share]
+            yield Step([self._sample(*self._taken(shape, number)) for number in numbers], after)
+
+    def place_after(self, steps: int) -> Place:
+        """The place after so many steps of these ranks from the beginning."""
+        batches, place = self._global_batches((0, 0)), (0, 0)
+        for _ in range(steps):
+            _, _, place = next(batches)
+        return place
+
+    def _global_batches(self, place: Place) -> Iterator[tuple[int, int, Place]]:
+        """Of each global batch: its shape, the number of its first image among those of that shape, the place after."""
+        taken = list(place)
+        ends = [self._end(shape, taken[shape]) for shape in (0, 1)]
+        while True:
+            shape = int(ends[1] < ends[0])
+            first = taken[shape]
+            taken[shape] += self._global_batch_size
+            ends[shape] = self._end(shape, taken[shape])
+            yield shape, first, (taken[0], taken[1])
+
+    def _end(self, shape: int, first: int) -> float:
+        """Where in the order of all images a global batch has its last one."""
+        if self._counts[shape] == 0:
+            return math.inf
+        number, row = divmod(first + self._global_batch_size - 1, self._counts[shape])
+        return number * len(self._images) + int(self._pass(number).rows[shape][row])
+
+    def _taken(self, shape: int, taken: int) -> tuple[int, int]:
+        """The pass and the image of that shape that comes after so many of them."""
+        number, row = divmod(taken, self._counts[shape])
+        one = self._pass(number)
+        return number, int(one.images[one.rows[shape][row]])
+
+    def _pass_of(self, number: int) -> _Pass:
+        images = np.random.default_rng((self._seed, number)).permutation(self._images)
+        is_tall = self._is_tall[images]
+        return _Pass(images, (np.flatnonzero(~is_tall), np.flatnonzero(is_tall)))
+
+    def _sample(self, number: int, image: int) -> Sample:
+        rng = np.random.default_rng((self._seed, number, image))
+        short_side_px = self._view.short_sides_px[rng.integers(len(self._view.short_sides_px))]
+        flip = bool(rng.random() < 0.5) and self._view.flips
+        return _resized(self._annotations, self._view, image, short_side_px, flip)
+
+
+def evaluation_batches(
+    annotations: Annotations, view: ShortSideView, *, batch_size: int, ranks: Ranks
+) -> list[list[Sample]]:
+    """One rank's images, in order: every world_size-th of the split, each once."""
+    images = range(ranks.rank, len(annotations), ranks.world_size)
+    samples = [_resized(annotations, view, image, view.short_sides_px[-1], False) for image in images]
+    return [samples[first : first + batch_size] for first in range(0, len(samples), batch_size)]
+
+
+def _resized(annotations: Annotations, view: ShortSideView, image: int, short_side_px: int, flip: bool) -> Sample:
+    width, height = annotations.sizes_px[image].tolist()
+    return Sample(image, resized_px(view, (width, height), short_side_px), flip)

@@ -1,0 +1,82 @@
+"""What a detector sees of an image. A data path makes it; it knows views and no detector."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ssd.batch import RGB_MEAN, RGB_STD
+
+
+class Augmentation(NamedTuple):
+    """What a run may choose of the augmentation. The defaults are those of all that is not said to be otherwise."""
+
+    hue_degrees: tuple[float, float] | None = None
+    """None is `augmentation.HUE_DEGREES`."""
+    contrast_centre: float | None = None
+    """The level in [0, 255] that contrast turns about; None is the image's own mean luma."""
+    antialias: bool = True
+    """Whether shrinking an image takes in its whole footprint, or 2 x 2 pixels for each."""
+    learns_crowds: bool = False
+    """Whether the boxes of crowd regions are learned as if each were an object."""
+
+
+AUGMENTATIONS = {
+    "own": Augmentation(),
+    # DeepLearningExamples' DALI path. Its code names no resize filter; later releases of DALI antialias by default,
+    # those of its published figures (January 2022) presumably not. Its crop is ours, one attempt a round.
+    "published": Augmentation(hue_degrees=(-0.5, 0.5), contrast_centre=128.0, antialias=False, learns_crowds=True),
+}
+
+
+class SquareView(NamedTuple):
+    """The image, in training a crop of it, stretched to a square, in a `MatchedBatch`.
+
+    size_px: width and height. augmentation: of training. defaults_cxcywh: A x 4 float32 on the CPU, the default boxes
+    that learn the ground truth.
+    """
+
+    size_px: int
+    augmentation: Augmentation
+    defaults_cxcywh: Tensor
+
+
+class ShortSideView(NamedTuple):
+    """The whole image at its own shape, in a `RaggedBatch`: its short side is resized to a given length, unless its
+    long side became longer than allowed, which then has the allowed length. As torchvision's GeneralizedRCNNTransform.
+
+    short_sides_px: of training; each image of each pass draws one of them. Evaluation takes the last.
+    long_side_px: the longest that a side may become.
+    divisor: a batch's height and width are the smallest multiples of it that all its images fit into.
+    flips: whether half of the training images are mirrored.
+    by_shape: whether a training batch has either wide images only (width >= height), or tall ones only.
+    antialias: whether shrinking an image takes in its whole footprint. torchvision's weights were trained without.
+    mean, std: of R, G and B in [0, 1].
+    """
+
+    short_sides_px: tuple[int, ...] = (800,)
+    long_side_px: int = 1333
+    divisor: int = 32
+    flips: bool = True
+    by_shape: bool = True
+    antialias: bool = False
+    mean: tuple[float, float, float] = RGB_MEAN
+    std: tuple[float, float, float] = RGB_STD
+
+
+View = SquareView | ShortSideView
+
+
+def resized_px(view: ShortSideView, size_px: tuple[int, int], short_side_px: int) -> tuple[int, int]:
+    """(width, height) that the view gives an image of that size: torchvision's rule, which rounds down, but for sides
+    of less than a pixel, which it refuses."""
+    scale = min(short_side_px / min(size_px), view.long_side_px / max(size_px))
+    width, height = (max(1, math.floor(side * scale)) for side in size_px)
+    return width, height
+
+
+def padded_px(view: ShortSideView, sizes_px: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """(width, height) of a batch of images of these sizes."""
+    width, height = (-(-max(sides) // view.divisor) * view.divisor for sides in zip(*sizes_px, strict=True))
+    return width, height
