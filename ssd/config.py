@@ -46,6 +46,8 @@ class Config:
     """"imagenet", "none", or a file with a torchvision ResNet state dict."""
     checkpoint: str | None = None
     """File whose model weights training starts from; class heads of another size start anew."""
+    compress: str | None = None
+    """File with a schedule in Distiller's YAML language, which training prunes and regularizes by."""
     freeze_backbone: bool = False
     """Leave the backbone's weights and its batch norm's statistics as they are; all else trains."""
 

@@ -69,6 +69,7 @@ FLOORS = [
     {"report", "mlperf"},
     {"training"},
     {"speed"},
+    {"compression"},
     {"options"},
     {"cli"},
 ]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ssd.detectors.channels import thinned
 from ssd.detectors.table import detector_of, from_dict
 from ssd.errors import InputError
 from ssd.files import written_whole
@@ -114,12 +115,21 @@ def build_model(content: dict[str, Any], file: Path) -> nn.Module:
     """The checkpoint's own model: its detector, its classes, its weights."""
     settings = settings_of(content)
     detector = detector_of(settings)
-    model = detector.build(settings, len(content["categories"]) + 1)
+    model = thinned_as(detector.build(settings, len(content["categories"]) + 1), content, file)
     try:
         model.load_state_dict(content["model"])
     except (RuntimeError, AttributeError) as error:  # other shapes, or no tensors
         raise InputError(f"{file}: its weights do not fit its own {detector.title(settings)}; use another") from error
     return model
+
+
+def thinned_as(model: nn.Module, content: dict[str, Any], file: Path) -> nn.Module:
+    """The model with the channels of a checkpoint, of which main.py thin may have left fewer."""
+    plan = content.get("channels", {})
+    try:
+        return thinned(model, plan) if plan else model
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{file}: its channel plan does not fit {title_of(content)} ({error}); use another") from error
 
 
 def require_categories(content: dict[str, Any], file: Path, categories: list[tuple[int, str]], data: str) -> None:
@@ -145,7 +155,7 @@ def load_for_fine_tuning(model: nn.Module, settings: Any, content: dict[str, Any
     require_detector(content, f"--checkpoint {file}", settings)
     detector = detector_of(settings)
     title = detector.title(settings)
-    own = model.state_dict()
+    own = thinned_as(model, content, file).state_dict()
     fitting = {name: value for name, value in content["model"].items() if name in own and fits(value, own[name])}
     fresh = sorted(own.keys() - fitting.keys())
     if any(not name.startswith(detector.fresh_heads(settings)) for name in fresh):

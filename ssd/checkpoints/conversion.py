@@ -26,7 +26,8 @@ def load(file: Path) -> dict[str, Any]:
 
 def save(file: Path, content: dict[str, Any]) -> None:
     """Writes a checkpoint's model, whole or not at all: as a safetensors file if its name ends so, else as ours."""
-    about = {key: content[key] for key in ("format", "detector", "categories")}
+    keys = ("format", "detector", "categories", "channels")
+    about: dict[str, Any] = {key: content[key] for key in keys if key in content}
     if file.suffix != ".safetensors":
         checkpoint.save(file, {**about, "model": content["model"]})
         return

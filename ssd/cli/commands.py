@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from ssd.cli.benchmark import benchmark, benchmark_data_parser, benchmark_parser, benchmark_steps_parser
+from ssd.cli.compression import summary, summary_parser, thin, thin_parser
 from ssd.cli.convert import convert, convert_parser
 from ssd.cli.data import check, check_parser, download, download_parser, show_data, show_data_parser
 from ssd.cli.evaluate import evaluate, evaluate_parser
@@ -40,6 +41,8 @@ COMMANDS = {
     "benchmark": benchmark,
     "plot": plot,
     "convert": convert,
+    "summary": summary,
+    "thin": thin,
     "download": download,
     "doctor": _doctor,
 }
@@ -59,6 +62,8 @@ def every_parser() -> list[Parser]:
         show_data_parser(),
         plot_parser(),
         convert_parser(),
+        summary_parser(),
+        thin_parser(),
         download_parser(),
         benchmark_parser(),
         benchmark_data_parser(),

@@ -56,6 +56,8 @@ def train_parser(settings: Any = Config.detector) -> Parser:
         "       main.py benchmark data|train|inference [flags]\n"
         "       main.py plot RUN... [flags]\n"
         "       main.py convert IN OUT\n"
+        "       main.py summary --checkpoint FILE [flags]\n"
+        "       main.py thin --checkpoint FILE --output FILE [flags]\n"
         "       main.py download --data DIR [flags]\n"
         "       main.py doctor [flags]\n"
         "Each has its own --help.",
@@ -83,6 +85,11 @@ def train_parser(settings: Any = Config.detector) -> Parser:
     flag(
         group, "--freeze-backbone", dest="freeze_backbone", action="store_true",
         help="leave the ResNet as it is, its batch norm too; the extra layers and heads train",
+    )  # fmt: skip
+
+    flag(
+        group, "--compress", dest="compress", metavar="FILE.yaml",
+        help="prune or regularize by this schedule, in the YAML language of Intel's Distiller",
     )  # fmt: skip
 
     group = parser.add_argument_group("training")

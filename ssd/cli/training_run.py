@@ -17,6 +17,8 @@ from pipelines.readers.splits import annotation_files, find_split
 from ssd.batch import EvalLoader, TrainLoader
 from ssd.checkpoints import checkpoint, conversion
 from ssd.cli.splits import data_folder, data_name, judged_text, read_both_splits
+from ssd.compression.attach import compress, read_for_all
+from ssd.compression.distiller_yaml import Schedule
 from ssd.config import Config
 from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.detectors.table import detector_of, to_dict, view_of
@@ -55,6 +57,7 @@ def with_detector_of_checkpoint(config: Config, given: set[str]) -> Config:
 def train_run(config: Config, ranks: Ranks, trackers: Trackers, given: set[str]) -> int:
     """given: as in `with_detector_of_checkpoint`. A run that goes on takes the others from its own checkpoint."""
     require_device(config, ranks)
+    schedule = read_for_all(config, ranks)
     with run_folder(data_name(config), config.output, config.resume, ranks) as (folder, files):
         origin = resume.find_checkpoint(files, ranks)
         if origin and resume.is_over(origin.content, config) and (folder / "results.json").exists():
@@ -66,7 +69,8 @@ def train_run(config: Config, ranks: Ranks, trackers: Trackers, given: set[str])
         seed = config.seed
         if seed is None:
             seed = origin.content["seed"] if origin else broadcast_object(int.from_bytes(os.urandom(4)), ranks)
-        return _train_in(folder, origin, replace(config, seed=seed, output=str(folder)), ranks, trackers)
+        config = replace(config, seed=seed, output=str(folder))
+        return _train_in(folder, origin, config, ranks, trackers, schedule)
 
 
 def _say_it_is_over(folder: Path, content: dict[str, Any], config: Config, ranks: Ranks) -> int:
@@ -77,14 +81,25 @@ def _say_it_is_over(folder: Path, content: dict[str, Any], config: Config, ranks
     return 0 if reached else 1
 
 
-def _train_in(folder: Path, origin: Origin | None, config: Config, ranks: Ranks, trackers: Trackers) -> int:
+def _train_in(
+    folder: Path,
+    origin: Origin | None,
+    config: Config,
+    ranks: Ranks,
+    trackers: Trackers,
+    schedule: Schedule | None,
+) -> int:
     data = data_folder(config)
     places = [*find_split(data, config.train_split), *find_split(data, config.val_split)]
     compliance = begin(config, folder, places, hardware(ranks.device)["device"], origin and origin.content, ranks)
     splits = train_split, val_split = read_both_splits(config, ranks)
     loader, val_loader = _build_loaders(config, train_split, val_split, ranks)
     training, notes = build_training(config, train_split.categories, ranks, origin)
-    describe = _describe(config, train_split, loader, ranks)
+    if schedule is not None:
+        notes += compress(training, schedule, loader.steps_per_epoch)
+    describe = _describe(config, train_split, loader, ranks, schedule)
+    if plan := getattr(training.model, "channel_plan", {}):
+        describe["channels"] = plan
     if origin:
         notes = [*origin.notes, *notes, resume.resume(training, loader, origin.content, describe, config)]
     compliance.hyper_parameters(
@@ -147,14 +162,16 @@ def _build_loaders(
     return loader, val_loader
 
 
-def _describe(config: Config, split: Annotations, loader: TrainLoader, ranks: Ranks) -> dict[str, Any]:
+def _describe(
+    config: Config, split: Annotations, loader: TrainLoader, ranks: Ranks, schedule: Schedule | None
+) -> dict[str, Any]:
     """What every checkpoint says of its run."""
     return {
         "detector": to_dict(config.detector),
         "categories": [tuple(category) for category in split.categories],
         "seed": config.seed,
         "settings": config.to_dict(),
-        "data": resume.data_identity(config, split.fingerprint(), loader, ranks),
+        "data": resume.data_identity(config, split.fingerprint(), loader, ranks, schedule.digest if schedule else None),
         "annotations": resume.annotations_digest(annotation_files(split.file), ranks),
     }
 

@@ -81,10 +81,14 @@ def train(
                 if training.step % steps_per_epoch == 0:
                     compliance.epoch_start(training.step // steps_per_epoch + 1)
                 lr = _lr(training, steps_per_epoch)
+                for companion in training.companions:
+                    lr = companion.before_step(training.step, lr)
                 meter.wait_for_data()
                 batch = next(batches)
                 meter.data_is_here()
                 meter.add(take_step(batch, lr), batch.image_ids)
+                for companion in training.companions:
+                    companion.after_step(training.step)
                 training.step += 1
                 watchdog.is_alive()
 

@@ -55,8 +55,13 @@ def find_checkpoint(files: list[Path], ranks: Ranks) -> Origin | None:
     return Origin(file, content, notes)
 
 
-def data_identity(config: Config, fingerprint: str, loader: TrainLoader, ranks: Ranks) -> dict[str, Any]:
-    """What must be equal for a data path's saved state, and for a number of steps, to mean the same."""
+def data_identity(
+    config: Config, fingerprint: str, loader: TrainLoader, ranks: Ranks, compress: str | None = None
+) -> dict[str, Any]:
+    """What must be equal for a data path's saved state, and for a number of steps, to mean the same.
+
+    compress: the digest of the schedule of --compress, if any.
+    """
     return {
         "data": fingerprint,
         "data_pipeline": config.data_pipeline,
@@ -65,6 +70,7 @@ def data_identity(config: Config, fingerprint: str, loader: TrainLoader, ranks: 
         "seed": config.seed,
         "batch_size": config.batch_size,
         "world_size": ranks.world_size,
+        "compress": compress,
     }
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,28 @@ Forward = Callable[[Tensor], Any]
 
 LossesOf = Callable[[Forward, Any], dict[str, Tensor]]
 """Of a detector: (forward, batch of its kind) -> losses by name."""
+
+
+class Companion(Protocol):
+    """What changes beside a model while it trains, such as pruning masks. Its state is part of checkpoints."""
+
+    name: str
+
+    def before_step(self, step: int, lr: float) -> float:
+        """Before step (from 0) is taken at this rate. Returns the rate to take it at."""
+        ...
+
+    def after_step(self, step: int) -> None:
+        """After the step and the moving average's update; before an evaluation or a checkpoint."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Loadable with weights_only=True. All ranks call it together; rank 0's is kept."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes up what `state` gave, after the model has its weights."""
+        ...
 
 
 @dataclass
@@ -56,6 +78,7 @@ class Training:
     """The captured step of --cuda-graphs. NCCL does not end before it is reset."""
     loss_names: tuple[str, ...] = ()
     """Of what `train_step` returns; known from the first step on."""
+    companions: list[Companion] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.skipped_steps = torch.zeros((), dtype=torch.int64, device=self.ranks.device)
@@ -133,6 +156,7 @@ class Training:
             "judged_epoch": self.judged_epoch,
             "skipped_steps": int(self.skipped_steps),
             "tally": asdict(self.tally),
+            **({"companions": {each.name: each.state() for each in self.companions}} if self.companions else {}),
         }
 
     def _state_beside_average(self) -> dict[str, Any]:
@@ -164,6 +188,9 @@ class Training:
             if self.average is not None:
                 self.average.statistics.copy_(self._own_of(content["average_statistics"]))
         self.statistics.copy_(self._own_of(content["statistics"]))
+        for companion in self.companions:
+            if companion.name in content.get("companions", {}):
+                companion.restore(content["companions"][companion.name])
 
     def _own_of(self, statistics: list[Tensor]) -> Tensor:
         same_ranks = len(statistics) == self.ranks.world_size

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet
 
 from ssd.batch import Predictions
+from ssd.detectors.channels import Plan
 from ssd.detectors.ssd300.anchors import BOXES_PER_CELL, IMAGE_SIZE_PX
 from ssd.detectors.ssd300.heads import predict
 
@@ -58,6 +59,8 @@ class SSD300(nn.Module):
         channels = FEATURE_CHANNELS[backbone]
         self.backbone = backbone
         self.num_classes = num_classes
+        self.channel_plan: Plan = {}
+        """Of a thinned model; see `channels.thinned`."""
         self.trunk = _trunk(backbone)
         self.extra_blocks = nn.ModuleList(
             _extra_block(channels[i], mid, channels[i + 1], halve=i < 3) for i, mid in enumerate(_EXTRA_MID_CHANNELS)
@@ -81,6 +84,20 @@ class SSD300(nn.Module):
         super().train(mode)
         self.trunk.train(mode and not self._trunk_is_frozen)
         return self
+
+    def every_layer(self, images: Tensor) -> list[Tensor]:
+        """What the heads say of each map, by calling every layer as the module that it is. `forward` joins two heads'
+        weights for speed, which tools that follow modules or connections cannot see. images: as of `forward`."""
+        x = self.trunk(images)
+        maps = [x]
+        for block in self.extra_blocks:
+            x = block(x)
+            maps.append(x)
+        return [
+            head(features)
+            for heads in (self.box_heads, self.class_heads)
+            for head, features in zip(heads, maps, strict=True)
+        ]
 
     def forward(self, images: Tensor) -> Predictions:
         """images: as `MatchedBatch.images`. Raises ValueError for other sizes: the default boxes fit no other."""

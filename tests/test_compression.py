@@ -1,0 +1,377 @@
+"""A schedule beside a training of a few weights: masks hold after every step, and resume is exact."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runs import assert_equal
+from schedules import schedule_of
+from test_train import CPU, DESCRIBE, UNOFFICIAL, Loader, losses_of, on_two_ranks
+from torch import Tensor, nn
+
+from ssd.batch import MatchedBatch
+from ssd.checkpoints import checkpoint
+from ssd.compression.attach import compress
+from ssd.compression.distiller_yaml import read_schedule
+from ssd.compression.masks import Compression
+from ssd.config import Config
+from ssd.distributed import Ranks
+from ssd.run.files import Run
+from ssd.training.evaluations import Judge
+from ssd.training.loop import train
+from ssd.training.optimizer import build_optimizer
+from ssd.training.state import Training
+
+STEPS_PER_EPOCH = Loader.steps_per_epoch
+
+
+class Net(nn.Module):
+    """Two convolutions, a batch norm and a linear layer: kernels, filters and rows to prune."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 8, 1, bias=False), nn.BatchNorm2d(8)
+        self.second, self.last = nn.Conv2d(8, 8, 1), nn.Linear(8, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.last(self.second(self.norm(self.first(images[:, :, None, None])).relu()).flatten(1).relu())
+
+
+def new_training(text: str, ranks: Ranks = CPU, scaler: Any = None, **settings: Any) -> tuple[Training, Compression]:
+    torch.manual_seed(0)
+    config = Config(**{"learning_rate": 1.0, "batch_size": 2, "epochs": 4, "log_interval": 1, "seed": 5, **settings})
+    model = Net()
+    scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
+    training = Training(model, build_optimizer(model, config), scaler, losses_of, config, ranks)
+    compress(training, read_schedule(text, Path("s.yaml")), STEPS_PER_EPOCH)
+    (companion,) = training.companions
+    assert isinstance(companion, Compression)
+    return training, companion
+
+
+def take_steps(
+    training: Training, first: int, last: int, after: Callable[[int], None] = lambda step: None, lr: float = 0.05
+) -> None:
+    """Steps first, ..., last - 1 as the loop takes them."""
+    from ssd.training.step import build_step
+
+    step_of = build_step(training)
+    training.model.train()
+    for step in range(first, last):
+        training.step = step
+        rate = lr
+        for companion in training.companions:
+            rate = companion.before_step(step, rate)
+        images = Loader.random_images(step)
+        step_of(
+            MatchedBatch(images, torch.zeros(len(images)), torch.zeros(len(images)), torch.zeros(len(images))), rate
+        )
+        for companion in training.companions:
+            companion.after_step(step)
+        after(step)
+
+
+HALF = schedule_of("SparsityLevelParameterPruner", "levels: {second.weight: 0.5, last.weight: 0.25}", epochs=[0])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"clip_norm": 0.1}, {"accumulate": 2}, {"ema": 0.9}, {"weight_decay": 0.1}, {"momentum": 0.0}, {"fp16": True}],
+    ids=str,
+)
+def test_masked_weights_are_exactly_zero_after_every_step(settings: dict[str, Any]) -> None:
+    """Also in epochs in which no policy acts, where momentum would bring them back."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0) if "fp16" in settings else None
+    training, companion = new_training(HALF, scaler=scaler, **settings)
+    before = {name: p.detach().clone() for name, p in training.model.named_parameters()}
+    zeros: dict[str, Tensor] = {}
+
+    def check(step: int) -> None:
+        for model in {training.model, training.judged_model}:
+            for name, count in (("second.weight", 32), ("last.weight", 4)):
+                is_zero = model.get_parameter(name) == 0
+                assert int(is_zero.sum()) == count
+                assert torch.equal(is_zero, zeros.setdefault(name, is_zero))
+
+    take_steps(training, 0, 4 * STEPS_PER_EPOCH, check)
+    assert all(not torch.equal(p, before[name]) for name, p in training.model.named_parameters())
+
+
+def test_momentum_alone_would_revive_a_masked_weight() -> None:
+    """Of w (1, .5), rate .1, momentum .9, gradients (1, 1), (1, 0), mask (1, 0), torch's SGD makes (.71, -.09)."""
+    weight = nn.Parameter(torch.tensor([1.0, 0.5]))
+    optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
+    mask = torch.tensor([1.0, 0.0])
+    seen = []
+    for gradient in ([1.0, 1.0], [1.0, 0.0]):
+        weight.grad = torch.tensor(gradient)
+        optimizer.step()
+        seen.append(weight.detach().clone())
+        weight.data.mul_(mask)
+    assert torch.allclose(seen[0], torch.tensor([0.9, 0.4])) and torch.allclose(seen[1], torch.tensor([0.71, -0.09]))
+    assert weight.tolist() == pytest.approx([0.71, 0.0]) and weight[1] == 0
+
+
+def test_a_step_that_is_left_out_keeps_the_masks() -> None:
+    training, companion = new_training(HALF)
+    take_steps(training, 0, 1)
+    companion.before_step(1, 0.1)
+    bad = MatchedBatch(torch.full((4, 3), torch.nan), torch.zeros(0), torch.zeros(0), torch.zeros(4))
+    training.train_step(training.model, bad, 0.1)
+    companion.after_step(1)
+    assert int(training.skipped_steps) == 1 and int((training.model.get_parameter("second.weight") == 0).sum()) == 32
+
+
+def test_agp_follows_its_epochs() -> None:
+    text = schedule_of(
+        "AutomatedGradualPruner", "initial_sparsity: 0.1", "final_sparsity: 0.5", "weights: [module.second.weight]",
+        epochs=(0, 3, 1),
+    )  # fmt: skip
+    training, _ = new_training(text)
+    zeros = []
+    take_steps(
+        training, 0, 12, lambda step: zeros.append(int((training.model.get_parameter("second.weight") == 0).sum()))
+    )
+    # .1, .45, .5 of 64; nothing changes within an epoch, and the last level stays.
+    assert zeros == [6] * 3 + [28] * 3 + [32] * 6
+
+
+def test_masks_may_be_set_within_epochs() -> None:
+    given = ("weights: [second.weight]", "group_type: Filters", "desired_sparsity: 0.5")
+    text = schedule_of("RandomRankedFilterPruner", *given, args="{mini_batch_pruning_frequency: 2}")
+    training, companion = new_training(text)
+    masks = []
+    take_steps(training, 0, 6, lambda step: masks.append(companion.masks["second.weight"].clone()))
+    # New ones in steps 0, 2, 3 (an epoch's first) and 4.
+    assert [torch.equal(a, b) for a, b in zip(masks, masks[1:], strict=False)] == [True, False, False, False, True]
+
+
+def test_a_first_minibatch_may_be_skipped() -> None:
+    text = HALF.replace("instance_name: p", "instance_name: p, args: {skip_first_minibatch: true}")
+    training, companion = new_training(text)
+    seen = []
+    take_steps(training, 0, 3, lambda step: seen.append(sorted(companion.masks)))
+    assert seen == [[], ["last.weight", "second.weight"], ["last.weight", "second.weight"]]
+
+
+def test_dense_weights_come_back_where_a_policy_keeps_them() -> None:
+    """Between steps the model is masked, the optimiser has the dense weights, and at the policy's end they return."""
+    text = schedule_of(
+        "SparsityLevelParameterPruner", "levels: {second.weight: 0.5}",
+        args="{mask_on_forward_only: true, use_double_copies: true}", epochs=[0, 1],
+    )  # fmt: skip
+    training, companion = new_training(text, momentum=0.0, weight_decay=0.0)
+    plain, _ = new_training(text, momentum=0.0, weight_decay=0.0)
+    weight, start = training.model.get_parameter("second.weight"), plain.model.get_parameter("second.weight")
+    seen = []
+
+    def check(step: int) -> None:
+        seen.append(int((weight == 0).sum()))
+        if step == 0:  # one step of SGD from the dense weights, by the gradient at the masked ones
+            moved = start - 0.05 * weight.grad  # type: ignore[operator]
+            assert torch.allclose(companion.dense["second.weight"], moved)
+            assert torch.equal(weight, companion.dense["second.weight"] * companion.masks["second.weight"])
+
+    take_steps(training, 0, 7, check)
+    assert seen == [32] * 5 + [0] * 2 and companion.masks == companion.dense == {}
+
+
+def test_keep_mask_ends_with_the_mask() -> None:
+    text = schedule_of(
+        "SparsityLevelParameterPruner", "levels: {second.weight: 0.5}",
+        args="{mask_on_forward_only: true, use_double_copies: true, keep_mask: true}", epochs=[0],
+    )  # fmt: skip
+    training, companion = new_training(text)
+    take_steps(training, 0, 6)
+    assert int((training.model.get_parameter("second.weight") == 0).sum()) == 32 and companion.dense == {}
+
+
+def test_masked_gradients_move_nothing_that_is_masked() -> None:
+    text = schedule_of(
+        "SparsityLevelParameterPruner", "levels: {second.weight: 0.5}",
+        args="{mask_on_forward_only: true, use_double_copies: true, mask_gradients: true}", epochs=[0],
+    )  # fmt: skip
+    training, companion = new_training(text, weight_decay=0.0)
+    start = training.model.get_parameter("second.weight").detach().clone()
+    take_steps(training, 0, 2)
+    masked = companion.masks["second.weight"] == 0
+    assert torch.equal(companion.dense["second.weight"][masked], start[masked])
+    assert not torch.equal(companion.dense["second.weight"][~masked], start[~masked])
+
+
+def test_dense_sparse_dense() -> None:
+    """A second policy that discards its masks at once lets the weights grow again."""
+    text = HALF + "  - {pruner: {instance_name: p, args: {discard_masks_at_minibatch_end: true}}, epochs: [1]}\n"
+    training, companion = new_training(text)
+    zeros = []
+    take_steps(
+        training, 0, 6, lambda step: zeros.append(int((training.model.get_parameter("second.weight") == 0).sum()))
+    )
+    assert zeros[:4] == [32] * 4 and companion.masks == {}
+    assert max(zeros[4:]) < 8  # what no gradient reaches stays where it is
+
+
+def test_batch_norm_may_weigh_the_ranking() -> None:
+    """Half of the filters have a small gamma: folded, they rank last, though their weights are the largest."""
+    given = ("weights: [first.weight]", "group_type: Filters", "desired_sparsity: 0.5")
+    for fold, expected in (("true", [0, 1, 2, 3]), ("false", [4, 5, 6, 7])):
+        text = schedule_of("L1RankedStructureParameterPruner", *given, args=f"{{fold_batchnorm: {fold}}}", epochs=[0])
+        training, companion = new_training(text)
+        with torch.no_grad():
+            training.model.get_parameter("first.weight")[:4] = 9
+            training.model.get_parameter("norm.weight")[:4] = 1e-3
+        companion.before_step(0, 0.1)
+        masked = (companion.masks["first.weight"] == 0).flatten(1).all(dim=1)
+        assert masked.nonzero().flatten().tolist() == expected
+
+
+REGULARIZED = """
+regularizers:
+  lasso: {class: GroupLassoRegularizer, reg_regims: {second.weight: [0.05, 3D]}, threshold_criteria: Mean_Abs}
+policies:
+  - {regularizer: {instance_name: lasso, args: {keep_mask: true}}, epochs: [1, 2]}
+"""
+
+
+def test_a_regularizer_adds_its_loss_and_zeroes_what_is_small() -> None:
+    training, companion = new_training(REGULARIZED)
+    weight = training.model.get_parameter("second.weight")
+    with torch.no_grad():
+        weight[2] = 0.01
+    seen = []
+    take_steps(training, 0, 12, lambda step: seen.append(bool((weight[2] == 0).all())))
+    assert seen[:3] == [False] * 3 and all(seen[3:])
+    assert int((companion.masks["second.weight"] == 0).sum()) >= 8  # kept after its last epoch
+    companion.before_step(12, 0.1)
+    assert companion.regularization() == 0
+    companion.epoch = 1
+    norms = weight.detach().flatten(1).norm(dim=1)
+    assert companion.regularization().item() == pytest.approx(0.05 * float(norms.sum()), rel=1e-3)
+    assert norms.sum() > 1
+    training.train_step(training.model, MatchedBatch(Loader.random_images(0), *torch.zeros(3, 4)), 0.1)
+    assert training.loss_names == ("box", "class", "regularization")
+
+
+def test_a_schedules_own_rates() -> None:
+    text = HALF.replace("policies:", "lr_schedulers: {l: {class: StepLR, step_size: 2, gamma: 0.5}}\npolicies:")
+    text += "  - {lr_scheduler: {instance_name: l}, epochs: [0, 1, 2, 3]}\n"
+    _, companion = new_training(text, learning_rate=3.2, batch_size=10, warmup=4)  # 3.2 x 10 / 32 = 1
+    rates = [companion.before_step(step, 99.0) for step in range(12)]
+    assert rates == pytest.approx([0.25, 0.5, 0.75] + [1] * 3 + [0.5] * 6)
+    assert new_training(HALF)[1].before_step(0, 0.125) == 0.125
+
+
+# --- interruptions ---
+
+FILTERS = ("weights: [second.weight, first.weight]", "group_type: Filters")
+AGP = ("initial_sparsity: 0.1", "final_sparsity: 0.6")
+STEP = "{mini_batch_pruning_frequency: 2}"
+BAIDU = ("q: 0.3", "ramp_epoch_offset: 1", "ramp_slope_mult: 1.5")
+DENSE = "{mask_on_forward_only: true, use_double_copies: true, mini_batch_pruning_frequency: 1}"
+SCHEDULES = {
+    "level": HALF,
+    "agp": schedule_of("AutomatedGradualPruner", *AGP, FILTERS[0]),
+    "sensitivity": schedule_of("SensitivityPruner", "sensitivities: {second.weight: 0.3, last.weight: 0.5}", args=STEP),
+    "splicing": schedule_of(
+        "SplicingPruner", "sensitivities: {second.weight: 0.1}", "low_thresh_mult: 0.8", "hi_thresh_mult: 1.1",
+        args="{mask_on_forward_only: true, use_double_copies: true}",
+    ),
+    "baidu": schedule_of("BaiduRNNPruner", *BAIDU, FILTERS[0], args=STEP),
+    "leader": schedule_of("L2RankedStructureParameterPruner_AGP", *AGP, *FILTERS, "group_dependency: Leader"),
+    "folded": schedule_of("L1RankedStructureParameterPruner_AGP", *AGP, *FILTERS, args="{fold_batchnorm: true}"),
+    "random": schedule_of("RandomRankedFilterPruner_AGP", *AGP, *FILTERS),
+    "random level": schedule_of(
+        "RandomLevelStructureParameterPruner", *FILTERS, "sparsity_range: [0.2, 0.6]", args=STEP
+    ),
+    "bernoulli": schedule_of("BernoulliFilterPruner", *FILTERS, "desired_sparsity: 0.4", args=DENSE),
+    "gradient": schedule_of("GradientRankedFilterPruner_AGP", *AGP, *FILTERS),
+    "double copies": schedule_of(
+        "SparsityLevelParameterPruner", "levels: {'*': 0.3}", args="{use_double_copies: true}"
+    ),
+    "discard": schedule_of(
+        "SparsityLevelParameterPruner", "levels: {second.weight: 0.3}",
+        args="{discard_masks_at_minibatch_end: true, mini_batch_pruning_frequency: 2}",
+    ),
+    "structures": schedule_of(
+        "StructureParameterPruner", "reg_regims: {second.weight: [0.15, Channels]}", "threshold_criteria: Mean_Abs"
+    ),
+    "regularized": REGULARIZED,
+}  # fmt: skip
+
+
+def run_of(training: Training, loader: Loader, folder: Path) -> None:
+    judge = Judge(lambda: torch.zeros(0, 7).numpy(), lambda detections: {"AP": 0.0, "AP50": 0.0})
+    train(training, loader, judge, Run(folder, training.ranks), UNOFFICIAL, DESCRIBE)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_an_interrupted_run_ends_with_the_same_weights(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within an epoch and at its end, with all that the schedule remembers, bit for bit."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    settings: dict[str, Any] = {"checkpoint_every": (1, "steps"), "keep_checkpoints": 99, "ema": 0.8, "epochs": 3}
+    text, undisturbed = SCHEDULES[name], tmp_path / "undisturbed"
+    training, companion = new_training(text, **settings)
+    run_of(training, Loader(), undisturbed)
+    expected = {**training.state(), "tally": None}
+    assert name == "discard" or any((p == 0).any() for p in training.model.parameters())
+    for step in (4, 6):
+        content = checkpoint.load_run(undisturbed / "checkpoints" / f"step-{step:08}.pt")
+        resumed, loader = new_training(text, **{**settings, "checkpoint_every": (9, "steps")})[0], Loader()
+        resumed.model.load_state_dict(content["model"])
+        resumed.restore(content)
+        loader.restore(bytes(content["data_states"][0].tolist()))
+        run_of(resumed, loader, tmp_path / f"from {step}")
+        assert_equal({**resumed.state(), "tally": None}, expected)
+
+
+def test_another_schedule_goes_on_from_the_masks() -> None:
+    training, companion = new_training(HALF)
+    take_steps(training, 0, 2)
+    other = new_training(HALF.replace("0.25", "0.5"))[1]
+    other.restore(companion.state())
+    assert_equal(other.masks, companion.masks)
+    assert other.epoch == -1
+
+
+# --- two ranks ---
+
+TWO_RANKS = """
+import sys
+from pathlib import Path
+
+import torch
+from test_compression import *
+from ssd.distributed import process_group
+
+folder = Path(sys.argv[1])
+with process_group("cpu") as ranks:
+    found = {}
+    for name, text in SCHEDULES.items():
+        training, companion = new_training(text, ranks=ranks, ema=0.8, clip_norm=1.0)
+        # What would make the ranks choose other masks, if each chose its own.
+        companion.memory.generator.manual_seed(ranks.rank)
+        with torch.no_grad():
+            training.model.norm.running_var.mul_(1 + ranks.rank * torch.rand(8))
+        images_of = lambda step: Loader.random_images(2 * step + ranks.rank)
+        run_of(training, Loader(images_of), folder / name)
+        found[name] = {
+            "weights": {n: p.detach() for n, p in training.model.named_parameters()},
+            "average": {n: p.detach() for n, p in training.judged_model.named_parameters()},
+            "masks": companion.masks,
+        }
+    torch.save(found, folder / f"rank{ranks.rank}.pt")
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_have_the_same_masks(tmp_path: Path) -> None:
+    processes = on_two_ranks(TWO_RANKS, tmp_path)
+    said = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    one, two = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
+    assert one.keys() == SCHEDULES.keys()
+    assert_equal(one, two)
