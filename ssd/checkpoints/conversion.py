@@ -9,16 +9,17 @@ import json
 import re
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import safetensors.torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssd.checkpoints import checkpoint
+from ssd.detectors.backbones import fill, read_backbone
+from ssd.detectors.coco_categories import coco_categories
 from ssd.detectors.ssd300.model import SSD300
 from ssd.errors import InputError
 from ssd.files import written_whole
-from ssd.weight_files import fits, read
+from ssd.weight_files import read
 
 _A_MODEL = "a checkpoint of this program or of NVIDIA's DLE SSD"
 # The entry of a safetensors file's metadata that holds, as JSON, what a checkpoint has beside its weights.
@@ -114,15 +115,6 @@ def _reordered(value: Any, values: int, name: str, file: Path) -> Tensor:
     return value.unflatten(0, (values, -1)).transpose(0, 1).flatten(0, 1)
 
 
-def coco_categories() -> list[tuple[int, str]]:
-    """The (id, name) of COCO's 80 categories, in the order of its annotation files."""
-    from torchvision.models.detection import SSD300_VGG16_Weights
-
-    # A list by id; ids that COCO 2017 does not use are N/A.
-    names = SSD300_VGG16_Weights.COCO_V1.meta["categories"]
-    return [(id, name) for id, name in enumerate(names) if name not in ("__background__", "N/A")]
-
-
 # torchvision's ResNets
 
 
@@ -131,39 +123,10 @@ def load_backbone(model: SSD300, source: str) -> None:
     weights) or a file, of torch or safetensors, with a torchvision ResNet state dict."""
     if source == "none":
         return
-    if source == "imagenet":
-        state = _download_imagenet(model.backbone)
-    else:
-        file = Path(source)
-        state = _read(file, "a torchvision ResNet state dict")
-        if file.suffix == ".safetensors":
-            state = state["model"]
+    state = read_backbone(source, model.backbone)
     trunk = {}
-    for name, value in state.items() if isinstance(state, dict) else ():
+    for name, value in state.items():
         head, _, tail = str(name).partition(".")
         if head in _TRUNK_NAMES:
             trunk[f"{_TRUNK_NAMES[head]}.{tail}"] = value
-    _fill(model.trunk, trunk, f"--backbone-weights {source}: not the weights of a torchvision {model.backbone}")
-
-
-def _fill(module: nn.Module, state: dict[str, Tensor], complaint: str) -> None:
-    own = module.state_dict()
-    # Files from before torch 0.4.1 lack this counter, which nothing here reads.
-    missing = {name for name in own.keys() - state.keys() if not name.endswith("num_batches_tracked")}
-    if missing or any(name not in own or not fits(value, own[name]) for name, value in state.items()):
-        raise InputError(f"{complaint}; pass another file, or none")
-    module.load_state_dict(state, strict=False)
-
-
-def _download_imagenet(backbone: str) -> dict[str, Tensor]:
-    from torchvision.models import get_model_weights
-
-    weights = get_model_weights(backbone)["IMAGENET1K_V1"]
-    try:
-        state: dict[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
-        return state
-    except (URLError, OSError, RuntimeError) as error:
-        raise InputError(
-            f"--backbone-weights imagenet: cannot download {weights.url} ({error}); download it elsewhere and pass "
-            "--backbone-weights FILE, or --backbone-weights none to train from scratch"
-        ) from error
+    fill(model.trunk, trunk, f"--backbone-weights {source}: not the weights of a torchvision {model.backbone}")
