@@ -7,12 +7,14 @@ import torch
 from fake_gpu import Waits, pretend, pretended_gpu, values
 from torch import Tensor
 from torchvision.models.detection import RetinaNet as TheirRetinaNet
+from torchvision.ops import MultiScaleRoIAlign
 from torchvision_models import NUM_CLASSES, batch_of, their_targets
 
 from ssd.detectors.torchvision.boxes import anchors_ltrb_px
 from ssd.detectors.torchvision.builders import build
 from ssd.detectors.torchvision.dense import fcos, retinanet
 from ssd.detectors.torchvision.names import settings_of
+from ssd.detectors.torchvision.rcnn import proposals, roi_pooling
 from ssd.detectors.torchvision.rcnn.sampling import sample
 from ssd.detectors.torchvision.targets import Targets, limits_px, targets_of
 
@@ -79,3 +81,40 @@ def test_samples_are_drawn_without_a_wait() -> None:
         assert waits.found == []
     assert values(counted).sum(dim=1).tolist() == [4, 3]
     assert (labels.gather(1, values(place)) >= 0)[values(counted)].all()
+
+
+def test_proposals_are_suppressed_with_one_wait_to_what_torchvision_leaves() -> None:
+    generator = torch.Generator().manual_seed(0)
+    left_top = torch.rand(2, 60, 2, generator=generator) * 30
+    boxes = torch.cat([left_top, left_top + 20 + torch.rand(2, 60, 2, generator=generator) * 10], dim=2)
+    scores = torch.rand(2, 60, generator=generator)
+    scores[:, ::7] = -1  # no boxes
+    level = torch.arange(60).expand(2, -1) % 3
+    limits = limits_px(torch.tensor([[64, 64], [60, 64]]), torch.device("cpu"))
+    boxes = torch.minimum(boxes, limits)
+    expected = proposals._suppressed(boxes, scores, level, 15)
+    with pretended_gpu() as waits:
+        on_gpu = [pretend(each) for each in (boxes, scores, level, limits)]
+        found = proposals.suppressed_at_once(*on_gpu, 60, 15)
+        assert len(waits.found) == 1
+    counts = expected.real.sum(dim=1)
+    assert values(found.real).sum(dim=1).tolist() == counts.tolist() and counts.min() > 5
+    for image, count in enumerate(counts.tolist()):
+        torch.testing.assert_close(
+            values(found.boxes_ltrb_px)[image, :count], expected.boxes_ltrb_px[image, :count], rtol=1e-5, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("chooses_on", [("cpu",), ()], ids=["chooses", "looks at all"])
+def test_boxes_are_pooled_as_torchvision_does(chooses_on: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roi_pooling, "_CHOOSES_ON", chooses_on)
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.randn(2, 3, 512 // stride, 512 // stride, generator=generator) for stride in (4, 8, 16, 32)]
+    sides = torch.tensor([10.0, 60, 120, 200, 300, 460])
+    boxes = torch.stack([torch.full_like(sides, 7), torch.full_like(sides, 11), 7 + sides, 11 + sides], dim=1)
+    theirs = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2)
+    named = {str(place): each for place, each in enumerate(maps)}
+    expected = theirs(named, [boxes, boxes.flip(0)], [(512, 512)] * 2)
+    rois = roi_pooling.rois_of(torch.stack([boxes, boxes.flip(0)]))
+    assert set(roi_pooling.level_of(boxes, (4, 8, 16, 32)).tolist()) == {0, 1, 2, 3}
+    torch.testing.assert_close(roi_pooling.pool(maps, (4, 8, 16, 32), rois), expected)
