@@ -13,6 +13,7 @@ from torch.fx import GraphModule
 import main
 from ssd.batch import Detections
 from ssd.checkpoints import checkpoint
+from ssd.detectors.graph_nms import greedy_nms
 from ssd.detectors.ssd300.model import SSD300
 from ssd.detectors.ssd300.postprocess import detect
 from ssd.images import normalise
@@ -115,7 +116,7 @@ def test_suppression_in_a_graph_is_torchvisions() -> None:
     centre, size = torch.rand(2, 3, 30, 2, generator=generator), 0.4 * torch.rand(2, 3, 30, 2, generator=generator)
     boxes_ltrb = torch.cat([centre - size, centre + size], dim=3)
     candidate = torch.arange(30) < torch.tensor([[30, 1, 0], [17, 5, 30]]).unsqueeze(2)
-    survives = export.greedy_nms(boxes_ltrb, candidate, 0.3)
+    survives = greedy_nms(boxes_ltrb, candidate, 0.3)
     for boxes, taking_part, found in zip(
         boxes_ltrb.flatten(0, 1), candidate.flatten(0, 1), survives.flatten(0, 1), strict=True
     ):

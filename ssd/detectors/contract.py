@@ -28,13 +28,13 @@ Detect = Callable[[Forward, EvalBatch], Detections]
 class Exportable(NamedTuple):
     """A detector with its post-processing as one graph.
 
-    module: takes inputs, gives `Detections._asdict()`. inputs: an example of each, by name. dynamic: by input, which of
-    its dimensions may have any size, and what that size is called. input_text: what the user has to pass.
+    module: takes inputs, gives `Detections._asdict()`. inputs: an example of each, by name. dynamic: torch.export's
+    dynamic_shapes of them. input_text: what the user has to pass.
     """
 
     module: nn.Module
     inputs: dict[str, Tensor]
-    dynamic: dict[str, dict[int, str]]
+    dynamic: dict[str, dict[int, Any]]
     input_text: str
 
 

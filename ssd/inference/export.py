@@ -61,12 +61,9 @@ def export(source: Path, target: Path, form: str, config: Config) -> str:
 
 @torch.no_grad()
 def to_program(exported: Exportable) -> torch.export.ExportedProgram:
-    """The module's graph, for any number of what it says is dynamic."""
-    sizes = {name: torch.export.Dim(name, min=1) for dims in exported.dynamic.values() for name in dims.values()}
-    shapes = {
-        name: {place: sizes[size] for place, size in exported.dynamic.get(name, {}).items()} for name in exported.inputs
-    }
-    return torch.export.export(exported.module, tuple(exported.inputs.values()), dynamic_shapes=shapes)
+    """The module's graph."""
+    inputs = tuple(exported.inputs.values())
+    return torch.export.export(exported.module, inputs, dynamic_shapes=exported.dynamic)
 
 
 def _save_torch(program: torch.export.ExportedProgram, exported: Exportable, about: dict[str, Any], file: Path) -> None:

@@ -61,7 +61,7 @@ def exportable(model: SSD300, settings: object, thresholds: Thresholds) -> Expor
     return Exportable(
         DetectsInGraph(model, thresholds).eval(),
         {"images": torch.zeros(2, 3, IMAGE_SIZE_PX, IMAGE_SIZE_PX, dtype=torch.uint8)},
-        {"images": {0: "batch"}},
+        {"images": {0: torch.export.Dim("batch", min=1)}},
         f"images: uint8 B x 3 x {size} RGB; each the whole image, resized to {size} whatever its aspect ratio, "
         "bilinear with antialiasing",
     )

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ssd.detectors.contract import Detector, LossesOf
 from ssd.detectors.torchvision.builders import build
+from ssd.detectors.torchvision.export import exportable
 from ssd.detectors.torchvision.names import title_of
 from ssd.detectors.torchvision.postprocess import detect
 from ssd.detectors.torchvision.settings import Settings
@@ -50,6 +51,6 @@ TORCHVISION = Detector(
     one_shape=lambda settings: False,
     trace=_trace,
     foreign=foreign,
-    exportable=None,
+    exportable=exportable,
     coverage=None,
 )

@@ -1,15 +1,25 @@
-"""torchvision's detectors' settings for a purpose: what --recipe names."""
+"""torchvision's detectors' settings for a purpose: what --recipe names, and each family's own thresholds."""
 
 from dataclasses import replace
 from typing import Any
 
-from ssd.config import Config, Recipe
+from ssd.config import Config, Recipe, Thresholds
 from ssd.detectors.torchvision.names import parts_of
 from ssd.detectors.torchvision.settings import Settings
 from ssd.schedule import REFERENCE_BATCH
 
-# torchvision's references/detection state their rates for 8 GPUs with 2 images each.
-_REFERENCE_BATCH_OF_TORCHVISION = 16
+# Of each family: torchvision's score_thresh, nms_thresh and detections_per_img. Of a class at most 1000 candidates
+# enter suppression, which torchvision says of a feature map's or of an image's instead.
+THRESHOLDS = {
+    "retinanet": Thresholds(0.05, 0.5, 1000, 300),
+    "fcos": Thresholds(0.2, 0.6, 1000, 100),
+    "fasterrcnn": Thresholds(0.05, 0.5, 1000, 100),
+    "maskrcnn": Thresholds(0.05, 0.5, 1000, 100),
+    "keypointrcnn": Thresholds(0.05, 0.5, 1000, 100),
+}
+# torchvision's references/detection: the rate at its global batch, 2 images on each of 8 GPUs.
+_RATE = {"retinanet": 0.01, "fcos": 0.01, "fasterrcnn": 0.02, "maskrcnn": 0.02, "keypointrcnn": 0.02}
+_RATE_IS_FOR = 16
 
 
 def defaults(settings: Settings) -> Config:
@@ -18,27 +28,43 @@ def defaults(settings: Settings) -> Config:
 
 
 def torchvision(batch_size: int | None = None, world_size: int = 1, detector: Any = None) -> Config:
-    """torchvision's references/detection: 26 epochs, the rate scaled to the batch, a tenth after 16 and 22"""
+    """torchvision's references/detection: 26 epochs, a tenth after 16 and 22; keypoints: 46, 36 and 43"""
     settings: Settings = detector or Settings()
     family = parts_of(settings.builder).family
-    rate = 0.01 if family in ("retinanet", "fcos") else 0.02
-    config = Config(
+    epochs, drops = (46, (36, 43)) if family == "keypointrcnn" else (26, (16, 22))
+    return Config(
         detector=settings,
         batch_size=batch_size or 2,
-        learning_rate=rate * REFERENCE_BATCH / _REFERENCE_BATCH_OF_TORCHVISION,
+        learning_rate=_RATE[family] * REFERENCE_BATCH / _RATE_IS_FOR,
         weight_decay=1e-4,
-        epochs=26,
-        multistep=(16, 22),
         warmup=1000,
-        evaluation=tuple(range(1, 26)),
+        epochs=epochs,
+        multistep=drops,
+        evaluation=tuple(range(1, epochs + 1)),
         eval_batch_size=2,
-        max_per_class=5000,  # none that torchvision has
+        **THRESHOLDS[family]._asdict(),
     )
-    if family == "retinanet":
-        return replace(config, score_threshold=0.05, nms_iou=0.5, max_per_image=300)
-    if family == "fcos":
-        return replace(config, score_threshold=0.2, nms_iou=0.6, max_per_image=100)
-    return replace(config, score_threshold=0.05, nms_iou=0.5, max_per_image=100)
 
 
-RECIPES: dict[str, Recipe] = {"torchvision": torchvision}
+def demo(batch_size: int | None = None, world_size: int = 1, detector: Any = None) -> Config:
+    """from scratch on the demo data, images of 192 pixels: not tuned yet"""
+    settings: Settings = detector or Settings()
+    is_dense = parts_of(settings.builder).family in ("retinanet", "fcos")
+    return replace(
+        defaults(replace(settings, short_sides_px=(192,), long_side_px=256)),
+        data="demo",
+        backbone_weights="none",
+        bf16=True,
+        batch_size=batch_size or 4,
+        learning_rate=0.08 if is_dense else 0.16,
+        clip_norm=10.0,
+        warmup=100,
+        epochs=8,
+        schedule="cosine",
+        evaluation=(2, 4, 6),
+        num_workers=2,
+        seed=1,
+    )
+
+
+RECIPES: dict[str, Recipe] = {"torchvision": torchvision, "demo": demo}

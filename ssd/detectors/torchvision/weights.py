@@ -72,9 +72,10 @@ def foreign(content: Any, file: Path) -> dict[str, Any] | None:
         return None
     settings = _settings(state, family, file)
     num_classes = _num_classes(state, family, file)
-    model = build(settings, num_classes)
+    with torch.device("meta"):  # without drawing weights that the file's replace
+        model = build(settings, num_classes)
     try:
-        model.load_state_dict(state)  # which renames what is from before torchvision 0.13
+        model.load_state_dict(state, assign=True)  # which renames what is from before torchvision 0.13
     except RuntimeError as error:
         what = str(error).splitlines()[-1].strip()[:200]
         raise InputError(f"{file}: not a whole {settings.builder} of torchvision ({what}); use another") from error

@@ -11,6 +11,9 @@ SIDE = 7
 _SAMPLES = 2
 # Feature Pyramid Networks (Lin et al. 2017), equation 1.
 _CANONICAL_SIDE_PX, _CANONICAL_LEVEL = 224, 4
+# Where choosing boxes costs no wait for the device, each map looks at its own only; elsewhere at all of them.
+_CHOOSES_ON = ("cpu",)
+_OUTSIDE_PX = -1e4
 
 
 def level_of(boxes_ltrb_px: Tensor, strides: Sequence[int]) -> Tensor:
@@ -33,7 +36,14 @@ def pool(maps: Sequence[Tensor], strides: Sequence[int], rois: Tensor) -> Tensor
     level = level_of(rois[:, 1:], strides)
     pooled = maps[0].new_zeros(len(rois), maps[0].shape[1], SIDE, SIDE)
     for place, (features, stride) in enumerate(zip(maps, strides, strict=True)):
-        own = (level == place).nonzero().squeeze(1)
-        looked = roi_align(features, rois[own].to(features.dtype), SIDE, 1 / stride, _SAMPLES)
-        pooled = pooled.index_copy(0, own, looked.to(pooled.dtype))
+        is_own = level == place
+        if rois.device.type in _CHOOSES_ON:
+            own = is_own.nonzero().squeeze(1)
+            looked = roi_align(features, rois[own].to(features.dtype), SIDE, 1 / stride, _SAMPLES)
+            pooled = pooled.index_copy(0, own, looked.to(pooled.dtype))
+        else:
+            # A box far outside of the map reads nothing of it and gives 0.
+            boxes = torch.where(is_own.unsqueeze(1), rois[:, 1:], _OUTSIDE_PX)
+            seen = torch.cat([rois[:, :1], boxes], dim=1).to(features.dtype)
+            pooled = pooled + roi_align(features, seen, SIDE, 1 / stride, _SAMPLES).to(pooled.dtype)
     return pooled
