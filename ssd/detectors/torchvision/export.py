@@ -16,8 +16,8 @@ from ssd.images import normalise
 
 class Exportable(nn.Module):
     """Images to detections: uint8 B x 3 x H x W RGB and int64 B x 2, (width, height) of each image in them, to a dict
-    of `batch.Detections`, with boxes in [0, 1] of the image. H and W are multiples of the view's divisor; the images
-    are resized as `ShortSideView` has it and lie in the left top corner, and what is beside them may hold anything.
+    of `batch.Detections`, with boxes in [0, 1] of the image. H and W are multiples of the view's divisor and 160 at
+    least; the images are resized as `ShortSideView` has it and lie in the left top corner, and what is beside them may hold anything.
 
     Where scores are equal, another one may come first than in `detect`.
     """
@@ -30,14 +30,15 @@ class Exportable(nn.Module):
         self.divisor = divisor
 
     def example(self) -> tuple[Tensor, ...]:
-        """What its graph is drawn from."""
-        images = torch.zeros(2, 3, 5 * self.divisor, 4 * self.divisor, dtype=torch.uint8)
-        return images, torch.tensor([[4 * self.divisor, 5 * self.divisor]]).expand(2, -1).contiguous()
+        """What its graph is drawn from: so large that no feature map has one row or column, which torch.export takes
+        for a constant."""
+        height, width = 9 * self.divisor, 10 * self.divisor
+        return torch.zeros(2, 3, height, width, dtype=torch.uint8), torch.tensor([[width, height]] * 2)
 
     def dynamic_shapes(self) -> dict[str, Any]:
         """What of the example's shapes may be another number, for torch.export."""
         batch = torch.export.Dim("batch", min=1)
-        height, width = (self.divisor * torch.export.Dim(name, min=2, max=128) for name in ("rows", "columns"))
+        height, width = (self.divisor * torch.export.Dim(name, min=5, max=128) for name in ("rows", "columns"))
         return {"images": {0: batch, 2: height, 3: width}, "sizes_px": {0: batch}}
 
     def forward(self, images: Tensor, sizes_px: Tensor) -> dict[str, Tensor]:
