@@ -17,7 +17,8 @@ from ssd.images import normalise
 class Exportable(nn.Module):
     """Images to detections: uint8 B x 3 x H x W RGB and int64 B x 2, (width, height) of each image in them, to a dict
     of `batch.Detections`, with boxes in [0, 1] of the image. H and W are multiples of the view's divisor and 160 at
-    least; the images are resized as `ShortSideView` has it and lie in the left top corner, and what is beside them may hold anything.
+    least; the images are resized as `ShortSideView` has it and lie in the left top corner, and what is beside them may
+    hold anything.
 
     Where scores are equal, another one may come first than in `detect`.
     """
