@@ -32,8 +32,9 @@ def with_opinions(model: Any, images: torch.Tensor) -> Any:
             said = model.head(list(model.backbone(images).values()))
             model.head.classification_head.cls_logits.weight *= 1.5 / said["cls_logits"].std()
             model.head.classification_head.cls_logits.bias.fill_(-2)
-            # Class 0 is none, and one that has learned never says it. We would pass over it; torchvision does not.
-            model.head.classification_head.cls_logits.bias.view(-1, NUM_CLASSES)[:, 0] = -30
+            # Nothing is ever background by name.
+            model.head.classification_head.cls_logits.weight.unflatten(0, (-1, NUM_CLASSES))[:, 0] = 0
+            model.head.classification_head.cls_logits.bias.unflatten(0, (-1, NUM_CLASSES))[:, 0] = -20
             model.head.regression_head.bbox_reg.weight *= 0.5 / said["bbox_regression"].std()
     return model
 

@@ -46,7 +46,7 @@ def test_the_graph_takes_any_number_and_size_of_images(tmp_path: Path) -> None:
     assert converted is not None
     converted.save(tmp_path / "model.onnx", external_data=False)
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
-    for counts, height_px, width_px in (((1,), 96, 160), ((1, 1), 128, 96)):
+    for counts, height_px, width_px in (((1,), 160, 224), ((1, 1), 192, 160)):
         batch = batch_of(counts, height_px, width_px)
         images = torch.randint(256, batch.images.shape, dtype=torch.uint8)
         boxes, scores, labels, found = session.run(None, {"images": images.numpy(), "sizes_px": batch.sizes_px.numpy()})

@@ -15,8 +15,9 @@ from ssd.images import normalise
 
 class DetectsInGraph(nn.Module):
     """Images to detections: uint8 B x 3 x H x W RGB and int64 B x 2, (width, height) of each image in them, to a dict
-    of `batch.Detections`, with boxes in [0, 1] of the image. H and W are multiples of the view's divisor; the images
-    are resized as `ShortSideView` has it and lie in the left top corner, and what is beside them may hold anything.
+    of `batch.Detections`, with boxes in [0, 1] of the image. H and W are multiples of the view's divisor and 160 at
+    least; the images are resized as `ShortSideView` has it and lie in the left top corner, and what is beside them may
+    hold anything.
 
     Where scores are equal, another one may come first than in `detect`.
     """
@@ -66,15 +67,20 @@ def exportable(model: nn.Module, settings: Settings, thresholds: Thresholds) -> 
             f"export a RetinaNet or an FCOS, not a {parts_of(settings.builder).family}"
         )
     divisor = settings.divisor
-    images = torch.zeros(2, 3, 5 * divisor, 4 * divisor, dtype=torch.uint8)
-    sizes_px = torch.tensor([[4 * divisor, 5 * divisor]]).expand(2, -1).contiguous()
+    # So large that no feature map has one row or column, which torch.export takes for a constant.
+    height, width = 9 * divisor, 10 * divisor
+    inputs = {
+        "images": torch.zeros(2, 3, height, width, dtype=torch.uint8),
+        "sizes_px": torch.tensor([[width, height]] * 2),
+    }
     batch = torch.export.Dim("batch", min=1)
-    height, width = (divisor * torch.export.Dim(name, min=2, max=128) for name in ("rows", "columns"))
+    rows, columns = (divisor * torch.export.Dim(name, min=5, max=128) for name in ("rows", "columns"))
     return Exportable(
         DetectsInGraph(model, head.classification_head.num_classes, thresholds).eval(),
-        {"images": images, "sizes_px": sizes_px},
-        {"images": {0: batch, 2: height, 3: width}, "sizes_px": {0: batch}},
-        f"images: uint8 B x 3 x H x W RGB, H and W multiples of {divisor}; each the whole image, its short side "
-        f"resized to {settings.short_sides_px[-1]} or its long side to {settings.long_side_px}, whichever is less, "
-        "bilinear without antialiasing, in the left top corner; sizes_px: int64 B x 2, (width, height) of each image in them",
+        inputs,
+        {"images": {0: batch, 2: rows, 3: columns}, "sizes_px": {0: batch}},
+        f"images: uint8 B x 3 x H x W RGB, H and W multiples of {divisor}, {5 * divisor} at least; each the whole image, "
+        f"its short side resized to {settings.short_sides_px[-1]} or its long side to {settings.long_side_px}, whichever "
+        "is less, bilinear without antialiasing, in the left top corner; sizes_px: int64 B x 2, (width, height) of each "
+        "image in them",
     )

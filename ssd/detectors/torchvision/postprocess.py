@@ -29,9 +29,9 @@ def detect(settings: Settings, thresholds: Thresholds) -> Detect:
 
 def detections_of(candidates: Candidates, limits: Tensor, thresholds: Thresholds) -> Detections:
     """limits: as `limits_px` makes them of the images' sizes. On a GPU the host waits twice."""
-    # No metric may see a box of NaN. The dense heads have a class 0, which no object has, and may yet name it.
-    found = (candidates.scores > thresholds.score_threshold) & (candidates.labels > 0)
-    found &= ~candidates.boxes_ltrb_px.isnan().any(dim=2)
+    # No metric may see a box of NaN.
+    found = (candidates.scores > thresholds.score_threshold) & ~candidates.boxes_ltrb_px.isnan().any(dim=2)
+    found &= candidates.labels > 0  # dense heads have a place for the background, which nothing ever trains
     image, place = found.nonzero(as_tuple=True)
     scores = candidates.scores[image, place]
     group, order, rank = suppression.rank_in_groups(image * _GROUPS_AN_IMAGE + candidates.labels[image, place], scores)
