@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import dle  # noqa: E402
 
 from pipelines.readers.coco import read_annotations  # noqa: E402
-from ssd.environment import hardware, versions  # noqa: E402
+from ssd.environment import git_revision, hardware, versions  # noqa: E402
 from ssd.evaluation.coco import coco_metrics  # noqa: E402
 
 # Of accuracy.py's BCCD runs; NVIDIA's own are the momentum, the weight decay and the evaluation's IoU and maximum.
@@ -133,6 +133,7 @@ def main() -> None:
             "backbone": BACKBONE,
             "hardware": hardware(torch.device("cpu")),
             "versions": versions(),
+            "git_revision": git_revision(),
         }
         file = RESULTS / f"accuracy-bccd-dle-seed{seed}.json"
         file.write_text(json.dumps({**results, **about}, indent=2) + "\n")

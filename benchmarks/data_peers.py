@@ -32,7 +32,7 @@ from pipelines.dali import loaders  # noqa: E402
 from pipelines.readers.coco import read_annotations  # noqa: E402
 from ssd.detectors.ssd300 import anchors  # noqa: E402
 from ssd.distributed import Ranks  # noqa: E402
-from ssd.environment import hardware, versions  # noqa: E402
+from ssd.environment import git_revision, hardware, versions  # noqa: E402
 from ssd.host_memory import keep_freed_memory  # noqa: E402
 
 
@@ -172,7 +172,7 @@ def main() -> None:
         print(f"{name:24} {ratio:.2f}x (median of {options.rounds} pairs)")
     if options.json:
         about = {"ratios": ratios, "batch_size": size, "rounds": options.rounds}
-        about |= {"hardware": hardware(ranks.device), "versions": versions()}
+        about |= {"hardware": hardware(ranks.device), "versions": versions(), "git_revision": git_revision()}
         speed.write_json(options.json, {name: [median] for name, median in medians.items()}, about)
 
 

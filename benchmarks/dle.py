@@ -10,7 +10,7 @@ from unittest.mock import patch
 import torch
 from torchvision.models import resnet
 
-from ssd.config import BACKBONES
+from ssd.detectors.ssd300.settings import BACKBONES
 
 HELP = "PyTorch/Detection/SSD of a DeepLearningExamples checkout"
 

@@ -34,7 +34,7 @@ from ssd.checkpoints import (
 )
 from ssd.config import Config  # noqa: E402
 from ssd.detectors.ssd300.postprocess import detect  # noqa: E402
-from ssd.environment import hardware, versions  # noqa: E402
+from ssd.environment import git_revision, hardware, versions  # noqa: E402
 from ssd.images import normalise  # noqa: E402
 from ssd.inference import export  # noqa: E402
 from ssd.inference.predict import find_images  # noqa: E402
@@ -128,6 +128,7 @@ def main() -> None:
             "settings": SETTINGS,
             "hardware": hardware(torch.device("cpu")),
             "versions": {**versions(), "onnxruntime": onnxruntime.__version__},
+            "git_revision": git_revision(),
         }
         options.json.write_text(json.dumps(content, indent=2) + "\n")
 

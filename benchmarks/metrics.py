@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from ssd.batch import GroundTruth  # noqa: E402
 from ssd.config import EVAL_ENGINES  # noqa: E402
-from ssd.environment import hardware, versions  # noqa: E402
+from ssd.environment import git_revision, hardware, versions  # noqa: E402
 from ssd.evaluation.coco import METRIC_NAMES, coco_metrics  # noqa: E402
 
 SIZE_PX = (640, 480)
@@ -126,7 +126,12 @@ def main() -> None:
         sys.exit("the engines do not agree")
     if options.json:
         content = {**sizes, "rounds_s": rounds, "faster / pycocotools": ratio, "greatest_difference": difference}
-        content |= {"AP": metrics["faster"]["AP"], "hardware": hardware(torch.device("cpu")), "versions": versions()}
+        content |= {
+            "AP": metrics["faster"]["AP"],
+            "hardware": hardware(torch.device("cpu")),
+            "versions": versions(),
+            "git_revision": git_revision(),
+        }
         options.json.write_text(json.dumps(content, indent=2) + "\n")
 
 

@@ -34,8 +34,10 @@ from ssd.checkpoints import (
     conversion,  # noqa: E402
 )
 from ssd.detectors.ssd300.postprocess import detect  # noqa: E402
+from ssd.detectors.ssd300.settings import SSD300Settings  # noqa: E402
+from ssd.detectors.table import view_of  # noqa: E402
 from ssd.distributed import Ranks  # noqa: E402
-from ssd.environment import hardware, versions  # noqa: E402
+from ssd.environment import git_revision, hardware, versions  # noqa: E402
 
 # Of DLE's evaluation; its decode_batch has the others as defaults or written out.
 NMS_IOU, MAX_PER_IMAGE = 0.5, 200
@@ -51,7 +53,9 @@ def predict(file: Path, data: Path, split: str, batch_size: int) -> Predictions:
     model = checkpoint.build_model(content, file).eval()
     annotations, alone = read_annotations(data, split), Ranks(0, 0, 1, torch.device("cpu"))
     checkpoint.require_categories(content, file, list(annotations.categories), str(data))
-    loader = pipelines.build_eval("no_dali", annotations, batch_size=batch_size, num_workers=0, ranks=alone)
+    loader = pipelines.build_eval(
+        "no_dali", annotations, batch_size=batch_size, num_workers=0, ranks=alone, view=view_of(SSD300Settings())
+    )
     with torch.no_grad():
         return model(next(iter(loader)).images)
 
@@ -158,6 +162,7 @@ def main() -> None:
             "hardware": hardware(torch.device("cpu")),
             "threads": torch.get_num_threads(),
             "versions": versions(),
+            "git_revision": git_revision(),
         }
         options.json.write_text(json.dumps(content, indent=2) + "\n")
 

@@ -28,7 +28,7 @@ from pipelines.annotations import Annotations
 from pipelines.readers.coco import read_annotations
 from pipelines.readers.once_a_host import read_once_a_host
 from ssd.distributed import process_group
-from ssd.environment import hardware, versions
+from ssd.environment import git_revision, hardware, versions
 
 SIZES = ((118_287, 860_001), (118_287, 1_200_000), (236_574, 1_720_002))
 RANKS = 2
@@ -178,7 +178,7 @@ def main() -> None:
         found.append(measure(num_images, num_boxes))
         print(json.dumps(found[-1], indent=2), flush=True)
     if options.json:
-        about = {"hardware": hardware(torch.device("cpu")), "versions": versions()}
+        about = {"hardware": hardware(torch.device("cpu")), "versions": versions(), "git_revision": git_revision()}
         options.json.write_text(json.dumps({**about, "sizes": found}, indent=2) + "\n")
 
 

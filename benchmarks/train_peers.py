@@ -33,12 +33,17 @@ import dle  # noqa: E402
 
 from ssd.batch import MatchedBatch  # noqa: E402
 from ssd.boxes import ltrb_to_cxcywh  # noqa: E402
-from ssd.checkpoints.conversion import coco_categories  # noqa: E402
-from ssd.config import BACKBONES, Config  # noqa: E402
-from ssd.detectors.ssd300.anchors import decode, default_boxes_cxcywh  # noqa: E402
+from ssd.coco_categories import coco_categories  # noqa: E402
+from ssd.config import Config
+from ssd.detectors.ssd300.anchors import default_boxes_cxcywh  # noqa: E402
+from ssd.detectors.ssd300.settings import (
+    BACKBONES,  # noqa: E402
+    SSD300Settings,
+)
 from ssd.detectors.ssd300.synthetic import synthetic_batch  # noqa: E402
 from ssd.distributed import Ranks, process_group  # noqa: E402
-from ssd.environment import hardware, versions  # noqa: E402
+from ssd.environment import git_revision, hardware, versions  # noqa: E402
+from ssd.matching import decode  # noqa: E402
 from ssd.precision import autocast, compute_dtype, grad_scaler  # noqa: E402
 from ssd.speed.steps import flops_per_image, matmul_flops  # noqa: E402
 from ssd.training.build import build_training  # noqa: E402
@@ -100,7 +105,7 @@ def step_seconds(step: Step, steps: int) -> float:
 
 def compare(options: argparse.Namespace, batch_size: int, ranks: Ranks) -> dict[str, Any]:
     config = Config(
-        backbone=options.backbone, backbone_weights="none", batch_size=batch_size, seed=0,
+        detector=SSD300Settings(options.backbone), backbone_weights="none", batch_size=batch_size, seed=0,
         fp16=options.precision == "fp16", bf16=options.precision == "bf16",
         compile=options.compile, cuda_graphs=options.cuda_graphs,
     )  # fmt: skip
@@ -122,7 +127,7 @@ def compare(options: argparse.Namespace, batch_size: int, ranks: Ranks) -> dict[
     ratio = statistics.median(once["dle_s"] / once["ours_s"] for once in rounds)
     speeds = {name: batch_size / statistics.median(once[f"{name}_s"] for once in rounds) for name in ("ours", "dle")}
     ceiling = matmul_flops(compute_dtype(config, ranks.device) or torch.float32, ranks.device)
-    flops = flops_per_image(options.backbone, num_classes, training=True)
+    flops = flops_per_image(SSD300Settings(options.backbone), num_classes, training=True)
     mfu = {name: speed * flops / ceiling for name, speed in speeds.items()}
     print(
         f"batch {batch_size}: {speeds['ours']:.1f} img/s ({mfu['ours']:.0%} of {ceiling / 1e12:.2f} TFLOP/s), "
@@ -166,6 +171,7 @@ def main() -> None:
             "hardware": hardware(ranks.device),
             "threads": torch.get_num_threads(),
             "versions": versions(),
+            "git_revision": git_revision(),
         }
     if options.json:
         options.json.write_text(json.dumps(content, indent=2) + "\n")

@@ -7,11 +7,10 @@ from types import ModuleType
 from typing import Any
 
 from pipelines.annotations import MIN_TRAINED_SIDE_PX, Annotations
-from pipelines.augmentation import AUGMENTATIONS, Augmentation
 from ssd.batch import EvalLoader, TrainLoader
 from ssd.distributed import Ranks
 from ssd.errors import InputError
-from ssd.views import ShortSideView
+from ssd.views import ShortSideView, View
 
 
 def build_train(
@@ -22,11 +21,9 @@ def build_train(
     num_workers: int,
     seed: int,
     ranks: Ranks,
-    settings: Augmentation = AUGMENTATIONS["own"],
-    view: ShortSideView | None = None,
+    view: View,
 ) -> TrainLoader:
-    """name: one of ssd.config.DATA_PIPELINES. batch_size: images a rank. settings: of the squares that images become
-    without a view.
+    """name: one of ssd.config.DATA_PIPELINES. batch_size: images a rank. view: what the detector sees.
 
     Raises InputError if there is nothing to train on.
     """
@@ -35,31 +32,23 @@ def build_train(
             f"{annotations.file}: no image of {MIN_TRAINED_SIDE_PX} pixels a side or more has a box to learn from; "
             "pass another --train-split"
         )
-    how: dict[str, Any] = {"settings": settings} if view is None else {"view": view}
     loader: TrainLoader = _path(name, view).TrainLoader(
-        annotations, batch_size=batch_size, num_workers=num_workers, seed=seed, ranks=ranks, **how
+        annotations, batch_size=batch_size, num_workers=num_workers, seed=seed, ranks=ranks, view=view
     )
     return loader
 
 
 def build_eval(
-    name: str,
-    annotations: Annotations,
-    *,
-    batch_size: int,
-    num_workers: int,
-    ranks: Ranks,
-    view: ShortSideView | None = None,
+    name: str, annotations: Annotations, *, batch_size: int, num_workers: int, ranks: Ranks, view: View
 ) -> EvalLoader:
-    """name: one of ssd.config.DATA_PIPELINES. batch_size: images a rank. Without a view images become squares."""
-    how = {} if view is None else {"view": view}
+    """name: one of ssd.config.DATA_PIPELINES. batch_size: images a rank."""
     loader: EvalLoader = _path(name, view).EvalLoader(
-        annotations, batch_size=batch_size, num_workers=num_workers, ranks=ranks, **how
+        annotations, batch_size=batch_size, num_workers=num_workers, ranks=ranks, view=view
     )
     return loader
 
 
-def _path(name: str, view: ShortSideView | None) -> ModuleType | Any:
+def _path(name: str, view: View) -> ModuleType | Any:
     """The module of the data path's loaders for that view."""
     if name == "no_dali":
         from pipelines.no_dali import loaders, short_side

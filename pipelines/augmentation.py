@@ -38,27 +38,6 @@ use. About 128, as in the DALI example, it clips the bright ground of microscope
 BRIGHTNESS = (0.875, 1.125)
 
 
-class Augmentation(NamedTuple):
-    """What a run may choose of the augmentation. The defaults are those of all that is not said to be otherwise."""
-
-    hue_degrees: tuple[float, float] | None = None
-    """None is HUE_DEGREES."""
-    contrast_centre: float | None = None
-    """The level in [0, 255] that contrast turns about; None is the image's own mean luma."""
-    antialias: bool = True
-    """Whether shrinking an image takes in its whole footprint, or 2 x 2 pixels for each."""
-    learns_crowds: bool = False
-    """Whether the boxes of crowd regions are learned as if each were an object."""
-
-
-AUGMENTATIONS = {
-    "own": Augmentation(),
-    # DeepLearningExamples' DALI path. Its code names no resize filter; later releases of DALI antialias by default,
-    # those of its published figures (January 2022) presumably not. Its crop is ours, one attempt a round.
-    "published": Augmentation(hue_degrees=(-0.5, 0.5), contrast_centre=128.0, antialias=False, learns_crowds=True),
-}
-"""By the names of ssd.config.AUGMENTATIONS."""
-
 # NTSC's matrix, the one DALI uses; hue is a rotation and saturation a scaling of the I-Q plane.
 _RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.321], [0.211, -0.523, 0.311]])
 

@@ -9,22 +9,26 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ssd.batch import IMAGE_SIZE_PX, Batch, RaggedBatch, TrainLoader
-from ssd.detectors.ssd300 import anchors
+from ssd.batch import Batch, RaggedBatch, TrainLoader
+from ssd.boxes import cxcywh_to_ltrb
 from ssd.drawing import Box, class_colour, draw_boxes, picture_of
 from ssd.lettering import picture_font, shown_in_picture
+from ssd.matching import decode
+from ssd.views import ShortSideView, SquareView, View
 
 _GAP_PX = 8
 _TITLE_PX = 26
+_RAGGED_TILE_PX = 300
+"""Of the longer side of an image that keeps its shape."""
 
 
-def _draw(image: Tensor, offsets: Tensor, labels: Tensor, names: list[str]) -> Image.Image:
+def _draw(image: Tensor, offsets: Tensor, labels: Tensor, names: list[str], view: SquareView) -> Image.Image:
     """One tile: matched default boxes thin, the ground truth they learn thick, with its class."""
-    picture = picture_of(image, (IMAGE_SIZE_PX, IMAGE_SIZE_PX))
+    picture = picture_of(image, (view.size_px, view.size_px))
     draw = ImageDraw.Draw(picture)
     positive = labels.cpu() > 0
-    defaults_ltrb = anchors.default_boxes_ltrb()[positive] * IMAGE_SIZE_PX
-    boxes_ltrb = anchors.decode(offsets.cpu(), anchors.default_boxes_cxcywh())[positive] * IMAGE_SIZE_PX
+    defaults_ltrb = cxcywh_to_ltrb(view.defaults_cxcywh)[positive] * view.size_px
+    boxes_ltrb = decode(offsets.cpu(), view.defaults_cxcywh)[positive] * view.size_px
     matched = labels.cpu()[positive].tolist()
     for box, label in zip(defaults_ltrb.tolist(), matched, strict=True):
         draw.rectangle(box, outline=class_colour(label), width=1)
@@ -43,27 +47,29 @@ def _draw(image: Tensor, offsets: Tensor, labels: Tensor, names: list[str]) -> I
     return picture
 
 
-def _tiles(loader: TrainLoader, count: int, names: list[str]) -> list[Image.Image]:
+def _tiles(loader: TrainLoader, count: int, names: list[str], view: View) -> list[Image.Image]:
     tiles: list[Image.Image] = []
     for batch in islice(loader.batches(0), count):
-        tiles += _tiles_of(batch, names)
+        tiles += _tiles_of(batch, names, view)
         if len(tiles) >= count:
             break
     return tiles[:count]
 
 
-def _tiles_of(batch: Batch, names: list[str]) -> list[Image.Image]:
+def _tiles_of(batch: Batch, names: list[str], view: View) -> list[Image.Image]:
     if isinstance(batch, RaggedBatch):
-        return [_draw_ragged(each, names) for each in batch.split(len(batch.images))]
-    return [_draw(*sample, names) for sample in zip(batch.images, batch.offsets, batch.labels, strict=True)]
+        assert isinstance(view, ShortSideView)
+        return [_draw_ragged(each, names, view) for each in batch.split(len(batch.images))]
+    assert isinstance(view, SquareView)
+    return [_draw(*sample, names, view) for sample in zip(batch.images, batch.offsets, batch.labels, strict=True)]
 
 
-def _draw_ragged(batch: RaggedBatch, names: list[str]) -> Image.Image:
+def _draw_ragged(batch: RaggedBatch, names: list[str], view: ShortSideView) -> Image.Image:
     """One tile of a batch of one image: without its padding, as large as the tile lets it be, with its boxes."""
     ((width, height),) = batch.sizes_px.tolist()
-    scale = IMAGE_SIZE_PX / max(width, height)
+    scale = _RAGGED_TILE_PX / max(width, height)
     size_px = (max(1, round(width * scale)), max(1, round(height * scale)))
-    picture = picture_of(batch.images[0, :, :height, :width], size_px)
+    picture = picture_of(batch.images[0, :, :height, :width], size_px, view.mean, view.std)
     boxes_ltrb = batch.boxes_ltrb_px.cpu() / torch.tensor([width, height, width, height])
     labels = batch.labels.tolist()
     draw_boxes(
@@ -76,19 +82,21 @@ def _draw_ragged(batch: RaggedBatch, names: list[str]) -> Image.Image:
     return picture
 
 
-def write_mosaic(file: Path, loaders: dict[str, TrainLoader], names: list[str], *, rows: int, columns: int) -> None:
+def write_mosaic(
+    file: Path, loaders: dict[str, TrainLoader], names: list[str], view: View, *, rows: int, columns: int
+) -> None:
     """The first rows x columns samples of each loader, the loaders side by side under their names, as a PNG.
 
     names: the K - 1 classes' names.
     """
-    step = IMAGE_SIZE_PX + _GAP_PX
+    step = (view.size_px if isinstance(view, SquareView) else _RAGGED_TILE_PX) + _GAP_PX
     panel_width = columns * step + _GAP_PX
     mosaic = Image.new("RGB", (len(loaders) * panel_width + _GAP_PX, rows * step + _TITLE_PX + _GAP_PX), "white")
     draw = ImageDraw.Draw(mosaic)
     for number, (title, loader) in enumerate(loaders.items()):
         left = number * panel_width + _GAP_PX
         draw.text((left, 4), title, fill="black", font=picture_font(title, 18))
-        for place, tile in enumerate(_tiles(loader, rows * columns, names)):
+        for place, tile in enumerate(_tiles(loader, rows * columns, names, view)):
             row, column = divmod(place, columns)
             mosaic.paste(tile, (left + column * step, _TITLE_PX + row * step))
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,7 @@ from pipelines.no_dali.workers import plain_errors
 from pipelines.readers.image_files import read_rgb
 from ssd.distributed import Ranks
 from ssd.host_memory import keep_freed_memory
+from ssd.views import View
 
 DECODE_ONLY = "decode_only"
 _MEMORY_BATCHES = 20
@@ -60,19 +61,28 @@ def _decode_only(annotations: Annotations, batch_size: int, workers: int) -> Ite
     return plain_errors(loader)
 
 
-def batches_of(subject: str, annotations: Annotations, batch_size: int, workers: int, ranks: Ranks) -> Iterator[Any]:
+def batches_of(
+    subject: str, annotations: Annotations, view: View, batch_size: int, workers: int, ranks: Ranks
+) -> Iterator[Any]:
     if subject == DECODE_ONLY:
         return _decode_only(annotations, batch_size, workers)
     return pipelines.build_train(
-        subject, annotations, batch_size=batch_size, num_workers=workers, seed=0, ranks=ranks
+        subject, annotations, batch_size=batch_size, num_workers=workers, seed=0, ranks=ranks, view=view
     ).batches(0)
 
 
 def endless(
-    annotations: Annotations, name: str, workers: int, ranks: Ranks, batch_size: int, *, training: bool = True
+    annotations: Annotations,
+    name: str,
+    workers: int,
+    ranks: Ranks,
+    view: View,
+    batch_size: int,
+    *,
+    training: bool = True,
 ) -> Iterator[Any]:
     """A data path's full batches, as in training, or those of the evaluation over and over."""
-    settings: dict[str, Any] = {"batch_size": batch_size, "num_workers": workers, "ranks": ranks}
+    settings: dict[str, Any] = {"batch_size": batch_size, "num_workers": workers, "ranks": ranks, "view": view}
     if training:
         yield from pipelines.build_train(name, annotations, seed=0, **settings).batches(0)
     while True:
@@ -94,18 +104,22 @@ def memory_mib() -> float:
     return sum(getattr(info, "pss", info.uss) for info in infos) / 2**20
 
 
-def peak_memory_mib(subject: str, annotations: Annotations, batch_size: int, workers: int, ranks: Ranks) -> float:
+def peak_memory_mib(
+    subject: str, annotations: Annotations, view: View, batch_size: int, workers: int, ranks: Ranks
+) -> float:
     """The largest `memory_mib` in _MEMORY_BATCHES batches of a process of its own: here the allocators hold what the
     other subjects left."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_peak_memory_mib, subject, annotations, batch_size, workers, ranks).result()
+        return pool.submit(_peak_memory_mib, subject, annotations, view, batch_size, workers, ranks).result()
 
 
-def _peak_memory_mib(subject: str, annotations: Annotations, batch_size: int, workers: int, ranks: Ranks) -> float:
+def _peak_memory_mib(
+    subject: str, annotations: Annotations, view: View, batch_size: int, workers: int, ranks: Ranks
+) -> float:
     set_start_method(None, force=True)  # spawned itself, this process would spawn its workers, which a run forks
     if ranks.device.type == "cpu":
         keep_freed_memory()  # as a run does
-    batches = batches_of(subject, annotations, batch_size, workers, ranks)
+    batches = batches_of(subject, annotations, view, batch_size, workers, ranks)
     return max(memory_mib() for _ in islice(batches, _MEMORY_BATCHES))
 
 
@@ -139,6 +153,7 @@ def _synchronise() -> None:
 
 def benchmark(
     annotations: Annotations,
+    view: View,
     *,
     subjects: tuple[str, ...],
     workers: list[int],
@@ -156,7 +171,7 @@ def benchmark(
     for number in range(rounds):
         for subject, count in found:
             progress(f"round {number + 1} of {rounds}: {subject} with {count}")
-            batches = batches_of(subject, annotations, batch_size, count, ranks)
+            batches = batches_of(subject, annotations, view, batch_size, count, ranks)
             once = measure_once(
                 batches, batch_size=batch_size, warmup_batches=4 + 2 * count, timed_batches=timed_batches
             )
@@ -166,7 +181,7 @@ def benchmark(
     memory_mib = {}
     for subject, count in found:
         progress(f"memory of {subject} with {count}")
-        memory_mib[subject, count] = peak_memory_mib(subject, annotations, batch_size, count, ranks)
+        memory_mib[subject, count] = peak_memory_mib(subject, annotations, view, batch_size, count, ranks)
     return {
         subject: [Measurement(*median(found[subject, count]), count, memory_mib[subject, count]) for count in workers]
         for subject in subjects

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-IMAGE_SIZE_PX = 300
 # ImageNet's channel statistics on [0, 1] RGB: what torchvision's ResNet weights were trained with.
 RGB_MEAN = (0.485, 0.456, 0.406)
 RGB_STD = (0.229, 0.224, 0.225)
@@ -117,6 +116,15 @@ class Detections(NamedTuple):
     scores: Tensor
     labels: Tensor
     counts: Tensor
+
+
+def on_host(detections: Detections) -> Detections:
+    """The same on the CPU, by one copy."""
+    boxes_ltrb, scores, labels, _ = detections
+    columns = [boxes_ltrb, scores.unsqueeze(2), labels.unsqueeze(2).to(torch.float32)]  # exact up to 2 ** 24 classes
+    boxes_ltrb, scores, labels = torch.cat(columns, dim=2).cpu().split([4, 1, 1], dim=2)
+    scores = scores.squeeze(2)
+    return Detections(boxes_ltrb, scores, labels.squeeze(2).to(torch.int64), (scores > 0).sum(dim=1))
 
 
 class GroundTruth(NamedTuple):

@@ -1,11 +1,11 @@
 """Every setting of a run, frozen. Derived values are computed where they are needed, never written back."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple, Protocol
 
-BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+from ssd.detectors.ssd300.settings import SSD300Settings
+
 DATA_PIPELINES = ("dali", "no_dali")
-AUGMENTATIONS = ("own", "published")
 MLPERF_DIVISIONS = ("closed", "open")
 MLPERF_STATUSES = ("cloud", "onprem", "preview", "research")
 TRACKERS = ("tensorboard", "wandb", "mlflow")
@@ -35,21 +35,19 @@ class Config:
     val_split: str = "val2017"
     data_pipeline: str = "dali"
     """One of DATA_PIPELINES."""
-    augmentation: str = "own"
-    """One of AUGMENTATIONS."""
     num_workers: int = 4
     """DALI threads, or torch worker processes (0 loads in the training process), a rank."""
     on_bad_image: str = "error"
     """One of ON_BAD_IMAGE: "skip" reads every image once and leaves out those that cannot be used."""
 
-    backbone: str = "resnet50"
-    """One of BACKBONES."""
+    detector: Any = SSD300Settings()
+    """The settings of the detector itself, whose class says which one it is: `ssd.detectors.names` has them all."""
     backbone_weights: str = "imagenet"
     """"imagenet", "none", or a file with a torchvision ResNet state dict."""
     checkpoint: str | None = None
     """File whose model weights training starts from; class heads of another size start anew."""
     freeze_backbone: bool = False
-    """Leave the ResNet's weights and its batch norm's statistics as they are; all else trains."""
+    """Leave the backbone's weights and its batch norm's statistics as they are; all else trains."""
 
     epochs: int = 65
     batch_size: int = 32
@@ -138,13 +136,30 @@ class Config:
         return Thresholds(self.score_threshold, self.nms_iou, self.max_per_class, self.max_per_image)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Flat: the detector's name, its own settings and those of the run."""
+        of_detector = {name: value for name, value in asdict(self.detector).items() if name != "builder"}
+        return {"detector": self.detector.name, **of_detector, **_without_detector(asdict(self))}
+
+    def with_detector(self, settings: Any) -> "Config":
+        return replace(self, detector=settings)
+
+    def overlaid(self, settings: dict[str, Any]) -> "Config":
+        """With these settings, by their flat names: the detector's own go into `detector`."""
+        own = {field.name for field in fields(self.detector)} & settings.keys()
+        detector = replace(self.detector, **{name: settings[name] for name in own})
+        common = {name: value for name, value in settings.items() if name not in own}
+        return replace(self, **{"detector": detector, **common})
+
+
+def _without_detector(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name != "detector"}
 
 
 class Recipe(Protocol):
     """Settings for a purpose, whose first docstring line is its line in --help.
 
-    batch_size: images a step on each rank, or None for the recipe's own. world_size: ranks.
+    batch_size: images a step on each rank, or None for the recipe's own. world_size: ranks. detector: the settings that
+    --detector stands for, or None for the family's defaults; a recipe may change them.
     """
 
-    def __call__(self, batch_size: int | None = None, world_size: int = 1) -> Config: ...
+    def __call__(self, batch_size: int | None = None, world_size: int = 1, detector: Any = None) -> Config: ...

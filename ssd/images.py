@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from ssd.batch import IMAGE_SIZE_PX, RGB_MEAN, RGB_STD
+from ssd.batch import RGB_MEAN, RGB_STD
 from ssd.constants import constant
 from ssd.errors import InputError
 from ssd.views import ShortSideView, padded_px
@@ -54,10 +54,8 @@ SUFFIXES = {
 }
 
 
-def resize(
-    pixels: np.ndarray, size_px: tuple[int, int] = (IMAGE_SIZE_PX, IMAGE_SIZE_PX), *, antialias: bool = True
-) -> np.ndarray:
-    """H x W x 3 uint8 -> as many of size_px (width, height), bilinear, over the source's whole footprint when it
+def resize(pixels: np.ndarray, size_px: tuple[int, int], *, antialias: bool = True) -> np.ndarray:
+    """H x W x 3 uint8 -> uint8 of size_px (width, height), bilinear, over the source's whole footprint when it
     shrinks, unless antialias is False.
 
     Pillow's filter and DALI's TRIANGULAR; torch's differs from Pillow's by one level in 2 % of the values and takes a

@@ -4,7 +4,42 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from torch import Tensor
+
 from ssd.batch import RGB_MEAN, RGB_STD
+
+
+class Augmentation(NamedTuple):
+    """What a run may choose of the augmentation. The defaults are those of all that is not said to be otherwise."""
+
+    hue_degrees: tuple[float, float] | None = None
+    """None is `augmentation.HUE_DEGREES`."""
+    contrast_centre: float | None = None
+    """The level in [0, 255] that contrast turns about; None is the image's own mean luma."""
+    antialias: bool = True
+    """Whether shrinking an image takes in its whole footprint, or 2 x 2 pixels for each."""
+    learns_crowds: bool = False
+    """Whether the boxes of crowd regions are learned as if each were an object."""
+
+
+AUGMENTATIONS = {
+    "own": Augmentation(),
+    # DeepLearningExamples' DALI path. Its code names no resize filter; later releases of DALI antialias by default,
+    # those of its published figures (January 2022) presumably not. Its crop is ours, one attempt a round.
+    "published": Augmentation(hue_degrees=(-0.5, 0.5), contrast_centre=128.0, antialias=False, learns_crowds=True),
+}
+
+
+class SquareView(NamedTuple):
+    """The image, in training a crop of it, stretched to a square, in a `MatchedBatch`.
+
+    size_px: width and height. augmentation: of training. defaults_cxcywh: A x 4 float32 on the CPU, the default boxes
+    that learn the ground truth.
+    """
+
+    size_px: int
+    augmentation: Augmentation
+    defaults_cxcywh: Tensor
 
 
 class ShortSideView(NamedTuple):
@@ -30,7 +65,7 @@ class ShortSideView(NamedTuple):
     std: tuple[float, float, float] = RGB_STD
 
 
-View = ShortSideView
+View = SquareView | ShortSideView
 
 
 def resized_px(view: ShortSideView, size_px: tuple[int, int], short_side_px: int) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Files of weights, read so that a damaged one is named and none can run code."""
 
+import json
 import pickle
 import struct
 import zipfile
@@ -7,6 +8,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
 from torch import Tensor
 
@@ -31,6 +33,10 @@ _UNREADABLE = (
 )
 
 
+ABOUT_KEY = "ssd300"
+"""The entry of a safetensors file's metadata that holds, as JSON, what a checkpoint has beside its weights."""
+
+
 def read(file: Path, what: str) -> Any:
     """Whatever torch saved in a file. Raises InputError that says it is not `what` if the file is damaged, or could run
     code when read."""
@@ -46,6 +52,20 @@ def read(file: Path, what: str) -> Any:
         if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to trust the file
             raise InputError(f"{file}: is not {what}, or holds more than plain weights; use another file") from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"{file}: cannot be read as {what} ({reason[:200]}); use another file") from error
+
+
+def read_any(file: Path, what: str) -> Any:
+    """A torch file's content; of a safetensors file {"model": its tensors} with what `conversion.save` noted of
+    them, if it did. Raises InputError for any other file."""
+    if file.suffix != ".safetensors" or not file.is_file():
+        return read(file, what)
+    try:
+        with safetensors.safe_open(file, framework="pt") as opened:
+            about = json.loads((opened.metadata() or {}).get(ABOUT_KEY, "{}"))
+            return {**about, "model": {name: opened.get_tensor(name) for name in opened.keys()}}
+    except (safetensors.SafetensorError, OSError, ValueError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
         raise InputError(f"{file}: cannot be read as {what} ({reason[:200]}); use another file") from error
 
 

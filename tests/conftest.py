@@ -58,6 +58,13 @@ def demo_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_demo_data(tmp_path_factory.mktemp("data") / "demo", train_images=12, val_images=5)
 
 
+@pytest.fixture(scope="session", params=["demo", "coco256"])
+def demo_or_real_data(request: pytest.FixtureRequest) -> Path:
+    """The demo data in every clone, and beside them the real images where they are."""
+    folder: Path = request.getfixturevalue("demo_data" if request.param == "demo" else "coco256")
+    return folder
+
+
 @pytest.fixture
 def data_copy(demo_data: Path, tmp_path: Path) -> Path:
     """A copy of `demo_data` for the test to spoil."""
@@ -77,7 +84,7 @@ def demo_checkpoint(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -
     torch.manual_seed(0)
     content = {
         "format": checkpoint.FORMAT,
-        "backbone": "resnet18",
+        "detector": {"family": "ssd300", "backbone": "resnet18"},
         "categories": [tuple(category) for category in split.categories],
         "model": SSD300("resnet18", split.num_classes).state_dict(),
     }

@@ -8,7 +8,8 @@ import pytest
 
 from ssd.batch import GroundTruth
 from ssd.detectors.ssd300 import anchors
-from ssd.evaluation.analysis import SHOWN_SCORE, SIZE_EDGES_PX, analyse, box_sizes, confusion
+from ssd.detectors.ssd300.coverage import SIZE_EDGES_PX, box_sizes
+from ssd.evaluation.analysis import SHOWN_SCORE, analyse, boxes_of, confusion
 from ssd.evaluation.coco import coco_metrics, precision_at_iou50
 
 CAT, DOG, OWL = 3, 7, 9  # ids of the categories, whose labels are 1, 2, 3
@@ -84,13 +85,13 @@ def test_box_sizes_are_those_of_the_resized_image_and_say_what_default_boxes_mat
     left, top, right, bottom = (default_ltrb * 300).tolist()
     exact = [2 * left, top, 2 * (right - left), bottom - top]  # of 600 x 300
     sliver = [0.0, 0.0, 600.0, 3.0]
-    sizes = box_sizes(truth_of((1, CAT, exact), (2, DOG, sliver), (2, DOG, exact), crowd=[2]))
+    sizes = box_sizes(boxes_of(truth_of((1, CAT, exact), (2, DOG, sliver), (2, DOG, exact), crowd=[2])))
     covered, uncovered = np.array(sizes["covered"]), np.array(sizes["uncovered"])
     assert covered.sum() == uncovered.sum() == 1
     for counts, size_px in ((covered, 21), (uncovered, (300 * 3) ** 0.5)):
         place = counts.argmax()
         assert SIZE_EDGES_PX[place] <= size_px < SIZE_EDGES_PX[place + 1]
-    assert sum(box_sizes(truth_of())["covered"]) == 0
+    assert sum(box_sizes(boxes_of(truth_of()))["covered"]) == 0
 
 
 def test_analysis_names_classes_and_has_none_for_those_without_ground_truth() -> None:

@@ -19,19 +19,13 @@ from ssd.detectors.ssd300.anchors import (
     ASPECT_RATIOS,
     BOXES_PER_CELL,
     FEATURE_SIZES,
-    MATCH_IOU,
     NUM_BOXES,
-    OFFSET_STDS,
     SCALES_PX,
     STEPS_PX,
-    decode,
     default_boxes_cxcywh,
     default_boxes_ltrb,
-    encode,
-    encode_sparse,
-    match,
-    offsets_of,
 )
+from ssd.matching import MATCH_IOU, OFFSET_STDS, decode, encode, encode_sparse, match, offsets_of
 
 # The first index of each level: 4 x 38^2 = 5776, + 6 x 19^2 = 7942, + 6 x 10^2 = 8542, + 6 x 5^2 = 8692,
 # + 4 x 3^2 = 8728, + 4 = 8732.
@@ -256,7 +250,7 @@ def test_match_is_the_slow_match(boxes: list[IntBox], defaults: list[IntBox]) ->
 def test_match_with_the_8732(seed: int) -> None:
     boxes_ltrb = random_boxes_ltrb(12, 0.02, 0.8, torch.Generator().manual_seed(seed))
     iou = box_iou(boxes_ltrb, default_boxes_ltrb())
-    matched = match(boxes_ltrb)
+    matched = match(boxes_ltrb, default_boxes_ltrb())
     assert matched.shape == (8732,)
     best_of_default, best_of_box = iou.max(dim=0).values, iou.max(dim=1).values
     slack = 1e-6  # a few roundings of an IoU
@@ -298,7 +292,7 @@ def test_encode_then_decode_is_the_identity(low: float, high: float) -> None:
     for _ in range(10):
         boxes_ltrb = random_boxes_ltrb(10, low, high, generator)
         labels = torch.arange(1, 11)
-        offsets, targets = encode(boxes_ltrb, labels)
+        offsets, targets = encode(boxes_ltrb, labels, default_boxes_cxcywh())
         positive = targets > 0
         assert positive.any()
         decoded = decode(offsets, default_boxes_cxcywh())
@@ -317,7 +311,7 @@ def test_encode_by_hand() -> None:
     # 300 x 261 / sqrt 2 px in the middle of the image is default box 8730, so it has this one with offset 0.
     height = 261 / sqrt(2) / 300
     box_ltrb = torch.tensor([[0.0, 0.5 - height / 2, 1.0, 0.5 + height / 2]])
-    offsets, labels = encode(box_ltrb, torch.tensor([7]))
+    offsets, labels = encode(box_ltrb, torch.tensor([7]), default_boxes_cxcywh())
     assert offsets.shape == (8732, 4) and offsets.dtype == torch.float32
     assert labels.shape == (8732,) and labels.dtype == torch.int64
     assert labels[8730] == 7
@@ -333,10 +327,12 @@ def test_encode_by_hand() -> None:
 
 
 def test_encode_without_boxes_is_all_background() -> None:
-    offsets, labels = encode(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    offsets, labels = encode(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), default_boxes_cxcywh())
     assert torch.equal(offsets, torch.zeros(8732, 4))
     assert torch.equal(labels, torch.zeros(8732, dtype=torch.int64))
-    image, default, offsets, labels = encode_sparse([torch.zeros(0, 4)], [torch.zeros(0, dtype=torch.int64)])
+    image, default, offsets, labels = encode_sparse(
+        [torch.zeros(0, 4)], [torch.zeros(0, dtype=torch.int64)], default_boxes_cxcywh()
+    )
     assert image.shape == default.shape == labels.shape == (0,) and offsets.shape == (0, 4)
 
 
@@ -344,10 +340,11 @@ def test_encode_sparse_is_encode_of_each_image_without_its_zeros() -> None:
     generator = torch.Generator().manual_seed(8)
     boxes_ltrb = [random_boxes_ltrb(count, 0.02, 0.9, generator) for count in (20, 0, 3)]
     labels = [torch.randint(1, 81, (len(boxes),), generator=generator) for boxes in boxes_ltrb]
-    image, default, sparse_offsets, sparse_labels = encode_sparse(boxes_ltrb, labels)
-    offsets, targets = (torch.stack(dense) for dense in zip(*map(encode, boxes_ltrb, labels), strict=True))
+    image, default, sparse_offsets, sparse_labels = encode_sparse(boxes_ltrb, labels, default_boxes_cxcywh())
+    encoded = [encode(*image, default_boxes_cxcywh()) for image in zip(boxes_ltrb, labels, strict=True)]
+    offsets, targets = (torch.stack(dense) for dense in zip(*encoded, strict=True))
     assert torch.equal(torch.stack([image, default], dim=1), torch.nonzero(targets))
-    assert torch.equal(default[image == 0], torch.nonzero(match(boxes_ltrb[0]) >= 0).squeeze(1))
+    assert torch.equal(default[image == 0], torch.nonzero(match(boxes_ltrb[0], default_boxes_ltrb()) >= 0).squeeze(1))
     assert torch.equal(sparse_offsets, offsets[image, default]) and torch.equal(sparse_labels, targets[image, default])
     background = torch.ones(3, 8732, dtype=torch.bool)
     background[image, default] = False
@@ -424,7 +421,7 @@ def test_encode_is_dalis_box_encoder(case: str) -> None:
     # Each box has a label of its own, so equal labels are equal matches.
     labels = [torch.arange(1, len(boxes) + 1) for boxes in images]
     dali_offsets, dali_labels = _dali_encode(images, labels)
-    ours = [encode(*image) for image in zip(images, labels, strict=True)]
+    ours = [encode(*image, default_boxes_cxcywh()) for image in zip(images, labels, strict=True)]
     assert torch.equal(torch.stack([labels for _, labels in ours]), dali_labels)
     # Of a tiny box in a large default box the offset is about -40, where float32 steps by 4e-6: hence rtol.
     torch.testing.assert_close(torch.stack([offsets for offsets, _ in ours]), dali_offsets, rtol=1e-6, atol=1e-5)

@@ -375,6 +375,12 @@ def test_no_such_split_or_flag_is_bad_input(data: Path, refusal: Callable[..., s
     assert "--data" in refusal("check")
 
 
+def test_the_demo_data(demo_data: Path) -> None:
+    reports = check(demo_data, "train2017", "val2017", 1)
+    assert exit_code(reports) == 0
+    assert set().union(*map(found, reports)) == {"crowd regions", "images without a box to learn from"}
+
+
 def test_the_real_data(coco256: Path, shared_data: Path) -> None:
     reports = check(coco256, "train2017", "val2017", 1)
     assert exit_code(reports) == 0

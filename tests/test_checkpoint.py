@@ -17,17 +17,20 @@ from torch import Tensor
 from torchvision import models
 
 from ssd.checkpoints import checkpoint, conversion
+from ssd.detectors.ssd300 import weights
 from ssd.detectors.ssd300.model import SSD300
+from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.errors import InputError
 
 CATEGORIES = [(1, "balloon"), (3, "crate"), (90, "star")]
+R34 = {"family": "ssd300", "backbone": "resnet34"}
 
 
 def small_content() -> dict[str, Any]:
     """Every kind of value that a run's checkpoint holds, in a few kilobytes. The weights fit no model."""
     return {
         "format": checkpoint.FORMAT,
-        "backbone": "resnet18",
+        "detector": {"family": "ssd300", "backbone": "resnet18"},
         "categories": CATEGORIES,
         "seed": 3,
         "settings": {"data": "DIR", "learning_rate": 2.6e-3, "multistep": (43, 54), "target": None, "fp16": True},
@@ -57,7 +60,7 @@ def refused(file: Path, load: Callable[[Path], Any] = checkpoint.load) -> str:
 def content_of(model: SSD300, categories: list[tuple[int, str]]) -> dict[str, Any]:
     return {
         "format": checkpoint.FORMAT,
-        "backbone": model.backbone,
+        "detector": {"family": "ssd300", "backbone": model.backbone},
         "categories": categories,
         "model": model.state_dict(),
     }
@@ -152,7 +155,7 @@ class Touch:
 
 
 def load_trunk(file: Path) -> None:
-    conversion.load_backbone(seeded(0, "resnet18", 4), str(file))
+    weights.load_backbone(seeded(0, "resnet18", 4), str(file))
 
 
 @pytest.mark.parametrize("load", [checkpoint.load, conversion.load, load_trunk])
@@ -253,9 +256,12 @@ def test_what_is_not_a_file_is_refused(tmp_path: Path) -> None:
         {"model": {}},
         {"format": checkpoint.FORMAT},
         {"format": checkpoint.FORMAT, "model": {}},
-        {"format": checkpoint.FORMAT, "model": {}, "backbone": "resnet18"},
-        {"format": checkpoint.FORMAT, "model": torch.zeros(3), "backbone": "resnet18", "categories": []},
-        {**small_content(), "backbone": "vgg16"},
+        {"format": checkpoint.FORMAT, "model": {}, "detector": {"family": "ssd300"}},
+        {"format": checkpoint.FORMAT, "model": torch.zeros(3), "detector": {"family": "ssd300"}, "categories": []},
+        {**small_content(), "detector": {"family": "ssd300", "backbone": "vgg16"}},
+        {**small_content(), "detector": {"family": "ssd301"}},
+        {**small_content(), "detector": {"family": "ssd300", "colour": "red"}},
+        {**small_content(), "detector": {}},
         {**small_content(), "format": checkpoint.FORMAT + 1},
         models.resnet18().state_dict(),
     ],
@@ -278,9 +284,20 @@ def test_build_model_is_the_saved_one(tmp_path: Path) -> None:
     assert equal(dict(built.state_dict()), dict(model.state_dict()))
 
 
+def test_a_checkpoint_of_format_1_is_an_ssd300(tmp_path: Path) -> None:
+    model, file = seeded(1, "resnet18", 4), tmp_path / "best.pt"
+    content = content_of(model, CATEGORIES)
+    del content["detector"]
+    old = {**content, "format": 1, "backbone": "resnet18", "settings": {"augmentation": "published"}}
+    checkpoint.save(file, old)
+    read = checkpoint.load(file)
+    assert checkpoint.settings_of(read) == SSD300Settings("resnet18", "published")
+    assert equal(dict(checkpoint.build_model(read, file).state_dict()), dict(model.state_dict()))
+
+
 def test_build_model_refuses_weights_of_another(tmp_path: Path) -> None:
     for wrong in (
-        {**content_of(seeded(0, "resnet18", 4), CATEGORIES), "backbone": "resnet34"},
+        {**content_of(seeded(0, "resnet18", 4), CATEGORIES), "detector": {"family": "ssd300", "backbone": "resnet34"}},
         content_of(seeded(0, "resnet18", 4), CATEGORIES[:2]),
         small_content(),
         {**small_content(), "model": {}},
@@ -307,16 +324,22 @@ def test_require_categories() -> None:
     assert "(90, 'star') there is (91, 'star') here" in message([*CATEGORIES[:2], (91, "star")])
 
 
+def fine_tuned(model: SSD300, content: dict[str, Any]) -> list[str]:
+    return checkpoint.load_for_fine_tuning(model, SSD300Settings(model.backbone), content, Path("best.pt"))
+
+
 def test_fine_tuning_takes_everything_that_fits() -> None:
     old, new = seeded(1, "resnet18", 4), seeded(2, "resnet18", 4)
-    assert checkpoint.load_for_fine_tuning(new, content_of(old, CATEGORIES), Path("best.pt")) == []
+    assert fine_tuned(new, content_of(old, CATEGORIES)) == []
     assert equal(dict(new.state_dict()), dict(old.state_dict()))
 
 
 @pytest.mark.parametrize("num_classes", [3, 81])
 def test_fine_tuning_onto_another_number_of_classes_keeps_the_rest(num_classes: int) -> None:
     old, new, fresh = seeded(1, "resnet18", 4), seeded(2, "resnet18", num_classes), seeded(2, "resnet18", num_classes)
-    names = checkpoint.load_for_fine_tuning(new, content_of(old, CATEGORIES), Path("best.pt"))
+    names = checkpoint.load_for_fine_tuning(
+        new, SSD300Settings(new.backbone), content_of(old, CATEGORIES), Path("best.pt")
+    )
     assert names == sorted(name for name in fresh.state_dict() if name.startswith("class_heads."))
     assert len(names) == 12  # six levels, a weight and a bias each
     for name, value in new.state_dict().items():
@@ -327,14 +350,17 @@ def test_fine_tuning_onto_another_number_of_classes_keeps_the_rest(num_classes: 
 def test_fine_tuning_onto_another_backbone_is_refused() -> None:
     old, new = seeded(1, "resnet18", 4), seeded(2, "resnet34", 4)
     before = {name: value.clone() for name, value in new.state_dict().items()}
-    with pytest.raises(InputError, match=r"^--checkpoint best\.pt: pass --backbone resnet18"):
-        checkpoint.load_for_fine_tuning(new, content_of(old, CATEGORIES), Path("best.pt"))
-    lying = {**content_of(old, CATEGORIES), "backbone": "resnet34"}
+    with pytest.raises(
+        InputError,
+        match=r"^--checkpoint best\.pt: holds SSD300-resnet18, .* trains SSD300-resnet34; pass --backbone resnet18$",
+    ):
+        fine_tuned(new, content_of(old, CATEGORIES))
+    lying = {**content_of(old, CATEGORIES), "detector": R34}
     with pytest.raises(InputError, match=r"^--checkpoint best\.pt: its weights do not fit"):
-        checkpoint.load_for_fine_tuning(new, lying, Path("best.pt"))
-    no_tensor = {**content_of(old, CATEGORIES), "backbone": "resnet34", "model": {"trunk.0.weight": 3}}
+        fine_tuned(new, lying)
+    no_tensor = {**content_of(old, CATEGORIES), "detector": R34, "model": {"trunk.0.weight": 3}}
     with pytest.raises(InputError, match=r"^--checkpoint best\.pt: its weights do not fit"):
-        checkpoint.load_for_fine_tuning(new, no_tensor, Path("best.pt"))
+        fine_tuned(new, no_tensor)
     assert equal(dict(new.state_dict()), before)
 
 

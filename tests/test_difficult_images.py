@@ -116,16 +116,18 @@ from pathlib import Path
 import numpy as np, torch
 import pipelines
 from pipelines.readers.scan import read_usable
+from ssd.detectors.ssd300.settings import SSD300Settings
+from ssd.detectors.table import view_of
 from ssd.distributed import Ranks
 
 data, name = Path(sys.argv[1]), sys.argv[2]
-here = Ranks(0, 0, 1, torch.device("cpu"))
+here, view = Ranks(0, 0, 1, torch.device("cpu")), view_of(SSD300Settings())
 usable = read_usable(data, "train", here)
 judged = np.zeros((len(usable), 3, 300, 300), dtype=np.float16)
-for batch in pipelines.build_eval(name, usable, batch_size=32, num_workers=2, ranks=here):
+for batch in pipelines.build_eval(name, usable, batch_size=32, num_workers=2, ranks=here, view=view):
     judged[batch.indices] = batch.images
 np.save(data / f"{name}.npy", judged)
-loader = pipelines.build_train(name, usable, batch_size=32, num_workers=2, seed=1, ranks=here)
+loader = pipelines.build_train(name, usable, batch_size=32, num_workers=2, seed=1, ranks=here, view=view)
 batches = loader.batches(0)
 for _ in range(3 * loader.steps_per_epoch):
     assert bool(next(batches).images.isfinite().all())
@@ -152,17 +154,19 @@ from pathlib import Path
 import torch
 import pipelines
 from pipelines.readers.coco import read_annotations
+from ssd.detectors.ssd300.settings import SSD300Settings
+from ssd.detectors.table import view_of
 from ssd.distributed import Ranks
 from ssd.errors import InputError
 
 data, name, wanted = Path(sys.argv[1]), sys.argv[2], set(Path(sys.argv[3]).read_text().splitlines())
-here = Ranks(0, 0, 1, torch.device("cpu"))
+here, view = Ranks(0, 0, 1, torch.device("cpu")), view_of(SSD300Settings())
 annotations = read_annotations(data, "train")
 for file in sorted(wanted):
     print("START", file, flush=True)
     alone = annotations.without({other: "not asked for" for other in annotations.file_names if other != file})
     try:
-        for _ in pipelines.build_eval(name, alone, batch_size=1, num_workers=0, ranks=here):
+        for _ in pipelines.build_eval(name, alone, batch_size=1, num_workers=0, ranks=here, view=view):
             pass
         print("READ", file, flush=True)
     except InputError as error:

@@ -74,7 +74,7 @@ def test_the_reference_has_every_module(built: Path, package: str) -> None:
 @pytest.mark.slow
 def test_docstrings_are_laid_out(built: Path) -> None:
     html = (built / "reference" / "ssd.html").read_text()
-    assert "<strong>defaults_ltrb</strong>: A x 4" in html  # in the middle of a line of ssd300.anchors.match
+    assert "<strong>defaults_ltrb</strong>: A x 4" in html  # in the middle of a line of ssd300.matching.match
     assert "Alias for field number" not in html
 
 

@@ -16,12 +16,13 @@ from pipelines.annotations import Annotations
 from pipelines.readers.coco import read_annotations
 from ssd.batch import EvalBatch, GroundTruth, Predictions, whole
 from ssd.config import EVAL_ENGINES, Config
-from ssd.detectors.ssd300.anchors import NUM_BOXES, default_boxes_cxcywh, offsets_of
+from ssd.detectors.ssd300.anchors import NUM_BOXES, default_boxes_cxcywh
 from ssd.distributed import Ranks
 from ssd.errors import InputError
 from ssd.evaluation.analysis import analyse
 from ssd.evaluation.coco import METRIC_NAMES, coco_metrics
 from ssd.evaluation.detect import detect_split
+from ssd.matching import offsets_of
 
 ALONE = Ranks(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"))
 

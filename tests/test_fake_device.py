@@ -15,6 +15,7 @@ import pytest
 import ragged_data
 import torch
 from fake_gpu import GPU, Waits, fake_gpu, no_transfers, pretend, pretended_gpu, values
+from square_view import VIEW, view_with
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.utils.data._utils.pin_memory import pin_memory
@@ -25,18 +26,22 @@ from pipelines.no_dali import loaders
 from pipelines.order import Sample
 from pipelines.targets import ragged_batch
 from ssd import constants
-from ssd.batch import Detections, GroundTruth, MatchedBatch, Predictions
+from ssd.batch import Detections, GroundTruth, MatchedBatch, Predictions, on_host
 from ssd.boxes import pairwise_iou
 from ssd.config import Config
+from ssd.detectors import suppression
 from ssd.detectors.ssd300 import postprocess
-from ssd.detectors.ssd300.anchors import NUM_BOXES, decode, default_boxes_cxcywh, default_boxes_ltrb, offsets_of
-from ssd.detectors.ssd300.postprocess import detect, on_host
+from ssd.detectors.ssd300.anchors import NUM_BOXES, default_boxes_cxcywh, default_boxes_ltrb
+from ssd.detectors.ssd300.postprocess import detect
+from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.distributed import Ranks
 from ssd.evaluation import detect as evaluation
 from ssd.images import normalise, normalise_padded
+from ssd.matching import decode, offsets_of
 from ssd.training import state
 from ssd.training.build import build_training
 from ssd.training.step import build_step
+from ssd.views import Augmentation, SquareView
 
 SETTINGS: dict[str, Any] = {"score_threshold": 0.05, "nms_iou": 0.5, "max_per_class": 200, "max_per_image": 200}
 
@@ -200,17 +205,17 @@ def test_a_crowd_launches_no_more_than_few_objects() -> None:
 def test_the_long_chain_needs_the_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the case above would say nothing of it."""
     rounds: list[int] = []
-    settle = postprocess._settle
+    settle = suppression._settle
 
     def recording(*arguments: Any) -> Tensor:
         rounds.append(arguments[-1])
         return settle(*arguments)
 
-    monkeypatch.setattr(postprocess, "_settle", recording)
+    monkeypatch.setattr(suppression, "_settle", recording)
     with pretended_gpu():
         found = detect(on_gpu(chain()), **{**SETTINGS, "nms_iou": 0.45})
         assert values(found.counts).tolist() == [75]  # every other one
-    assert rounds == [postprocess._ROUNDS_BEFORE_LOOKING, 150]
+    assert rounds == [suppression._ROUNDS_BEFORE_LOOKING, 150]
 
 
 @pytest.mark.parametrize("make", [lambda: noise(1, 3, 8), crowd, chain])
@@ -218,7 +223,7 @@ def test_memory_is_bounded_by_comparing_in_parts(
     make: Callable[[], Predictions], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predictions, settings = make(), {**SETTINGS, "nms_iou": 0.45}
-    monkeypatch.setattr(postprocess, "_PAIRS_AT_ONCE", 20_000)
+    monkeypatch.setattr(suppression, "_PAIRS_AT_ONCE", 20_000)
     sizes: list[int] = []
     minimum = torch.minimum
 
@@ -243,7 +248,7 @@ def test_the_fixed_point_is_torchvisions_nms(nms_iou: float) -> None:
     corners = torch.rand(1200, 2, generator=generator, dtype=torch.float32)
     boxes_ltrb = torch.cat([corners, corners + 0.05 + 0.3 * torch.rand(1200, 2, generator=generator)], dim=1)
     group = torch.arange(1200) // 150  # 8 groups of 150
-    stays = postprocess._fixed_point_nms(boxes_ltrb, group, nms_iou, 150)
+    stays = suppression._fixed_point_nms(boxes_ltrb, group, nms_iou, 150)
     for number in range(8):
         kept = nms(boxes_ltrb[group == number], torch.arange(150, 0, -1).float(), nms_iou)
         assert stays[group == number].nonzero().squeeze(1).tolist() == sorted(kept.tolist())
@@ -291,23 +296,25 @@ def host_batch() -> loaders._HostBatch:
                 40 + number,
             )
             for number, boxes_ltrb in enumerate(boxes)
-        ]
+        ],
+        defaults_cxcywh=VIEW.defaults_cxcywh,
     )
 
 
-def finished(waits: Waits, contrast_centre: float | None = None) -> MatchedBatch:
+def finished(waits: Waits, view: SquareView = VIEW) -> MatchedBatch:
     """A batch of the PyTorch path, as its loader's thread pins it. Constants are there already."""
     host = pin_memory(host_batch())
-    loaders._finish(host, GPU, contrast_centre)
+    loaders._finish(host, GPU, view)
     waits.found = []
-    return loaders._finish(host, GPU, contrast_centre)
+    return loaders._finish(host, GPU, view)
 
 
 @pytest.mark.parametrize("contrast_centre", [None, 128.0])
 def test_the_torch_path_finishes_without_a_wait(contrast_centre: float | None) -> None:
-    expected = loaders._finish(host_batch(), torch.device("cpu"), contrast_centre)
+    view = view_with(Augmentation(contrast_centre=contrast_centre))
+    expected = loaders._finish(host_batch(), torch.device("cpu"), view)
     with pretended_gpu() as waits:
-        batch = finished(waits, contrast_centre)
+        batch = finished(waits, view)
         assert waits.found == []
         for ours, theirs in zip(map(values, batch[:3]), expected[:3], strict=True):
             # The GPU's way takes the whole batch at once, so sums may be in another order.
@@ -348,8 +355,7 @@ def test_the_dali_path_finishes_without_a_wait(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(loaders, "_iterator", lambda *_, **__: None)
         monkeypatch.setattr(loaders, "_outputs", lambda *_: iter(outputs))
         images: Any = Images()
-        settings = augmentation.AUGMENTATIONS["own"]
-        loader = loaders.TrainLoader(images, batch_size=2, num_workers=1, seed=0, ranks=ranks, settings=settings)
+        loader = loaders.TrainLoader(images, batch_size=2, num_workers=1, seed=0, ranks=ranks, view=VIEW)
         return loader.batches(0)
 
     (expected,) = batches(Ranks(0, 0, 1, torch.device("cpu")), [dali_output(lambda tensor: tensor)])
@@ -418,7 +424,7 @@ def a_step(config: Config) -> Iterator[Callable[[], None]]:
         yield take
 
 
-PLAIN = Config(backbone="resnet18", backbone_weights="none", batch_size=4, seed=0)
+PLAIN = Config(detector=SSD300Settings("resnet18"), backbone_weights="none", batch_size=4, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -503,8 +509,8 @@ def seen(waits: Waits, allowed: int, run: Callable[[], Any]) -> bool:
 def test_a_fault_in_finishing_is_seen(fault: Callable[[Tensor], None], monkeypatch: pytest.MonkeyPatch) -> None:
     with pretended_gpu() as waits:
         host = pin_memory(host_batch())
-        loaders._finish(host, GPU, None)
-        assert not seen(waits, 0, lambda: loaders._finish(host, GPU, None))
+        loaders._finish(host, GPU, VIEW)
+        assert not seen(waits, 0, lambda: loaders._finish(host, GPU, VIEW))
         maps = augmentation.colour_maps
 
         def with_fault(colour: Tensor) -> tuple[Tensor, Tensor]:
@@ -512,13 +518,13 @@ def test_a_fault_in_finishing_is_seen(fault: Callable[[Tensor], None], monkeypat
             return maps(colour)
 
         monkeypatch.setattr(augmentation, "colour_maps", with_fault)
-        assert seen(waits, 0, lambda: loaders._finish(host, GPU, None))
+        assert seen(waits, 0, lambda: loaders._finish(host, GPU, VIEW))
 
 
 def test_a_batch_that_is_not_pinned_is_seen() -> None:
     with pretended_gpu() as waits:
-        loaders._finish(host_batch(), GPU, None)
-        assert seen(waits, 0, lambda: loaders._finish(host_batch(), GPU, None))
+        loaders._finish(host_batch(), GPU, VIEW)
+        assert seen(waits, 0, lambda: loaders._finish(host_batch(), GPU, VIEW))
 
 
 @faults
@@ -527,19 +533,20 @@ def test_a_fault_in_detection_is_seen(fault: Callable[[Tensor], None], monkeypat
         predictions = on_gpu(noise(1, 4, 8))
         warm_up()
         assert not seen(waits, 3, lambda: detect(predictions, **SETTINGS))
-        share = postprocess._share
+        share = suppression._share
 
         def with_fault(boxes_ltrb: Tensor, nms_iou: float) -> Tensor:
             fault(boxes_ltrb)
             return share(boxes_ltrb, nms_iou)
 
-        monkeypatch.setattr(postprocess, "_share", with_fault)
+        monkeypatch.setattr(suppression, "_share", with_fault)
         assert seen(waits, 3, lambda: detect(predictions, **SETTINGS))
 
 
 def test_rounds_on_a_gpu_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU's way, which there would wait twice a round."""
-    monkeypatch.setattr(postprocess, "_DROPS_AT_ONCE_ON", ("cpu", "cuda"))
+    for module in (postprocess, suppression):
+        monkeypatch.setattr(module, "_DROPS_AT_ONCE_ON", ("cpu", "cuda"))
     with pretended_gpu() as waits:
         warm_up()
         assert seen(waits, 20, lambda: detect(on_gpu(noise(1, 4, 8)), **SETTINGS))

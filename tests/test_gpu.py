@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from square_view import VIEW
 
 import pipelines
 from pipelines.readers.coco import read_annotations
 from ssd.config import DATA_PIPELINES, Config
 from ssd.detectors.ssd300.loss import ssd_losses
 from ssd.detectors.ssd300.model import SSD300
+from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.detectors.ssd300.synthetic import synthetic_batch
 from ssd.distributed import Ranks
 from ssd.precision import grad_scaler
@@ -39,7 +41,7 @@ def gpu() -> Ranks:
 
 def _loader(name: str, data: Path, ranks: Ranks):
     split = read_annotations(data, "train2017")
-    return pipelines.build_train(name, split, batch_size=4, num_workers=2, seed=3, ranks=ranks)
+    return pipelines.build_train(name, split, batch_size=4, num_workers=2, seed=3, ranks=ranks, view=VIEW)
 
 
 def _training(config: Config, ranks: Ranks) -> Training:
@@ -99,14 +101,16 @@ def test_other_ways_to_take_a_step_learn_the_same(settings: dict[str, bool], fla
         take_step = build_step(training)
         return torch.stack([take_step(batches[step % 3], 1e-4).sum() for step in range(18)])
 
-    plain = Config(backbone="resnet18", backbone_weights="none", batch_size=4, seed=0, **{flag: True})
+    plain = Config(detector=SSD300Settings("resnet18"), backbone_weights="none", batch_size=4, seed=0, **{flag: True})
     expected, found = losses_of(plain), losses_of(replace(plain, **settings))
     assert expected[-1] < 0.9 * expected[2]
     torch.testing.assert_close(found, expected, rtol=0.05, atol=0)
 
 
 def test_replays_do_not_wait_for_the_device(gpu: Ranks) -> None:
-    config = Config(backbone="resnet18", backbone_weights="none", batch_size=4, seed=0, bf16=True, cuda_graphs=True)
+    config = Config(
+        detector=SSD300Settings("resnet18"), backbone_weights="none", batch_size=4, seed=0, bf16=True, cuda_graphs=True
+    )
     training, _ = build_training(config, [(1, "one")], gpu)
     training.model.train()
     take_step, batch = build_step(training), synthetic_batch(4, 2, gpu.device)

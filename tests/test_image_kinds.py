@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from square_view import VIEW
 
 import pipelines
 from pipelines.readers.coco import read_annotations
@@ -109,9 +110,11 @@ def test_kinds_to_convert(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
             pytest.importorskip("nvidia.dali", reason="DALI is not installed")
         for build in (
             lambda name=name: next(
-                pipelines.build_train(name, split, batch_size=2, num_workers=0, seed=0, ranks=CPU).batches(0)
+                pipelines.build_train(name, split, batch_size=2, num_workers=0, seed=0, ranks=CPU, view=VIEW).batches(0)
             ),
-            lambda name=name: list(pipelines.build_eval(name, split, batch_size=2, num_workers=0, ranks=CPU)),
+            lambda name=name: list(
+                pipelines.build_eval(name, split, batch_size=2, num_workers=0, ranks=CPU, view=VIEW)
+            ),
         ):
             with pytest.raises(InputError, match=r"bad.png: cannot be used as an image .*; convert it") as refused:
                 build()
@@ -124,7 +127,7 @@ def test_exif_behind_even_chunks_is_read_by_both_paths(tmp_path: Path) -> None:
     data = data_of(tmp_path, {"even.webp": webp(between=b"even"), "flagless.webp": webp(between=b"odd", flags=0)})
     split = read_annotations(data, "train")
     ours, dalis = (
-        next(iter(pipelines.build_eval(name, split, batch_size=2, num_workers=0, ranks=CPU))).images
+        next(iter(pipelines.build_eval(name, split, batch_size=2, num_workers=0, ranks=CPU, view=VIEW))).images
         for name in ("no_dali", "dali")
     )
     assert torch.equal(ours, dalis) and torch.equal(ours[0], ours[1])

@@ -15,9 +15,9 @@ from runs import ENVIRONMENT, ROOT, SETTINGS, free_ports, last_of, log_of, write
 from test_faults import finish, steps_done, wait_until
 from torch.distributed.run import get_args_parser
 
-from ssd.cli.flags import config_of
 from ssd.cli.train import train_parser
 from ssd.config import Config
+from ssd.options.flags import config_of
 
 SLURM, TRAINJOB, SKYPILOT = (ROOT / "launch" / name for name in ("slurm.sh", "trainjob.yaml", "skypilot.yaml"))
 SHEBANG = f"#!{sys.executable}\n"

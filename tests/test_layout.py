@@ -69,9 +69,14 @@ FLOORS = [
     {"report", "mlperf"},
     {"training"},
     {"speed"},
+    {"options"},
     {"cli"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+
+# What a run trains unless something else is named: settings of plain values, which import nothing.
+ALLOWED_UP = {("ssd.config", "ssd.detectors.ssd300.settings")}
 
 
 def room_of(module: str) -> str:
@@ -97,6 +102,8 @@ def test_a_room_imports_from_lower_floors_only(file: Path) -> None:
     for name in modules_imported(file):
         if name.startswith("ssd."):
             other = room_of(name)
+            if (module_name(file), name) in ALLOWED_UP:
+                continue
             assert other == room or FLOOR[other] < FLOOR[room], f"{module_name(file)} imports {name}"
 
 
@@ -108,7 +115,7 @@ def test_a_room_is_small_enough_to_look_over() -> None:
     folders = {file.parent for file in (*SSD_FILES, *PIPELINES_FILES)} - {ROOT / "ssd"}
     for folder in folders:
         files = [file for file in folder.glob("*.py") if file.name != "__init__.py"]
-        assert len(files) <= 14, folder
+        assert len(files) <= 13, folder
     assert len([file for file in (ROOT / "ssd").glob("*.py") if file.name != "__init__.py"]) <= 20
 
 
@@ -140,8 +147,9 @@ def test_the_model_knows_no_settings() -> None:
 def test_pipelines_import_little_of_ssd(file: Path) -> None:
     modules = imported(file.read_text())
     rooms = {name for name in modules if (ROOT / name.replace(".", "/")).is_dir() and name.startswith("ssd.")}
-    assert rooms <= {"ssd.detectors.ssd300"}  # whose anchors the targets are
+    assert not rooms
     assert packages(modules).isdisjoint({"main", "tests"})
+    assert not any(name.startswith("ssd.detectors") for name in modules)
 
 
 @pytest.mark.parametrize("file", [f for f in PIPELINES_FILES if f.parent.name != "dali"], ids=module_name)

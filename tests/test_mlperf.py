@@ -402,7 +402,7 @@ def test_the_recipe_conforms_at_every_scale(batch_size: int | None, world_size: 
     config = RECIPES["mlperf"](batch_size, world_size)
     first, second = config.multistep
     assert first / 40 == second / 50 and (10 * first / 40).is_integer()
-    assert config.warmup >= 1 and config.target == 0.23 and config.backbone == "resnet34"
+    assert config.warmup >= 1 and config.target == 0.23 and config.detector.backbone == "resnet34"
     assert config.batch_size == (batch_size or 114)
     assert config.evaluation == tuple(range(40, config.epochs + 1, 5)) and config.epochs % 5 == 0
     assert config.epochs > second

@@ -14,9 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import ssd.detectors.ssd300.heads
 from ssd.batch import Predictions
-from ssd.config import BACKBONES
 from ssd.detectors.ssd300.anchors import default_boxes_cxcywh
 from ssd.detectors.ssd300.model import FEATURE_CHANNELS, SSD300
+from ssd.detectors.ssd300.settings import BACKBONES
 
 ROOT = Path(__file__).parents[1]
 

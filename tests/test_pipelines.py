@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from square_view import VIEW
 
 import pipelines
 from pipelines import augmentation
 from pipelines.annotations import Annotations
 from pipelines.demo.data_set import write_demo_data
 from pipelines.readers.coco import read_annotations
-from ssd.batch import IMAGE_SIZE_PX, MatchedBatch
+from ssd import matching
+from ssd.batch import MatchedBatch
 from ssd.config import DATA_PIPELINES
 from ssd.detectors.ssd300 import anchors
+from ssd.detectors.ssd300.anchors import IMAGE_SIZE_PX
 from ssd.distributed import Ranks
 from ssd.errors import InputError
 
@@ -45,7 +48,7 @@ def _train(
     name: str, split: Annotations, rank: int = 0, ranks: int = 1, seed: int = 3, workers: int = 0, batch: int = 4
 ):
     return pipelines.build_train(
-        name, split, batch_size=batch, num_workers=workers, seed=seed, ranks=Ranks(rank, rank, ranks, CPU)
+        name, split, batch_size=batch, num_workers=workers, seed=seed, ranks=Ranks(rank, rank, ranks, CPU), view=VIEW
     )
 
 
@@ -65,7 +68,7 @@ def test_batches_are_finished(name: str, split: Annotations) -> None:
     assert (batch.labels > 0).any(dim=1).all(), "every image has a box, and every box a default box"
     assert batch.labels.max().item() < split.num_classes
     assert not batch.offsets[batch.labels == 0].any()
-    boxes_ltrb = anchors.decode(batch.offsets, anchors.default_boxes_cxcywh())[batch.labels > 0]
+    boxes_ltrb = matching.decode(batch.offsets, anchors.default_boxes_cxcywh())[batch.labels > 0]
     assert boxes_ltrb.min().item() > -1e-5 and boxes_ltrb.max().item() < 1 + 1e-5
 
 
@@ -129,7 +132,7 @@ def only_whole_images(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _numbers(batch: MatchedBatch) -> list[int]:
-    boxes_ltrb = anchors.decode(batch.offsets, anchors.default_boxes_cxcywh())
+    boxes_ltrb = matching.decode(batch.offsets, anchors.default_boxes_cxcywh())
     return [
         round(boxes[labels > 0][0, 0].item() * 32) - 1 for boxes, labels in zip(boxes_ltrb, batch.labels, strict=True)
     ]
@@ -193,7 +196,9 @@ def test_a_split_without_boxes_is_refused(name: str, numbered: Annotations, tmp_
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_evaluation_sees_every_image_exactly_once(name: str, split: Annotations, world_size: int) -> None:
     loaders = [
-        pipelines.build_eval(name, split, batch_size=4, num_workers=0, ranks=Ranks(rank, rank, world_size, CPU))
+        pipelines.build_eval(
+            name, split, batch_size=4, num_workers=0, ranks=Ranks(rank, rank, world_size, CPU), view=VIEW
+        )
         for rank in range(world_size)
     ]
     for _ in range(2):
@@ -203,13 +208,13 @@ def test_evaluation_sees_every_image_exactly_once(name: str, split: Annotations,
         assert all(len(batch.images) == len(batch.indices) > 0 for batches in epoch for batch in batches)
 
 
-def test_evaluation_images_of_the_two_paths_agree(coco256: Path) -> None:
+def test_evaluation_images_of_the_two_paths_agree(demo_or_real_data: Path) -> None:
     """At most 1/255 of the range apart on average, in any image: decoders are equal, resizers round differently."""
     pytest.importorskip("nvidia.dali", reason="DALI is not installed")
-    split = read_annotations(coco256, "val2017")
+    split = read_annotations(demo_or_real_data, "val2017")
     images: dict[str, dict[int, torch.Tensor]] = {}
     for name in DATA_PIPELINES:
-        loader = pipelines.build_eval(name, split, batch_size=16, num_workers=1, ranks=Ranks(0, 0, 1, CPU))
+        loader = pipelines.build_eval(name, split, batch_size=16, num_workers=1, ranks=Ranks(0, 0, 1, CPU), view=VIEW)
         images[name] = {
             int(i): image.clone() for batch in loader for i, image in zip(batch.indices, batch.images, strict=True)
         }
@@ -223,8 +228,10 @@ def test_targets_are_those_of_encode(name: str, numbered: Annotations, only_whol
     (batch,) = islice(_train(name, numbered).batches(0), 1)
     for number, offsets, labels in zip(_numbers(batch), batch.offsets, batch.labels, strict=True):
         row = numbered.boxes_of(number)
-        expected_offsets, expected_labels = anchors.encode(
-            torch.from_numpy(numbered.boxes_ltrb[row]), torch.from_numpy(numbered.labels[row])
+        expected_offsets, expected_labels = matching.encode(
+            torch.from_numpy(numbered.boxes_ltrb[row]),
+            torch.from_numpy(numbered.labels[row]),
+            VIEW.defaults_cxcywh,
         )
         assert torch.equal(labels, expected_labels)
         torch.testing.assert_close(offsets, expected_offsets, atol=2e-5, rtol=1e-5)
@@ -329,7 +336,7 @@ def test_flip_turns_pixels_and_boxes_alike(name: str, numbered: Annotations, mon
     monkeypatch.setattr(augmentation, "CROP_SIDE", (1.0, 1.0))
     boxes_seen = set()
     for batch in islice(_train(name, numbered).batches(0), 7):
-        boxes_ltrb = anchors.decode(batch.offsets, anchors.default_boxes_cxcywh())
+        boxes_ltrb = matching.decode(batch.offsets, anchors.default_boxes_cxcywh())
         for image, boxes, labels in zip(batch.images, boxes_ltrb, batch.labels, strict=True):
             left, _, right, _ = (boxes[labels > 0][0] * IMAGE_SIZE_PX).tolist()
             row = image.sum(dim=0)[IMAGE_SIZE_PX // 2]

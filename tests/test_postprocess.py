@@ -8,8 +8,9 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from ssd.batch import Detections, Predictions
-from ssd.detectors.ssd300.anchors import NUM_BOXES, decode, default_boxes_cxcywh, offsets_of
+from ssd.detectors.ssd300.anchors import NUM_BOXES, default_boxes_cxcywh
 from ssd.detectors.ssd300.postprocess import detect
+from ssd.matching import decode, offsets_of
 
 SETTINGS: dict[str, Any] = {"score_threshold": 0.05, "nms_iou": 0.5, "max_per_class": 200, "max_per_image": 200}
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageColor
+from square_view import VIEW
 
 import main
 import ssd
@@ -71,7 +72,7 @@ def test_predict_finds_what_evaluate_finds(demo_checkpoint: Path, demo_data: Pat
 
     config = Config(data=str(demo_data), score_threshold=0.2, device="cpu")
     split, here = read_split(config, "val2017"), Ranks(0, 0, 1, torch.device("cpu"))
-    loader = pipelines.build_eval("no_dali", split, batch_size=8, num_workers=0, ranks=here)
+    loader = pipelines.build_eval("no_dali", split, batch_size=8, num_workers=0, ranks=here, view=VIEW)
     model = ssd.load(demo_checkpoint, device="cpu")._model
     expected = detect_split(model, loader, split.ground_truth(), config, here)
     assert expected is not None and len(expected) > 50

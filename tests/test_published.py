@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 import torch
 from nvidia.dali import fn, pipeline_def, types
+from square_view import view_with
 
 import main
 import pipelines
-import ssd.config
 from pipelines import augmentation
-from pipelines.augmentation import AUGMENTATIONS
 from pipelines.no_dali import samples
 from pipelines.readers.coco import read_annotations
 from ssd import images
 from ssd.batch import RGB_MEAN, RGB_STD
+from ssd.detectors.ssd300 import recipes, settings
 from ssd.distributed import Ranks
+from ssd.views import AUGMENTATIONS
 
 PUBLISHED = AUGMENTATIONS["published"]
 PATHS = ("dali", "no_dali")
@@ -39,8 +40,8 @@ def noise(count: int, height: int, width: int) -> list[np.ndarray]:
 
 
 def test_the_names_are_the_settings() -> None:
-    assert tuple(AUGMENTATIONS) == ssd.config.AUGMENTATIONS and ssd.config.Config().augmentation == "own"
-    assert ssd.detectors.ssd300.recipes.RECIPES["published"]().augmentation == "published"
+    assert tuple(AUGMENTATIONS) == settings.AUGMENTATIONS and settings.SSD300Settings().augmentation == "own"
+    assert recipes.RECIPES["published"]().detector.augmentation == "published"
 
 
 @pytest.mark.parametrize(("height", "width"), [(480, 640), (150, 200), (90, 1000)])
@@ -51,10 +52,10 @@ def test_the_resize_is_dalis_without_antialiasing(height: int, width: int) -> No
     def graph():
         return fn.resize(fn.external_source(source=lambda: [image], layout="HWC"), size=[300, 300], antialias=False)
 
-    ours = images.resize(image, antialias=PUBLISHED.antialias)
+    ours = images.resize(image, (300, 300), antialias=PUBLISHED.antialias)
     assert np.abs(ours.astype(int) - run_once(graph, 1)[0]).max() <= 1  # of 255: rounding
     if width > 300:
-        assert np.abs(ours.astype(int) - images.resize(image)).max() > 30
+        assert np.abs(ours.astype(int) - images.resize(image, (300, 300))).max() > 30
 
 
 def test_colour_is_that_of_the_published_operators() -> None:
@@ -89,24 +90,24 @@ def test_colour_is_that_of_the_published_operators() -> None:
 def test_the_paths_draw_and_turn_as_chosen(
     name: str, preset: str, demo_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = AUGMENTATIONS[preset]
+    chosen = AUGMENTATIONS[preset]
     hues: list[float] = []
     finish, resize = augmentation.finish, images.resize
 
     def recording_finish(pixels: Any, colour: Any, flip: Any, contrast_centre: float | None) -> Any:
         hues.extend(colour[:, 0].tolist())
-        assert contrast_centre == settings.contrast_centre
+        assert contrast_centre == chosen.contrast_centre
         return finish(pixels, colour, flip, contrast_centre)
 
-    def checking_resize(pixels: np.ndarray, *, antialias: bool) -> np.ndarray:
-        assert antialias == settings.antialias
-        return resize(pixels, antialias=antialias)
+    def checking_resize(pixels: np.ndarray, size_px: tuple[int, int], *, antialias: bool) -> np.ndarray:
+        assert antialias == chosen.antialias
+        return resize(pixels, size_px, antialias=antialias)
 
     monkeypatch.setattr(augmentation, "finish", recording_finish)
     monkeypatch.setattr(images, "resize", checking_resize)  # DALI's path without a GPU
     monkeypatch.setattr(samples, "resize", checking_resize)
     split = read_annotations(demo_data, "train2017")
-    loader = pipelines.build_train(name, split, batch_size=8, num_workers=0, seed=1, ranks=HERE, settings=settings)
+    loader = pipelines.build_train(name, split, batch_size=8, num_workers=0, seed=1, ranks=HERE, view=view_with(chosen))
     list(islice(loader.batches(0), 4))
     limit = 0.5 if preset == "published" else 18
     assert len(hues) >= 32 and 0.5 * limit < max(map(abs, hues)) <= limit
@@ -130,7 +131,9 @@ def test_the_flag_has_crowds_learned_and_the_rest_as_published(
     passed: list[Any] = []
     build_train = pipelines.build_train
     monkeypatch.setattr(
-        pipelines, "build_train", lambda *a, **named: (passed.append(named["settings"]), build_train(*a, **named))[1]
+        pipelines,
+        "build_train",
+        lambda *a, **named: (passed.append(named["view"].augmentation), build_train(*a, **named))[1],
     )
     flags = "--epochs 1 --bs 4 --backbone resnet18 --backbone-weights none --device cpu --num-workers 1 --seed 1 "
     flags += f"--no-plots --data_pipeline {name} --data {data_copy} --output {tmp_path / 'run'}"

@@ -289,7 +289,7 @@ def test_the_mosaic_shows_images_with_their_boxes(
     drawn: list[tuple[tuple[int, int], list[Box]]] = []
     monkeypatch.setattr(show, "draw_boxes", lambda picture, boxes: drawn.append((picture.size, list(boxes))))
     loader = train_loader("no_dali", split, view)
-    show.write_mosaic(tmp_path / "mosaic.png", {"no_dali": loader}, ["a", "b", "c"], rows=2, columns=3)
+    show.write_mosaic(tmp_path / "mosaic.png", {"no_dali": loader}, ["a", "b", "c"], view, rows=2, columns=3)
     with Image.open(tmp_path / "mosaic.png") as mosaic:
         assert mosaic.width > 3 * 300 and mosaic.height > 2 * 300
     order = TrainingOrder(split, view, batch_size=2, seed=3, ranks=ALONE)

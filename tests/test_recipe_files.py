@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from ssd.cli.flags import config_of
-from ssd.cli.recipes import base_of
 from ssd.cli.train import train_parser
 from ssd.config import Config
 from ssd.detectors.ssd300.recipes import RECIPES
 from ssd.errors import InputError
+from ssd.options.flags import config_of
+from ssd.options.recipes import base_of
 
 
 def config_from(text: str, folder: Path, *flags: str, world_size: int = 1) -> Config:
@@ -23,7 +23,7 @@ def config_from(text: str, folder: Path, *flags: str, world_size: int = 1) -> Co
     options = vars(parser.parse_args(["--data", "DIR", "--recipe", str(file), *flags]))
     recipe = options.pop("recipe")
     options.pop("local_rank")
-    return config_of(options, base_of(recipe, parser, options.get("batch_size"), world_size))
+    return config_of(options, base_of(recipe, parser, Config.detector, options.get("batch_size"), world_size))
 
 
 def test_a_file_says_what_flags_say(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_a_file_says_what_flags_say(tmp_path: Path) -> None:
 def test_flags_overrule_the_file_and_the_file_its_recipe(tmp_path: Path) -> None:
     config = config_from('recipe = "demo"\nepochs = 3\nbf16 = false', tmp_path, "--seed", "9")
     assert config.epochs == 3 and config.bf16 is False and config.seed == 9
-    assert config.learning_rate == RECIPES["demo"]().learning_rate and config.backbone == "resnet18"
+    assert config.learning_rate == RECIPES["demo"]().learning_rate and config.detector.backbone == "resnet18"
     assert config_from("bf16 = true", tmp_path, "--fp16").bf16 is False
 
 
@@ -71,7 +71,7 @@ def test_the_recipe_scales_with_the_files_batch_or_the_flags(tmp_path: Path) -> 
         ("bf16 = 1", "--bf16 takes true or false, not 1"),
         ("[data]\nx = 1", "--data takes a value, not {'x': 1}"),
         ('backbone = "vgg"', "argument --backbone: invalid choice: 'vgg'"),
-        ('recipe = "fast"', "argument --recipe: 'fast' is none of demo, coco"),
+        ('recipe = "fast"', "may start from demo, coco, published, mlperf only"),
         ('recipe = "other.toml"', "may start from demo, coco, published, mlperf only"),
         ("fp16 = true\nbf16 = true", "--fp16 and --bf16 exclude each other"),
         ("epochs = x", "not valid TOML (Invalid value (at line 1, column 10))"),

@@ -16,6 +16,7 @@ from PIL import Image
 
 import main
 from ssd.config import Config
+from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.evaluation.coco import METRIC_NAMES
 from ssd.report.history import read_history, write_csv
 from ssd.report.page import report
@@ -43,7 +44,7 @@ def write_run(folder: Path, *, epochs: int = 3, evaluated: bool = True, ap: floa
             }
             lines.append({"event": "evaluation", **judged, **metrics})
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    settings = Config(data="/data/balloons", epochs=epochs, backbone="resnet18").to_dict()
+    settings = Config(data="/data/balloons", epochs=epochs, detector=SSD300Settings("resnet18")).to_dict()
     machine = {"world_size": 1, "hardware": {"device": "cpu"}, "versions": {"torch": "2.15"}, "git_revision": None}
     config = {"settings": settings, "command": ["main.py", "--data", "/data/b"], **machine}
     (folder / "config.json").write_text(json.dumps(config))

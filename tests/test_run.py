@@ -118,7 +118,11 @@ def test_checkpoints_of_a_run(finished: Path) -> None:
     assert best["epoch"] == max(evaluations, key=lambda epoch: (evaluations[epoch], -epoch))
     assert last["best_ap"] == best["best_ap"] == max(evaluations.values())
     for content in (last, best):
-        assert content["backbone"] == "resnet18" and content["seed"] == 3 and content["settings"]["batch_size"] == 4
+        assert (
+            content["detector"]["backbone"] == "resnet18"
+            and content["seed"] == 3
+            and content["settings"]["batch_size"] == 4
+        )
         assert content["categories"][:2] == [(1, "balloon"), (3, "crate")]
         SSD300("resnet18", len(content["categories"]) + 1).load_state_dict(content["model"])
 

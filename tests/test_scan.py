@@ -20,6 +20,7 @@ from dirty_data import (
     truncated,
     write_clean_data,
 )
+from square_view import VIEW
 
 import main
 import pipelines
@@ -105,12 +106,14 @@ def test_both_paths_run_over_what_is_left(name: str, data: Path) -> None:
     spoil(data, "train")
     spoil(data, "val")
     train, val = read_usable(data, "train", HERE), read_usable(data, "val", HERE)
-    loader = pipelines.build_train(name, train, batch_size=2, num_workers=0, seed=1, ranks=HERE)
+    loader = pipelines.build_train(name, train, batch_size=2, num_workers=0, seed=1, ranks=HERE, view=VIEW)
     assert loader.steps_per_epoch == 1
     batches = loader.batches(0)
     for _ in range(4):
         assert next(batches).images.shape == (2, 3, 300, 300)
-    judged = [batch.indices for batch in pipelines.build_eval(name, val, batch_size=2, num_workers=0, ranks=HERE)]
+    judged = [
+        batch.indices for batch in pipelines.build_eval(name, val, batch_size=2, num_workers=0, ranks=HERE, view=VIEW)
+    ]
     assert torch.cat(judged).tolist() == [0, 1]
 
 
@@ -258,7 +261,7 @@ def test_bombs_are_refused_before_decoding(bomb: str, name: str, data: Path, mon
     edit(data, lambda document: document.update(images=document["images"][2:3], annotations=[]), "val")
     val = read_annotations(data, "val")
     with pytest.raises(InputError, match=r"c.jpg: cannot be read as an image \(Image size .* exceeds limit"):
-        list(pipelines.build_eval(name, val, batch_size=2, num_workers=0, ranks=HERE))
+        list(pipelines.build_eval(name, val, batch_size=2, num_workers=0, ranks=HERE, view=VIEW))
 
 
 # --- the command line ---

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssd.config import Config
 from ssd.detectors.ssd300.loss import ssd_losses
+from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.detectors.ssd300.synthetic import synthetic_batch
 from ssd.distributed import Ranks
 from ssd.errors import InputError
@@ -25,7 +26,9 @@ CATEGORIES = [(number, f"class {number}") for number in range(1, 4)]
 
 
 def training_of(**settings: Any) -> Training:
-    config = Config(backbone="resnet18", backbone_weights="none", seed=0, **{"batch_size": 2, **settings})
+    config = Config(
+        detector=SSD300Settings("resnet18"), backbone_weights="none", seed=0, **{"batch_size": 2, **settings}
+    )
     training, _ = build_training(config, CATEGORIES, CPU)
     training.model.train()
     return training
@@ -122,7 +125,8 @@ from ssd.detectors.ssd300.synthetic import synthetic_batch
 with process_group("cpu") as ranks:
     for compression in ("none", "bf16"):
         config = Config(
-            backbone="resnet18", backbone_weights="none", seed=0, batch_size=2, gradient_compression=compression
+            detector=SSD300Settings("resnet18"), backbone_weights="none", seed=0, batch_size=2,
+            gradient_compression=compression,
         )
         training, _ = build_training(config, [(1, "one"), (2, "two")], ranks)
         training.model.train()
@@ -214,7 +218,7 @@ def test_compiled_over_ranks_it_learns_the_same(tmp_path: Path) -> None:
 
 
 def training_start() -> Any:
-    config = Config(backbone="resnet18", backbone_weights="none", seed=0, batch_size=2)
+    config = Config(detector=SSD300Settings("resnet18"), backbone_weights="none", seed=0, batch_size=2)
     return build_training(config, [(1, "one"), (2, "two")], CPU)[0].model.parameters()
 
 

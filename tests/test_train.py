@@ -89,7 +89,7 @@ def new_training(scaler: torch.amp.GradScaler | None = None, ranks: Ranks = CPU,
 
 
 UNOFFICIAL = ComplianceLog(None, Config())
-DESCRIBE = {"backbone": "resnet18", "categories": [], "seed": 0, "data": {}}
+DESCRIBE = {"detector": {"family": "ssd300", "backbone": "resnet18"}, "categories": [], "seed": 0, "data": {}}
 
 
 def run_training(

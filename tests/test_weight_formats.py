@@ -17,10 +17,13 @@ from torchvision import models
 
 import main
 from ssd.checkpoints import checkpoint, conversion
-from ssd.config import BACKBONES
-from ssd.detectors.ssd300.anchors import NUM_BOXES, decode, default_boxes_cxcywh
+from ssd.coco_categories import coco_categories
+from ssd.detectors.ssd300 import weights
+from ssd.detectors.ssd300.anchors import NUM_BOXES, default_boxes_cxcywh
 from ssd.detectors.ssd300.model import FEATURE_CHANNELS, SSD300
+from ssd.detectors.ssd300.settings import BACKBONES, SSD300Settings
 from ssd.errors import InputError
+from ssd.matching import decode
 
 Refusal = Callable[..., str]
 Edit = Callable[[Path, str, Callable[[dict[str, Any]], None]], Path]
@@ -76,7 +79,7 @@ def dle_content(model: DleSSD) -> dict[str, Any]:
     """All that DLE's training writes into a checkpoint."""
     optimizer = torch.optim.SGD(model.parameters(), lr=2.6e-3, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[43, 54], gamma=0.1)
-    names = ["background", *(name for _, name in conversion.coco_categories())]
+    names = ["background", *(name for _, name in coco_categories())]
     return {
         "epoch": 65,
         "iteration": 1000,
@@ -120,8 +123,15 @@ def load_and_build(file: Path) -> SSD300:
 
 def test_coco_categories_are_those_of_its_annotation_file(coco256: Path) -> None:
     rows = json.loads((coco256 / "annotations" / "instances_val2017.json").read_text())["categories"]
-    assert conversion.coco_categories() == [(row["id"], row["name"]) for row in rows]
-    assert {label: conversion.coco_categories()[label - 1] for label in SOME_OF_COCO} == SOME_OF_COCO
+    assert coco_categories() == [(row["id"], row["name"]) for row in rows]
+
+
+def test_some_of_coco_categories() -> None:
+    """80 categories, whose ids have ten gaps between 1 and 90, in the order of their ids."""
+    categories = coco_categories()
+    assert len(categories) == len(set(categories)) == 80
+    assert [id for id, _ in categories] == sorted(set(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
+    assert {label: coco_categories()[label - 1] for label in SOME_OF_COCO} == SOME_OF_COCO
 
 
 @pytest.mark.parametrize(
@@ -133,7 +143,7 @@ def test_a_dle_checkpoint_says_the_same_here(backbone: str, images: Tensor, tmp_
     file = tmp_path / "dle.pt"
     torch.save(dle_content(theirs), file)
     content = conversion.load(file)
-    assert content["backbone"] == backbone
+    assert content["detector"] == {"family": "ssd300", "backbone": backbone}
     assert {label: content["categories"][label - 1] for label in SOME_OF_COCO} == SOME_OF_COCO
     ours = checkpoint.build_model(content, file).eval()
     with torch.no_grad():
@@ -164,11 +174,11 @@ def test_dle_weights_in_other_wrappings(dle_r18: DleSSD, dle_file: Path, tmp_pat
 def test_fine_tuning_from_dle_onto_other_classes(dle_file: Path) -> None:
     content = conversion.load(dle_file)
     model, fresh = seeded(2, "resnet18", 4), seeded(2, "resnet18", 4).state_dict()
-    assert len(checkpoint.load_for_fine_tuning(model, content, dle_file)) == 12
+    assert len(checkpoint.load_for_fine_tuning(model, SSD300Settings("resnet18"), content, dle_file)) == 12
     for name, value in model.state_dict().items():
         assert torch.equal(value, fresh[name] if name.startswith("class_heads.") else content["model"][name]), name
-    with pytest.raises(InputError, match="pass --backbone resnet18, which it was trained with"):
-        checkpoint.load_for_fine_tuning(seeded(2, "resnet50", 81), content, dle_file)
+    with pytest.raises(InputError, match="pass --backbone resnet18$"):
+        checkpoint.load_for_fine_tuning(seeded(2, "resnet50", 81), SSD300Settings(), content, dle_file)
 
 
 def without(state: dict[str, Any], *prefixes: str) -> dict[str, Any]:
@@ -232,9 +242,9 @@ def test_convert(suffix: str, dle_file: Path, tmp_path: Path, capsys: pytest.Cap
     assert main.main(["convert", str(dle_file), str(target)]) == 0
     assert capsys.readouterr().out == f"wrote {target}: SSD300-resnet18, 80 categories\n"
     content, original = conversion.load(target), conversion.load(dle_file)
-    assert content.keys() == {"format", "backbone", "categories", "model"}
+    assert content.keys() == {"format", "detector", "categories", "model"}
     assert equal_states(content["model"], original["model"])
-    assert content["backbone"] == "resnet18"
+    assert content["detector"]["backbone"] == "resnet18"
     checkpoint.require_categories(content, target, original["categories"], "DIR")
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
@@ -244,7 +254,7 @@ def test_convert_strips_a_run(demo_run_checkpoint: Path, tmp_path: Path) -> None
     assert main.main(["convert", str(demo_run_checkpoint), str(file)]) == 0
     assert main.main(["convert", str(file), str(back)]) == 0
     run, content = checkpoint.load(demo_run_checkpoint), checkpoint.load(back)
-    assert content.keys() == {"format", "backbone", "categories", "model"}
+    assert content.keys() == {"format", "detector", "categories", "model"}
     assert equal_states(content["model"], dict(run["model"]))
     checkpoint.require_categories(content, back, [tuple(category) for category in run["categories"]], "DIR")
 
@@ -255,7 +265,9 @@ def test_convert_refuses(refusal: Refusal, demo_checkpoint: Path, tmp_path: Path
     assert "existing folder" in refusal("convert", demo_checkpoint, tmp_path / "none" / "out.pt")
     assert "over itself" in refusal("convert", demo_checkpoint, demo_checkpoint)
     wrong = tmp_path / "wrong.pt"
-    checkpoint.save(wrong, {**checkpoint.load(demo_checkpoint), "backbone": "resnet34"})
+    checkpoint.save(
+        wrong, {**checkpoint.load(demo_checkpoint), "detector": {"family": "ssd300", "backbone": "resnet34"}}
+    )
     assert "do not fit" in refusal("convert", wrong, tmp_path / "out.pt")
     assert [path.name for path in tmp_path.iterdir()] == ["wrong.pt"]
 
@@ -263,7 +275,7 @@ def test_convert_refuses(refusal: Refusal, demo_checkpoint: Path, tmp_path: Path
 def rename_to_coco(document: dict[str, Any]) -> None:
     for row in document["annotations"]:
         row["category_id"] = 13 if row["category_id"] == 12 else row["category_id"]  # COCO has no 12
-    document["categories"] = [{"id": id, "name": name} for id, name in conversion.coco_categories()]
+    document["categories"] = [{"id": id, "name": name} for id, name in coco_categories()]
 
 
 def test_evaluate_takes_dle_checkpoints(
@@ -340,7 +352,7 @@ def test_load_backbone_fills_the_trunk_bit_for_bit(backbone: str, suffix: str, t
     else:
         torch.save(whole.state_dict(), file)
     model, fresh = seeded(2, backbone, 4), seeded(2, backbone, 4)
-    conversion.load_backbone(model, str(file))
+    weights.load_backbone(model, str(file))
     assert equal_states(model.trunk.state_dict(), torchvision_trunk(whole))
     for name, value in model.state_dict().items():
         if not name.startswith("trunk."):
@@ -352,13 +364,13 @@ def test_load_backbone_takes_files_from_before_batch_norm_counted(tmp_path: Path
     state = {name: value for name, value in whole.state_dict().items() if not name.endswith("num_batches_tracked")}
     torch.save(state, tmp_path / "weights.pth", _use_new_zipfile_serialization=False)
     model = seeded(2, "resnet18", 4)
-    conversion.load_backbone(model, str(tmp_path / "weights.pth"))
+    weights.load_backbone(model, str(tmp_path / "weights.pth"))
     assert equal_states(model.trunk.state_dict(), torchvision_trunk(whole))
 
 
 def test_load_backbone_none_keeps_the_fresh_weights() -> None:
     model = seeded(2, "resnet18", 4)
-    conversion.load_backbone(model, "none")
+    weights.load_backbone(model, "none")
     assert equal_states(model.state_dict(), seeded(2, "resnet18", 4).state_dict())
 
 
@@ -373,13 +385,13 @@ def test_load_backbone_refuses_other_weights(tmp_path: Path) -> None:
     file = tmp_path / "weights.pth"
     for content in (models.resnet34().state_dict(), incomplete, prefixed, own, [1], {}, {1: 2}, no_tensor):
         torch.save(content, file)
-        assert "--backbone-weights" in refused(file, lambda file: conversion.load_backbone(model, str(file)))
+        assert "--backbone-weights" in refused(file, lambda file: weights.load_backbone(model, str(file)))
     safetensors.torch.save_file(models.resnet34().state_dict(), tmp_path / "weights.safetensors")
-    refused(tmp_path / "weights.safetensors", lambda file: conversion.load_backbone(model, str(file)))
+    refused(tmp_path / "weights.safetensors", lambda file: weights.load_backbone(model, str(file)))
     for data in (b"", b"weights\n"):
         file.write_bytes(data)
-        refused(file, lambda file: conversion.load_backbone(model, str(file)))
-    refused(tmp_path / "none.pth", lambda file: conversion.load_backbone(model, str(file)))
+        refused(file, lambda file: weights.load_backbone(model, str(file)))
+    refused(tmp_path / "none.pth", lambda file: weights.load_backbone(model, str(file)))
     assert equal_states(model.state_dict(), before)
 
 
@@ -391,7 +403,7 @@ def test_imagenet_weights_offline(error: OSError, tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("torch.hub.urlopen", offline)
     with pytest.raises(InputError) as refusal:
-        conversion.load_backbone(seeded(2, "resnet18", 4), "imagenet")
+        weights.load_backbone(seeded(2, "resnet18", 4), "imagenet")
     message = str(refusal.value)
     assert message.startswith("--backbone-weights imagenet: ") and "\n" not in message
     assert "https://download.pytorch.org/models/resnet18" in message

@@ -13,10 +13,10 @@ from nvidia.dali import math as dali_math
 from nvidia.dali._utils import dali_trace
 
 from pipelines import augmentation
-from pipelines.augmentation import Augmentation
-from ssd.batch import IMAGE_SIZE_PX
-from ssd.detectors.ssd300 import anchors
+from ssd.boxes import cxcywh_to_ltrb
 from ssd.distributed import Ranks
+from ssd.matching import MATCH_IOU, OFFSET_STDS
+from ssd.views import SquareView
 
 _COCO_SIDE_PX = 640
 """COCO's longest side: memory for such images is there before the first batch. Larger ones are decoded as well."""
@@ -49,9 +49,7 @@ def random_flip() -> Any:
 
 
 @pipeline_def(enable_checkpointing=True)
-def train_graph(
-    annotation_file: str, image_folder: str, shuffle_seed: int, ranks: Ranks, settings: Augmentation
-) -> Any:
+def train_graph(annotation_file: str, image_folder: str, shuffle_seed: int, ranks: Ranks, view: SquareView) -> Any:
     encoded, boxes, labels, indices = fn.readers.coco(
         file_root=image_folder,
         annotations_file=annotation_file,
@@ -81,24 +79,24 @@ def train_graph(
             adjust_orientation=False,
             jpeg_fancy_upsampling=True,
         )
-    colour = random_colour(settings.hue_degrees)
+    colour = random_colour(view.augmentation.hue_degrees)
     flip = random_flip()
     boxes = fn.bb_flip(boxes, ltrb=True, horizontal=flip)
     if on_gpu:
-        images = crop_and_resize(encoded, images, crop_anchor, crop_shape, antialias=settings.antialias)
+        images = crop_and_resize(encoded, images, crop_anchor, crop_shape, view)
         boxes, labels, colour, flip = boxes.gpu(), labels.gpu(), colour.gpu(), flip.gpu()
     offsets, labels = fn.box_encoder(
         boxes,
         labels,
-        anchors=anchors.default_boxes_ltrb().flatten().tolist(),
-        criteria=anchors.MATCH_IOU,
+        anchors=cxcywh_to_ltrb(view.defaults_cxcywh).flatten().tolist(),
+        criteria=MATCH_IOU,
         offset=True,
-        stds=list(anchors.OFFSET_STDS),
+        stds=list(OFFSET_STDS),
     )
     return images, colour, flip, offsets, labels, indices
 
 
-def graph_digest(ranks: Ranks, settings: Augmentation) -> str:
+def graph_digest(ranks: Ranks, view: SquareView) -> str:
     """Of the training graph's operators and their settings, but for what a run chooses. DALI takes up the state of
     another graph, or of another version, without a word and yields other data."""
     # A serialised graph also has the lines of code that it comes from.
@@ -109,7 +107,7 @@ def graph_digest(ranks: Ranks, settings: Augmentation) -> str:
             image_folder="",
             shuffle_seed=0,
             ranks=Ranks(0, 0, 1, ranks.device),
-            settings=settings,
+            view=view,
             batch_size=1,
             num_threads=1,
             seed=0,
@@ -121,7 +119,7 @@ def graph_digest(ranks: Ranks, settings: Augmentation) -> str:
 
 
 @pipeline_def
-def eval_graph(annotation_file: str, image_folder: str, ranks: Ranks) -> Any:
+def eval_graph(annotation_file: str, image_folder: str, ranks: Ranks, view: SquareView) -> Any:
     encoded, _, _, indices = fn.readers.coco(
         file_root=image_folder,
         annotations_file=annotation_file,
@@ -134,7 +132,7 @@ def eval_graph(annotation_file: str, image_folder: str, ranks: Ranks) -> Any:
         name="reader",
     )
     if ranks.device.type == "cuda":
-        return resize(decode_on_gpu(encoded)), indices
+        return resize(decode_on_gpu(encoded), view.size_px), indices
     images = fn.decoders.image(
         encoded, device="cpu", output_type=types.RGB, adjust_orientation=False, jpeg_fancy_upsampling=True
     )
@@ -155,7 +153,7 @@ def decode_on_gpu(encoded: Any) -> Any:
     )
 
 
-def crop_and_resize(encoded: Any, images: Any, anchor: Any, shape: Any, *, antialias: bool) -> Any:
+def crop_and_resize(encoded: Any, images: Any, anchor: Any, shape: Any, view: SquareView) -> Any:
     """The pixels of `decoders.image_slice` and `resize`, of images that were decoded whole.
 
     anchor, shape: (x, y) and (width, height) as fractions. The edges are rounded to pixels as the slice rounds them:
@@ -165,14 +163,14 @@ def crop_and_resize(encoded: Any, images: Any, anchor: Any, shape: Any, *, antia
     start, extent = (fn.stack(pair[1], pair[0]) for pair in (anchor, shape))
     start_px = dali_math.floor(start * height_width + 0.5)
     end_px = dali_math.max(dali_math.floor((start + extent) * height_width + 0.5), start_px + 1)
-    return resize(images, antialias=antialias, roi_start=start_px, roi_end=end_px)
+    return resize(images, view.size_px, antialias=view.augmentation.antialias, roi_start=start_px, roi_end=end_px)
 
 
-def resize(images: Any, *, antialias: bool = True, **region: Any) -> Any:
-    """To 300 x 300, bilinear: the filter of `ssd.images.resize`."""
+def resize(images: Any, size_px: int, *, antialias: bool = True, **region: Any) -> Any:
+    """To a square, bilinear: the filter of `ssd.images.resize`."""
     return fn.resize(
         images,
-        size=[IMAGE_SIZE_PX, IMAGE_SIZE_PX],
+        size=[size_px, size_px],
         interp_type=types.INTERP_LINEAR,
         antialias=antialias,
         **region,

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from pipelines import augmentation
 from pipelines.annotations import Annotations
-from pipelines.augmentation import Augmentation
 from pipelines.dali.clean_file import require_utf8, write_clean_file
 from pipelines.dali.graph import eval_graph, graph_digest, train_graph
 from pipelines.readers.scan import read_image, require_headers
@@ -23,13 +22,15 @@ from ssd import images as ssd_images
 from ssd.batch import EvalBatch, MatchedBatch, whole
 from ssd.distributed import Ranks
 from ssd.errors import InputError
+from ssd.views import SquareView
 
 
-def _pixels(images: Tensor | list[Tensor], *, antialias: bool = True) -> Tensor:
-    """The graph's images as B x 300 x 300 x 3 uint8: on a GPU they are; on a CPU they come in a list, of any size."""
+def _pixels(images: Tensor | list[Tensor], size_px: int, *, antialias: bool = True) -> Tensor:
+    """The graph's images as B x S x S x 3 uint8: on a GPU they are; on a CPU they come in a list, of any size."""
     if isinstance(images, Tensor):
         return images
-    return torch.from_numpy(np.stack([ssd_images.resize(image.numpy(), antialias=antialias) for image in images]))
+    resized = [ssd_images.resize(image.numpy(), (size_px, size_px), antialias=antialias) for image in images]
+    return torch.from_numpy(np.stack(resized))
 
 
 def _device_id(ranks: Ranks) -> int | None:
@@ -100,15 +101,15 @@ class TrainLoader:
         num_workers: int,
         seed: int,
         ranks: Ranks,
-        settings: Augmentation,
+        view: SquareView,
     ):
-        self._annotations, self._settings = annotations, settings
+        self._annotations, self._view = annotations, view
         self._batch_size, self._num_threads, self._seed = batch_size, max(1, num_workers), seed
         self._ranks = ranks
         self._start = 0
         self._checkpoint: bytes | None = None
         self._restored = b""
-        self.identity = {"dali": nvidia.dali.__version__, "graph": graph_digest(ranks, settings)}
+        self.identity = {"dali": nvidia.dali.__version__, "graph": graph_digest(ranks, view)}
         self._iterator: Any = None
         self.steps_per_epoch = -(-len(annotations.trainable_indices()) // (batch_size * ranks.world_size))
 
@@ -128,15 +129,16 @@ class TrainLoader:
             batch_size=self._batch_size,
             num_threads=self._num_threads,
             shuffle_seed=int(seeds[0]),
-            settings=self._settings,
+            view=self._view,
             seed=int(seeds[1 + self._ranks.rank]),
             checkpoint=self._checkpoint,
         )
+        settings = self._view.augmentation
         names = ["images", "colour", "flip", "offsets", "labels", "indices"]
         self._iterator = _iterator(pipeline, names, self._ranks, size=-1)  # never ends
         for output in _outputs(self._iterator, self._annotations):
-            pixels = _pixels(output["images"], antialias=self._settings.antialias)
-            images = augmentation.finish(pixels, output["colour"], output["flip"], self._settings.contrast_centre)
+            pixels = _pixels(output["images"], self._view.size_px, antialias=settings.antialias)
+            images = augmentation.finish(pixels, output["colour"], output["flip"], settings.contrast_centre)
             image_ids = torch.from_numpy(self._annotations.image_ids[output["indices"].flatten().cpu().numpy()])
             yield MatchedBatch(images, output["offsets"], output["labels"].long(), image_ids)
 
@@ -155,8 +157,8 @@ class TrainLoader:
 class EvalLoader:
     """See `ssd.batch.EvalLoader` for the contract."""
 
-    def __init__(self, annotations: Annotations, *, batch_size: int, num_workers: int, ranks: Ranks):
-        self._annotations = annotations
+    def __init__(self, annotations: Annotations, *, batch_size: int, num_workers: int, ranks: Ranks, view: SquareView):
+        self._annotations, self._view = annotations, view
         pipeline = build_pipeline(
             eval_graph,
             annotations,
@@ -164,6 +166,7 @@ class EvalLoader:
             ranks=ranks,
             batch_size=batch_size,
             num_threads=max(1, num_workers),
+            view=view,
         )
         self._iterator = _iterator(
             pipeline,
@@ -178,5 +181,5 @@ class EvalLoader:
         for output in _outputs(self._iterator, self._annotations):
             if len(output["indices"]) == 0:  # a rank with fewer images than others has a batch of padding at the end
                 continue
-            images = ssd_images.normalise(_pixels(output["images"]).permute(0, 3, 1, 2))
+            images = ssd_images.normalise(_pixels(output["images"], self._view.size_px).permute(0, 3, 1, 2))
             yield EvalBatch(images, whole(images), output["indices"].flatten().long().cpu())

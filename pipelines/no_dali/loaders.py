@@ -17,13 +17,13 @@ from torch.utils.data import DataLoader, default_collate
 
 from pipelines import augmentation
 from pipelines.annotations import Annotations
-from pipelines.augmentation import Augmentation
 from pipelines.no_dali.samples import EvalSamples, Sample, TrainSamples
 from pipelines.no_dali.workers import outlast_stop_signals, plain_errors
 from ssd.batch import EvalBatch, MatchedBatch, whole
-from ssd.detectors.ssd300 import anchors
 from ssd.distributed import Ranks
 from ssd.images import normalise
+from ssd.matching import encode_sparse
+from ssd.views import SquareView
 
 _ALIGNMENT_BYTES = 8  # of int64, the widest dtype of what is packed
 
@@ -65,10 +65,11 @@ def _unpack(packed: Tensor, layout: list[tuple[torch.dtype, tuple[int, ...]]]) -
     return arrays
 
 
-def _collate(samples: list[Sample]) -> _HostBatch:
-    matches = anchors.encode_sparse(
+def _collate(samples: list[Sample], *, defaults_cxcywh: Tensor) -> _HostBatch:
+    matches = encode_sparse(
         [torch.from_numpy(sample.boxes_ltrb) for sample in samples],
         [torch.from_numpy(sample.labels) for sample in samples],
+        defaults_cxcywh,
     )
     image_ids = torch.tensor([sample.image_id for sample in samples])
     colour, flip = np.stack([sample.colour for sample in samples]), np.array([sample.flip for sample in samples])
@@ -79,14 +80,14 @@ def _collate(samples: list[Sample]) -> _HostBatch:
     )
 
 
-def _finish(host: _HostBatch, device: torch.device, contrast_centre: float | None) -> MatchedBatch:
+def _finish(host: _HostBatch, device: torch.device, view: SquareView) -> MatchedBatch:
     pixels, packed = (torch.as_tensor(part).to(device, non_blocking=True) for part in (host.pixels, host.packed))
     colour, flip, image, default, matched_offsets, matched_labels = _unpack(packed, host.layout)
-    offsets = torch.zeros(len(pixels), anchors.NUM_BOXES, 4, device=device)
-    labels = torch.zeros(len(pixels), anchors.NUM_BOXES, dtype=torch.int64, device=device)
+    offsets = torch.zeros(len(pixels), len(view.defaults_cxcywh), 4, device=device)
+    labels = torch.zeros(len(pixels), len(view.defaults_cxcywh), dtype=torch.int64, device=device)
     offsets[image, default] = matched_offsets
     labels[image, default] = matched_labels
-    images = augmentation.finish(pixels, colour, flip, contrast_centre)
+    images = augmentation.finish(pixels, colour, flip, view.augmentation.contrast_centre)
     return MatchedBatch(images, offsets, labels, torch.from_numpy(host.image_ids))
 
 
@@ -123,18 +124,18 @@ class TrainLoader:
         num_workers: int,
         seed: int,
         ranks: Ranks,
-        settings: Augmentation,
+        view: SquareView,
     ):
         self.device = ranks.device
-        self._contrast_centre = settings.contrast_centre
+        self._view = view
         self._keys = _Keys(annotations.trainable_indices(), batch_size, seed, ranks)
         self._place: int | None = None
         self.steps_per_epoch = -(-len(self._keys.indices) // self._keys.global_batch_size)
         self._loader = DataLoader(
-            TrainSamples(annotations, seed, settings),
+            TrainSamples(annotations, seed, view),
             batch_sampler=self._keys,
             num_workers=num_workers,
-            collate_fn=_collate,
+            collate_fn=functools.partial(_collate, defaults_cxcywh=view.defaults_cxcywh),
             pin_memory=self.device.type == "cuda",
             worker_init_fn=outlast_stop_signals,
             # Else it draws from torch's own one, and an evaluation or a resumption would change what others draw.
@@ -147,7 +148,7 @@ class TrainLoader:
         self._keys.first_place = self._place
         for host in plain_errors(self._loader):
             self._place += self._keys.global_batch_size
-            yield _finish(host, self.device, self._contrast_centre)
+            yield _finish(host, self.device, self._view)
 
     def state(self) -> bytes:
         """The place in the passes, which says it all: a sample's randomness derives from its pass and index."""
@@ -164,10 +165,10 @@ def _collate_eval(samples: list[tuple[int, np.ndarray]]) -> tuple[Tensor, Tensor
 class EvalLoader:
     """See `ssd.batch.EvalLoader` for the contract."""
 
-    def __init__(self, annotations: Annotations, *, batch_size: int, num_workers: int, ranks: Ranks):
+    def __init__(self, annotations: Annotations, *, batch_size: int, num_workers: int, ranks: Ranks, view: SquareView):
         self.device = ranks.device
         self._loader = DataLoader(
-            EvalSamples(annotations),
+            EvalSamples(annotations, view),
             batch_size=batch_size,
             sampler=range(ranks.rank, len(annotations), ranks.world_size),
             num_workers=num_workers,

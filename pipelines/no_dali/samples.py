@@ -7,15 +7,15 @@ from torch.utils.data import Dataset
 
 from pipelines import augmentation
 from pipelines.annotations import Annotations
-from pipelines.augmentation import Augmentation
 from pipelines.readers.scan import read_image
 from ssd.images import resize
+from ssd.views import SquareView
 
 
 class Sample(NamedTuple):
     """One cropped and resized image, and what is to be done to it yet.
 
-    pixels: 300 x 300 x 3 uint8. colour: 4 of `random_colour`. flip: whether to mirror the pixels, as the boxes are.
+    pixels: S x S x 3 uint8. colour: 4 of `random_colour`. flip: whether to mirror the pixels, as the boxes are.
     boxes_ltrb: n x 4 float32. labels: n int64. image_id: the data set's own.
     """
 
@@ -30,10 +30,11 @@ class Sample(NamedTuple):
 class TrainSamples(Dataset[Sample]):
     """Augmented samples by (pass through the images, image index)."""
 
-    def __init__(self, annotations: Annotations, seed: int, settings: Augmentation):
+    def __init__(self, annotations: Annotations, seed: int, view: SquareView):
         self.annotations = annotations
         self.seed = seed
-        self.settings = settings
+        self.size_px = (view.size_px, view.size_px)
+        self.settings = view.augmentation
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         number, index = key
@@ -45,7 +46,7 @@ class TrainSamples(Dataset[Sample]):
         crop = augmentation.random_crop(boxes_ltrb, rng)
         image = read_image(self.annotations, index)
         left, top, right, bottom = augmentation.window_px(crop.window_ltrb, image.shape[1], image.shape[0])
-        pixels = resize(image[top:bottom, left:right], antialias=self.settings.antialias)
+        pixels = resize(image[top:bottom, left:right], self.size_px, antialias=self.settings.antialias)
         boxes_ltrb = crop.boxes_ltrb
         flip = augmentation.random_flip(rng)
         if flip:
@@ -56,10 +57,11 @@ class TrainSamples(Dataset[Sample]):
 
 
 class EvalSamples(Dataset[tuple[int, np.ndarray]]):
-    """(image index, the whole image resized to 300 x 300 x 3 uint8)."""
+    """(image index, the whole image resized to S x S x 3 uint8)."""
 
-    def __init__(self, annotations: Annotations):
+    def __init__(self, annotations: Annotations, view: SquareView):
         self.annotations = annotations
+        self.size_px = (view.size_px, view.size_px)
 
     def __getitem__(self, index: int) -> tuple[int, np.ndarray]:
-        return index, resize(read_image(self.annotations, index))
+        return index, resize(read_image(self.annotations, index), self.size_px)

@@ -1,18 +1,19 @@
 """Checkpoints: written atomically, verified, and loadable with weights_only=True, so that a file can run no code."""
 
 import errno
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from ssd.config import BACKBONES
-from ssd.detectors.ssd300.model import SSD300
+from ssd.detectors.table import detector_of, from_dict
 from ssd.errors import InputError
 from ssd.files import written_whole
 from ssd.weight_files import fits, read
 
-FORMAT = 1
+FORMAT = 2
 
 
 def save(file: Path, content: dict[str, Any]) -> None:
@@ -32,7 +33,7 @@ def save(file: Path, content: dict[str, Any]) -> None:
         raise OSError(errno.ENOSPC, f"cannot be written whole ({str(error).splitlines()[0]})", str(file)) from error
 
 
-_MODEL_KEYS: dict[str, type] = {"model": dict, "backbone": str, "categories": list}
+_MODEL_KEYS: dict[str, type] = {"model": dict, "detector": dict, "categories": list}
 _RUN_KEYS: dict[str, type] = {
     "statistics": list,
     "optimizer": dict,
@@ -59,11 +60,24 @@ def load(file: Path) -> dict[str, Any]:
 
 def require_model(content: Any, file: Path) -> dict[str, Any]:
     """The content of a file, if it is a model's checkpoint of this format. Raises InputError for any other."""
+    if isinstance(content, dict) and content.get("format") == 1 and isinstance(content.get("backbone"), str):
+        # Until version 0.1 every detector was an SSD300.
+        own = {"backbone": content["backbone"]}
+        if isinstance(settings := content.get("settings"), dict) and "augmentation" in settings:
+            own["augmentation"] = settings["augmentation"]
+        content = {**content, "format": FORMAT, "detector": {"family": "ssd300", **own}}
     if not isinstance(content, dict) or content.get("format") != FORMAT or not _has(content, _MODEL_KEYS):
         raise InputError(f"{file}: not a checkpoint of this program; pass a run's checkpoints/last.pt or best.pt")
-    if content["backbone"] not in BACKBONES:
-        raise InputError(f"{file}: unknown backbone {content['backbone']!r}; it was written by another version")
+    try:
+        detector_of(settings_of(content)).title(settings_of(content))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{file}: {error}; it was written by another version") from error
     return content
+
+
+def settings_of(content: dict[str, Any]) -> Any:
+    """The detector's own settings, of a checkpoint that `require_model` has passed."""
+    return from_dict(content["detector"])
 
 
 def load_run(file: Path) -> dict[str, Any]:
@@ -96,15 +110,15 @@ def _has(content: dict[str, Any], kinds: dict[str, type]) -> bool:
     return all(isinstance(content.get(key), kind) for key, kind in kinds.items())
 
 
-def build_model(content: dict[str, Any], file: Path) -> SSD300:
-    """The checkpoint's own model: its backbone, its classes, its weights."""
-    model = SSD300(content["backbone"], len(content["categories"]) + 1)
+def build_model(content: dict[str, Any], file: Path) -> nn.Module:
+    """The checkpoint's own model: its detector, its classes, its weights."""
+    settings = settings_of(content)
+    detector = detector_of(settings)
+    model = detector.build(settings, len(content["categories"]) + 1)
     try:
         model.load_state_dict(content["model"])
     except (RuntimeError, AttributeError) as error:  # other shapes, or no tensors
-        raise InputError(
-            f"{file}: its weights do not fit its own backbone {content['backbone']}; use another"
-        ) from error
+        raise InputError(f"{file}: its weights do not fit its own {detector.title(settings)}; use another") from error
     return model
 
 
@@ -125,15 +139,35 @@ def require_categories(content: dict[str, Any], file: Path, categories: list[tup
     )
 
 
-def load_for_fine_tuning(model: SSD300, content: dict[str, Any], file: Path) -> list[str]:
-    """Copies the checkpoint's weights into a model of the same backbone. Class heads of another number of classes keep
+def load_for_fine_tuning(model: nn.Module, settings: Any, content: dict[str, Any], file: Path) -> list[str]:
+    """Copies the checkpoint's weights into a model with the same settings. Heads of another number of classes keep
     their fresh weights; returns the names of those."""
-    if content["backbone"] != model.backbone:
-        raise InputError(f"--checkpoint {file}: pass --backbone {content['backbone']}, which it was trained with")
+    require_detector(content, f"--checkpoint {file}", settings)
+    detector = detector_of(settings)
+    title = detector.title(settings)
     own = model.state_dict()
     fitting = {name: value for name, value in content["model"].items() if name in own and fits(value, own[name])}
     fresh = sorted(own.keys() - fitting.keys())
-    if any(not name.startswith("class_heads.") for name in fresh):
-        raise InputError(f"--checkpoint {file}: its weights do not fit its own backbone {model.backbone}; use another")
+    if any(not name.startswith(detector.fresh_heads(settings)) for name in fresh):
+        raise InputError(f"--checkpoint {file}: its weights do not fit its own {title}; use another")
     model.load_state_dict(fitting, strict=False)
     return fresh
+
+
+def require_detector(content: dict[str, Any], what: str, settings: Any) -> None:
+    """Raises InputError, beginning with what, unless the checkpoint's detector is built as these settings say."""
+    own = settings_of(content)
+    title, own_title = detector_of(settings).title(settings), title_of(content)
+    if title == own_title:
+        return
+    option = f"--detector {own.name}"
+    if own.name == settings.name:
+        differ = [name for name, value in asdict(own).items() if value != getattr(settings, name)]
+        option = f"--{differ[0].replace('_', '-')} {getattr(own, differ[0])}"
+    raise InputError(f"{what}: holds {own_title}, and this run trains {title}; pass {option}")
+
+
+def title_of(content: dict[str, Any]) -> str:
+    """What a person calls the checkpoint's detector, such as "SSD300-resnet50"."""
+    settings = settings_of(content)
+    return detector_of(settings).title(settings)

@@ -4,10 +4,15 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ssd.cli.flags import (
+from ssd.cli.splits import data_name, read_split
+from ssd.config import DATA_PIPELINES, Config
+from ssd.errors import InputError
+from ssd.options.detectors import add_detector_flags, detector_in
+from ssd.options.flags import (
     BATCH,
     COUNT,
     COUNT_FROM_0,
@@ -23,13 +28,6 @@ from ssd.cli.flags import (
     require_folder_of,
     require_picture,
 )
-from ssd.cli.splits import data_name, read_split
-from ssd.config import (
-    BACKBONES,
-    DATA_PIPELINES,
-    Config,
-)
-from ssd.errors import InputError
 
 if TYPE_CHECKING:
     pass
@@ -46,7 +44,7 @@ def benchmark_parser() -> Parser:
     return parser
 
 
-def benchmark_data_parser() -> Parser:
+def benchmark_data_parser(settings: Any = Config.detector) -> Parser:
     parser = Parser(
         "main.py benchmark data",
         description="Measure the data paths: finished training batches a second, what they cost, and the ceiling:\n"
@@ -66,7 +64,7 @@ def benchmark_data_parser() -> Parser:
         "--through", choices=("data", "train"), default="data",
         help="train: take the batches by training steps, and tell how long those wait (default: %(default)s)",
     )  # fmt: skip
-    flag(group, "--backbone", dest="backbone", choices=BACKBONES, help="for --through train")
+    add_detector_flags(parser, settings)
     group = parser.add_argument_group("output")
     group.add_argument("--json", metavar="FILE", help="write the figures there")
     group.add_argument("--plot", metavar="FILE", help="draw images a second against workers there, as a PNG or JPEG")
@@ -74,7 +72,7 @@ def benchmark_data_parser() -> Parser:
     return parser
 
 
-def benchmark_steps_parser(subject: Literal["train", "inference"]) -> Parser:
+def benchmark_steps_parser(subject: Literal["train", "inference"], settings: Any = Config.detector) -> Parser:
     """Of subject "train" or "inference"."""
     does = {
         "train": "Measure training steps: the training loop's own, with a timer.",
@@ -93,7 +91,7 @@ def benchmark_steps_parser(subject: Literal["train", "inference"]) -> Parser:
     flag(group, "--data_pipeline", dest="data_pipeline", choices=DATA_PIPELINES, help="what reads it")
     flag(group, "--num-workers", dest="num_workers", type=COUNT_FROM_0, metavar="N", help="threads or processes")
     group = parser.add_argument_group("model")
-    flag(group, "--backbone", dest="backbone", choices=BACKBONES, help="the ResNet under the detector")
+    add_detector_flags(parser, settings)
     flag(group, "--checkpoint", dest="checkpoint", metavar="FILE", help="whose weights (default: random)")
     group = parser.add_argument_group("measurement")
     group.add_argument(
@@ -126,30 +124,39 @@ def benchmark(arguments: Sequence[str]) -> int:
 
 
 def _benchmark_data(arguments: Sequence[str]) -> int:
-    options = vars(benchmark_data_parser().parse_args(arguments))
+    settings = detector_in(arguments)
+    options = vars(benchmark_data_parser(settings).parse_args(arguments))
     names = pipelines_named(options.pop("data_pipeline"))
     chosen = {name: options.pop(name) for name in ("workers", "rounds", "batches", "through", "json", "plot")}
     local_rank = options.pop("local_rank")
-    config = config_of(options, Config(batch_size=32, seed=0, backbone_weights="none"))
+    config = config_of(options, Config(batch_size=32, seed=0, backbone_weights="none", detector=settings))
     require_folder_of(chosen["json"], "--json")
     require_picture(chosen["plot"], "--plot")
     workers = chosen["workers"] or list(range(1, (os.cpu_count() or 1) + 1))
 
     from pipelines import speed as data_benchmark
     from ssd.console import Console
+    from ssd.detectors.table import view_of
     from ssd.distributed import process_group
-    from ssd.environment import hardware, versions
+    from ssd.environment import git_revision, hardware, versions
     from ssd.speed.steps import through_training
     from ssd.training.build import build_training
 
+    view = view_of(config.detector)
     with process_group(config.device, local_rank) as ranks:
         if ranks.world_size > 1:
             raise InputError("benchmark measures one process; start it without torchrun")
         split = read_split(config, config.train_split)
         about = {"batch_size": config.batch_size, "rounds": chosen["rounds"], "timed_batches": chosen["batches"]}
-        about |= {"data": data_name(config), "hardware": hardware(ranks.device), "versions": versions()}
+        about |= {
+            "data": data_name(config),
+            "hardware": hardware(ranks.device),
+            "versions": versions(),
+            "git_revision": git_revision(),
+        }
         found = data_benchmark.benchmark(
             split,
+            view,
             subjects=(data_benchmark.DECODE_ONLY, *names),
             workers=workers,
             batch_size=config.batch_size,
@@ -163,7 +170,7 @@ def _benchmark_data(arguments: Sequence[str]) -> int:
             about["through_train"] = through_training(
                 build_training(config, split.categories, ranks)[0],
                 {
-                    name: partial(data_benchmark.endless, split, name, max(workers), ranks, config.batch_size)
+                    name: partial(data_benchmark.endless, split, name, max(workers), ranks, view, config.batch_size)
                     for name in names
                 },
                 timed_steps=chosen["batches"],
@@ -176,24 +183,24 @@ def _benchmark_data(arguments: Sequence[str]) -> int:
 
 
 def _benchmark_steps(subject: Literal["train", "inference"], arguments: Sequence[str]) -> int:
-    options = vars(benchmark_steps_parser(subject).parse_args(arguments))
+    settings = detector_in(arguments)
+    options = vars(benchmark_steps_parser(subject, settings).parse_args(arguments))
     chosen = {name: options.pop(name) for name in ("synthetic", "json", "plot", "profile")}
     precisions, batch_sizes = options.pop("precisions"), options.pop("batch_sizes")
     compiled = {"off": [False], "on": [True], "both": [False, True]}[options.pop("compile")]
     warmup_steps, timed_steps = options.pop("warmup_steps"), options.pop("steps")
     if chosen["synthetic"] == ("data" in options):
         raise InputError(f"benchmark {subject} takes --data DIR or --synthetic; pass one of them")
-    config = config_of({"data": "synthetic", **options}, Config(seed=0, backbone_weights="none"))
-    if "backbone" not in options:
-        from ssd.cli.training_run import with_backbone_of_checkpoint
+    config = config_of({"data": "synthetic", **options}, Config(seed=0, backbone_weights="none", detector=settings))
+    from ssd.cli.training_run import with_detector_of_checkpoint
 
-        config = with_backbone_of_checkpoint(config)
+    config = with_detector_of_checkpoint(config, set(options))
     for name in ("json", "plot", "profile"):
         require_folder_of(chosen[name], f"--{name}")
 
     from pipelines import speed as data_benchmark
-    from ssd.checkpoints.conversion import coco_categories
-    from ssd.detectors.ssd300.synthetic import endless_synthetic
+    from ssd.coco_categories import coco_categories
+    from ssd.detectors.table import detector_of, view_of
     from ssd.distributed import process_group
     from ssd.speed import comparison
     from ssd.training.step import require_device
@@ -208,13 +215,19 @@ def _benchmark_steps(subject: Literal["train", "inference"], arguments: Sequence
         categories: Sequence[tuple[int, str]] = coco_categories()
         batches_of: Callable[[int], Iterator[Any]]
         if chosen["synthetic"]:
-            batches_of = partial(endless_synthetic, 1 + len(categories), ranks.device)
+            synthetic = partial(
+                detector_of(config.detector).synthetic, config.detector, 1 + len(categories), ranks.device
+            )
+
+            def batches_of(batch_size: int) -> Iterator[Any]:
+                return repeat(synthetic(batch_size))
         else:
             trains = subject == "train"
             split = read_split(config, config.train_split if trains else config.val_split)
             categories = split.categories
+            view = view_of(config.detector)
             batches_of = partial(
-                data_benchmark.endless, split, config.data_pipeline, config.num_workers, ranks, training=trains
+                data_benchmark.endless, split, config.data_pipeline, config.num_workers, ranks, view, training=trains
             )
         data = "synthetic" if chosen["synthetic"] else f"{data_name(config)}, {config.data_pipeline}"
 

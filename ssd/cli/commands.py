@@ -11,11 +11,11 @@ from ssd.cli.convert import convert, convert_parser
 from ssd.cli.data import check, check_parser, download, download_parser, show_data, show_data_parser
 from ssd.cli.evaluate import evaluate, evaluate_parser
 from ssd.cli.export import export, export_parser
-from ssd.cli.flags import Parser
 from ssd.cli.plot import plot, plot_parser
 from ssd.cli.predict import predict, predict_parser
 from ssd.cli.train import train, train_parser
 from ssd.errors import InputError, LostRankError
+from ssd.options.flags import Parser
 
 # Threads of torch that wait for work should sleep: by default they spin, and take the cores from the data paths'
 # threads and processes. Read when torch is first imported; the user's own setting wins.

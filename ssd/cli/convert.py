@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssd.cli.flags import (
+from ssd.errors import InputError
+from ssd.options.flags import (
     EXIT_CODES,
     Parser,
     require_folder_of,
 )
-from ssd.errors import InputError
 
 if TYPE_CHECKING:
     pass
@@ -39,7 +39,7 @@ def convert(arguments: Sequence[str]) -> int:
     from ssd.checkpoints import checkpoint, conversion
 
     content = conversion.load(source)
-    model = checkpoint.build_model(content, source)
+    checkpoint.build_model(content, source)
     conversion.save(target, content)
-    print(f"wrote {target}: SSD300-{model.backbone}, {len(content['categories'])} categories")
+    print(f"wrote {target}: {checkpoint.title_of(content)}, {len(content['categories'])} categories")
     return 0

@@ -3,9 +3,15 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ssd.cli.flags import (
+from ssd.cli.splits import data_folder, read_split
+from ssd.config import (
+    Config,
+)
+from ssd.errors import InputError
+from ssd.options.detectors import add_detector_flags, detector_in
+from ssd.options.flags import (
     COUNT,
     EXIT_CODES,
     SEED,
@@ -18,11 +24,6 @@ from ssd.cli.flags import (
     require_folder_of,
     require_picture,
 )
-from ssd.cli.splits import data_folder, read_split
-from ssd.config import (
-    Config,
-)
-from ssd.errors import InputError
 
 if TYPE_CHECKING:
     pass
@@ -64,7 +65,7 @@ def check(arguments: Sequence[str]) -> int:
     return data_check.exit_code(reports)
 
 
-def show_data_parser() -> Parser:
+def show_data_parser(settings: Any = Config.detector) -> Parser:
     parser = Parser(
         "main.py show-data",
         description="Write a picture of what the detector learns from: augmented images, their boxes (thick) and the\n"
@@ -76,6 +77,7 @@ def show_data_parser() -> Parser:
     flag(group, "--train-split", dest="train_split", metavar="NAME", help="split to show")
     add_several_pipelines_flag(group)
     flag(group, "--seed", "-s", dest="seed", type=SEED, metavar="N", help="default: 0")
+    add_detector_flags(parser, settings)
     group = parser.add_argument_group("picture")
     group.add_argument("--output", default="show-data.png", metavar="FILE", help="PNG or JPEG (default: %(default)s)")
     group.add_argument("--rows", type=COUNT, default=3, metavar="N", help="(default: %(default)s)")
@@ -84,27 +86,32 @@ def show_data_parser() -> Parser:
 
 
 def show_data(arguments: Sequence[str]) -> int:
-    options = vars(show_data_parser().parse_args(arguments))
+    settings = detector_in(arguments)
+    options = vars(show_data_parser(settings).parse_args(arguments))
     output, rows, columns = Path(options.pop("output")), options.pop("rows"), options.pop("columns")
     names = pipelines_named(options.pop("data_pipeline"))
-    config = config_of(options, Config(seed=0))
+    config = config_of(options, Config(seed=0).with_detector(settings))
     require_picture(str(output), "--output")
 
     import torch
 
     import pipelines
     from pipelines.show import write_mosaic
+    from ssd.detectors.table import view_of
     from ssd.distributed import Ranks
     from ssd.lettering import note_on_numbers, shown_in_picture
 
     split = read_split(config, config.train_split)
     here = Ranks(0, 0, 1, torch.device("cpu"))
+    view = view_of(config.detector)
     loaders = {
-        name: pipelines.build_train(name, split, batch_size=columns, num_workers=1, seed=config.seed or 0, ranks=here)
+        name: pipelines.build_train(
+            name, split, batch_size=columns, num_workers=1, seed=config.seed or 0, ranks=here, view=view
+        )
         for name in names
     }
     class_names = [category.name for category in split.categories]
-    write_mosaic(output, loaders, class_names, rows=rows, columns=columns)
+    write_mosaic(output, loaders, class_names, view, rows=rows, columns=columns)
     if note := note_on_numbers({name: shown_in_picture(name, label) for label, name in enumerate(class_names, 1)}):
         print(f"note: {note}")
     print(f"wrote {output}")

@@ -22,10 +22,10 @@ from packaging.requirements import Requirement
 from rich.markup import escape
 from rich.table import Table
 
-from ssd.cli.flags import Parser
 from ssd.config import Config
 from ssd.console import Console
 from ssd.errors import InputError
+from ssd.options.flags import Parser
 
 OK, WARN, STOP = "ok", "warn", "stop"
 

@@ -5,7 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssd.cli.flags import (
+from ssd.cli.splits import data_name, judged_text, read_split_to_run
+from ssd.config import Config
+from ssd.errors import InputError
+from ssd.options.detectors import for_detector
+from ssd.options.flags import (
     CHECKPOINT_HELP,
     Parser,
     add_data_flags,
@@ -15,9 +19,6 @@ from ssd.cli.flags import (
     config_of,
     require_folder_of,
 )
-from ssd.cli.splits import data_name, judged_text, read_split_to_run
-from ssd.config import Config
-from ssd.errors import InputError
 
 if TYPE_CHECKING:
     from ssd.distributed import Ranks
@@ -49,16 +50,17 @@ def evaluate(arguments: Sequence[str]) -> int:
     from ssd.distributed import process_group
 
     with process_group(config.device, local_rank, config.timeout) as ranks:
-        return _evaluate(config, ranks, json_file)
+        return _evaluate(config, set(options), ranks, json_file)
 
 
-def _evaluate(config: Config, ranks: "Ranks", json_file: str | None) -> int:
+def _evaluate(config: Config, given: set[str], ranks: "Ranks", json_file: str | None) -> int:
     import json
 
     import torch
 
     import pipelines
     from ssd.checkpoints import checkpoint, conversion
+    from ssd.detectors.table import view_of
     from ssd.evaluation.coco import coco_metrics
     from ssd.evaluation.detect import detect_split
     from ssd.run.metrics_table import show_metrics
@@ -66,11 +68,13 @@ def _evaluate(config: Config, ranks: "Ranks", json_file: str | None) -> int:
     file = Path(config.checkpoint or "")
     content = conversion.load(file)
     split = read_split_to_run(config, config.val_split, ranks)
+    config = for_detector(checkpoint.settings_of(content), config, given)
     checkpoint.require_categories(content, file, list(split.categories), config.data)
     model = checkpoint.build_model(content, file).to(ranks.device).to(memory_format=torch.channels_last)
     loader = pipelines.build_eval(
-        config.data_pipeline, split, batch_size=config.eval_batch_size, num_workers=config.num_workers, ranks=ranks
-    )
+        config.data_pipeline, split, batch_size=config.eval_batch_size, num_workers=config.num_workers, ranks=ranks,
+        view=view_of(config.detector),
+    )  # fmt: skip
     ground_truth = split.ground_truth()
     results = detect_split(model, loader, ground_truth, config, ranks)
     if results is not None:

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssd.cli.flags import (
+from ssd.config import Config
+from ssd.options.flags import (
     CHECKPOINT_HELP,
     Parser,
     add_detection_flags,
     config_of,
     require_folder_of,
 )
-from ssd.config import Config
 
 if TYPE_CHECKING:
     pass

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssd.cli.flags import (
+from ssd.errors import InputError
+from ssd.options.flags import (
     EXIT_CODES,
     Parser,
 )
-from ssd.errors import InputError
 
 if TYPE_CHECKING:
     pass

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssd.cli.flags import (
+from ssd.config import (
+    Config,
+)
+from ssd.options.flags import (
     CHECKPOINT_HELP,
     COUNT,
     FRACTION,
     Parser,
     add_device_flags,
     config_of,
-)
-from ssd.config import (
-    Config,
 )
 
 if TYPE_CHECKING:

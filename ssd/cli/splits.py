@@ -1,5 +1,7 @@
 """The splits that a command reads."""
 
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +21,9 @@ def data_folder(config: Config) -> Path:
         return Path(config.data)
     from pipelines.demo.data_set import write_demo_data
 
+    # It takes up to half a minute, in which nothing else is said. Under torchrun one process says it.
+    if not DEMO_FOLDER.exists() and os.environ.get("RANK", "0") == "0":
+        print(f"writing the demo data to {DEMO_FOLDER}, 640 images", file=sys.stderr, flush=True)
     return write_demo_data(DEMO_FOLDER)
 
 
@@ -49,13 +54,15 @@ def judged_text(split: "Annotations") -> str:
 
 def read_both_splits(config: Config, ranks: "Ranks") -> "tuple[Annotations, Annotations]":
     """To train on and to judge by; of the former, the crowd regions are objects too where the config learns them."""
-    from pipelines.augmentation import AUGMENTATIONS
+    from ssd.detectors.table import view_of
+    from ssd.views import SquareView
 
     train_split = read_split_to_run(config, config.train_split, ranks)
     val_split = read_split_to_run(config, config.val_split, ranks)
     if train_split.categories != val_split.categories:
         raise InputError(f"{val_split.file}: its categories are not those of {train_split.file}; make them equal")
-    if AUGMENTATIONS[config.augmentation].learns_crowds:
+    view = view_of(config.detector)
+    if isinstance(view, SquareView) and view.augmentation.learns_crowds:
         train_split = replace(train_split, is_crowd=train_split.is_crowd & False)
     return train_split, val_split
 

@@ -2,8 +2,20 @@
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
-from ssd.cli.flags import (
+from ssd.config import (
+    MLPERF_DIVISIONS,
+    MLPERF_STATUSES,
+    OPTIMIZERS,
+    SCHEDULES,
+    TRACKERS,
+    Config,
+    Recipe,
+)
+from ssd.detectors.names import family_of
+from ssd.options.detectors import add_detector_flags, detector_in
+from ssd.options.flags import (
     ABOVE_0,
     BATCH,
     COUNT,
@@ -24,22 +36,15 @@ from ssd.cli.flags import (
     config_of,
     flag,
     interval,
-    recipe_name,
 )
-from ssd.cli.recipes import base_of
-from ssd.config import (
-    BACKBONES,
-    MLPERF_DIVISIONS,
-    MLPERF_STATUSES,
-    OPTIMIZERS,
-    SCHEDULES,
-    TRACKERS,
-)
-from ssd.detectors.ssd300.recipes import RECIPES
+from ssd.options.recipes import base_of
 from ssd.training.interruption import end_with_launcher
 
 
-def train_parser() -> Parser:
+def train_parser(settings: Any = Config.detector) -> Parser:
+    """settings: of the detector that --detector names, whose own flags are shown."""
+    family = family_of(settings)
+    recipes = family.recipes
     parser = Parser(
         "main.py",
         usage="main.py [train] --data DIR [flags]\n"
@@ -54,18 +59,19 @@ def train_parser() -> Parser:
         "       main.py download --data DIR [flags]\n"
         "       main.py doctor [flags]\n"
         "Each has its own --help.",
-        description="Train an SSD300 detector. Under torchrun every process is a rank.",
-        epilog=f"recipes:\n{_recipes_help()}\n\n"
+        base=family.defaults(settings),
+        description="Train a detector. Under torchrun every process is a rank.",
+        epilog=f"recipes:\n{_recipes_help(recipes)}\n\n"
         f"example: torchrun --nproc_per_node=8 main.py --fp16 --data /coco\n{TRAINING_EXIT_CODES}",
     )
     parser.add_argument(
-        "--recipe", type=recipe_name, metavar="NAME|FILE.toml",
+        "--recipe", metavar="NAME|FILE.toml",
         help="start from these settings: one of those below, or a file with some of config.json's",
     )  # fmt: skip
     add_data_flags(parser, training=True)
 
+    add_detector_flags(parser, settings)
     group = parser.add_argument_group("model")
-    flag(group, "--backbone", dest="backbone", choices=BACKBONES, help="the ResNet under the detector")
     flag(
         group, "--backbone-weights", dest="backbone_weights", metavar="{imagenet,none,FILE}",
         help="torchvision's, downloaded; none; or a file (torch or safetensors) with a torchvision state dict",
@@ -167,18 +173,19 @@ def train_parser() -> Parser:
     return parser
 
 
-def _recipes_help() -> str:
-    return "\n".join(f"  {name:<11}{(recipe.__doc__ or '').splitlines()[0]}" for name, recipe in RECIPES.items())
+def _recipes_help(recipes: dict[str, Recipe]) -> str:
+    return "\n".join(f"  {name:<11}{(recipe.__doc__ or '').splitlines()[0]}" for name, recipe in recipes.items())
 
 
 def train(arguments: Sequence[str]) -> int:
     end_with_launcher()
-    parser = train_parser()
+    settings = detector_in(arguments)
+    parser = train_parser(settings)
     options = vars(parser.parse_args(arguments))
     local_rank, recipe = options.pop("local_rank"), options.pop("recipe")
     world_size = int(os.environ.get("WORLD_SIZE", 1))
-    config = config_of(options, base_of(recipe, parser, options.get("batch_size"), world_size))
-    takes_backbone = recipe is None and "backbone" not in options
+    config = config_of(options, base_of(recipe, parser, settings, options.get("batch_size"), world_size))
+    given = set(options) if recipe is None else set(config.to_dict())
 
     from ssd.cli.training_run import train_run
     from ssd.distributed import process_group
@@ -189,4 +196,4 @@ def train(arguments: Sequence[str]) -> int:
         process_group(config.device, local_rank, config.timeout) as ranks,
         Trackers(config.track if ranks.is_main else ()) as trackers,
     ):
-        return train_run(config, ranks, trackers, takes_backbone)
+        return train_run(config, ranks, trackers, given)

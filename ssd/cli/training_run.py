@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,21 @@ import numpy as np
 
 import pipelines
 from pipelines.annotations import Annotations
-from pipelines.augmentation import AUGMENTATIONS, CROP_ATTEMPTS
+from pipelines.augmentation import CROP_ATTEMPTS
 from pipelines.readers.splits import annotation_files, find_split
 from ssd.batch import EvalLoader, TrainLoader
-from ssd.checkpoints import conversion
+from ssd.checkpoints import checkpoint, conversion
 from ssd.cli.splits import data_folder, data_name, judged_text, read_both_splits
 from ssd.config import Config
+from ssd.detectors.ssd300.settings import SSD300Settings
+from ssd.detectors.table import detector_of, to_dict, view_of
 from ssd.distributed import Ranks, broadcast_object
 from ssd.environment import hardware
 from ssd.evaluation.coco import coco_metrics
 from ssd.evaluation.detect import detect_split
 from ssd.mlperf.checker import check_run
 from ssd.mlperf.log import begin, run_seconds
+from ssd.options.detectors import for_detector
 from ssd.precision import compute_dtype
 from ssd.report.examples import Showcase
 from ssd.run.files import Run
@@ -42,23 +45,24 @@ from ssd.training.state import Training
 from ssd.training.step import require_device
 
 
-def with_backbone_of_checkpoint(config: Config) -> Config:
+def with_detector_of_checkpoint(config: Config, given: set[str]) -> Config:
+    """given: the settings of the command line or a recipe; of its detector, the others are --checkpoint's."""
     if not config.checkpoint:
         return config
-    return replace(config, backbone=conversion.load(Path(config.checkpoint))["backbone"])
+    return for_detector(checkpoint.settings_of(conversion.load(Path(config.checkpoint))), config, given)
 
 
-def train_run(config: Config, ranks: Ranks, trackers: Trackers, takes_backbone: bool) -> int:
-    """takes_backbone: neither a flag nor a recipe names the backbone, so the checkpoint's is taken: the run's own, or
-    that of --checkpoint."""
+def train_run(config: Config, ranks: Ranks, trackers: Trackers, given: set[str]) -> int:
+    """given: as in `with_detector_of_checkpoint`. A run that goes on takes the others from its own checkpoint."""
     require_device(config, ranks)
     with run_folder(data_name(config), config.output, config.resume, ranks) as (folder, files):
         origin = resume.find_checkpoint(files, ranks)
         if origin and resume.is_over(origin.content, config) and (folder / "results.json").exists():
             return _say_it_is_over(folder, origin.content, config, ranks)
-        if takes_backbone:  # a run that goes on needs the file no more that it started from
-            in_run = origin and origin.content["backbone"]
-            config = replace(config, backbone=in_run) if in_run else with_backbone_of_checkpoint(config)
+        if origin:  # a run that goes on needs the file no more that it started from
+            config = for_detector(checkpoint.settings_of(origin.content), config, given)
+        else:
+            config = with_detector_of_checkpoint(config, given)
         seed = config.seed
         if seed is None:
             seed = origin.content["seed"] if origin else broadcast_object(int.from_bytes(os.urandom(4)), ranks)
@@ -99,7 +103,10 @@ def _train_in(folder: Path, origin: Origin | None, config: Config, ranks: Ranks,
         run.log("resumed", step=training.step, checkpoint=str(origin.file), world_size=ranks.world_size, how=notes[-1])
     _announce(run, config, splits, ranks, training.step, [*notes, *compliance.notes])
 
-    showcase = Showcase(val_loader, val_split.ground_truth(), run, config.eval_engine)
+    detector = detector_of(config.detector)
+    coverage = detector.coverage and partial(detector.coverage, config.detector)
+    ground_truth = val_split.ground_truth()
+    showcase = Showcase(val_loader, ground_truth, run, config.eval_engine, coverage, plots=config.plots)
     try:
         judge = _judge(training, showcase, config, ranks)
         results, reached = run_training(training, loader, judge, run, compliance, describe)
@@ -116,7 +123,7 @@ def _train_in(folder: Path, origin: Origin | None, config: Config, ranks: Ranks,
         results["time_to_target_s"] = run_seconds(compliance.file) if reached else None
     if ranks.is_main:
         _write_results(run, results, config, val_split)
-        showcase.write(plots=config.plots)
+        showcase.write()
         run.say(f"wrote {folder}")
     complies = compliance.file is None or check_run(compliance.file, config, run, results["time_to_target_s"])
     if config.target is not None and not reached:
@@ -128,20 +135,22 @@ def _train_in(folder: Path, origin: Origin | None, config: Config, ranks: Ranks,
 def _build_loaders(
     config: Config, train_split: Annotations, val_split: Annotations, ranks: Ranks
 ) -> tuple[TrainLoader, EvalLoader]:
+    view = view_of(config.detector)
     loader = pipelines.build_train(
         config.data_pipeline, train_split, batch_size=config.batch_size, num_workers=config.num_workers,
-        seed=config.seed or 0, ranks=ranks, settings=AUGMENTATIONS[config.augmentation],
+        seed=config.seed or 0, ranks=ranks, view=view,
     )  # fmt: skip
     val_loader = pipelines.build_eval(
-        config.data_pipeline, val_split, batch_size=config.eval_batch_size, num_workers=config.num_workers, ranks=ranks
-    )
+        config.data_pipeline, val_split, batch_size=config.eval_batch_size, num_workers=config.num_workers, ranks=ranks,
+        view=view,
+    )  # fmt: skip
     return loader, val_loader
 
 
 def _describe(config: Config, split: Annotations, loader: TrainLoader, ranks: Ranks) -> dict[str, Any]:
     """What every checkpoint says of its run."""
     return {
-        "backbone": config.backbone,
+        "detector": to_dict(config.detector),
         "categories": [tuple(category) for category in split.categories],
         "seed": config.seed,
         "settings": config.to_dict(),
@@ -165,7 +174,8 @@ def _announce(
     run.say(
         f"{config.data}: {len(train_split.trainable_indices())} of {len(train_split)} images to train on, "
         f"{len(val_split)} to judge by, {len(train_split.categories)} classes\n"
-        f"SSD300-{config.backbone}, {config.data_pipeline}, {ranks.world_size} x {ranks.device.type}, "
+        f"{detector_of(config.detector).title(config.detector)}, {config.data_pipeline}, "
+        f"{ranks.world_size} x {ranks.device.type}, "
         f"{str(compute_dtype(config, ranks.device) or 'float32').removeprefix('torch.')}, "
         f"batch {global_batch_size}, seed {config.seed}, in {run.folder}\n"
         f"learning rate {config.learning_rate:g} x batch {global_batch_size} / {REFERENCE_BATCH} = {peak:g}, "
@@ -196,9 +206,8 @@ def _judge(training: Training, showcase: Showcase, config: Config, ranks: Ranks)
 
 def _write_results(run: Run, results: dict[str, Any], config: Config, val_split: Annotations) -> None:
     about = {"val_images": len(val_split), "val_images_left_out": val_split.num_left_out}
-    run.write_results(
-        {**results, **about, "seed": config.seed, "data_pipeline": config.data_pipeline, "backbone": config.backbone}
-    )
+    of_detector = {"detector": config.detector.name, **asdict(config.detector)}
+    run.write_results({**results, **about, "seed": config.seed, "data_pipeline": config.data_pipeline, **of_detector})
     run.show_metrics(results, f"{data_name(config)} {config.val_split}, {results['train_seconds'] / 60:.1f} minutes")
     if _is_as_published(config, val_split, results):
         run.say(published_band(results["AP"]))
@@ -207,4 +216,5 @@ def _write_results(run: Run, results: dict[str, Any], config: Config, val_split:
 def _is_as_published(config: Config, val_split: Annotations, results: dict[str, Any]) -> bool:
     """Whether a run is one that NVIDIA's published figure is for: SSD300-R50, 65 epochs, the whole of COCO 2017."""
     whole_coco = config.val_split == "val2017" and len(val_split) == 5000 and len(val_split.categories) == 80
-    return whole_coco and config.backbone == "resnet50" and results["epochs"] == 65
+    is_theirs = config.detector == SSD300Settings() and results["epochs"] == 65
+    return whole_coco and is_theirs

@@ -1,16 +1,18 @@
 """What a detector is to the rest of the house: one record of plain functions.
 
 Training, evaluation, checkpoints, prediction and the command line take this record and never ask which detector it is.
-`S` below is the detector's own settings, a frozen dataclass of plain values.
+`S` below is the detector's own settings, a frozen dataclass of plain values. Where a function takes a model, it is one
+that the same record has built.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from ssd.batch import Detections, EvalBatch
+from ssd.batch import Batch, Detections, EvalBatch
 from ssd.config import Thresholds
 from ssd.views import View
 
@@ -19,8 +21,21 @@ Forward = Callable[..., Any]
 LossesOf = Callable[[Forward, Any], dict[str, Tensor]]
 """(forward, a batch of the view's kind) -> losses by name, float32 scalars with the same names at each step. Training
 minimises their sum."""
-Detect = Callable[[nn.Module, EvalBatch], Detections]
-"""(the model in evaluation mode, batch) -> what it finds, on the model's device."""
+Detect = Callable[[Forward, EvalBatch], Detections]
+"""(the model in evaluation mode, in the run's precision; batch) -> what it finds, on the model's device."""
+
+
+class Exportable(NamedTuple):
+    """A detector with its post-processing as one graph.
+
+    module: takes inputs, gives `Detections._asdict()`. inputs: an example of each, by name. dynamic: by input, which of
+    its dimensions may have any size, and what that size is called. input_text: what the user has to pass.
+    """
+
+    module: nn.Module
+    inputs: dict[str, Tensor]
+    dynamic: dict[str, dict[int, str]]
+    input_text: str
 
 
 class Detector(NamedTuple):
@@ -36,24 +51,30 @@ class Detector(NamedTuple):
     view: S -> what a data path makes of images.
     losses_of: (S, whether to compile what is no part of the model) -> LossesOf.
     detect: (S, thresholds) -> Detect.
+    input_size_px: S -> (width, height) that speed and FLOPs are stated for.
+    synthetic: (S, K, device, batch size) -> a training batch out of nothing, for speed without data.
     one_shape: S -> whether all training batches have one shape, which --compile and --cuda-graphs need.
-    trace: (model, images) runs every layer once, for FLOPs and summaries.
+    trace: (model, images B x 3 x H x W) -> the raw outputs, from every layer once, for FLOPs and summaries.
     foreign: (content of a file, file) -> content of our checkpoint without its format, or None if it is not another
     program's file of this detector.
-    exportable: (model, S, thresholds) -> a module of uint8 images to `Detections._asdict()`, or None.
+    exportable: (model, S, thresholds) -> what a file that runs without this program is made of.
+    coverage: (S, boxes_ltrb N x 4 float32 in [0, 1]) -> how a data set's boxes suit the detector, for the report.
     """
 
     name: str
     settings: type
     title: Callable[[Any], str]
     build: Callable[[Any, int], nn.Module]
-    load_backbone: Callable[[nn.Module, Any, str], None]
-    freeze_backbone: Callable[[nn.Module], None] | None
+    load_backbone: Callable[[Any, Any, str], None]
+    freeze_backbone: Callable[[Any], None] | None
     fresh_heads: Callable[[Any], tuple[str, ...]]
     view: Callable[[Any], View]
     losses_of: Callable[[Any, bool], LossesOf]
     detect: Callable[[Any, Thresholds], Detect]
+    input_size_px: Callable[[Any], tuple[int, int]]
+    synthetic: Callable[[Any, int, torch.device, int], Batch]
     one_shape: Callable[[Any], bool]
-    trace: Callable[[nn.Module, Tensor], Any]
+    trace: Callable[[Any, Tensor], Sequence[Tensor]]
     foreign: Callable[[Any, Path], dict[str, Any] | None]
-    exportable: Callable[[nn.Module, Any, Thresholds], nn.Module] | None
+    exportable: Callable[[Any, Any, Thresholds], Exportable] | None
+    coverage: Callable[[Any, Tensor], dict[str, Any]] | None

@@ -1,41 +1,44 @@
-"""What an evaluation tells beyond its metrics: precision-recall curves, confusions, and how the boxes suit SSD300."""
+"""What an evaluation tells beyond its metrics: precision-recall curves and confusions."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pycocotools.mask
 import torch
 
-from ssd.batch import IMAGE_SIZE_PX, GroundTruth
-from ssd.boxes import pairwise_iou
-from ssd.detectors.ssd300.anchors import MATCH_IOU, default_boxes_ltrb
+from ssd.batch import GroundTruth
 from ssd.evaluation.coco import class_names, precision_at_iou50, without_nan
 
 # Detections below this are left out of pictures and of the confusion matrix, where COCO's metrics count them all.
 SHOWN_SCORE = 0.4
 CONFUSION_IOU = 0.5
-# Of the network's input: the smallest and largest default boxes have sides of 21 and 315 px.
-SIZE_EDGES_PX = np.geomspace(3, 300, 31)
 
 
-def analyse(ground_truth: GroundTruth, results: np.ndarray, engine: str = "faster") -> dict[str, Any]:
+def analyse(
+    ground_truth: GroundTruth,
+    results: np.ndarray,
+    engine: str = "faster",
+    coverage: Callable[[torch.Tensor], dict[str, Any]] | None = None,
+) -> dict[str, Any]:
     """What a run's evaluation.json holds. results: as `detect.detect_split` returns them.
 
     "classes": names, in the order of everything else. "boxes": how many of each the split has, without crowd regions.
     "precision_at_iou50": `coco.precision_at_iou50`, None for a class without ground truth. "confusion": see
-    `confusion`, with the IoU and score it was made at. "box_sizes": see `box_sizes`.
+    `confusion`, with the IoU and score it was made at. "box_sizes": what `Detector.coverage` says
+    of the split's boxes, of a detector that has it.
     """
     results = without_nan(results)
     curves = precision_at_iou50(ground_truth, results, engine)
     matrix = confusion(ground_truth, results)
-    return {
+    content = {
         "images": len(ground_truth.image_ids),
         "classes": class_names(ground_truth),
         "boxes": matrix[:-1].sum(axis=1).tolist(),
         "precision_at_iou50": [None if curve[0] < 0 else curve.round(4).tolist() for curve in curves],
         "confusion": {"iou": CONFUSION_IOU, "score": SHOWN_SCORE, "matrix": matrix.tolist()},
-        "box_sizes": box_sizes(ground_truth),
     }
+    return content if coverage is None else {**content, "box_sizes": coverage(boxes_of(ground_truth))}
 
 
 def confusion(ground_truth: GroundTruth, results: np.ndarray) -> np.ndarray:
@@ -93,27 +96,7 @@ def _pair_up(iou: np.ndarray) -> dict[int, int]:
     return pairs
 
 
-def box_sizes(ground_truth: GroundTruth) -> dict[str, list[float]]:
-    """How large the split's boxes are once an image is 300 x 300, and which of them a default box matches.
-
-    Counts of boxes by sqrt(width x height), between SIZE_EDGES_PX, the outermost bins open to the outside. "covered":
-    those with which a default box has an IoU above MATCH_IOU; "uncovered": those that only their nearest one learns.
-    Crowd regions do not count.
-    """
-    boxes_ltrb = _boxes_ltrb(ground_truth)
-    # In slices: 256 boxes x 8732 default boxes are 9 MB.
-    parts = [pairwise_iou(part, default_boxes_ltrb()).amax(dim=1) for part in boxes_ltrb.split(256)] or [torch.zeros(0)]
-    is_covered = torch.cat(parts).gt(MATCH_IOU).numpy()
-    sizes_px: np.ndarray = (
-        IMAGE_SIZE_PX * (boxes_ltrb[:, 2:] - boxes_ltrb[:, :2]).clamp(min=0).prod(dim=1).sqrt().numpy()
-    )
-    sizes_px = sizes_px.clip(SIZE_EDGES_PX[0], SIZE_EDGES_PX[-1])
-    covered, uncovered = (np.histogram(sizes_px[rows], SIZE_EDGES_PX)[0] for rows in (is_covered, ~is_covered))
-    edges_px: list[float] = SIZE_EDGES_PX.round(2).tolist()
-    return {"edges_px": edges_px, "covered": covered.tolist(), "uncovered": uncovered.tolist()}
-
-
-def _boxes_ltrb(ground_truth: GroundTruth) -> torch.Tensor:
+def boxes_of(ground_truth: GroundTruth) -> torch.Tensor:
     """N x 4 float32 in [0, 1], cut to the image; without crowd regions."""
     rows = [row for row in ground_truth.dataset["annotations"] if not row["iscrowd"]]
     size_of = dict(zip(ground_truth.image_ids.tolist(), ground_truth.sizes_px, strict=True))

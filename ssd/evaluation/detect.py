@@ -1,13 +1,16 @@
 """A model's detections over a split, as rows of COCO results."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import nn
 
-from ssd.batch import Detections, EvalLoader, GroundTruth
+from ssd.batch import Detections, EvalLoader, GroundTruth, on_host
 from ssd.boxes import ltrb_to_xywh
 from ssd.config import Config
-from ssd.detectors.ssd300.postprocess import detect, on_host
+from ssd.detectors.contract import Forward
+from ssd.detectors.table import detector_of
 from ssd.distributed import Ranks, gather_tensors
 from ssd.precision import autocast
 
@@ -24,20 +27,24 @@ def detect_split(
     training = model.training
     model.eval()
     rows = [torch.zeros(0, 7, dtype=torch.float64)]
+    detect = detector_of(config.detector).detect(config.detector, config.thresholds)
+    forward = in_precision(model, config, ranks.device)
     for batch in loader:
-        with autocast(config, ranks.device):
-            predictions = model(batch.images)
-        detections = detect(
-            predictions,
-            score_threshold=config.score_threshold,
-            nms_iou=config.nms_iou,
-            max_per_class=config.max_per_class,
-            max_per_image=config.max_per_image,
-        )
+        detections = detect(forward, batch)
         rows.append(_coco_rows(detections, batch.indices, ground_truth))
     model.train(training)
     parts = gather_tensors(torch.cat(rows), ranks)
     return None if parts is None else torch.cat(parts).numpy()
+
+
+def in_precision(model: Forward, config: Config, device: torch.device) -> Forward:
+    """The model, called in the run's precision."""
+
+    def forward(*arguments: Any) -> Any:
+        with autocast(config, device):
+            return model(*arguments)
+
+    return forward
 
 
 def _coco_rows(detections: Detections, indices: torch.Tensor, ground_truth: GroundTruth) -> torch.Tensor:

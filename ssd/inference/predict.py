@@ -20,6 +20,7 @@ from ssd.images import SUFFIXES, read_upright
 from ssd.inference.drawn import draw_detections
 from ssd.inference.predictor import ImageDetections, ModelInput, Predictor, model_input
 from ssd.lettering import note_on_numbers, shown_in_picture
+from ssd.views import View
 
 RESULTS_JSON, RESULTS_CSV = "detections.json", "detections.csv"
 _SUFFIXES = {suffix for suffixes in SUFFIXES.values() for suffix in suffixes}
@@ -88,7 +89,7 @@ def predict(
     )  # fmt: skip
     with ThreadPoolExecutor(threads) as pool, bar:
         task = bar.add_task("detecting", total=len(files))
-        for batch in _read_ahead(files, batch_size, pool):
+        for batch in _read_ahead(files, detector.view, batch_size, pool):
             read: dict[Path, ModelInput] = {}
             for file, future in batch.items():
                 try:
@@ -127,12 +128,12 @@ def predict(
 
 
 def _read_ahead(
-    files: Sequence[Path], batch_size: int, pool: ThreadPoolExecutor
+    files: Sequence[Path], view: View, batch_size: int, pool: ThreadPoolExecutor
 ) -> Iterator[dict[Path, Future[ModelInput]]]:
     """Batches of files being read: the next while the caller has one in its hands."""
     waiting: deque[dict[Path, Future[ModelInput]]] = deque()
     for first in range(0, len(files), batch_size):
-        waiting.append({file: pool.submit(model_input, file) for file in files[first : first + batch_size]})
+        waiting.append({file: pool.submit(model_input, file, view) for file in files[first : first + batch_size]})
         if len(waiting) > 1:
             yield waiting.popleft()
     yield from waiting

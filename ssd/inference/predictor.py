@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -9,15 +10,16 @@ from typing import NamedTuple, cast
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
+from ssd.batch import EvalBatch, on_host, whole
 from ssd.checkpoints import checkpoint, conversion
 from ssd.config import Config
-from ssd.detectors.ssd300.model import SSD300
-from ssd.detectors.ssd300.postprocess import detect, on_host
+from ssd.detectors.table import detector_of
 from ssd.distributed import runs_on_gpu
-from ssd.images import ImageLike, is_file, normalise, resize, rgb_of
-from ssd.precision import autocast
+from ssd.evaluation.detect import in_precision
+from ssd.images import ImageLike, is_file, normalise, normalise_padded, resize, rgb_of
+from ssd.views import SquareView, View, resized_px
 
 
 class ImageDetections(NamedTuple):
@@ -35,16 +37,32 @@ class ImageDetections(NamedTuple):
 
 
 class ModelInput(NamedTuple):
-    """An image as the model takes it: 300 x 300 x 3 uint8 RGB, and the (width, height) that it had before."""
+    """An image as the view takes it: H x W x 3 uint8 RGB, and the (width, height) that it had before."""
 
     pixels: np.ndarray
     size_px: tuple[int, int]
 
 
-def model_input(image: ImageLike) -> ModelInput:
+def model_input(image: ImageLike, view: View) -> ModelInput:
     """The whole image, resized as in evaluation. Raises as `images.rgb_of`."""
     pixels = rgb_of(image)
-    return ModelInput(resize(pixels), (pixels.shape[1], pixels.shape[0]))
+    size_px = (pixels.shape[1], pixels.shape[0])
+    if isinstance(view, SquareView):
+        return ModelInput(resize(pixels, (view.size_px, view.size_px)), size_px)
+    resized = resize(pixels, resized_px(view, size_px, view.short_sides_px[-1]), antialias=view.antialias)
+    return ModelInput(resized, size_px)
+
+
+def model_batch(inputs: Sequence[ModelInput], view: View, device: torch.device) -> EvalBatch:
+    """Of several images, on the device."""
+    indices = torch.arange(len(inputs))
+    if isinstance(view, SquareView):
+        pixels = torch.from_numpy(np.stack([image.pixels for image in inputs])).to(device)
+        images = normalise(pixels.permute(0, 3, 1, 2))
+        return EvalBatch(images, whole(images), indices)
+    images = normalise_padded([torch.from_numpy(image.pixels).to(device) for image in inputs], view)
+    placed = torch.tensor([[0, 0, image.pixels.shape[1], image.pixels.shape[0]] for image in inputs])
+    return EvalBatch(images, placed, indices)
 
 
 class Predictor:
@@ -53,11 +71,16 @@ class Predictor:
     categories: the (id, name) of the data set that it was trained on; label i + 1 is categories[i].
     """
 
-    def __init__(self, model: SSD300, categories: Sequence[tuple[int, str]], config: Config) -> None:
+    def __init__(self, model: nn.Module, categories: Sequence[tuple[int, str]], config: Config) -> None:
+        """config.detector: the settings that the model was built with."""
         self.categories = list(categories)
         self.device = torch.device("cuda" if runs_on_gpu(config.device) else "cpu")
         self._model = model.to(self.device).to(memory_format=torch.channels_last).eval()
-        self._config = config
+        detector = detector_of(config.detector)
+        self.view = detector.view(config.detector)
+        self._title = detector.title(config.detector)
+        self._forward = in_precision(self._model, config, self.device)
+        self._detect = detector.detect(config.detector, config.thresholds)
 
     def __call__(self, images: ImageLike | Iterable[ImageLike], *, batch_size: int = 8) -> list[ImageDetections]:
         """The detections of each image.
@@ -69,24 +92,15 @@ class Predictor:
         TypeError that says what to pass for anything else.
         """
         several, found = _each_of(images), []
-        while inputs := [model_input(image) for image in islice(several, batch_size)]:
+        while inputs := [model_input(image, self.view) for image in islice(several, batch_size)]:
             found += self.detect(inputs)
         return found
 
     @torch.no_grad()
     def detect(self, inputs: Sequence[ModelInput]) -> list[ImageDetections]:
         """The detections of one batch."""
-        pixels = torch.from_numpy(np.stack([image.pixels for image in inputs])).to(self.device)
-        with autocast(self._config, self.device):
-            predictions = self._model(normalise(pixels.permute(0, 3, 1, 2)))
-        detections = detect(
-            predictions,
-            score_threshold=self._config.score_threshold,
-            nms_iou=self._config.nms_iou,
-            max_per_class=self._config.max_per_class,
-            max_per_image=self._config.max_per_image,
-        )
-        boxes_ltrb, scores, labels, counts = on_host(detections)
+        batch = model_batch(inputs, self.view, self.device)
+        boxes_ltrb, scores, labels, counts = on_host(self._detect(self._forward, batch))
         sizes_px = torch.tensor([image.size_px for image in inputs])
         boxes_ltrb_px = boxes_ltrb * sizes_px.repeat(1, 2).unsqueeze(1)
         return [
@@ -95,7 +109,7 @@ class Predictor:
         ]
 
     def __repr__(self) -> str:
-        return f"<SSD300-{self._model.backbone} of {len(self.categories)} classes on {self.device}>"
+        return f"<{self._title} of {len(self.categories)} classes on {self.device}>"
 
     def _names(self, labels: Tensor) -> list[str]:
         return [self.categories[label - 1][1] for label in labels.tolist()]
@@ -115,4 +129,5 @@ def load_predictor(file: str | os.PathLike[str], config: Config) -> Predictor:
     that is no checkpoint."""
     path = Path(file)
     content = conversion.load(path)
+    config = replace(config, detector=checkpoint.settings_of(content))
     return Predictor(checkpoint.build_model(content, path), [tuple(each) for each in content["categories"]], config)

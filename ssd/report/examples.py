@@ -1,10 +1,12 @@
-"""What a run shows of its evaluations: pictures and curves for its trackers, and evaluation.json, plots and a report
-at its end.
+"""What a run shows of its evaluations: example pictures after each, curves for its trackers, and evaluation.json,
+plots and a report at its end.
 
 On rank 0 only, and beside the training steps: it keeps what the evaluation had in its hands anyway.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -14,8 +16,9 @@ from ssd.batch import EvalBatch, EvalLoader, GroundTruth
 from ssd.drawing import Box, draw_boxes, mosaic, picture_of
 from ssd.evaluation.analysis import SHOWN_SCORE, analyse
 from ssd.evaluation.coco import class_names, precision_at_iou50
+from ssd.files import written_whole
 from ssd.lettering import shown_in_picture
-from ssd.report.history import read_history, write_csv
+from ssd.report.history import PREDICTIONS, read_history, write_csv
 from ssd.run.files import Run
 
 EXAMPLES = 8
@@ -26,13 +29,26 @@ _TILE_PX = 300
 class Showcase:
     """A loader of the split to judge by that remembers its first images with objects, and `take`s what was found."""
 
-    def __init__(self, loader: EvalLoader, ground_truth: GroundTruth, run: Run, engine: str) -> None:
-        """engine: one of config.EVAL_ENGINES."""
+    def __init__(
+        self,
+        loader: EvalLoader,
+        ground_truth: GroundTruth,
+        run: Run,
+        engine: str,
+        coverage: Callable[[Tensor], dict[str, Any]] | None = None,
+        *,
+        plots: bool,
+    ) -> None:
+        """engine: one of config.EVAL_ENGINES. coverage: as `Detector.coverage`. plots: draw the examples, plots
+        and the report into the run's folder."""
+        self._coverage = coverage
         self._loader, self.ground_truth, self._run, self._engine = loader, ground_truth, run, engine
         self._names = class_names(ground_truth)
         self._with_objects = {row["image_id"] for row in ground_truth.dataset["annotations"]}
-        self._examples: dict[int, Tensor] = {}  # index -> 3 x 300 x 300
+        self._examples: dict[int, Tensor] = {}  # index -> 3 x H x W
         self._results: np.ndarray | None = None
+        self._pictures = run.folder / "plots" / PREDICTIONS if plots else None
+        self._drew = False
 
     def __iter__(self) -> Iterator[EvalBatch]:
         for batch in self._loader:
@@ -43,11 +59,17 @@ class Showcase:
     def _remember(self, batch: EvalBatch) -> None:
         for row, index in enumerate(batch.indices.tolist()):
             if self.ground_truth.image_ids[index] in self._with_objects and len(self._examples) < EXAMPLES:
-                self._examples[index] = batch.images[row].cpu()
+                left, top, right, bottom = batch.placed_ltrb_px[row].tolist()
+                self._examples[index] = batch.images[row, :, top:bottom, left:right].cpu()
 
     def take(self, results: np.ndarray, step: int) -> None:
-        """results: as `detect.detect_split` returns them."""
+        """Draws the examples, and sends the trackers curves and pictures.
+
+        results: as `detect.detect_split` returns them.
+        """
         self._results = results
+        if self._pictures is not None and self._examples:
+            self._draw(self._pictures, results)
         if self._run.trackers:
             precision = precision_at_iou50(self.ground_truth, results, self._engine)
             curves = zip(class_names(self.ground_truth), precision, strict=True)
@@ -55,22 +77,26 @@ class Showcase:
             if self._examples:
                 self._run.trackers.image("predictions", self._mosaic(results), step)
 
-    def write(self, *, plots: bool) -> None:
+    def _draw(self, file: Path, results: np.ndarray) -> None:
+        file.parent.mkdir(exist_ok=True)
+        with written_whole(file) as temporary:
+            Image.fromarray(self._mosaic(results)).save(temporary, format="JPEG", quality=88)
+        if not self._drew:
+            self._drew = True
+            self._run.say(f"example detections, drawn anew after each evaluation: {file}")
+
+    def write(self) -> None:
         """Writes evaluation.json and metrics.csv into the folder of the run, which has its results already; with plots,
         those and report.html."""
         if self._results is not None:
-            self._run.write_evaluation(analyse(self.ground_truth, self._results, self._engine))
+            self._run.write_evaluation(analyse(self.ground_truth, self._results, self._engine, self._coverage))
         write_csv(self._run.folder / "metrics.csv", read_history(self._run.folder))
-        if not plots:
+        if self._pictures is None:
             return
         from ssd.report.page import (
             write_plots_and_report,  # matplotlib: a second that no run has to wait for at its start
         )
 
-        if self._results is not None and self._examples:
-            file = self._run.folder / "plots" / "predictions.jpg"
-            file.parent.mkdir(exist_ok=True)
-            Image.fromarray(self._mosaic(self._results)).save(file, quality=88)
         if note := write_plots_and_report([self._run.folder], self._run.folder):
             self._run.say(f"note: {note}")
 

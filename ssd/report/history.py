@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 
 from ssd.errors import InputError
 
+PREDICTIONS = "predictions.jpg"
+"""In a run's plots/: example detections beside the ground truth."""
+
 
 class History(NamedTuple):
     """A run as its folder has it. The dictionaries are those of the files.

@@ -11,10 +11,9 @@ from ssd.config import Config
 from ssd.errors import InputError
 from ssd.evaluation.coco import METRIC_NAMES
 from ssd.lettering import note_on_numbers
-from ssd.report.history import History, read_history, write_csv
+from ssd.report.history import PREDICTIONS, History, read_history, write_csv
 from ssd.report.plots import shown_names, write_plots
 
-PREDICTIONS = "predictions.jpg"
 _CAPTIONS = {
     "curves": "Losses of long runs are running means, the log's lines faint behind. AP is of the validation split.",
     "per_class": "COCO's AP of each class, the mean over IoUs from 0.5 to 0.95.",
@@ -67,8 +66,10 @@ def report(histories: Sequence[History], pictures: Sequence[Path], note: str = "
 def _about(history: History) -> str:
     settings = history.config["settings"]
     device = history.config["hardware"]["device"]
+    # Until version 0.1 a run's config.json did not say which detector.
+    title = history.config.get("detector") or f"SSD300-{settings['backbone']}"
     return (
-        f"SSD300-{settings['backbone']} on {Path(settings['data']).name}, {settings['data_pipeline']}, "
+        f"{title} on {Path(settings['data']).name}, {settings['data_pipeline']}, "
         f"{history.config['world_size']} × {device}, {history.steps[-1]['epoch']:.4g} of {settings['epochs']} epochs"
     )
 

@@ -15,7 +15,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, ScalarFormatter
 
-from ssd.detectors.ssd300.anchors import FEATURE_SIZES, SCALES_PX
 from ssd.drawing import PALETTE
 from ssd.lettering import plot_families, shown_in_plot
 from ssd.report.history import History
@@ -305,7 +304,9 @@ def box_sizes(histories: Sequence[History]) -> Figure | None:
     """Of one run's split: sizes of its boxes, which of them a default box matches, and the default boxes' own."""
     if len(histories) > 1 or not histories[0].evaluation:
         return None
-    sizes = histories[0].evaluation["box_sizes"]
+    sizes = histories[0].evaluation.get("box_sizes")
+    if sizes is None:
+        return None
     covered, uncovered = np.array(sizes["covered"]), np.array(sizes["uncovered"])
     total = covered.sum() + uncovered.sum()
     if total == 0:
@@ -316,7 +317,7 @@ def box_sizes(histories: Sequence[History]) -> Figure | None:
     axes.stairs(covered, edges_px, fill=True, color=PALETTE[0], label="a default box has IoU > 0.5 with it")
     axes.stairs(covered + uncovered, edges_px, baseline=covered, fill=True, color=PALETTE[3], label="none has")
     top = 1.3 * (covered + uncovered).max()
-    for size, scale_px in zip(FEATURE_SIZES, SCALES_PX[:-1], strict=True):
+    for size, scale_px in sizes.get("levels", []):
         axes.axvline(scale_px, color=_INK, linewidth=1, linestyle=":", ymax=0.86)
         axes.text(scale_px, 0.88 * top, f"{size}×{size}", ha="center", fontsize=9)
     axes.set_xscale("log")

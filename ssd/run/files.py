@@ -12,12 +12,13 @@ from typing import Any
 from ssd.checkpoints.retention import FOLDER, LAST
 from ssd.config import Config
 from ssd.console import Console
+from ssd.detectors.table import detector_of
 from ssd.distributed import Ranks
 from ssd.environment import git_revision, hardware, versions
 from ssd.errors import InputError
 from ssd.files import written_whole
 from ssd.run.metrics_table import show_metrics
-from ssd.run.progress import TrainingProgress, start_progress
+from ssd.run.progress import StepProgress
 from ssd.run.trackers import Trackers
 
 
@@ -32,7 +33,7 @@ class Run:
         self.lost_batches = folder / "lost-batches.jsonl"
         self.is_main = ranks.is_main
         self.console = Console(quiet=not ranks.is_main, soft_wrap=True)
-        self._progress: TrainingProgress | None = None
+        self._progress: StepProgress | None = None
         if self.is_main:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -41,6 +42,7 @@ class Run:
 
     def write_config(self, config: Config, ranks: Ranks) -> None:
         content = {
+            "detector": detector_of(config.detector).title(config.detector),
             "settings": config.to_dict(),
             "command": sys.argv,
             "world_size": ranks.world_size,
@@ -98,20 +100,19 @@ class Run:
         self.console.print(text, markup=False)
 
     def start_progress(self, total_steps: int, first_step: int) -> None:
-        """Shows a bar in a terminal; elsewhere the lines of `say` are all."""
-        if not (self.is_main and self.console.is_terminal):
-            return
-        self._progress = start_progress(self.console, total_steps, first_step)
+        """Shows a bar in a terminal, and elsewhere a line now and then."""
+        if self.is_main:
+            self._progress = StepProgress(self.console, total_steps, first_step)
 
     def advance(self) -> None:
-        """Moves the bar by one step."""
+        """One step more is done."""
         if self._progress is not None:
-            self._progress.advance(self._progress.task_ids[0])
+            self._progress.advance()
 
     def show_state(self, text: str) -> None:
-        """Puts a line under the bar, in place of the last one."""
+        """Puts a line under the bar, in place of the last one, or into the next line of progress."""
         if self._progress is not None:
-            self._progress.state = text
+            self._progress.show_state(text)
 
     def stop_progress(self) -> None:
         if self._progress is not None:

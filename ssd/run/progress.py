@@ -1,13 +1,94 @@
-"""The bar that a terminal shows while a run trains."""
+"""What a user sees of a run while it trains: a bar in a terminal, a line now and then elsewhere, and the time left."""
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
+from datetime import timedelta
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+# The first step is left out: it warms up caches, workers and compilers. On a GPU the host queues a few steps ahead, so
+# the first ones seem to take no time; three seconds are longer than that. Where a step takes seconds, two are enough.
+ESTIMATE_FROM = ((5, 3.0), (2, 10.0))
+"""Steps and seconds after which the time left is said, whichever pair is reached first."""
+FIRST_INTERVAL_S, INTERVAL_SHARE, LAST_INTERVAL_S = 15.0, 0.05, 300.0
+"""Between two lines: 15 s at first, then a twentieth of the elapsed time, up to 5 minutes. So the log of a run of a day
+has some 350 of them, not 5,800."""
 
-class TrainingProgress(Progress):
+
+class StepProgress:
+    """The steps of one run on rank 0.
+
+    state: losses, rate and speed in one line of text; it is shown under the bar, or in the next line.
+    """
+
+    def __init__(
+        self, console: Console, total_steps: int, first_step: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """first_step: the steps that are done already. clock: seconds from anywhere, never falling."""
+        self._console, self._total_steps, self._clock = console, total_steps, clock
+        self._first_step = self._step = first_step
+        self._bar = _start_bar(console, total_steps, first_step) if console.is_terminal else None
+        self._warm_at: float | None = None  # when the first step was done
+        self._is_estimated = False
+        self._state = ""
+
+    def show_state(self, text: str) -> None:
+        self._state = text
+        if self._bar is not None:
+            self._bar.state = text
+
+    def advance(self) -> None:
+        """One step more is done."""
+        self._step += 1
+        if self._bar is not None:
+            self._bar.advance(self._bar.task_ids[0])
+        now = self._clock()
+        if self._warm_at is None:
+            self._warm_at = self._line_at = now
+            return
+        elapsed_s, warm_steps = now - self._warm_at, self._step - self._first_step - 1
+        remaining = self._total_steps - self._step
+        left_s = elapsed_s / warm_steps * remaining
+        if not remaining:
+            return
+        if not self._is_estimated:
+            if not any(warm_steps >= steps and elapsed_s >= seconds for steps, seconds in ESTIMATE_FROM):
+                return
+            self._is_estimated = True
+            self._say(
+                f"training takes about {rough_time(left_s)} more: {remaining} steps of {elapsed_s / warm_steps:.2g} s, "
+                "evaluations not counted"
+            )
+        elif self._bar is None and now - self._line_at >= _interval_s(elapsed_s):
+            self._line_at = now
+            left = timedelta(seconds=round(left_s))
+            self._say("  ".join(filter(None, (f"step {self._step}/{self._total_steps}", f"{left} left", self._state))))
+
+    def stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False)
+
+
+def rough_time(seconds: float) -> str:
+    """To two digits at most, such as "50 seconds", "7 minutes" or "6.5 hours"."""
+    if seconds < 90:
+        return f"{round(seconds)} seconds" if seconds >= 1.5 else "a second"
+    if seconds < 90 * 60:
+        return f"{round(seconds / 60)} minutes"
+    hours = seconds / 3600
+    return f"{hours:.1f} hours" if hours < 10 else f"{round(hours)} hours"
+
+
+def _interval_s(elapsed_s: float) -> float:
+    return min(max(FIRST_INTERVAL_S, INTERVAL_SHARE * elapsed_s), LAST_INTERVAL_S)
+
+
+class _Bar(Progress):
     """A bar with a line under it, so that neither is cut short in 80 columns."""
 
     state = ""
@@ -17,19 +98,19 @@ class TrainingProgress(Progress):
         yield Text(self.state, no_wrap=True, overflow="ellipsis")
 
 
-def start_progress(console: Console, total_steps: int, first_step: int) -> TrainingProgress:
-    """A bar that has begun, at first_step of total_steps."""
-    progress = TrainingProgress(
+def _start_bar(console: Console, total_steps: int, first_step: int) -> _Bar:
+    bar = _Bar(
         TextColumn("training"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("steps"),
         TimeElapsedColumn(),
-        TextColumn("ETA"),
         TimeRemainingColumn(elapsed_when_finished=False),
+        TextColumn("left"),
         console=console,
         transient=True,
+        speed_estimate_period=300,  # so that one slow step, or an evaluation, moves the time left by little
     )
-    progress.start()
-    progress.add_task("training", total=total_steps, completed=first_step)
-    return progress
+    bar.start()
+    bar.add_task("training", total=total_steps, completed=first_step)
+    return bar

@@ -14,8 +14,9 @@ from rich.table import Table
 
 from ssd.config import Config
 from ssd.console import Console
+from ssd.detectors.table import to_dict
 from ssd.distributed import Ranks
-from ssd.environment import hardware, versions
+from ssd.environment import git_revision, hardware, versions
 from ssd.errors import InputError, memory_failure
 from ssd.precision import compute_dtype
 from ssd.speed.steps import Measurement, flops_per_image, inference_step, matmul_flops, measure, training_step
@@ -71,7 +72,7 @@ def compare(
     A configuration that memory does not suffice for is a row that says so. Raises InputError if all are.
     """
     is_training = subject == "train"
-    flops = flops_per_image(config.backbone, 1 + len(categories), training=is_training)
+    flops = flops_per_image(config.detector, 1 + len(categories), training=is_training)
 
     def measure_one(once: Config, trace: Path | None) -> Measurement:
         training, _ = build_training(once, categories, ranks)
@@ -133,14 +134,15 @@ def about(config: Config, num_classes: int, rows: Sequence[Row], subject: str, r
     """What the figures hold for."""
     used = {row.precision: PRECISIONS[row.precision] for row in rows}
     return {
-        "backbone": config.backbone,
+        **to_dict(config.detector),
         "num_classes": num_classes,
         "computed_in": {name: computed_in(name, ranks.device) for name in used},
-        "gflop_per_image": flops_per_image(config.backbone, num_classes, training=subject == "train") / 1e9,
+        "gflop_per_image": flops_per_image(config.detector, num_classes, training=subject == "train") / 1e9,
         "matmul_tflops": {name: matmul_flops(dtype, ranks.device) / 1e12 for name, dtype in used.items()},
         "hardware": hardware(ranks.device),
         "threads": torch.get_num_threads(),
         "versions": versions(),
+        "git_revision": git_revision(),
     }
 
 

@@ -12,10 +12,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from ssd.batch import IMAGE_SIZE_PX, MatchedBatch
-from ssd.detectors.ssd300.model import SSD300
-from ssd.detectors.ssd300.postprocess import decode_candidates, suppress
-from ssd.precision import autocast, compute_dtype
+from ssd.batch import Batch, EvalBatch, whole
+from ssd.detectors.contract import Detector
+from ssd.detectors.table import detector_of
+from ssd.evaluation.detect import in_precision
+from ssd.precision import compute_dtype
 from ssd.training.state import Training
 from ssd.training.step import build_forward, build_step
 
@@ -72,7 +73,7 @@ class Stopwatch:
 
 
 def measure_training(
-    training: Training, batches: Iterator[MatchedBatch], *, warmup_steps: int, timed_steps: int
+    training: Training, batches: Iterator[Batch], *, warmup_steps: int, timed_steps: int
 ) -> TrainingSpeed:
     """Takes warmup_steps + timed_steps training steps at a rate of 0, so that the weights stay as they are."""
     take_step = build_step(training)
@@ -95,7 +96,7 @@ def measure_training(
 
 
 def through_training(
-    training: Training, sources: dict[str, Callable[[], Iterator[MatchedBatch]]], *, timed_steps: int
+    training: Training, sources: dict[str, Callable[[], Iterator[Batch]]], *, timed_steps: int
 ) -> dict[str, dict[str, float]]:
     """`measure_training` on each source's batches, and as "in_memory" on the last source's first one; prints them."""
     found = {}
@@ -112,7 +113,7 @@ def through_training(
     return {name: speed._asdict() for name, speed in found.items()}
 
 
-def training_step(training: Training, watch: Stopwatch) -> Callable[[Iterator[MatchedBatch]], None]:
+def training_step(training: Training, watch: Stopwatch) -> Callable[[Iterator[Batch]], None]:
     """A step of the training loop that tells `watch` where its parts end. As one CUDA graph it has but two."""
     plain_losses_of, forward = training.losses_of, build_forward(training)
 
@@ -121,7 +122,7 @@ def training_step(training: Training, watch: Stopwatch) -> Callable[[Iterator[Ma
         watch.mark("forward")
         return predictions
 
-    def timed_losses_of(model: Any, batch: MatchedBatch) -> dict[str, torch.Tensor]:
+    def timed_losses_of(model: Any, batch: Batch) -> dict[str, torch.Tensor]:
         losses = plain_losses_of(model, batch)
         watch.mark("loss")
         return losses
@@ -131,7 +132,7 @@ def training_step(training: Training, watch: Stopwatch) -> Callable[[Iterator[Ma
         training.losses_of = timed_losses_of
         training.optimizer.register_step_pre_hook(lambda *_: watch.mark("backward"))
 
-    def step(batches: Iterator[MatchedBatch]) -> None:
+    def step(batches: Iterator[Batch]) -> None:
         watch.mark("")
         batch = next(batches)
         watch.mark("data")
@@ -149,22 +150,23 @@ def inference_step(training: Training, watch: Stopwatch) -> Callable[[Iterator[A
     """A step of `detect.detect_split` up to its detections."""
     config, device = training.config, training.ranks.device
     training.model.eval()
-    forward = build_forward(training)
+    forward = in_precision(build_forward(training), config, device)
+    detect = detector_of(config.detector).detect(config.detector, config.thresholds)
+
+    def timed_forward(*inputs: Any) -> Any:
+        outputs = forward(*inputs)
+        watch.mark("forward")
+        return outputs
 
     @torch.no_grad()
     def step(batches: Iterator[Any]) -> None:
         watch.mark("")
-        images = next(batches).images
+        batch = next(batches)
         watch.mark("data")
-        with autocast(config, device):
-            predictions = forward(images)
-        watch.mark("forward")
-        candidates = decode_candidates(
-            predictions, score_threshold=config.score_threshold, max_per_class=config.max_per_class
-        )
-        watch.mark("decode")
-        suppress(candidates, nms_iou=config.nms_iou, max_per_image=config.max_per_image)
-        watch.mark("nms")
+        if not isinstance(batch, EvalBatch):
+            batch = EvalBatch(batch.images, whole(batch.images), torch.arange(len(batch.images)))
+        detect(timed_forward, batch)
+        watch.mark("post-processing")
 
     return step
 
@@ -200,17 +202,35 @@ def measure(
     return Measurement(speed, milliseconds, speed * flops_per_image / ceiling, peak)
 
 
-def flops_per_image(backbone: str, num_classes: int, *, training: bool) -> float:
+def flops_per_image(settings: Any, num_classes: int, *, training: bool) -> float:
     """Floating-point operations of the model's convolutions, two a multiplication, as torch counts them; forward and
-    backward, or forward alone. Whatever a step leaves out, it is the same work."""
+    backward, or forward alone. Whatever a step leaves out, it is the same work. settings: the detector's own."""
+    detector = detector_of(settings)
+    if not detector.one_shape(settings):
+        return _counted_flops(detector, settings, num_classes, training=training)
     with torch.device("meta"):
-        model, images = SSD300(backbone, num_classes), torch.empty(2, 3, IMAGE_SIZE_PX, IMAGE_SIZE_PX)
+        model, images = (
+            detector.build(settings, num_classes),
+            torch.empty(2, 3, *detector.input_size_px(settings)[::-1]),
+        )
     model.train(training)
     with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(training):
-        offsets, logits = model(images)
+        outputs = detector.trace(model, images)
         if training:
-            (offsets.sum() + logits.sum()).backward()
+            torch.stack([output.sum() for output in outputs]).sum().backward()
     return counter.get_total_flops() / len(images)
+
+
+def _counted_flops(detector: Detector, settings: Any, num_classes: int, *, training: bool) -> float:
+    """Of a model whose shapes depend on its numbers, computed on one synthetic image."""
+    model = detector.build(settings, num_classes).train(training)
+    batch: Any = detector.synthetic(settings, num_classes, torch.device("cpu"), 1)
+    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(training):
+        if training:
+            torch.stack(list(detector.losses_of(settings, False)(model, batch).values())).sum().backward()
+        else:
+            detector.trace(model, batch.images)
+    return counter.get_total_flops()
 
 
 @functools.cache

@@ -7,8 +7,7 @@ import torch
 
 from ssd.checkpoints import checkpoint, conversion
 from ssd.config import Config
-from ssd.detectors.ssd300.loss import compiled_ssd_losses, ssd_losses
-from ssd.detectors.ssd300.model import SSD300
+from ssd.detectors.table import detector_of
 from ssd.distributed import Ranks
 from ssd.errors import InputError
 from ssd.precision import grad_scaler, has_16_bit_units
@@ -34,21 +33,24 @@ def build_training(
     elif config.fp16 and ranks.device.type == "cpu":
         notes.append("--fp16 on a CPU computes in bfloat16")
     torch.manual_seed(config.seed or 0)
-    model = SSD300(config.backbone, 1 + len(categories))
+    settings = config.detector
+    detector = detector_of(settings)
+    model = detector.build(settings, 1 + len(categories))
     if origin:
-        if origin.content["backbone"] != config.backbone:
-            raise InputError(f"{origin.file}: pass --backbone {origin.content['backbone']}, which it was trained with")
+        checkpoint.require_detector(origin.content, str(origin.file), settings)
         checkpoint.require_categories(origin.content, origin.file, list(categories), config.data)
         model = checkpoint.build_model(origin.content, origin.file)
     elif config.checkpoint:
         file = Path(config.checkpoint)
-        fresh = checkpoint.load_for_fine_tuning(model, conversion.load(file), file)
+        fresh = checkpoint.load_for_fine_tuning(model, settings, conversion.load(file), file)
         notes.append(f"starting from {file}" + (", with new class heads" if fresh else ""))
     else:
-        conversion.load_backbone(model, config.backbone_weights)
+        detector.load_backbone(model, settings, config.backbone_weights)
     if config.freeze_backbone:
-        model.freeze_trunk()
+        if detector.freeze_backbone is None:
+            raise InputError(f"--freeze-backbone: {detector.title(settings)} has none that can be left as it is")
+        detector.freeze_backbone(model)
     model = model.to(ranks.device).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(model, config)
-    losses_of = compiled_ssd_losses() if config.compile else ssd_losses
+    losses_of = detector.losses_of(settings, config.compile)
     return Training(model, optimizer, grad_scaler(config, ranks.device), losses_of, config, ranks), notes

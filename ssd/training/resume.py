@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,7 +60,7 @@ def data_identity(config: Config, fingerprint: str, loader: TrainLoader, ranks: 
     return {
         "data": fingerprint,
         "data_pipeline": config.data_pipeline,
-        "augmentation": config.augmentation,
+        **{name: value for name, value in asdict(config.detector).items() if name not in ("name", "backbone")},
         **loader.identity,
         "seed": config.seed,
         "batch_size": config.batch_size,

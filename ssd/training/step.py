@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ssd.batch import Batch, MatchedBatch
 from ssd.config import Config
+from ssd.detectors.table import detector_of
 from ssd.distributed import Ranks
 from ssd.errors import InputError
 from ssd.training.state import Training
@@ -29,6 +30,13 @@ Step = Callable[[Batch, float], Tensor]
 
 def require_device(config: Config, ranks: Ranks) -> None:
     """Raises InputError if the device has not what the settings ask for, or they do not go together."""
+    detector = detector_of(config.detector)
+    for option in ("compile", "cuda_graphs"):
+        if getattr(config, option) and not detector.one_shape(config.detector):
+            raise InputError(
+                f"--{option.replace('_', '-')}: {detector.title(config.detector)} takes images of many shapes, each of "
+                "which would be a graph of its own; leave it out"
+            )
     if config.cuda_graphs and config.optimizer == "apex":  # its kernel takes the rate as a number, frozen in a graph
         raise InputError(
             "--optimizer apex cannot be in a graph of --cuda-graphs; pass --optimizer sgd, which is fused too, or "
@@ -77,7 +85,8 @@ def _over_ranks(training: Training, forward: nn.Module) -> nn.Module:
         forward,
         device_ids=[ranks.local_rank] if ranks.device.type == "cuda" else None,
         gradient_as_bucket_view=True,
-        static_graph=config.accumulate == 1,  # parts of a batch are not all alike to DDP
+        # Parts of a batch are not all alike to DDP, nor are batches of many shapes.
+        static_graph=config.accumulate == 1 and detector_of(config.detector).one_shape(config.detector),
         **_NO_BUFFER_SYNC,
     )
     # It begins with rank 0's on all ranks, but a run that is resumed within an epoch has each rank's own.

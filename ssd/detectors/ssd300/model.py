@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 from torchvision.models import resnet
 
-from ssd.batch import IMAGE_SIZE_PX, Predictions
-from ssd.detectors.ssd300.anchors import BOXES_PER_CELL
+from ssd.batch import Predictions
+from ssd.detectors.ssd300.anchors import BOXES_PER_CELL, IMAGE_SIZE_PX
 from ssd.detectors.ssd300.heads import predict
 
 # Channels of the six feature maps (38, 19, 10, 5, 3, 1), from NVIDIA's models.

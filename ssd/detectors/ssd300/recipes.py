@@ -1,16 +1,17 @@
 """SSD300's settings for a purpose: what --recipe names."""
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ssd.config import Config, Recipe
+from ssd.detectors.ssd300.settings import SSD300Settings
 
 
-def demo(batch_size: int | None = None, world_size: int = 1) -> Config:
+def demo(batch_size: int | None = None, world_size: int = 1, detector: Any = None) -> Config:
     """SSD300-R18 from scratch on the demo data: a detector in minutes on two CPU cores"""
     return Config(
         data="demo",
-        backbone="resnet18",
+        detector=SSD300Settings(backbone="resnet18"),
         backbone_weights="none",
         bf16=True,
         batch_size=batch_size or 8,
@@ -20,13 +21,14 @@ def demo(batch_size: int | None = None, world_size: int = 1) -> Config:
         schedule="cosine",
         # Without it a step of the first epochs may throw the weights far off: AP 0.47 to 0.58, by seed.
         clip_norm=10.0,
-        evaluation=(2, 4, 6),
+        evaluation=(1, 2, 4, 6),  # the first after a minute or two: there are detections to look at
+        log_interval=10,
         num_workers=2,
         seed=1,
     )
 
 
-def coco(batch_size: int | None = None, world_size: int = 1) -> Config:
+def coco(batch_size: int | None = None, world_size: int = 1, detector: Any = None) -> Config:
     """NVIDIA's DeepLearningExamples on COCO 2017 (R50, AP .267-.272), for 1 GPU (batch 64) or 8 (128 each)"""
     batch_size = batch_size or (64 if world_size == 1 else 128)
     if batch_size * world_size <= 512:  # the largest global batch of the scripts with the example's own rate
@@ -34,9 +36,9 @@ def coco(batch_size: int | None = None, world_size: int = 1) -> Config:
     return Config(batch_size=batch_size, learning_rate=2.7e-3, warmup=1200, fp16=True)
 
 
-def published(batch_size: int | None = None, world_size: int = 1) -> Config:
+def published(batch_size: int | None = None, world_size: int = 1, detector: Any = None) -> Config:
     """coco with DeepLearningExamples' own augmentation, to tell a mistake from a difference to theirs"""
-    return replace(coco(batch_size, world_size), augmentation="published")
+    return replace(coco(batch_size, world_size), detector=SSD300Settings(augmentation="published"))
 
 
 MLPERF_QUALITY = 0.23
@@ -63,13 +65,13 @@ _SUBMISSIONS = (
 )
 
 
-def mlperf(batch_size: int | None = None, world_size: int = 1) -> Config:
+def mlperf(batch_size: int | None = None, world_size: int = 1, detector: Any = None) -> Config:
     """SSD300-R34 to AP 0.23 by MLPerf's closed rules, scaled from NVIDIA's submission of the nearest global batch"""
     batch_size = batch_size or 114
     global_batch_size = batch_size * world_size
     nearest = min(_SUBMISSIONS, key=lambda submission: abs(submission.global_batch_size - global_batch_size))
     return Config(
-        backbone="resnet34",
+        detector=SSD300Settings(backbone="resnet34"),
         batch_size=batch_size,
         learning_rate=nearest.learning_rate,
         # The same share of an epoch.

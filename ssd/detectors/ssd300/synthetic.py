@@ -1,12 +1,10 @@
 """A training batch out of nothing, for measurements that should not wait for data, and for tests."""
 
-import itertools
-from collections.abc import Iterator
-
 import torch
 
-from ssd.batch import IMAGE_SIZE_PX, MatchedBatch
-from ssd.detectors.ssd300.anchors import encode
+from ssd.batch import MatchedBatch
+from ssd.detectors.ssd300.anchors import IMAGE_SIZE_PX, default_boxes_cxcywh
+from ssd.matching import encode
 
 _OBJECTS_AN_IMAGE = 7  # COCO 2017 has 7.3
 
@@ -19,7 +17,7 @@ def synthetic_batch(batch_size: int, num_classes: int, device: torch.device, see
     corners = (1 - sides) * torch.rand(batch_size, _OBJECTS_AN_IMAGE, 2, generator=generator)
     labels = torch.randint(1, num_classes, (batch_size, _OBJECTS_AN_IMAGE), generator=generator)
     boxes_ltrb = torch.cat([corners, corners + sides], dim=2)
-    encoded = [encode(*image) for image in zip(boxes_ltrb, labels, strict=True)]
+    encoded = [encode(*image, default_boxes_cxcywh()) for image in zip(boxes_ltrb, labels, strict=True)]
     offsets, default_labels = (torch.stack(part) for part in zip(*encoded, strict=True))
     return MatchedBatch(
         images.to(device, memory_format=torch.channels_last),
@@ -27,8 +25,3 @@ def synthetic_batch(batch_size: int, num_classes: int, device: torch.device, see
         default_labels.to(device),
         torch.arange(batch_size),
     )
-
-
-def endless_synthetic(num_classes: int, device: torch.device, batch_size: int) -> Iterator[MatchedBatch]:
-    """One `synthetic_batch` over and over."""
-    return itertools.repeat(synthetic_batch(batch_size, num_classes, device))

@@ -8,12 +8,11 @@ import difflib
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ssd.config import AUGMENTATIONS, DATA_PIPELINES, EVAL_ENGINES, GRADIENT_COMPRESSIONS, ON_BAD_IMAGE, Config
-from ssd.detectors.ssd300.recipes import RECIPES
+from ssd.config import DATA_PIPELINES, EVAL_ENGINES, GRADIENT_COMPRESSIONS, ON_BAD_IMAGE, Config
+from ssd.detectors.names import family_of
 from ssd.errors import InputError
 
 EXIT_CODES = "exit codes: 0 done, 2 bad input, 130 interrupted"
@@ -38,14 +37,25 @@ class Parser(argparse.ArgumentParser):
     """Raises InputError at a mistake. epilog: the text below the flags, an example and the exit codes. In all texts
     "main.py" becomes the console command's name where that was typed."""
 
-    def __init__(self, prog: str, *, description: str, epilog: str, usage: str | None = None) -> None:
+    def __init__(
+        self, prog: str, *, description: str, epilog: str, usage: str | None = None, base: Config | None = None
+    ) -> None:
         form = argparse.RawDescriptionHelpFormatter
         if Path(sys.argv[0]).name == CONSOLE_COMMAND:
             prog, description, epilog = map(_as_installed, (prog, description, epilog))
             usage = usage and _as_installed(usage)
+        self.base = base or Config()
+        """What the flags start from."""
         super().__init__(
             prog, description=description, epilog=epilog, usage=usage, formatter_class=form, allow_abbrev=False
         )
+        self.of_others: dict[str, str] = {}
+        """Flags that only other detectors have, and one of these."""
+
+    def add_argument_group(self, *arguments: Any, **named: Any) -> Any:
+        group: Any = super().add_argument_group(*arguments, **named)
+        group.base = self.base
+        return group
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}{self._nearest_to_unknown(message)}; see {self.prog} --help")
@@ -55,6 +65,8 @@ class Parser(argparse.ArgumentParser):
         if not message.startswith(about):
             return ""
         unknown = message.removeprefix(about).split()[0].partition("=")[0]
+        if unknown in self.of_others:
+            return f"; that is an option of other detectors, such as --detector {self.of_others[unknown]}"
         nearest = difflib.get_close_matches(unknown, self._option_string_actions, n=1, cutoff=0.75)
         return "".join(f"; did you mean {name}?" for name in nearest)
 
@@ -90,12 +102,6 @@ def interval(text: str) -> tuple[int, str]:
     return int(count), units[unit]
 
 
-def recipe_name(text: str) -> str:
-    if text not in RECIPES and not text.endswith(".toml"):
-        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(RECIPES)}, and no .toml file")
-    return text
-
-
 COUNT = number(int, 1)
 COUNT_FROM_0 = number(int, 0)
 FRACTION = number(float, 0, 1)
@@ -108,14 +114,16 @@ BATCH = number(int, 2)  # batch norm on the 1 x 1 map needs two
 SEED = number(int, 0, 2**32 - 1)
 
 
-def _default(name: str) -> str:
-    value = getattr(Config, name)
+def _default(name: str, base: Config) -> str:
+    value = base.detector.name if name == "detector" else base.to_dict().get(name)
     shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
     return "" if value in (None, "", ()) or isinstance(value, bool) else f" (default: {shown})"
 
 
 def flag(group: Any, *names: str, dest: str, help: str, **arguments: Any) -> None:
-    group.add_argument(*names, dest=dest, default=argparse.SUPPRESS, help=help + _default(dest), **arguments)
+    """A flag of a setting, whose help says its default: that of the parser's `base`. group: of the parser, or it."""
+    base = getattr(group, "base", Config())
+    group.add_argument(*names, dest=dest, default=argparse.SUPPRESS, help=help + _default(dest, base), **arguments)
 
 
 def add_data_folder_flag(group: Any) -> None:
@@ -142,11 +150,6 @@ def add_data_flags(parser: argparse.ArgumentParser, *, training: bool) -> None:
         group, "--data_pipeline", dest="data_pipeline", choices=DATA_PIPELINES,
         help="NVIDIA DALI, or pure PyTorch: the same augmentation either way",
     )  # fmt: skip
-    if training:
-        flag(
-            group, "--augmentation", dest="augmentation", choices=AUGMENTATIONS,
-            help="published: half a degree of hue, contrast about 128, no antialiasing, crowd regions learned",
-        )  # fmt: skip
     flag(group, "--num-workers", dest="num_workers", type=COUNT_FROM_0, metavar="N", help="threads or processes")
     flag(
         group, "--on-bad-image", dest="on_bad_image", choices=ON_BAD_IMAGE,
@@ -205,16 +208,18 @@ def add_evaluation_flags(group: Any) -> None:
 def overlay(base: Config, flags: dict[str, Any]) -> Config:
     """base with these settings. Raises InputError where both 16-bit types are among them."""
     flags = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
+    flags.pop("detector", None)  # whose flags these are: base has it already
     if flags.get("fp16") and flags.get("bf16"):
         raise InputError("--fp16 and --bf16 exclude each other; pass one")
     if flags.get("fp16") or flags.get("bf16"):
         flags = {"fp16": False, "bf16": False, **flags}  # overrules the recipe's
-    return replace(base, **flags)
+    return base.overlaid(flags)
 
 
 def config_of(flags: dict[str, Any], base: Config, *, needs_data: bool = True) -> Config:
     """base with the flags that were given. Raises InputError where they do not go together."""
     config = overlay(base, flags)
+    config = config.with_detector(family_of(config.detector).settled(config.detector, config.backbone_weights))
     if config.schedule == "cosine" and ("multistep" in flags or config.mlperf):
         other = "--multistep" if "multistep" in flags else "--mlperf"
         raise InputError(f"--schedule cosine and {other} exclude each other; pass one")

@@ -1,4 +1,4 @@
-"""What --recipe names: settings of ssd.detectors.ssd300.recipes.RECIPES, or out of a TOML file.
+"""What --recipe names: settings that the detector's family has for a purpose, or out of a TOML file.
 
 A file has some of Config's settings, named as config.json names them, and may begin with `recipe = "coco"` to start
 from that. Their values are checked as those of the flags are, and the flags of the command line overrule them.
@@ -6,37 +6,42 @@ from that. Their values are checked as those of the flags are, and the flags of 
 
 import difflib
 import tomllib
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ssd.cli.flags import Parser, overlay
 from ssd.config import Config
-from ssd.detectors.ssd300.recipes import RECIPES
+from ssd.detectors.names import family_of
 from ssd.errors import InputError
+from ssd.options.flags import Parser, overlay
 
 
-def base_of(recipe: str | None, parser: Parser, batch_size: int | None, world_size: int) -> Config:
-    """What the flags start from. batch_size: that of the flags, which the rates of some recipes depend on.
+def base_of(recipe: str | None, parser: Parser, detector: Any, batch_size: int | None, world_size: int) -> Config:
+    """What the flags start from. detector: the settings that --detector stands for. batch_size: that of the flags,
+    which the rates of some recipes depend on.
 
     Raises InputError that names the file and what is wrong with it.
     """
+    family = family_of(detector)
     settings: dict[str, Any] = {"recipe": recipe}
-    if recipe is not None and recipe not in RECIPES:
-        settings = _read(Path(recipe), parser)
+    if recipe is not None and recipe not in family.recipes:
+        if not recipe.endswith(".toml"):
+            names = ", ".join(family.recipes)
+            raise InputError(f"--recipe {recipe}: is none of {names}, which {detector.name} has, and no .toml file")
+        settings = _read(Path(recipe), parser, list(family.recipes))
     name = settings.pop("recipe", None)
-    base = RECIPES[name](batch_size or settings.get("batch_size"), world_size) if name else Config()
-    return overlay(base, settings)
+    if name is None:
+        return overlay(family.defaults(detector), settings)
+    return overlay(family.recipes[name](batch_size or settings.get("batch_size"), world_size, detector), settings)
 
 
-def _read(file: Path, parser: Parser) -> dict[str, Any]:
+def _read(file: Path, parser: Parser, recipes: list[str]) -> dict[str, Any]:
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"--recipe {file}: cannot be read ({error.strerror}); pass another file") from None
     except ValueError as error:  # of TOML or UTF-8
         raise InputError(f"--recipe {file}: not valid TOML ({error}); correct it") from None
-    known = ["recipe", *(field.name for field in fields(Config))]
+    known = ["recipe", *Config().to_dict()]
     settings: dict[str, Any] = {}
     for key, value in content.items():
         if key not in known:
@@ -47,6 +52,6 @@ def _read(file: Path, parser: Parser) -> dict[str, Any]:
             settings[key] = parser.value_of(key, value)
         except InputError as error:
             raise InputError(f"--recipe {file}: {error}") from None
-    if settings.get("recipe") not in (None, *RECIPES):
-        raise InputError(f"--recipe {file}: may start from {', '.join(RECIPES)} only, not from another file")
+    if settings.get("recipe") not in (None, *recipes):
+        raise InputError(f"--recipe {file}: may start from {', '.join(recipes)} only, not from another file")
     return settings

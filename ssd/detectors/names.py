@@ -1,0 +1,57 @@
+"""What --detector names, and what each family brings to the command line. Light: nothing here imports torch."""
+
+import difflib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ssd.config import Config, Recipe
+from ssd.detectors.ssd300 import recipes as ssd300
+from ssd.detectors.ssd300.settings import SSD300Settings
+from ssd.detectors.torchvision import names as torchvision
+from ssd.detectors.torchvision import recipes as torchvision_recipes
+from ssd.errors import InputError
+
+
+class Family(NamedTuple):
+    """names: all that --detector takes for it, the first as an example. settings_named: one of these names -> its
+    settings; what is None in them `settled` decides by --backbone-weights. defaults: settings -> what a run starts from
+    without a recipe. recipes: what --recipe names."""
+
+    names: tuple[str, ...]
+    settings_named: Callable[[str], Any]
+    settled: Callable[[Any, str], Any]
+    defaults: Callable[[Any], Config]
+    recipes: dict[str, Recipe]
+
+
+FAMILIES = {
+    "ssd300": Family(
+        ("ssd300",), lambda name: SSD300Settings(), lambda settings, weights: settings, lambda settings: Config(),
+        ssd300.RECIPES,
+    ),
+    "torchvision": Family(
+        torchvision.NAMES, torchvision.unsettled, torchvision.settled, torchvision_recipes.defaults,
+        torchvision_recipes.RECIPES,
+    ),
+}  # fmt: skip
+
+
+def settings_named(name: str) -> Any:
+    """The settings that --detector NAME stands for. Raises InputError with the nearest name for an unknown one."""
+    for family in FAMILIES.values():
+        if name in family.names:
+            return family.settings_named(name)
+    if name in torchvision.OF_SQUARES:
+        raise InputError(
+            f"--detector {name}: sees an image stretched to a square, which the data paths do not make for it yet; "
+            "pass ssd300 for a detector of squares"
+        )
+    names = [each for family in FAMILIES.values() for each in family.names]
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    raise InputError(
+        f"--detector {name}: there is no such detector; " + (f"did you mean {nearest[0]}?" if nearest else "see --help")
+    )
+
+
+def family_of(settings: Any) -> Family:
+    return FAMILIES[settings.family]

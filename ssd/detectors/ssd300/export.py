@@ -1,0 +1,67 @@
+"""SSD300 with its post-processing as one graph.
+
+`postprocess.detect` works on as many candidates as there are, which no graph of fixed shapes can. `DetectsInGraph`
+always takes as many of each class and does the same arithmetic on them; a test holds its detections against `detect`'s.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ssd.batch import Detections
+from ssd.config import Thresholds
+from ssd.detectors.contract import Exportable
+from ssd.detectors.graph_nms import greedy_nms
+from ssd.detectors.ssd300.anchors import IMAGE_SIZE_PX, NUM_BOXES, default_boxes_cxcywh
+from ssd.detectors.ssd300.model import SSD300
+from ssd.images import normalise
+from ssd.matching import decode
+
+
+class DetectsInGraph(nn.Module):
+    """Images to detections: uint8 B x 3 x 300 x 300 RGB, each the whole image resized as `images.resize` does it, to
+    a dict of `batch.Detections` by the thresholds. D is max_per_image, or all candidates if those are fewer.
+
+    Where scores are equal, another one may come first than in `detect`.
+    """
+
+    defaults_cxcywh: Tensor
+
+    def __init__(self, model: SSD300, thresholds: Thresholds) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("defaults_cxcywh", default_boxes_cxcywh())
+        self.score_threshold, self.nms_iou = thresholds.score_threshold, thresholds.nms_iou
+        self.per_class = min(thresholds.max_per_class, NUM_BOXES)
+        self.per_image = min(thresholds.max_per_image, self.per_class * (model.num_classes - 1))
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        offsets, logits = self.model(normalise(images))
+        probabilities = logits.float().softmax(dim=2)[..., 1:].transpose(1, 2)
+        scores, box = probabilities.topk(self.per_class, dim=2)
+        scores = torch.where(scores > self.score_threshold, scores, 0)
+        of_image = decode(offsets.float(), self.defaults_cxcywh).unsqueeze(1).expand(-1, scores.shape[1], -1, -1)
+        boxes_ltrb = of_image.gather(2, box.unsqueeze(3).expand(-1, -1, -1, 4))
+        scores = torch.where(greedy_nms(boxes_ltrb, scores > 0, self.nms_iou), scores, 0)
+
+        scores, place = scores.flatten(1).topk(self.per_image, dim=1)
+        boxes_ltrb = boxes_ltrb.flatten(1, 2).gather(1, place.unsqueeze(2).expand(-1, -1, 4)).clamp(0, 1)
+        real = scores > 0
+        detections = Detections(
+            boxes_ltrb=torch.where(real.unsqueeze(2), boxes_ltrb, 0),
+            scores=scores,
+            labels=torch.where(real, place // self.per_class + 1, 0),
+            counts=real.sum(dim=1),
+        )
+        return detections._asdict()  # a file of torch.export knows no type of ours
+
+
+def exportable(model: SSD300, settings: object, thresholds: Thresholds) -> Exportable:
+    """Of any number of images."""
+    size = f"{IMAGE_SIZE_PX} x {IMAGE_SIZE_PX}"
+    return Exportable(
+        DetectsInGraph(model, thresholds).eval(),
+        {"images": torch.zeros(2, 3, IMAGE_SIZE_PX, IMAGE_SIZE_PX, dtype=torch.uint8)},
+        {"images": {0: "batch"}},
+        f"images: uint8 B x 3 x {size} RGB; each the whole image, resized to {size} whatever its aspect ratio, "
+        "bilinear with antialiasing",
+    )

@@ -1,0 +1,51 @@
+"""Every detector by its family's name: the only place, beside `names`, that knows them all."""
+
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from typing import Any
+
+from ssd.detectors.contract import Detector
+from ssd.views import View
+
+
+def _ssd300() -> Detector:
+    from ssd.detectors.ssd300.detector import DETECTOR
+
+    return DETECTOR
+
+
+def _torchvision() -> Detector:
+    from ssd.detectors.torchvision.detector import TORCHVISION
+
+    return TORCHVISION
+
+
+DETECTORS: dict[str, Callable[[], Detector]] = {"ssd300": _ssd300, "torchvision": _torchvision}
+
+
+def detector_of(settings: Any) -> Detector:
+    """settings: those of a detector."""
+    return DETECTORS[settings.family]()
+
+
+def view_of(settings: Any) -> View:
+    """What the detector sees of images. settings: its own."""
+    return detector_of(settings).view(settings)
+
+
+def to_dict(settings: Any) -> dict[str, Any]:
+    """A detector's settings as plain values with its family's name, for files."""
+    return {"family": settings.family, **asdict(settings)}
+
+
+def from_dict(content: dict[str, Any]) -> Any:
+    """The settings that `to_dict` wrote; a field that is not there has its default. Raises ValueError for a family or a
+    field that is not known."""
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+    family = values.pop("family", None)
+    if family not in DETECTORS:
+        raise ValueError(f"unknown detector {family!r}")
+    kind = DETECTORS[family]().settings
+    if unknown := values.keys() - {field.name for field in fields(kind)}:
+        raise ValueError(f"{family} has no setting {min(unknown)!r}")
+    return kind(**values)

@@ -1,0 +1,1 @@
+"""The detectors of torchvision.models.detection: RetinaNet, FCOS, Faster, Mask and Keypoint R-CNN."""

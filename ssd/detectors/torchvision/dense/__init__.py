@@ -1,0 +1,1 @@
+"""Detectors that say something of every anchor or point."""

@@ -1,0 +1,55 @@
+"""torchvision's detectors to the rest of the house: one record for all of their families."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ssd.detectors.contract import Detector, LossesOf
+from ssd.detectors.torchvision.builders import build
+from ssd.detectors.torchvision.names import title_of
+from ssd.detectors.torchvision.postprocess import detect
+from ssd.detectors.torchvision.settings import Settings
+from ssd.detectors.torchvision.synthetic import input_size_px, synthetic_batch
+from ssd.detectors.torchvision.targets import limits_px, targets_of
+from ssd.detectors.torchvision.weights import foreign, fresh_heads, load_backbone
+from ssd.views import ShortSideView
+
+
+def _freeze_backbone(model: nn.Module) -> None:
+    model.backbone.freeze_body()  # type: ignore[union-attr, operator]
+
+
+def _view(settings: Settings) -> ShortSideView:
+    return ShortSideView(settings.short_sides_px, settings.long_side_px, settings.divisor)
+
+
+def _losses_of(settings: Settings, compiled: bool) -> LossesOf:
+    return lambda forward, batch: forward(batch.images, targets_of(batch))  # the losses are part of the model
+
+
+def _trace(model: nn.Module, images: Tensor) -> Sequence[Tensor]:
+    sizes_px = torch.tensor([[images.shape[3], images.shape[2]]]).expand(len(images), -1)
+    candidates = model.candidates(images, limits_px(sizes_px, images.device))  # type: ignore[operator]
+    return [candidates.boxes_ltrb_px, candidates.scores]
+
+
+TORCHVISION = Detector(
+    name="torchvision",
+    settings=Settings,
+    title=title_of,
+    build=build,
+    load_backbone=load_backbone,
+    freeze_backbone=_freeze_backbone,
+    fresh_heads=fresh_heads,
+    view=_view,
+    losses_of=_losses_of,
+    detect=detect,
+    input_size_px=input_size_px,
+    synthetic=synthetic_batch,
+    one_shape=lambda settings: False,
+    trace=_trace,
+    foreign=foreign,
+    exportable=None,
+    coverage=None,
+)

@@ -1,0 +1,52 @@
+"""From a model's candidates to detections: threshold, suppression in each class, the best of an image."""
+
+from torch import Tensor
+
+from ssd.batch import Detections, EvalBatch
+from ssd.config import Thresholds
+from ssd.detectors import suppression
+from ssd.detectors.contract import Detect, Forward
+from ssd.detectors.torchvision.candidates import Candidates
+from ssd.detectors.torchvision.settings import Settings
+from ssd.detectors.torchvision.targets import limits_px
+
+# Where choosing costs no wait, candidates that are out are dropped at once; elsewhere they are carried on and marked.
+_DROPS_AT_ONCE_ON = ("cpu",)
+# More than there are labels.
+_GROUPS_AN_IMAGE = 2**16
+
+
+def detect(settings: Settings, thresholds: Thresholds) -> Detect:
+    """As torchvision's models, D = max_per_image: boxes are cut to the image before they suppress each other."""
+
+    def detect_batch(forward: Forward, batch: EvalBatch) -> Detections:
+        limits = limits_px(batch.placed_ltrb_px[:, 2:], batch.images.device)
+        candidates: Candidates = forward(batch.images, limits)
+        return detections_of(candidates, limits, thresholds)
+
+    return detect_batch
+
+
+def detections_of(candidates: Candidates, limits: Tensor, thresholds: Thresholds) -> Detections:
+    """limits: as `limits_px` makes them of the images' sizes. On a GPU the host waits twice."""
+    # No metric may see a box of NaN. The dense heads have a class 0, which no object has, and may yet name it.
+    found = (candidates.scores > thresholds.score_threshold) & (candidates.labels > 0)
+    found &= ~candidates.boxes_ltrb_px.isnan().any(dim=2)
+    image, place = found.nonzero(as_tuple=True)
+    scores = candidates.scores[image, place]
+    group, order, rank = suppression.rank_in_groups(image * _GROUPS_AN_IMAGE + candidates.labels[image, place], scores)
+    if scores.device.type in _DROPS_AT_ONCE_ON:
+        kept = (rank < thresholds.max_per_class).nonzero().squeeze(1)
+        group, order = group[kept], order[kept]
+    else:
+        group = group.masked_fill(rank >= thresholds.max_per_class, -1)
+    image, place = image[order], place[order]
+    sorted_candidates = suppression.Candidates(
+        boxes_ltrb=candidates.boxes_ltrb_px[image, place] / limits[image, 0],
+        scores=scores[order],
+        group=group,
+        batch_size=len(found),
+        num_classes=_GROUPS_AN_IMAGE,
+        max_per_class=thresholds.max_per_class,
+    )
+    return suppression.suppress(sorted_candidates, nms_iou=thresholds.nms_iou, max_per_image=thresholds.max_per_image)

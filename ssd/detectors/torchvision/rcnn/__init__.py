@@ -1,0 +1,1 @@
+"""Detectors in two stages: proposals, and a second look at them."""

@@ -1,0 +1,39 @@
+"""A 7 x 7 look at each box in that map of the pyramid that suits its size."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchvision.ops import roi_align
+
+SIDE = 7
+_SAMPLES = 2
+# Feature Pyramid Networks (Lin et al. 2017), equation 1.
+_CANONICAL_SIDE_PX, _CANONICAL_LEVEL = 224, 4
+
+
+def level_of(boxes_ltrb_px: Tensor, strides: Sequence[int]) -> Tensor:
+    """Which of the maps suits boxes N x 4: N int64."""
+    least, most = int(math.log2(strides[0])), int(math.log2(strides[-1]))
+    sides = (boxes_ltrb_px[:, 2:] - boxes_ltrb_px[:, :2]).prod(dim=1).sqrt()
+    level = (_CANONICAL_LEVEL + (sides / _CANONICAL_SIDE_PX).log2() + 1e-6).floor()
+    return level.clamp(least, most).to(torch.int64) - least
+
+
+def rois_of(boxes_ltrb_px: Tensor) -> Tensor:
+    """Boxes B x N x 4 with their image in front: BN x 5 float32."""
+    batch, count = boxes_ltrb_px.shape[:2]
+    image = torch.arange(batch, device=boxes_ltrb_px.device).view(-1, 1, 1).expand(-1, count, 1)
+    return torch.cat([image.to(boxes_ltrb_px.dtype), boxes_ltrb_px], dim=2).flatten(0, 1)
+
+
+def pool(maps: Sequence[Tensor], strides: Sequence[int], rois: Tensor) -> Tensor:
+    """maps: B x C x H x W each. rois: R x 5. Returns R x C x 7 x 7."""
+    level = level_of(rois[:, 1:], strides)
+    pooled = maps[0].new_zeros(len(rois), maps[0].shape[1], SIDE, SIDE)
+    for place, (features, stride) in enumerate(zip(maps, strides, strict=True)):
+        own = (level == place).nonzero().squeeze(1)
+        looked = roi_align(features, rois[own].to(features.dtype), SIDE, 1 / stride, _SAMPLES)
+        pooled = pooled.index_copy(0, own, looked.to(pooled.dtype))
+    return pooled

@@ -1,0 +1,34 @@
+"""A training batch out of nothing, for measurements that should not wait for data."""
+
+import torch
+
+from ssd.batch import RaggedBatch
+from ssd.detectors.torchvision.settings import Settings
+
+_OBJECTS_AN_IMAGE = 7  # COCO 2017 has 7.3
+
+
+def input_size_px(settings: Settings) -> tuple[int, int]:
+    """(width, height) of an image of 4 to 3, as most of COCO's are."""
+    short_side_px = settings.short_sides_px[-1]
+    return min(short_side_px * 4 // 3, settings.long_side_px), short_side_px
+
+
+def synthetic_batch(settings: Settings, num_classes: int, device: torch.device, batch_size: int) -> RaggedBatch:
+    """Noise to look at and random boxes to find, in images of `input_size_px`."""
+    generator = torch.Generator().manual_seed(0)
+    width, height = input_size_px(settings)
+    padded = [-(-side // settings.divisor) * settings.divisor for side in (height, width)]
+    images = torch.zeros(batch_size, 3, *padded)
+    images[:, :, :height, :width] = torch.randn(batch_size, 3, height, width, generator=generator)
+    sides = 0.05 + 0.45 * torch.rand(batch_size * _OBJECTS_AN_IMAGE, 2, generator=generator)
+    corners = (1 - sides) * torch.rand(len(sides), 2, generator=generator)
+    boxes_ltrb_px = torch.cat([corners, corners + sides], dim=1) * torch.tensor([width, height] * 2)
+    return RaggedBatch(
+        images.to(device, memory_format=torch.channels_last),
+        torch.tensor([[width, height]] * batch_size),
+        boxes_ltrb_px.to(device),
+        torch.randint(1, num_classes, (len(sides),), generator=generator).to(device),
+        torch.full((batch_size,), _OBJECTS_AN_IMAGE),
+        torch.arange(batch_size),
+    )

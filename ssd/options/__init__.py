@@ -1,0 +1,1 @@
+"""What the options of the command line are made of, and how they become the settings of a run."""

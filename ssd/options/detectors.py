@@ -1,0 +1,110 @@
+"""--detector on the command line: which one is meant, its own flags, and settings that follow it."""
+
+import argparse
+import tomllib
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from ssd.config import Config
+from ssd.detectors.names import FAMILIES, family_of, settings_named
+from ssd.detectors.ssd300.settings import AUGMENTATIONS, BACKBONES, SSD300Settings
+from ssd.detectors.torchvision.settings import NORMS
+from ssd.errors import InputError
+from ssd.options.flags import COUNT, COUNT_FROM_0, POSITIVE, Parser, flag, number
+
+
+def add_detector_flags(parser: Parser, settings: Any, *, training: bool = True) -> None:
+    """--detector, and the flags of this one's own settings. settings: of the detector that the command line names."""
+    names = ", ".join(sorted(family.names[0] for family in FAMILIES.values()))
+    group = parser.add_argument_group(f"detector ({settings.name})")
+    flag(group, "--detector", dest="detector", metavar="NAME", help=f"such as {names}; with --help: its own flags")
+    OWN_FLAGS[settings.family](group, training)
+    for family, add in OWN_FLAGS.items():
+        if family != settings.family:
+            other = argparse.ArgumentParser(add_help=False)
+            add(other.add_argument_group(), True)
+            parser.of_others.update(dict.fromkeys(other._option_string_actions, FAMILIES[family].names[0]))
+
+
+def _add_ssd300_flags(group: Any, training: bool) -> None:
+    flag(group, "--backbone", dest="backbone", choices=BACKBONES, help="the ResNet under the detector")
+    if training:
+        flag(
+            group, "--augmentation", dest="augmentation", choices=AUGMENTATIONS,
+            help="published: half a degree of hue, contrast about 128, no antialiasing, crowd regions learned",
+        )  # fmt: skip
+
+
+def _add_torchvision_flags(group: Any, training: bool) -> None:
+    flag(
+        group, "--min-size", dest="short_sides_px", type=SIDE, nargs="+", metavar="PX",
+        help="the short side of an image; each training image draws one of several, evaluation takes the last",
+    )  # fmt: skip
+    flag(group, "--max-size", dest="long_side_px", type=SIDE, metavar="PX", help="the longest that a side may become")
+    flag(
+        group, "--divisor", dest="divisor", type=COUNT, metavar="PX",
+        help="a batch's height and width are multiples of it",
+    )  # fmt: skip
+    if training:
+        flag(
+            group, "--norm", dest="norm", choices=NORMS,
+            help="of the body; frozen: as in its file, batch: learned (default: frozen, with no weights batch)",
+        )  # fmt: skip
+        flag(
+            group, "--norm-eps", dest="norm_eps", type=POSITIVE, metavar="X",
+            help="what frozen norms add to a variance; 0 for files from before torchvision 0.13",
+        )  # fmt: skip
+        flag(
+            group, "--trainable-layers", dest="trainable_layers", type=COUNT_FROM_0, metavar="N",
+            help="parts of the body that learn, from its end (default: 3, with no weights all)",
+        )  # fmt: skip
+
+
+SIDE = number(int, 8, 100_000)
+OWN_FLAGS = {"ssd300": _add_ssd300_flags, "torchvision": _add_torchvision_flags}
+"""By family: (group, whether the command trains) adds them."""
+
+
+def detector_in(arguments: Sequence[str]) -> Any:
+    """The settings of the detector that --detector names, or else the --recipe file, or else SSD300's."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in ("--detector", "--recipe"):
+        parser.add_argument(name, nargs="?")
+    try:
+        found, _ = parser.parse_known_args(arguments)
+    except argparse.ArgumentError:  # the command's own parser says it better
+        return SSD300Settings()
+    if found.detector is not None:
+        return settings_named(found.detector)
+    try:
+        named = tomllib.loads(Path(found.recipe or "").read_text(encoding="utf-8")).get("detector")
+    except (OSError, ValueError):  # `recipes.base_of` says what is wrong with a file
+        named = None
+    return settings_named(named) if isinstance(named, str) else SSD300Settings()
+
+
+def for_detector(settings: Any, config: Config, given: set[str]) -> Config:
+    """The config of a command whose detector a checkpoint says. Of the given settings, those of the command line or a
+    recipe, the values stay; the others are the checkpoint's, or what its kind of detector starts from.
+
+    Raises InputError where a setting is given that the checkpoint's detector has not.
+    """
+    if settings.name != config.detector.name and "detector" in given:
+        raise InputError(
+            f"--detector {config.detector.name}: the checkpoint holds a {settings.name}; leave --detector out, or pass "
+            "that"
+        )
+    own = {field.name for field in fields(settings)}
+    values = {}
+    for name in given - {"detector"}:
+        if hasattr(config, name):
+            values[name] = getattr(config, name)
+        elif name in own:
+            values[name] = getattr(config.detector, name)
+        else:
+            flag_name = name.replace("_", "-")
+            raise InputError(f"--{flag_name}: means nothing for {settings.name}, which the checkpoint holds")
+    base = config if settings.family == config.detector.family else family_of(settings).defaults(settings)
+    return base.with_detector(settings).overlaid(values)

@@ -1,0 +1,72 @@
+"""What the tests of torchvision's detectors share: a small batch, and torchvision's own models to compare with."""
+
+from typing import Any
+
+import torch
+import torchvision.models.detection as theirs
+from torch import Tensor, nn
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.resnet import resnet18
+from torchvision.ops import FrozenBatchNorm2d
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
+
+from ssd.batch import RaggedBatch
+
+NUM_CLASSES = 4
+FAMILIES = ("retinanet", "fcos", "fasterrcnn")
+
+
+def batch_of(counts: tuple[int, ...] = (3, 1), height_px: int = 96, width_px: int = 96) -> RaggedBatch:
+    """Noise with boxes; all but the first image are 32 pixels narrower."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(len(counts), 3, height_px, width_px, generator=generator)
+    sizes_px = torch.tensor([(width_px - 32 * (image > 0), height_px) for image in range(len(counts))])
+    for image, (width, height) in zip(images, sizes_px.tolist(), strict=True):
+        image[:, height:] = 0
+        image[:, :, width:] = 0
+    left_top = torch.rand(sum(counts), 2, generator=generator) * 40
+    sides = 12 + torch.rand(sum(counts), 2, generator=generator) * 40
+    return RaggedBatch(
+        images=images.contiguous(memory_format=torch.channels_last),
+        sizes_px=sizes_px,
+        boxes_ltrb_px=torch.cat([left_top, left_top + sides], dim=1),
+        labels=torch.randint(1, NUM_CLASSES, (sum(counts),), generator=generator),
+        counts=torch.tensor(counts),
+        image_ids=torch.arange(len(counts)),
+    )
+
+
+def their_targets(batch: RaggedBatch) -> list[dict[str, Tensor]]:
+    counts = batch.counts.tolist()
+    parts = zip(batch.boxes_ltrb_px.split(counts), batch.labels.split(counts), strict=True)
+    return [{"boxes": boxes, "labels": labels} for boxes, labels in parts]
+
+
+class AsItIs(nn.Module):
+    """In the place of torchvision's transform: the batch is finished, and boxes stay in its pixels."""
+
+    def __init__(self, batch: RaggedBatch):
+        super().__init__()
+        self.images = batch.images
+        self.sizes_px = [(height, width) for width, height in batch.sizes_px.tolist()]
+
+    def forward(self, images: Any, targets: Any = None) -> tuple[ImageList, Any]:
+        return ImageList(self.images, self.sizes_px), targets
+
+    def postprocess(self, result: Any, image_shapes: Any, original_image_sizes: Any) -> Any:
+        return result
+
+
+def their_model(family: str, batch: RaggedBatch, *, norm: Any = FrozenBatchNorm2d, **options: Any) -> nn.Module:
+    """torchvision's own class of the family on a ResNet-18, put together from its parts."""
+    is_rcnn = family == "fasterrcnn"
+    stages = (1, 2, 3, 4) if is_rcnn else (2, 3, 4)
+    extra = LastLevelMaxPool() if is_rcnn else LastLevelP6P7(256, 256)
+    returned = {f"layer{stage}": str(place) for place, stage in enumerate(stages)}
+    body = resnet18(norm_layer=norm)
+    pyramid = BackboneWithFPN(body, returned, [64 * 2 ** (stage - 1) for stage in stages], 256, extra_blocks=extra)
+    kind = {"retinanet": theirs.RetinaNet, "fcos": theirs.FCOS, "fasterrcnn": theirs.FasterRCNN}[family]
+    model: nn.Module = kind(pyramid, NUM_CLASSES, **options)
+    model.transform = AsItIs(batch)
+    return model
