@@ -14,12 +14,12 @@ from ssd.boxes import cxcywh_to_ltrb
 from ssd.drawing import Box, class_colour, draw_boxes, picture_of
 from ssd.lettering import picture_font, shown_in_picture
 from ssd.matching import decode
-from ssd.views import SquareView, View
+from ssd.views import ShortSideView, SquareView, View
 
 _GAP_PX = 8
 _TITLE_PX = 26
 _RAGGED_TILE_PX = 300
-"""The long side of an image that keeps its shape."""
+"""Of the longer side of an image that keeps its shape."""
 
 
 def _draw(image: Tensor, offsets: Tensor, labels: Tensor, names: list[str], view: SquareView) -> Image.Image:
@@ -58,17 +58,18 @@ def _tiles(loader: TrainLoader, count: int, names: list[str], view: View) -> lis
 
 def _tiles_of(batch: Batch, names: list[str], view: View) -> list[Image.Image]:
     if isinstance(batch, RaggedBatch):
-        return [_draw_ragged(each, names) for each in batch.split(len(batch.images))]
+        assert isinstance(view, ShortSideView)
+        return [_draw_ragged(each, names, view) for each in batch.split(len(batch.images))]
     assert isinstance(view, SquareView)
     return [_draw(*sample, names, view) for sample in zip(batch.images, batch.offsets, batch.labels, strict=True)]
 
 
-def _draw_ragged(batch: RaggedBatch, names: list[str]) -> Image.Image:
+def _draw_ragged(batch: RaggedBatch, names: list[str], view: ShortSideView) -> Image.Image:
     """One tile of a batch of one image: without its padding, as large as the tile lets it be, with its boxes."""
     ((width, height),) = batch.sizes_px.tolist()
     scale = _RAGGED_TILE_PX / max(width, height)
     size_px = (max(1, round(width * scale)), max(1, round(height * scale)))
-    picture = picture_of(batch.images[0, :, :height, :width], size_px)
+    picture = picture_of(batch.images[0, :, :height, :width], size_px, view.mean, view.std)
     boxes_ltrb = batch.boxes_ltrb_px.cpu() / torch.tensor([width, height, width, height])
     labels = batch.labels.tolist()
     draw_boxes(

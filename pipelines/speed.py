@@ -225,7 +225,7 @@ def write_plot(file: Path, found: dict[str, list[Measurement]], data_name: str) 
         colour, line, label = looks[subject]
         workers = [m.workers for m in measurements]
         axes.plot(workers, [m.images_per_second for m in measurements], line, marker="o", color=colour, label=label)
-    axes.set(xlabel="threads or processes", ylabel="images / s", title=f"Finished SSD300 batches, {data_name}")
+    axes.set(xlabel="threads or processes", ylabel="images / s", title=f"Finished training batches, {data_name}")
     axes.set_xticks(workers)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)

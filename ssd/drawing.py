@@ -26,9 +26,14 @@ class Box(NamedTuple):
     text: str
 
 
-def picture_of(image: Tensor, size_px: tuple[int, int]) -> Image.Image:
-    """3 x H x W float32, normalised as in `batch.MatchedBatch` -> a picture of that width and height."""
-    values = image.float().cpu() * torch.tensor(RGB_STD).view(3, 1, 1) + torch.tensor(RGB_MEAN).view(3, 1, 1)
+def picture_of(
+    image: Tensor,
+    size_px: tuple[int, int],
+    mean: tuple[float, float, float] = RGB_MEAN,
+    std: tuple[float, float, float] = RGB_STD,
+) -> Image.Image:
+    """3 x H x W float32, normalised by mean and std -> a picture of that width and height."""
+    values = image.float().cpu() * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
     pixels = (values * 255).round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().numpy()
     return Image.fromarray(pixels).resize(size_px, Image.Resampling.BICUBIC)
 

@@ -76,6 +76,11 @@ def resized_px(view: ShortSideView, size_px: tuple[int, int], short_side_px: int
     return width, height
 
 
+def largest_px(view: ShortSideView) -> int:
+    """No image that the view resizes has more pixels."""
+    return min(max(view.short_sides_px), view.long_side_px) * view.long_side_px
+
+
 def padded_px(view: ShortSideView, sizes_px: Sequence[tuple[int, int]]) -> tuple[int, int]:
     """(width, height) of a batch of images of these sizes."""
     width, height = (-(-max(sides) // view.divisor) * view.divisor for sides in zip(*sizes_px, strict=True))

@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ragged_data
 import torch
-from ragged_data import VIEW as RAGGED_VIEW
-from ragged_data import write
 from square_view import VIEW, view_with
 
 from pipelines.order import Sample, evaluation_batches
@@ -164,7 +163,7 @@ def ragged_pipeline(batch: list[Sample], encoded: list[np.ndarray], ranks: Ranks
 
 
 def test_ragged_batches_are_made_on_the_gpu() -> None:
-    found = operators_of(ragged_pipeline([Sample(0, (8, 8), False)], [], ON_A_GPU[0], RAGGED_VIEW))
+    found = operators_of(ragged_pipeline([Sample(0, (8, 8), False)], [], ON_A_GPU[0], ragged_data.VIEW))
     devices = {name: settings["device"] for name, settings in found}
     expected = {"decoders__Image": b"mixed", "Resize": b"gpu", "CropMirrorNormalize": b"gpu"}
     assert {name: devices[name] for name in expected} == {name: [device] for name, device in expected.items()}
@@ -176,8 +175,8 @@ def test_its_ragged_batches_are_those_of_torch(
 ) -> None:
     """On CPU operators: resized, mirrored, normalised and padded by DALI, pixels are within 1/255 on average in every
     image, and the padding is 0."""
-    split = write(tmp_path)
-    view = RAGGED_VIEW._replace(antialias=antialias)
+    split = ragged_data.write(tmp_path)
+    view = ragged_data.VIEW._replace(antialias=antialias)
     options = dict(output_type=types.RGB, adjust_orientation=False, jpeg_fancy_upsampling=True)
     monkeypatch.setattr(
         short_side_graph, "decode_on_gpu", lambda encoded: fn.decoders.image(encoded, device="cpu", **options)

@@ -15,28 +15,41 @@ from pipelines.targets import eval_batch, ragged_batch
 from ssd.batch import EvalBatch, RaggedBatch
 from ssd.distributed import Ranks
 from ssd.images import normalise_padded, resize
-from ssd.views import ShortSideView
+from ssd.views import ShortSideView, largest_px
+
+# DataLoader's default: so many batches a worker are under way while one is taken.
+_BATCHES_A_WORKER = 2
 
 
-class _Pixels(Dataset[Tensor]):
-    """Of a sample: h x w x 3 uint8."""
+class _Pixels(Dataset[Tensor | int]):
+    """Of a batch and the block of shared memory for it: its images h x w x 3 uint8, the bytes of one after those of the
+    other. That is one copy to a GPU. Without blocks it gives the bytes; with them it writes them there, and gives how
+    many they are.
 
-    def __init__(self, annotations: Annotations, view: ShortSideView):
-        self._annotations, self._antialias = annotations, view.antialias
+    blocks: N x (the bytes of the largest batch) uint8. They are written to over and over: new shared memory for each
+    batch costs a page fault for every 4 KiB, in the worker and again where the batch is read.
+    """
 
-    def __getitem__(self, sample: Sample) -> Tensor:
+    def __init__(self, annotations: Annotations, view: ShortSideView, blocks: Tensor | None):
+        self._annotations, self._antialias, self._blocks = annotations, view.antialias, blocks
+
+    def __getitem__(self, key: tuple[int, list[Sample]]) -> Tensor | int:
+        number, samples = key
+        images = [self._pixels(sample).flatten() for sample in samples]
+        if self._blocks is None:
+            return torch.cat(images)
+        count = sum(map(len, images))
+        torch.cat(images, out=self._blocks[number % len(self._blocks), :count])
+        return count
+
+    def _pixels(self, sample: Sample) -> Tensor:
         image = read_image(self._annotations, sample.image)
         pixels = torch.from_numpy(resize(image, sample.size_px, antialias=self._antialias))
         return pixels.flip(1) if sample.flip else pixels
 
 
-def _pack(images: list[Tensor]) -> Tensor:
-    """The bytes of all images, one after the other: one block of shared memory, and one copy to a GPU."""
-    return torch.cat([image.flatten() for image in images])
-
-
 def _unpack(packed: Tensor, samples: Sequence[Sample]) -> list[Tensor]:
-    """h x w x 3 views of what `_pack` made of the samples."""
+    """h x w x 3 views of the samples' bytes."""
     shapes = [(height, width, 3) for width, height in (sample.size_px for sample in samples)]
     parts = packed.split([height * width * 3 for height, width, _ in shapes])
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
@@ -47,22 +60,36 @@ def _packed(
     view: ShortSideView,
     batches: Iterable[list[Sample]],
     *,
+    batch_size: int,
     num_workers: int,
     device: torch.device,
 ) -> Iterator[Tensor]:
-    """The batches' pixels, in their order, on the device."""
+    """The batches' bytes, in their order, on the device. Those of a batch on a CPU are gone when the next is asked for.
+
+    Raises RuntimeError as DataLoader does.
+    """
+    blocks = None
+    if num_workers and device.type == "cpu":  # for a GPU, DataLoader copies the bytes into pinned memory at once
+        blocks = _shared_blocks(_BATCHES_A_WORKER * num_workers + 1, batch_size * 3 * largest_px(view))
     loader = DataLoader(
-        _Pixels(annotations, view),
-        batch_sampler=batches,
+        _Pixels(annotations, view, blocks),
+        batch_size=None,
+        sampler=enumerate(batches),
         num_workers=num_workers,
-        collate_fn=_pack,
+        prefetch_factor=_BATCHES_A_WORKER if num_workers else None,
         pin_memory=device.type == "cuda",
         worker_init_fn=outlast_stop_signals,
         # Else it draws from torch's own one, and an evaluation or a resumption would change what others draw.
         generator=torch.Generator(),
     )
-    for packed in plain_errors(loader):
-        yield packed.to(device, non_blocking=True)
+    for number, packed in enumerate(loader):
+        yield (packed if blocks is None else blocks[number % len(blocks), :packed]).to(device, non_blocking=True)
+
+
+def _shared_blocks(count: int, size_bytes: int) -> Tensor:
+    # As default_collate makes it: share_memory_() would copy, and so write, all of it.
+    storage = torch.UntypedStorage._new_shared(count * size_bytes)
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(count, size_bytes)
 
 
 class TrainLoader:
@@ -80,7 +107,8 @@ class TrainLoader:
         ranks: Ranks,
         view: ShortSideView,
     ):
-        self._annotations, self._view, self._num_workers, self._device = annotations, view, num_workers, ranks.device
+        self._annotations, self._view, self._device = annotations, view, ranks.device
+        self._batch_size, self._num_workers = batch_size, num_workers
         self._order = TrainingOrder(annotations, view, batch_size=batch_size, seed=seed, ranks=ranks)
         self._place: Place | None = None
         self.steps_per_epoch = self._order.steps_per_epoch
@@ -90,8 +118,15 @@ class TrainLoader:
         if self._place is None:
             self._place = self._order.place_after(first_step)
         ahead = (step.samples for step in self._order.steps(self._place))
-        packed = _packed(self._annotations, self._view, ahead, num_workers=self._num_workers, device=self._device)
-        for pixels, step in zip(packed, self._order.steps(self._place), strict=False):
+        packed = _packed(
+            self._annotations,
+            self._view,
+            ahead,
+            batch_size=self._batch_size,
+            num_workers=self._num_workers,
+            device=self._device,
+        )
+        for pixels, step in zip(plain_errors(packed), self._order.steps(self._place), strict=False):
             self._place = step.after
             images = normalise_padded(_unpack(pixels, step.samples), self._view)
             yield ragged_batch(images, step.samples, self._annotations)
@@ -109,12 +144,18 @@ class EvalLoader:
     def __init__(
         self, annotations: Annotations, *, batch_size: int, num_workers: int, ranks: Ranks, view: ShortSideView
     ):
-        self._annotations, self._view, self._num_workers, self._device = annotations, view, num_workers, ranks.device
+        self._annotations, self._view, self._device = annotations, view, ranks.device
+        self._batch_size, self._num_workers = batch_size, num_workers
         self._batches = evaluation_batches(annotations, view, batch_size=batch_size, ranks=ranks)
 
     def __iter__(self) -> Iterator[EvalBatch]:
         packed = _packed(
-            self._annotations, self._view, self._batches, num_workers=self._num_workers, device=self._device
+            self._annotations,
+            self._view,
+            self._batches,
+            batch_size=self._batch_size,
+            num_workers=self._num_workers,
+            device=self._device,
         )
-        for pixels, samples in zip(packed, self._batches, strict=True):
+        for pixels, samples in zip(plain_errors(packed), self._batches, strict=True):
             yield eval_batch(normalise_padded(_unpack(pixels, samples), self._view), samples)

@@ -14,8 +14,8 @@ _T = TypeVar("_T")
 _SECONDS_AFTER_STOP = 35  # torchrun and most clusters kill after 30
 
 
-# How torch's reports of a full /dev/shm begin, in a worker's traceback.
-_SHARED_MEMORY = re.compile(r"RuntimeError: unable to (allocate shared memory|mmap|resize|write)")
+# How torch's reports of a full /dev/shm begin, in a worker's traceback or by themselves.
+_SHARED_MEMORY = re.compile(r"^(RuntimeError: )?unable to (allocate shared memory|mmap|resize|write)")
 
 
 def outlast_stop_signals(worker: int) -> None:

@@ -79,8 +79,8 @@ def exportable(model: nn.Module, settings: Settings, thresholds: Thresholds) -> 
         DetectsInGraph(model, head.classification_head.num_classes, thresholds).eval(),
         inputs,
         {"images": {0: batch, 2: rows, 3: columns}, "sizes_px": {0: batch}},
-        f"images: uint8 B x 3 x H x W RGB, H and W multiples of {divisor}, {5 * divisor} at least; each the whole image, "
-        f"its short side resized to {settings.short_sides_px[-1]} or its long side to {settings.long_side_px}, whichever "
-        "is less, bilinear without antialiasing, in the left top corner; sizes_px: int64 B x 2, (width, height) of each "
-        "image in them",
+        f"images: uint8 B x 3 x H x W RGB, H and W multiples of {divisor}, {5 * divisor} at least; each the whole "
+        f"image, its short side resized to {settings.short_sides_px[-1]} or its long side to {settings.long_side_px}, "
+        "whichever is less, bilinear without antialiasing, in the left top corner; sizes_px: int64 B x 2, (width, "
+        "height) of each image in them",
     )
