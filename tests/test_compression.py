@@ -297,7 +297,7 @@ SCHEDULES = {
     "structures": schedule_of(
         "StructureParameterPruner", "reg_regims: {second.weight: [0.15, Channels]}", "threshold_criteria: Mean_Abs"
     ),
-    "regularized": REGULARIZED,
+    "regularized": REGULARIZED.replace("0.05", "0.2"),
 }  # fmt: skip
 
 
