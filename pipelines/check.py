@@ -19,11 +19,11 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.annotations import MIN_TRAINED_SIDE_PX, Annotations
-from pipelines.readers.coco import read_tolerantly
 from pipelines.readers.image_files import Flaw
+from pipelines.readers.layouts.source import Source
+from pipelines.readers.reading import read_document, read_tolerantly
 from pipelines.readers.rows import BadRows, Defect, place_of
 from pipelines.readers.scan import Look, look_at_all, remember
-from pipelines.readers.splits import find_split, read_document
 from ssd.errors import InputError
 
 
@@ -110,32 +110,34 @@ class SplitReport:
         self.findings.setdefault(kind, []).append(Item(where, problem))
 
 
-def check_split(data_folder: Path, split: str, num_threads: int) -> SplitReport:
-    """Reads every annotation and decodes every image. Raises InputError if there is no such split."""
-    image_folder, file = find_split(data_folder, split)
-    report = SplitReport(split, file)
+def check_split(source: Source, num_threads: int) -> SplitReport:
+    """Reads every annotation and decodes every image."""
+    report = SplitReport(source.name, source.file)
 
     def notice(bad: BadRows) -> None:
         for row, problem in bad.problems.items():
-            place = place_of(bad.table, row, document[bad.table][row])
+            place = place_of(bad.table, row, document.tables[bad.table][row])
             report.note(Kind(bad.defect, Effect.STOPS, _OF_DEFECT[bad.defect]), place, problem)
 
     try:
-        document = read_document(file)
-        annotations = read_tolerantly(document, file, image_folder, notice)
+        document = read_document(source)
+        annotations = read_tolerantly(document, source, notice)
     except InputError as error:
-        report.note(ANNOTATION_FILE, file.name, str(error).removeprefix(f"{file}: "))
+        report.note(ANNOTATION_FILE, source.file.name, str(error).removeprefix(f"{source.file}: "))
         return report
     report.annotations = annotations
+    for what, places in document.repairs.items():
+        for place in places:
+            report.note(Kind(what, Effect.HARMLESS, "meant one thing only"), place)
     for what, rows in annotations.repaired_rows.items():
         for row in rows.tolist():
-            entry = document["annotations"][row]
+            entry = document.tables["annotations"][row]
             problem = f"has bbox {entry['bbox']} in the image of id {entry['image_id']}"
             place = place_of("annotations", row, entry)
             report.note(Kind(what, Effect.CHANGES, "correct or remove them"), place, problem)
     _note_boxes(report, annotations)
-    looks = look_at_all(image_folder, annotations.file_names, num_threads, f"checking {split}")
-    remember(image_folder, dict(zip(annotations.file_names, looks, strict=True)))
+    looks = look_at_all(annotations.image_folder, annotations.file_names, num_threads, f"checking {source.name}")
+    remember(annotations.image_folder, dict(zip(annotations.file_names, looks, strict=True)))
     for name, stated_px, look in zip(annotations.file_names, annotations.sizes_px.tolist(), looks, strict=True):
         _note_image(report, name, (stated_px[0], stated_px[1]), look)
     _note_same_images(report)
@@ -186,20 +188,20 @@ def _note_same_images(report: SplitReport) -> None:
             report.note(SAME_IMAGE, name, f"is {first}")
 
 
-def check(data_folder: Path, train_split: str, val_split: str, num_threads: int) -> list[SplitReport]:
-    """Of both splits, or of the one if they are the same. Raises InputError if there is no such split."""
-    train = check_split(data_folder, train_split, num_threads)
+def check(train_source: Source, val_source: Source, num_threads: int) -> list[SplitReport]:
+    """Of both splits, or of the one if they are the same."""
+    train = check_split(train_source, num_threads)
     if train.annotations and len(train.annotations.trainable_indices()) == 0:
         train.note(NOTHING_TO_LEARN, train.file.name)
-    if val_split == train_split:
+    if val_source == train_source:
         return [train]
-    val = check_split(data_folder, val_split, num_threads)
+    val = check_split(val_source, num_threads)
     if train.annotations and val.annotations and train.annotations.categories != val.annotations.categories:
         val.note(CATEGORIES, val.file.name)
     name_of = {digest: name for name, digest in train.digests.items()}
     for name, digest in val.digests.items():
         if digest in name_of:
-            val.note(BOTH_SPLITS, name, f"is {name_of[digest]} of {train_split}")
+            val.note(BOTH_SPLITS, name, f"is {name_of[digest]} of {train_source.name}")
     return [train, val]
 
 

@@ -21,7 +21,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipelines.annotations import Annotations
-from pipelines.readers.coco import read_tolerantly
 from pipelines.readers.image_files import (
     MAX_PIXELS,
     RULES,
@@ -33,9 +32,10 @@ from pipelines.readers.image_files import (
     require_size,
     unreadable,
 )
+from pipelines.readers.layouts.source import Source
 from pipelines.readers.once_a_host import read_once_a_host
+from pipelines.readers.reading import read_document, read_tolerantly
 from pipelines.readers.rows import BadRows, Defect
-from pipelines.readers.splits import find_split, read_document
 from ssd.distributed import Ranks, broadcast_object
 from ssd.errors import InputError
 from ssd.images import PILLOW_ERRORS
@@ -237,35 +237,35 @@ def require_headers(annotations: Annotations, indices: np.ndarray) -> None:
             pass
 
 
-def read_usable(data_folder: Path, split: str, ranks: Ranks) -> Annotations:
-    """As `read_annotations`, once a host, less the images that are missing, cannot be read or have another size than
-    stated.
+def read_usable(source: Source, ranks: Ranks) -> Annotations:
+    """As `read_source`, once a host, less the images that are missing, cannot be read or have another size than stated.
 
     Rank 0 looks at the images of its host, and all ranks leave out the same. Raises InputError where nothing is left.
     """
-    image_folder, file = find_split(data_folder, split)
-    present = read_once_a_host(lambda: _read_present(file, image_folder), ranks)
+    present = read_once_a_host(lambda: _read_present(source), ranks)
     missing = present.left_out.get(Flaw.MISSING, [])
     bad_images = dict.fromkeys(missing, str(Flaw.MISSING)) | _bad_images(present) if ranks.is_main else None
     bad_images = broadcast_object(bad_images, ranks)
     if strange := set(missing) - bad_images.keys():
-        raise InputError(f"{image_folder / min(strange)}: missing on this host, but not on that of rank 0; copy it")
+        raise InputError(
+            f"{present.image_folder / min(strange)}: missing on this host, but not on that of rank 0; copy it"
+        )
     left = {name: flaw for name, flaw in bad_images.items() if name not in missing}
     usable = read_once_a_host(lambda: present.without(left), ranks) if left else present
     if len(usable) == 0:
-        raise InputError(f"{file}: none of its images can be used; see main.py check --data {data_folder}")
+        raise InputError(f"{source.file}: none of its images can be used; main.py check says what is wrong with each")
     return usable
 
 
-def _read_present(file: Path, image_folder: Path) -> Annotations:
+def _read_present(source: Source) -> Annotations:
     """The split without the images that are not there."""
-    document = read_document(file)
+    document = read_document(source)
     missing: dict[str, str] = {}
 
     def leave_out(bad: BadRows) -> None:
-        if bad.defect is not Defect.MISSING or len(bad.problems) == len(document["images"]):
+        if bad.defect is not Defect.MISSING or len(bad.problems) == len(document.tables["images"]):
             raise bad
-        missing.update((document["images"][row]["file_name"], str(Flaw.MISSING)) for row in bad.problems)
+        missing.update((document.tables["images"][row]["file_name"], str(Flaw.MISSING)) for row in bad.problems)
 
-    present = read_tolerantly(document, file, image_folder, leave_out)
+    present = read_tolerantly(document, source, leave_out)
     return present.without(missing) if missing else present

@@ -15,7 +15,7 @@ from ssd.cli.flags import (
     config_of,
     require_folder_of,
 )
-from ssd.cli.splits import data_name, judged_text, read_split_to_run
+from ssd.cli.splits import data_name, find_split, held_out_texts, judged_text, read_to_run
 from ssd.config import Config
 from ssd.errors import InputError
 
@@ -58,6 +58,8 @@ def _evaluate(config: Config, ranks: "Ranks", json_file: str | None) -> int:
     import torch
 
     import pipelines
+    from pipelines.annotations import Category
+    from pipelines.readers.categories import differences_of, relabelled
     from ssd.checkpoints import checkpoint, conversion
     from ssd.evaluation.coco import coco_metrics
     from ssd.evaluation.detect import detect_split
@@ -65,7 +67,11 @@ def _evaluate(config: Config, ranks: "Ranks", json_file: str | None) -> int:
 
     file = Path(config.checkpoint or "")
     content = conversion.load(file)
-    split = read_split_to_run(config, config.val_split, ranks)
+    source = find_split(config, "val")
+    split = read_to_run(config, source, ranks)
+    own = tuple(Category(*category) for category in content["categories"])
+    if not differences_of(own, split, file.name):
+        split = relabelled(split, own)
     checkpoint.require_categories(content, file, list(split.categories), config.data)
     model = checkpoint.build_model(content, file).to(ranks.device).to(memory_format=torch.channels_last)
     loader = pipelines.build_eval(
@@ -76,13 +82,15 @@ def _evaluate(config: Config, ranks: "Ranks", json_file: str | None) -> int:
     if results is not None:
         if len(results) == 0:  # in training that is a bad beginning, here it is a mistake
             raise InputError(
-                f"{file}: detects nothing in {len(split)} images of {config.val_split}; lower --score-threshold "
+                f"{file}: detects nothing in {len(split)} images of {source.name}; lower --score-threshold "
                 f"(it is {config.score_threshold}), or pass a checkpoint that was trained for longer"
             )
         metrics = coco_metrics(ground_truth, results, config.eval_engine)
         for warning in filter(None, (split.repairs_text, judged_text(split))):
             print(f"warning: {warning}", file=sys.stderr)
-        show_metrics(metrics, f"{data_name(config)} {config.val_split}, {len(split)} images, {file}")
+        for note in filter(None, (*held_out_texts(source), split.mended_text)):
+            print(f"note: {note}", file=sys.stderr)
+        show_metrics(metrics, f"{data_name(config)} {source.name}, {len(split)} images, {file}")
         if json_file:
             about = {"images": len(split), "images_left_out": split.num_left_out}
             Path(json_file).write_text(json.dumps({**metrics, **about}, indent=2) + "\n")

@@ -121,9 +121,30 @@ def flag(group: Any, *names: str, dest: str, help: str, **arguments: Any) -> Non
 def add_data_folder_flag(group: Any) -> None:
     flag(
         group, "--data", "-d", dest="data", metavar="DIR",
-        help='folder as COCO has it (DIR/train2017 or DIR/images/train2017, and DIR/annotations) or as VOC has it '
-        '(DIR/ImageSets/Main, DIR/JPEGImages, DIR/Annotations), or "demo": written to data/demo once',
+        help='folder of images and annotations, as COCO, VOC, YOLO or an annotation tool has it, or "demo": written to '
+        "data/demo once",
     )  # fmt: skip
+
+
+_ROLES = {"train": "train on", "val": "evaluate on"}
+
+
+def add_split_flags(group: Any, *roles: str) -> None:
+    """roles: of "train" and "val"."""
+    for role in roles:
+        flag(
+            group, f"--{role}-split", dest=f"{role}_split", metavar="NAME",
+            help=f"split to {_ROLES[role]} (default: {role}2017, or what the folder's names tell)",
+        )  # fmt: skip
+    for role in roles:
+        flag(
+            group, f"--{role}-annotations", dest=f"{role}_annotations", metavar="FILE",
+            help=f"annotation file to {_ROLES[role]}, where the split's name does not lead to it",
+        )  # fmt: skip
+        flag(
+            group, f"--{role}-images", dest=f"{role}_images", metavar="DIR",
+            help=f"folder of the images to {_ROLES[role]}, where they are elsewhere",
+        )  # fmt: skip
 
 
 def add_several_pipelines_flag(group: Any) -> None:
@@ -135,9 +156,7 @@ def add_several_pipelines_flag(group: Any) -> None:
 def add_data_flags(parser: argparse.ArgumentParser, *, training: bool) -> None:
     group = parser.add_argument_group("data")
     add_data_folder_flag(group)
-    if training:
-        flag(group, "--train-split", dest="train_split", metavar="NAME", help="split to train on")
-    flag(group, "--val-split", dest="val_split", metavar="NAME", help="split to evaluate on")
+    add_split_flags(group, *(("train", "val") if training else ("val",)))
     flag(
         group, "--data_pipeline", dest="data_pipeline", choices=DATA_PIPELINES,
         help="NVIDIA DALI, or pure PyTorch: the same augmentation either way",
@@ -231,7 +250,7 @@ def config_of(flags: dict[str, Any], base: Config, *, needs_data: bool = True) -
     if config.mlperf and not config.mlperf_org.strip():
         raise InputError("--mlperf-org: says nothing; name who submits")
     if needs_data and not config.data:
-        raise InputError('--data is missing: pass a folder as COCO or VOC has it, or "demo"')
+        raise InputError('--data is missing: pass a folder of images and annotations, or "demo"')
     return config
 
 

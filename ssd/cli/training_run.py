@@ -13,10 +13,11 @@ import numpy as np
 import pipelines
 from pipelines.annotations import Annotations
 from pipelines.augmentation import AUGMENTATIONS, CROP_ATTEMPTS
-from pipelines.readers.splits import annotation_files, find_split
+from pipelines.readers.layouts.source import Source
+from pipelines.readers.reading import annotation_files
 from ssd.batch import EvalLoader, TrainLoader
 from ssd.checkpoints import conversion
-from ssd.cli.splits import data_folder, data_name, judged_text, read_both_splits
+from ssd.cli.splits import data_name, find_splits, held_out_texts, judged_text, read_both_splits
 from ssd.config import Config
 from ssd.distributed import Ranks, broadcast_object
 from ssd.environment import hardware
@@ -74,13 +75,14 @@ def _say_it_is_over(folder: Path, content: dict[str, Any], config: Config, ranks
 
 
 def _train_in(folder: Path, origin: Origin | None, config: Config, ranks: Ranks, trackers: Trackers) -> int:
-    data = data_folder(config)
-    places = [*find_split(data, config.train_split), *find_split(data, config.val_split)]
+    sources = find_splits(config)
+    config = replace(config, train_split=sources[0].name, val_split=sources[1].name)  # which config.json records
+    places = [place for source in sources for place in (source.image_folder, source.file)]
     compliance = begin(config, folder, places, hardware(ranks.device)["device"], origin and origin.content, ranks)
-    splits = train_split, val_split = read_both_splits(config, ranks)
+    splits = train_split, val_split = read_both_splits(config, sources, ranks)
     loader, val_loader = _build_loaders(config, train_split, val_split, ranks)
     training, notes = build_training(config, train_split.categories, ranks, origin)
-    describe = _describe(config, train_split, loader, ranks)
+    describe = _describe(config, train_split, sources[0], loader, ranks)
     if origin:
         notes = [*origin.notes, *notes, resume.resume(training, loader, origin.content, describe, config)]
     compliance.hyper_parameters(
@@ -97,7 +99,9 @@ def _train_in(folder: Path, origin: Origin | None, config: Config, ranks: Ranks,
     run.rewind(*(origin.content["step"], origin.content["judged_epoch"]) if origin else (0, 0))
     if origin:
         run.log("resumed", step=training.step, checkpoint=str(origin.file), world_size=ranks.world_size, how=notes[-1])
-    _announce(run, config, splits, ranks, training.step, [*notes, *compliance.notes])
+    mended = [split.mended_text for split in splits if split.mended_text]
+    notes = [*held_out_texts(*sources), *mended, *notes, *compliance.notes]
+    _announce(run, config, splits, ranks, training.step, notes)
 
     showcase = Showcase(val_loader, val_split.ground_truth(), run, config.eval_engine)
     try:
@@ -138,7 +142,7 @@ def _build_loaders(
     return loader, val_loader
 
 
-def _describe(config: Config, split: Annotations, loader: TrainLoader, ranks: Ranks) -> dict[str, Any]:
+def _describe(config: Config, split: Annotations, source: Source, loader: TrainLoader, ranks: Ranks) -> dict[str, Any]:
     """What every checkpoint says of its run."""
     return {
         "backbone": config.backbone,
@@ -146,7 +150,7 @@ def _describe(config: Config, split: Annotations, loader: TrainLoader, ranks: Ra
         "seed": config.seed,
         "settings": config.to_dict(),
         "data": resume.data_identity(config, split.fingerprint(), loader, ranks),
-        "annotations": resume.annotations_digest(annotation_files(split.file), ranks),
+        "annotations": resume.annotations_digest(annotation_files(source), ranks),
     }
 
 
