@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipelines.readers.box_counts import BoxCounts
 from ssd.batch import GroundTruth
 from ssd.errors import InputError
 
@@ -61,6 +62,14 @@ class Annotations:
     """M int64, unique and positive: the file's, or numbered from 1 where it lacks any or has one below 1."""
     repaired_rows: dict[str, np.ndarray]
     """Rows of the file's 'annotations', by what was done to their boxes: {"zero-size boxes dropped": [4, 17]}."""
+    states_sizes: bool = True
+    """False where the sizes are the images' own, because the files state none."""
+    is_upright: bool = False
+    """Whether EXIF turns the images before use; `sizes_px` and boxes are those of the turned ones then."""
+    was_looked_at: bool = False
+    """Whether the heads of all images that will be read were looked at, see `readers.exif`."""
+    box_counts: BoxCounts = BoxCounts()
+    """Of the boxes that the file states, also of those that were dropped and of images left out."""
     mended: dict[str, int] = field(default_factory=dict)
     """What was written in another way and read all the same, and how often: {"sizes read from the images": 7}."""
     left_out: dict[str, list[str]] = field(default_factory=dict)
@@ -103,6 +112,8 @@ class Annotations:
             digest.update(array.tobytes())
         if (trains := self.trains()).sum() < (~self.is_crowd).sum():
             digest.update(trains.tobytes())
+        if self.is_upright:
+            digest.update(b"upright")
         return digest.hexdigest()[:16]
 
     def boxes_of(self, i: int) -> slice:

@@ -11,6 +11,7 @@ MLPERF_STATUSES = ("cloud", "onprem", "preview", "research")
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 EVAL_ENGINES = ("faster", "pycocotools")
 ON_BAD_IMAGE = ("error", "skip")
+EXIF = ("upright", "stored")
 OPTIMIZERS = ("sgd", "apex")
 SCHEDULES = ("multistep", "cosine")
 GRADIENT_COMPRESSIONS = ("none", "bf16")
@@ -38,6 +39,8 @@ class Config:
     """One of AUGMENTATIONS."""
     num_workers: int = 4
     """DALI threads, or torch worker processes (0 loads in the training process), a rank."""
+    exif: str = ""
+    """One of EXIF, or "" for what the stated sizes of the images say."""
     on_bad_image: str = "error"
     """One of ON_BAD_IMAGE: "skip" reads every image once and leaves out those that cannot be used."""
 

@@ -283,11 +283,16 @@ def test_a_square_image_that_exif_turns_may_have_turned_boxes(data: Path) -> Non
     assert found(report) == {"EXIF orientation, boxes may be turned": ["b.jpg"]}
 
 
-def test_a_size_stated_as_exif_turns_it_is_explained(data: Path) -> None:
+def test_sizes_stated_as_exif_turns_images_are_taken_for_upright_unless_others_are_not(data: Path) -> None:
     replace_image("b.jpg", lambda file: with_orientation(file, 6))(data)
     entry("images", 1, width=HEIGHT_PX, height=WIDTH_PX)(data)
     (report,) = check(data, "train", "train", 1)
-    ((item,),) = report.findings.values()
+    assert found(report) == {"EXIF orientation, boxes as EXIF turns the images": ["b.jpg"]}
+    replace_image("c.jpg", lambda file: with_orientation(file, 6))(data)
+    (report,) = check(data, "train", "train", 1)
+    what = found(report)
+    assert what["EXIF orientation, sizes stated both ways"] == ["instances_train.json"]
+    (item,) = next(items for kind, items in report.findings.items() if kind.what == "wrongly sized images")
     assert item.problem == "is 64 x 48 pixels, stated are 48 x 64, its size when EXIF has turned it"
 
 

@@ -6,7 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tool_data
-from tool_data import BOXES_XYWH_PX, COCO_AND_VOC, HELD_OUT, NAMES, document_of, draw, write_coco, write_json, write_voc
+from tool_data import (
+    BOXES_XYWH_PX,
+    COCO_AND_VOC,
+    HELD_OUT,
+    NAMES,
+    YOLO,
+    document_of,
+    draw,
+    write_coco,
+    write_json,
+    write_voc,
+)
 
 from pipelines.readers.layouts.source import Form
 from pipelines.readers.reading import read_source
@@ -16,7 +27,7 @@ from ssd.errors import InputError
 NONE = SplitFlags()
 
 
-@pytest.mark.parametrize("layout", COCO_AND_VOC, ids=lambda layout: layout.__name__)
+@pytest.mark.parametrize("layout", [*COCO_AND_VOC, *YOLO], ids=lambda layout: layout.__name__)
 def test_the_data_folder_alone_is_enough(layout: Callable[[Path], None], tmp_path: Path) -> None:
     layout(tmp_path)
     train, val = map(read_source, find_both(tmp_path, NONE, NONE))

@@ -189,8 +189,68 @@ def voc_devkit(root: Path) -> None:
         file.write_text(file.read_text().replace("im", "later"))
 
 
+def write_yolo(root: Path, images: str = "images/{split}", labels: str = "labels/{split}") -> None:
+    for split, stems in STEMS.items():
+        for stem in stems:
+            draw(root / images.format(split=split) / f"{stem}.jpg")
+        write_yolo_labels(root / labels.format(split=split), stems)
+
+
+def ultralytics(root: Path) -> None:
+    write_yolo(root)
+    (root / "data.yaml").write_text(
+        "path: ../datasets/shapes  # of another machine\ntrain: images/train\nval: images/val\n"
+        "names:\n  0: red\n  1: green\n"
+    )
+
+
+def roboflow_yolo(root: Path) -> None:
+    write_yolo(root, "{split}/images", "{split}/labels")
+    (root / "data.yaml").write_text("train: ../train/images\nval: ../val/images\n\nnc: 2\nnames: ['red', 'green']\n")
+
+
+def yolo_lists(root: Path) -> None:
+    write_yolo(root)
+    for split, stems in STEMS.items():
+        (root / f"{split}.txt").write_text("".join(f"./images/{split}/{stem}.jpg\n" for stem in stems))
+    (root / "dataset.yaml").write_text("path: .\ntrain: train.txt\nval: val.txt\nnc: 2\nnames: [red, green]\n")
+
+
+def label_studio_yolo(root: Path) -> None:
+    for stems in STEMS.values():
+        for stem in stems:
+            draw(root / "images" / f"{stem}.jpg")
+        write_yolo_labels(root / "labels", stems)
+    (root / "classes.txt").write_text("red\ngreen\n")
+    (root / "notes.json").write_text(
+        '{"categories": [{"id": 0, "name": "red"}, {"id": 1, "name": "green"}], "info": {}}'
+    )
+
+
+def darknet(root: Path) -> None:
+    for split, stems in STEMS.items():
+        for stem in stems:
+            draw(root / "obj_train_data" / f"{stem}.jpg")
+        write_yolo_labels(root / "obj_train_data", stems)
+        name = {"train": "train", "val": "valid"}[split]
+        (root / f"{name}.txt").write_text("".join(f"data/obj_train_data/{stem}.jpg\n" for stem in stems))
+    (root / "obj.names").write_text("red\ngreen\n")
+    (root / "obj.data").write_text(
+        "classes = 2\ntrain = data/train.txt\nvalid = data/valid.txt\nnames = data/obj.names\nbackup = backup/\n"
+    )
+
+
+def darknet_labels_beside_images(root: Path) -> None:
+    write_yolo(root, "{split}", "{split}")
+    (root / "classes.txt").write_text("red\ngreen\n")
+
+
+YOLO = [ultralytics, roboflow_yolo, yolo_lists, label_studio_yolo, darknet, darknet_labels_beside_images]
 COCO_AND_VOC = [
     roboflow, fiftyone, fiftyone_of_one_split, label_studio_coco, cvat_coco, flat_with_one_json, plain_names,
     in_a_folder_of_its_own, label_img, roboflow_voc, label_studio_voc, voc_devkit,
 ]  # fmt: skip
-HELD_OUT = {fiftyone_of_one_split, label_studio_coco, cvat_coco, flat_with_one_json, label_img, label_studio_voc}
+HELD_OUT = {
+    label_studio_yolo, fiftyone_of_one_split, label_studio_coco, cvat_coco, flat_with_one_json, label_img,
+    label_studio_voc,
+}  # fmt: skip

@@ -50,7 +50,7 @@ def random_flip() -> Any:
 
 @pipeline_def(enable_checkpointing=True)
 def train_graph(
-    annotation_file: str, image_folder: str, shuffle_seed: int, ranks: Ranks, settings: Augmentation
+    annotation_file: str, image_folder: str, shuffle_seed: int, ranks: Ranks, settings: Augmentation, upright: bool
 ) -> Any:
     encoded, boxes, labels, indices = fn.readers.coco(
         file_root=image_folder,
@@ -70,7 +70,7 @@ def train_graph(
     crop_anchor, crop_shape, boxes, labels = random_crop(boxes, labels)
     on_gpu = ranks.device.type == "cuda"
     if on_gpu:
-        images = decode_on_gpu(encoded)
+        images = decode_on_gpu(encoded, upright=upright)
     else:
         images = fn.decoders.image_slice(
             encoded,
@@ -78,14 +78,16 @@ def train_graph(
             crop_shape,
             device="cpu",
             output_type=types.RGB,
-            adjust_orientation=False,
+            adjust_orientation=upright,
             jpeg_fancy_upsampling=True,
         )
     colour = random_colour(settings.hue_degrees)
     flip = random_flip()
     boxes = fn.bb_flip(boxes, ltrb=True, horizontal=flip)
     if on_gpu:
-        images = crop_and_resize(encoded, images, crop_anchor, crop_shape, antialias=settings.antialias)
+        images = crop_and_resize(
+            encoded, images, crop_anchor, crop_shape, antialias=settings.antialias, upright=upright
+        )
         boxes, labels, colour, flip = boxes.gpu(), labels.gpu(), colour.gpu(), flip.gpu()
     offsets, labels = fn.box_encoder(
         boxes,
@@ -98,7 +100,7 @@ def train_graph(
     return images, colour, flip, offsets, labels, indices
 
 
-def graph_digest(ranks: Ranks, settings: Augmentation) -> str:
+def graph_digest(ranks: Ranks, settings: Augmentation, upright: bool = False) -> str:
     """Of the training graph's operators and their settings, but for what a run chooses. DALI takes up the state of
     another graph, or of another version, without a word and yields other data."""
     # A serialised graph also has the lines of code that it comes from.
@@ -110,6 +112,7 @@ def graph_digest(ranks: Ranks, settings: Augmentation) -> str:
             shuffle_seed=0,
             ranks=Ranks(0, 0, 1, ranks.device),
             settings=settings,
+            upright=upright,
             batch_size=1,
             num_threads=1,
             seed=0,
@@ -121,7 +124,7 @@ def graph_digest(ranks: Ranks, settings: Augmentation) -> str:
 
 
 @pipeline_def
-def eval_graph(annotation_file: str, image_folder: str, ranks: Ranks) -> Any:
+def eval_graph(annotation_file: str, image_folder: str, ranks: Ranks, upright: bool) -> Any:
     encoded, _, _, indices = fn.readers.coco(
         file_root=image_folder,
         annotations_file=annotation_file,
@@ -134,34 +137,36 @@ def eval_graph(annotation_file: str, image_folder: str, ranks: Ranks) -> Any:
         name="reader",
     )
     if ranks.device.type == "cuda":
-        return resize(decode_on_gpu(encoded)), indices
+        return resize(decode_on_gpu(encoded, upright=upright)), indices
     images = fn.decoders.image(
-        encoded, device="cpu", output_type=types.RGB, adjust_orientation=False, jpeg_fancy_upsampling=True
+        encoded, device="cpu", output_type=types.RGB, adjust_orientation=upright, jpeg_fancy_upsampling=True
     )
     return images, indices
 
 
-def decode_on_gpu(encoded: Any) -> Any:
+def decode_on_gpu(encoded: Any, *, upright: bool) -> Any:
     """Whole images. The GPU's JPEG decoders refuse to decode a region of an image whose chroma is subsampled, unless
     the chroma may be upsampled coarsely, and DALI would then decode it on the CPU."""
     return fn.decoders.image(
         encoded,
         device="mixed",
         output_type=types.RGB,
-        adjust_orientation=False,
+        adjust_orientation=upright,
         jpeg_fancy_upsampling=True,
         preallocate_width_hint=_COCO_SIDE_PX,
         preallocate_height_hint=_COCO_SIDE_PX,
     )
 
 
-def crop_and_resize(encoded: Any, images: Any, anchor: Any, shape: Any, *, antialias: bool) -> Any:
+def crop_and_resize(
+    encoded: Any, images: Any, anchor: Any, shape: Any, *, antialias: bool, upright: bool = False
+) -> Any:
     """The pixels of `decoders.image_slice` and `resize`, of images that were decoded whole.
 
     anchor, shape: (x, y) and (width, height) as fractions. The edges are rounded to pixels as the slice rounds them:
     unrounded, the pixels would differ by 2/255 on average.
     """
-    height_width = fn.cast(fn.peek_image_shape(encoded, adjust_orientation=False)[0:2], dtype=types.FLOAT)
+    height_width = fn.cast(fn.peek_image_shape(encoded, adjust_orientation=upright)[0:2], dtype=types.FLOAT)
     start, extent = (fn.stack(pair[1], pair[0]) for pair in (anchor, shape))
     start_px = dali_math.floor(start * height_width + 0.5)
     end_px = dali_math.max(dali_math.floor((start + extent) * height_width + 0.5), start_px + 1)

@@ -21,6 +21,7 @@ import numpy as np
 
 from pipelines.annotations import MAX_IMAGE_SIDE_PX, Annotations, Category
 from pipelines.readers import text
+from pipelines.readers.box_counts import count_boxes
 from pipelines.readers.json_stream import load_object
 from pipelines.readers.rows import Defect, Table, shown
 from ssd.errors import InputError
@@ -255,13 +256,15 @@ def _read_boxes(table: Table, image_ids: np.ndarray, category_ids: np.ndarray, s
         finite = np.isfinite(boxes_px).all(axis=1) & np.isfinite(box_areas_px)
         limits = np.concatenate([sizes, sizes], axis=1)
         clipped_px = np.clip(boxes_px, 0, limits)
+        negative = finite & (boxes_xywh_px[:, 2:] < 0).any(axis=1)
         sized = finite & (boxes_xywh_px[:, 2:] >= MIN_BOX_SIDE_PX).all(axis=1)
         # The slack is for x + w - x, which may round to less than w.
         kept = sized & (clipped_px[:, 2:] - clipped_px[:, :2] >= MIN_BOX_SIDE_PX - 1e-9).all(axis=1)
         overhanging = kept & (np.abs(clipped_px - boxes_px) > CLIP_TOLERANCE_PX).any(axis=1)
     repairs = {
         "boxes that are not finite dropped": ~finite,
-        "zero-size boxes dropped": finite & ~sized,
+        "zero-size boxes dropped": finite & ~sized & ~negative,
+        "boxes of negative size (corners exchanged?) dropped": negative,
         "boxes outside the image dropped": sized & ~kept,
         "boxes clipped to the image": overhanging,
     }
@@ -277,6 +280,7 @@ def _read_boxes(table: Table, image_ids: np.ndarray, category_ids: np.ndarray, s
         "labels": labels[rows],
         "is_crowd": is_crowd[rows],
         "annotation_ids": annotation_ids[rows],
+        "box_counts": count_boxes(boxes_xywh_px, sizes, CLIP_TOLERANCE_PX),
         "repaired_rows": {what: np.flatnonzero(mask) for what, mask in repairs.items() if mask.any()},
     }
 

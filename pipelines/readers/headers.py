@@ -5,13 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
-
-from pipelines.readers.image_files import BadImage, open_image
-from ssd.images import PILLOW_ERRORS
+from pipelines.readers.image_files import BadImage, open_image, orientation_of
 
 FILE_THREADS = 8  # waiting for a disk or a network, mostly
-_EXIF_ORIENTATION = 0x0112
 
 
 class Header(NamedTuple):
@@ -32,17 +28,6 @@ def read_header(path: Path) -> Header:
     """Raises BadImage, or OSError where the file cannot be opened."""
     with open_image(path) as image:
         return Header(image.size, orientation_of(image))
-
-
-def orientation_of(image: Image.Image) -> int:
-    """Of an image whose head was read. EXIF behind a PNG's pixels is not looked for."""
-    if image.format == "PNG" and "exif" not in image.info:
-        return 1
-    try:
-        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except PILLOW_ERRORS:  # EXIF that is no EXIF
-        return 1
-    return orientation if orientation in range(1, 9) else 1
 
 
 def read_headers(paths: Iterable[Path]) -> Iterator[Header | BadImage | OSError]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.annotations import Annotations
-from pipelines.readers import coco, voc
+from pipelines.readers import coco, voc, yolo
 from pipelines.readers.coco import annotations_of
 from pipelines.readers.layouts.source import Form, Source
 from pipelines.readers.repairs.file_names import repair_file_names
@@ -30,12 +30,14 @@ def read_document(source: Source) -> Document:
         document = Document(tables, source.file, source.image_folder)
         document.note(f"{encoding} read", [source.file.name] if encoding else [])
         return document
-    return voc.read_document(source)
+    return (voc if source.form is Form.VOC else yolo).read_document(source)
 
 
 def annotation_files(source: Source) -> list[Path]:
     """All that `read_document` reads."""
-    return voc.annotation_files(source) if source.form is Form.VOC else [source.file]
+    if source.form is Form.COCO:
+        return [source.file]
+    return (voc if source.form is Form.VOC else yolo).annotation_files(source)
 
 
 def read_source(source: Source) -> Annotations:
@@ -67,7 +69,8 @@ def read_tolerantly(document: Document, source: Source, notice: Callable[[BadRow
 
 
 def _finished(annotations: Annotations, document: Document, source: Source) -> Annotations:
-    annotations = replace(annotations, mended={what: len(places) for what, places in document.repairs.items()})
+    mended = {what: len(places) for what, places in document.repairs.items()}
+    annotations = replace(annotations, mended=mended, states_sizes=document.has_stated_sizes)
     return annotations.part(source.part) if source.part else annotations
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipelines.annotations import HELD_OUT_SHARE, Annotations
-from pipelines.readers.layouts import coco, voc
+from pipelines.readers.layouts import coco, voc, yolo
 from pipelines.readers.layouts.source import Source
 from pipelines.readers.reading import read_source
 from ssd.errors import InputError
@@ -46,7 +46,7 @@ def find_sources(data_folder: Path) -> dict[str, Source]:
     root = _behind_lone_folders(data_folder)
     if voc.is_voc(root):
         return voc.sources(root)
-    return coco.sources(root) or voc.sources(root)
+    return coco.sources(root) or voc.sources(root) or yolo.sources(root)
 
 
 def find_split(data_folder: Path, flags: SplitFlags) -> Source:

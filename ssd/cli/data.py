@@ -11,6 +11,7 @@ from ssd.cli.flags import (
     SEED,
     Parser,
     add_data_folder_flag,
+    add_exif_flag,
     add_several_pipelines_flag,
     add_split_flags,
     config_of,
@@ -41,6 +42,7 @@ def check_parser() -> Parser:
     group = parser.add_argument_group("data")
     add_data_folder_flag(group)
     add_split_flags(group, "train", "val")
+    add_exif_flag(group)
     group.add_argument("--num-workers", type=COUNT, metavar="N", help="threads that decode (default: one a core)")
     parser.add_argument(
         "--json", metavar="FILE", help="write every finding there; the console shows a few of each kind"
@@ -58,7 +60,7 @@ def check(arguments: Sequence[str]) -> int:
     from ssd.console import Console
 
     train, val = find_splits(config)
-    reports = data_check.check(train, val, threads)
+    reports = data_check.check(train, val, threads, config.exif)
     console = Console()
     for text in held_out_texts(train, val):
         console.print(f"note: {text}", markup=False, soft_wrap=True)

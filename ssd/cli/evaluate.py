@@ -55,11 +55,14 @@ def evaluate(arguments: Sequence[str]) -> int:
 def _evaluate(config: Config, ranks: "Ranks", json_file: str | None) -> int:
     import json
 
+    import numpy as np
     import torch
 
     import pipelines
     from pipelines.annotations import Category
+    from pipelines.plausibility import of_split
     from pipelines.readers.categories import differences_of, relabelled
+    from pipelines.readers.exif import look_at_images
     from ssd.checkpoints import checkpoint, conversion
     from ssd.evaluation.coco import coco_metrics
     from ssd.evaluation.detect import detect_split
@@ -72,6 +75,12 @@ def _evaluate(config: Config, ranks: "Ranks", json_file: str | None) -> int:
     own = tuple(Category(*category) for category in content["categories"])
     if not differences_of(own, split, file.name):
         split = relabelled(split, own)
+    (split,), exif_text = look_at_images([split], [np.arange(len(split))], ranks, config.exif)
+    for suspicion in of_split(split):
+        if suspicion.stops:
+            raise InputError(f"{split.file}: {suspicion}")
+        if ranks.is_main:
+            print(f"warning: {split.file}: {suspicion}", file=sys.stderr)
     checkpoint.require_categories(content, file, list(split.categories), config.data)
     model = checkpoint.build_model(content, file).to(ranks.device).to(memory_format=torch.channels_last)
     loader = pipelines.build_eval(
@@ -88,7 +97,7 @@ def _evaluate(config: Config, ranks: "Ranks", json_file: str | None) -> int:
         metrics = coco_metrics(ground_truth, results, config.eval_engine)
         for warning in filter(None, (split.repairs_text, judged_text(split))):
             print(f"warning: {warning}", file=sys.stderr)
-        for note in filter(None, (*held_out_texts(source), split.mended_text)):
+        for note in filter(None, (*held_out_texts(source), split.mended_text, exif_text)):
             print(f"note: {note}", file=sys.stderr)
         show_metrics(metrics, f"{data_name(config)} {source.name}, {len(split)} images, {file}")
         if json_file:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ssd.config import AUGMENTATIONS, DATA_PIPELINES, EVAL_ENGINES, GRADIENT_COMPRESSIONS, ON_BAD_IMAGE, Config
+from ssd.config import AUGMENTATIONS, DATA_PIPELINES, EVAL_ENGINES, EXIF, GRADIENT_COMPRESSIONS, ON_BAD_IMAGE, Config
 from ssd.detectors.ssd300.recipes import RECIPES
 from ssd.errors import InputError
 
@@ -147,6 +147,13 @@ def add_split_flags(group: Any, *roles: str) -> None:
         )  # fmt: skip
 
 
+def add_exif_flag(group: Any) -> None:
+    flag(
+        group, "--exif", dest="exif", choices=EXIF,
+        help="turn images as their EXIF data say, or not (default: what the stated sizes tell, and it is said)",
+    )  # fmt: skip
+
+
 def add_several_pipelines_flag(group: Any) -> None:
     group.add_argument(
         "--data_pipeline", choices=(*DATA_PIPELINES, "both"), default="both", help="which (default: %(default)s)"
@@ -167,6 +174,7 @@ def add_data_flags(parser: argparse.ArgumentParser, *, training: bool) -> None:
             help="published: half a degree of hue, contrast about 128, no antialiasing, crowd regions learned",
         )  # fmt: skip
     flag(group, "--num-workers", dest="num_workers", type=COUNT_FROM_0, metavar="N", help="threads or processes")
+    add_exif_flag(group)
     flag(
         group, "--on-bad-image", dest="on_bad_image", choices=ON_BAD_IMAGE,
         help="skip: read every image once before the start, and do without those that cannot be used",

@@ -13,6 +13,8 @@ import numpy as np
 import pipelines
 from pipelines.annotations import Annotations
 from pipelines.augmentation import AUGMENTATIONS, CROP_ATTEMPTS
+from pipelines.plausibility import look_at_both
+from pipelines.readers.exif import look_at_images
 from pipelines.readers.layouts.source import Source
 from pipelines.readers.reading import annotation_files
 from ssd.batch import EvalLoader, TrainLoader
@@ -80,6 +82,10 @@ def _train_in(folder: Path, origin: Origin | None, config: Config, ranks: Ranks,
     places = [place for source in sources for place in (source.image_folder, source.file)]
     compliance = begin(config, folder, places, hardware(ranks.device)["device"], origin and origin.content, ranks)
     splits = train_split, val_split = read_both_splits(config, sources, ranks)
+    suspicions = look_at_both(*splits)
+    indices = [train_split.trainable_indices(), np.arange(len(val_split))]
+    (train_split, val_split), exif_text = look_at_images(splits, indices, ranks, config.exif)
+    splits = train_split, val_split
     loader, val_loader = _build_loaders(config, train_split, val_split, ranks)
     training, notes = build_training(config, train_split.categories, ranks, origin)
     describe = _describe(config, train_split, sources[0], loader, ranks)
@@ -100,8 +106,8 @@ def _train_in(folder: Path, origin: Origin | None, config: Config, ranks: Ranks,
     if origin:
         run.log("resumed", step=training.step, checkpoint=str(origin.file), world_size=ranks.world_size, how=notes[-1])
     mended = [split.mended_text for split in splits if split.mended_text]
-    notes = [*held_out_texts(*sources), *mended, *notes, *compliance.notes]
-    _announce(run, config, splits, ranks, training.step, notes)
+    notes = [*held_out_texts(*sources), *mended, *([exif_text] if exif_text else []), *notes, *compliance.notes]
+    _announce(run, config, splits, ranks, training.step, notes, suspicions)
 
     showcase = Showcase(val_loader, val_split.ground_truth(), run, config.eval_engine)
     try:
@@ -161,6 +167,7 @@ def _announce(
     ranks: Ranks,
     step: int,
     notes: Sequence[str],
+    suspicions: Sequence[str],
 ) -> None:
     """Says, and logs, what is about to be trained on what, at which rate, and what the user should know of it."""
     train_split, val_split = splits
@@ -177,7 +184,8 @@ def _announce(
     )
     run.log("learning_rate", step=step, base=config.learning_rate, global_batch_size=global_batch_size,
             reference_batch_size=REFERENCE_BATCH, peak=peak, schedule=config.schedule)  # fmt: skip
-    for warning in filter(None, (train_split.repairs_text, val_split.repairs_text, judged_text(val_split))):
+    repairs = (train_split.repairs_text, val_split.repairs_text, judged_text(val_split))
+    for warning in filter(None, (*suspicions, *repairs)):
         run.say(f"warning: {warning}")
     for split in splits:
         if split.left_out:

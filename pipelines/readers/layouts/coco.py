@@ -117,11 +117,14 @@ def _listed(folder: Path) -> list[Path]:
 def _begins_as_coco(file: Path) -> bool:
     try:
         with file.open("rb") as stream:
-            start = stream.read(_BEGINNING_BYTES).replace(b"\0", b"")  # also of UTF-16
+            start = stream.read(_BEGINNING_BYTES)
     except OSError:
         return False
+    is_long = len(start) == _BEGINNING_BYTES  # and its images come later, perhaps
+    start = start.replace(b"\0", b"")  # of UTF-16
     opens = start.lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n").startswith(b"{")
-    return opens and any(key in start for key in (b'"images"', b'"annotations"', b'"categories"'))
+    keys = (b'"images"', b'"annotations"', *([b'"categories"'] if is_long else []))
+    return opens and any(key in start for key in keys)
 
 
 def _image_folders(data_folder: Path, file: Path, split: str, *first: Path) -> tuple[Path, ...]:

@@ -30,6 +30,8 @@ class Source(NamedTuple):
     """Of VOC: the folders of `image_folder` that are put together, such as ("VOC2007", "VOC2012")."""
     class_folders: tuple[Path, ...] = ()
     """Of VOC: the folders of XML, of all splits, whose objects name the classes."""
+    lists: tuple[Path, ...] = ()
+    """Of YOLO: folders of images, and files that list them."""
     names_file: Path | None = None
     """Of YOLO: what lists the classes, data.yaml or a text file with a name a line."""
     part: str = ""
