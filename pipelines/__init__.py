@@ -34,7 +34,7 @@ def build_train(
     if len(annotations.trainable_indices()) == 0:
         raise InputError(f"{annotations.file}: {plausibility.of_training(annotations)[0]}")
     if not annotations.was_looked_at:
-        (annotations,), _ = look_at_images([annotations], [annotations.trainable_indices()], ranks)
+        annotations = _looked_at(annotations, annotations.trainable_indices(), ranks)
     loader: TrainLoader = _path(name).TrainLoader(
         annotations, batch_size=batch_size, num_workers=num_workers, seed=seed, ranks=ranks, settings=settings
     )
@@ -44,11 +44,17 @@ def build_train(
 def build_eval(name: str, annotations: Annotations, *, batch_size: int, num_workers: int, ranks: Ranks) -> EvalLoader:
     """name: one of ssd.config.DATA_PIPELINES. batch_size: images a rank."""
     if not annotations.was_looked_at:
-        (annotations,), _ = look_at_images([annotations], [np.arange(len(annotations))], ranks)
+        annotations = _looked_at(annotations, np.arange(len(annotations)), ranks)
     loader: EvalLoader = _path(name).EvalLoader(
         annotations, batch_size=batch_size, num_workers=num_workers, ranks=ranks
     )
     return loader
+
+
+def _looked_at(annotations: Annotations, indices: np.ndarray, ranks: Ranks) -> Annotations:
+    """Each rank looks at all for itself: who has several look together before."""
+    (looked,), _ = look_at_images([annotations], [indices], Ranks(0, 0, 1, ranks.device))
+    return looked
 
 
 def _path(name: str) -> ModuleType | Any:

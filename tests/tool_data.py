@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ STEMS = {"train": ["im000", "im001", "im002", "im003"], "val": ["im100", "im101"
 def draw(file: Path, **options: Any) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.full((HEIGHT_PX, WIDTH_PX, 3), 90, dtype=np.uint8)
-    pixels[:, :, 2] = sum(file.stem.encode()) % 100  # no two are alike
+    pixels[:, :, 2] = zlib.crc32(file.stem.encode()) % 100
+    pixels[0, :, 0] = zlib.crc32(file.stem[::-1].encode()) % 200  # no two are alike
     for (x, y, w, h), colour in zip(BOXES_XYWH_PX, ((200, 0, 0), (0, 200, 0)), strict=True):
         pixels[y : y + h, x : x + w] = colour
     Image.fromarray(pixels).save(file, **options)

@@ -43,13 +43,14 @@ def read_document(source: Source) -> Document:
     names, has_keypoints = _names(source)
     images: list[dict[str, Any]] = []
     boxes: list[dict[str, Any]] = []
-    labelled = 0
+    labelled = found = 0
     for image_id, (path, header) in enumerate(zip(paths, read_headers(paths), strict=True), 1):
         labels = label_file(path)
         name = path.relative_to(source.image_folder).as_posix() if source.image_folder in path.parents else path.name
         row: dict[str, Any] = {"place": name, "id": image_id, "file_name": name}
         images.append(row)
         labelled += labels.is_file()
+        found += not isinstance(header, OSError)
         if not isinstance(header, Header):
             if isinstance(header, BadImage):
                 row["problem"] = f"cannot be read as an image ({header}); replace it or convert it to JPEG or PNG"
@@ -58,9 +59,9 @@ def read_document(source: Source) -> Document:
             continue
         row["width"], row["height"] = header.upright_size_px
         boxes += _boxes_of(labels, image_id, header.upright_size_px, document, has_keypoints)
-    if paths and not labelled:
+    if found and not labelled:
         raise InputError(
-            f"{source.file}: none of its {len(paths)} images has a label file, such as {label_file(paths[0])}"
+            f"{source.file}: none of its {len(paths)} images has a label file; put them beside them, or in labels/"
         )
     document.tables = {"images": images, "annotations": boxes, "categories": _categories(names, boxes, document)}
     return document
