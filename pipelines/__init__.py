@@ -11,7 +11,7 @@ import numpy as np
 from pipelines import plausibility
 from pipelines.annotations import Annotations
 from pipelines.augmentation import AUGMENTATIONS, Augmentation
-from pipelines.readers.exif import look_at_images
+from pipelines.exif import look_at_images
 from ssd.batch import EvalLoader, TrainLoader
 from ssd.distributed import Ranks
 from ssd.errors import InputError

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipelines.readers.box_counts import BoxCounts
+from pipelines.box_counts import BoxCounts
 from ssd.batch import GroundTruth
 from ssd.errors import InputError
 
@@ -67,7 +67,7 @@ class Annotations:
     is_upright: bool = False
     """Whether EXIF turns the images before use; `sizes_px` and boxes are those of the turned ones then."""
     was_looked_at: bool = False
-    """Whether the heads of all images that will be read were looked at, see `readers.exif`."""
+    """Whether the heads of all images that will be read were looked at, see `pipelines.exif`."""
     box_counts: BoxCounts = BoxCounts()
     """Of the boxes that the file states, also of those that were dropped and of images left out."""
     mended: dict[str, int] = field(default_factory=dict)

@@ -20,8 +20,8 @@ from rich.text import Text
 
 from pipelines import plausibility
 from pipelines.annotations import MIN_TRAINED_SIDE_PX, Annotations
-from pipelines.readers.categories import differences_of, relabelled
-from pipelines.readers.exif import Votes, count_votes, decide
+from pipelines.categories import differences_of, relabelled
+from pipelines.exif import Votes, count_votes, decide
 from pipelines.readers.headers import Header
 from pipelines.readers.image_files import Flaw
 from pipelines.readers.layouts.source import Source

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipelines.annotations import MIN_TRAINED_SIDE_PX, Annotations
-from pipelines.readers.categories import with_categories_of
+from pipelines.categories import with_categories_of
 from ssd.errors import InputError
 
 _LEAVING_SHARE, _FITTING_SHARE, _FEWEST_BOXES = 0.1, 0.99, 4

@@ -10,7 +10,7 @@ from tool_data import HEIGHT_PX, WIDTH_PX, Document, write_coco
 
 import pipelines
 from pipelines.annotations import Annotations
-from pipelines.readers.exif import Votes, count_votes, decide, look_at_images
+from pipelines.exif import Votes, count_votes, decide, look_at_images
 from pipelines.readers.headers import Header
 from pipelines.readers.image_files import read_rgb
 from pipelines.readers.reading import read_source

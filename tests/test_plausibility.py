@@ -10,8 +10,8 @@ from tool_data import HEIGHT_PX, WIDTH_PX, Document, document_of, write_coco, wr
 import main
 from pipelines import build_train
 from pipelines.annotations import Annotations
+from pipelines.categories import with_categories_of
 from pipelines.plausibility import look_at_both, of_pair, of_split
-from pipelines.readers.categories import with_categories_of
 from pipelines.readers.reading import read_source
 from pipelines.readers.splits import find_named
 from ssd.distributed import Ranks

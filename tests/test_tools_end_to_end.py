@@ -10,7 +10,7 @@ import tool_data
 
 import main
 import pipelines
-from pipelines.readers.exif import look_at_images
+from pipelines.exif import look_at_images
 from ssd.cli.flags import config_of
 from ssd.cli.splits import find_splits, read_both_splits
 from ssd.config import Config

@@ -20,8 +20,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from pipelines.annotations import MAX_IMAGE_SIDE_PX, Annotations, Category
+from pipelines.box_counts import count_boxes
 from pipelines.readers import text
-from pipelines.readers.box_counts import count_boxes
 from pipelines.readers.json_stream import load_object
 from pipelines.readers.rows import Defect, Table, shown
 from ssd.errors import InputError

@@ -60,9 +60,9 @@ def _evaluate(config: Config, ranks: "Ranks", json_file: str | None) -> int:
 
     import pipelines
     from pipelines.annotations import Category
+    from pipelines.categories import differences_of, relabelled
+    from pipelines.exif import look_at_images
     from pipelines.plausibility import of_split
-    from pipelines.readers.categories import differences_of, relabelled
-    from pipelines.readers.exif import look_at_images
     from ssd.checkpoints import checkpoint, conversion
     from ssd.evaluation.coco import coco_metrics
     from ssd.evaluation.detect import detect_split

@@ -87,7 +87,7 @@ def read_both_splits(
 ) -> "tuple[Annotations, Annotations]":
     """To train on and to judge by; of the former, the crowd regions are objects too where the config learns them."""
     from pipelines.augmentation import AUGMENTATIONS
-    from pipelines.readers.categories import with_categories_of
+    from pipelines.categories import with_categories_of
 
     train_split, val_split = (read_to_run(config, source, ranks) for source in sources)
     val_split = with_categories_of(train_split, val_split)

@@ -13,8 +13,8 @@ import numpy as np
 import pipelines
 from pipelines.annotations import Annotations
 from pipelines.augmentation import AUGMENTATIONS, CROP_ATTEMPTS
+from pipelines.exif import look_at_images
 from pipelines.plausibility import look_at_both
-from pipelines.readers.exif import look_at_images
 from pipelines.readers.layouts.source import Source
 from pipelines.readers.reading import annotation_files
 from ssd.batch import EvalLoader, TrainLoader
