@@ -6,7 +6,11 @@ The contracts are `ssd.batch.TrainLoader` and `ssd.batch.EvalLoader`; a test hol
 from types import ModuleType
 from typing import Any
 
-from pipelines.annotations import MIN_TRAINED_SIDE_PX, Annotations
+import numpy as np
+
+from pipelines import plausibility
+from pipelines.annotations import Annotations
+from pipelines.exif import look_at_images
 from ssd.batch import EvalLoader, TrainLoader
 from ssd.distributed import Ranks
 from ssd.errors import InputError
@@ -25,13 +29,12 @@ def build_train(
 ) -> TrainLoader:
     """name: one of ssd.config.DATA_PIPELINES. batch_size: images a rank. view: what the detector sees.
 
-    Raises InputError if there is nothing to train on.
+    Raises InputError if there is nothing to train on, or an image cannot be used.
     """
     if len(annotations.trainable_indices()) == 0:
-        raise InputError(
-            f"{annotations.file}: no image of {MIN_TRAINED_SIDE_PX} pixels a side or more has a box to learn from; "
-            "pass another --train-split"
-        )
+        raise InputError(f"{annotations.file}: {plausibility.of_training(annotations)[0]}")
+    if not annotations.was_looked_at:
+        annotations = _looked_at(annotations, annotations.trainable_indices(), ranks)
     loader: TrainLoader = _path(name, view).TrainLoader(
         annotations, batch_size=batch_size, num_workers=num_workers, seed=seed, ranks=ranks, view=view
     )
@@ -42,10 +45,18 @@ def build_eval(
     name: str, annotations: Annotations, *, batch_size: int, num_workers: int, ranks: Ranks, view: View
 ) -> EvalLoader:
     """name: one of ssd.config.DATA_PIPELINES. batch_size: images a rank."""
+    if not annotations.was_looked_at:
+        annotations = _looked_at(annotations, np.arange(len(annotations)), ranks)
     loader: EvalLoader = _path(name, view).EvalLoader(
         annotations, batch_size=batch_size, num_workers=num_workers, ranks=ranks, view=view
     )
     return loader
+
+
+def _looked_at(annotations: Annotations, indices: np.ndarray, ranks: Ranks) -> Annotations:
+    """Each rank looks at all for itself: who has several look together before."""
+    (looked,), _ = look_at_images([annotations], [indices], Ranks(0, 0, 1, ranks.device))
+    return looked
 
 
 def _path(name: str, view: View) -> ModuleType | Any:

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipelines.box_counts import BoxCounts
 from ssd.batch import GroundTruth
+from ssd.errors import InputError
 
 MAX_IMAGE_SIDE_PX = 65_535
 """JPEG's limit. It also keeps a box of the smallest side from vanishing in float32."""
@@ -15,6 +17,11 @@ MAX_IMAGE_SIDE_PX = 65_535
 
 MIN_TRAINED_SIDE_PX = 4
 """A random crop, 0.3 of a side at the least, must hold a pixel of it; DALI's decoder dies over one that does not."""
+
+
+HELD_OUT_SHARE = 0.2
+"""Of the images of a data set's only split, to judge by."""
+_HELD_OUT_SEED = "1"
 
 
 class Category(NamedTuple):
@@ -55,6 +62,16 @@ class Annotations:
     """M int64, unique and positive: the file's, or numbered from 1 where it lacks any or has one below 1."""
     repaired_rows: dict[str, np.ndarray]
     """Rows of the file's 'annotations', by what was done to their boxes: {"zero-size boxes dropped": [4, 17]}."""
+    states_sizes: bool = True
+    """False where the sizes are the images' own, because the files state none."""
+    is_upright: bool = False
+    """Whether EXIF turns the images before use; `sizes_px` and boxes are those of the turned ones then."""
+    was_looked_at: bool = False
+    """Whether the heads of all images that will be read were looked at, see `pipelines.exif`."""
+    box_counts: BoxCounts = BoxCounts()
+    """Of the boxes that the file states, also of those that were dropped and of images left out."""
+    mended: dict[str, int] = field(default_factory=dict)
+    """What was written in another way and read all the same, and how often: {"sizes read from the images": 7}."""
     left_out: dict[str, list[str]] = field(default_factory=dict)
     """Names of the images that `without` took out, by what is wrong with them, such as {"missing": ["b.jpg"]}."""
 
@@ -82,6 +99,12 @@ class Annotations:
         counts = ", ".join(f"{what}: {count}" for what, count in self.repairs.items())
         return counts and f"{self.file}: {counts}"
 
+    @property
+    def mended_text(self) -> str:
+        """One line to note, or '' when all was written as the strict reader takes it."""
+        counts = ", ".join(f"{what}: {count}" for what, count in self.mended.items())
+        return counts and f"{self.file}: {counts}"
+
     def fingerprint(self) -> str:
         """A digest of all that training sees of the split, but for the pixels."""
         digest = hashlib.sha256("\n".join(self.file_names).encode(errors="surrogatepass"))
@@ -89,6 +112,8 @@ class Annotations:
             digest.update(array.tobytes())
         if (trains := self.trains()).sum() < (~self.is_crowd).sum():
             digest.update(trains.tobytes())
+        if self.is_upright:
+            digest.update(b"upright")
         return digest.hexdigest()[:16]
 
     def boxes_of(self, i: int) -> slice:
@@ -110,10 +135,32 @@ class Annotations:
         Names that are not in the split (any more) are noted in `left_out` like the others.
         """
         kept = np.array([name not in bad_images for name in self.file_names], dtype=bool)
-        rows = kept[self.image_of_box()]
         left_out = {what: list(names) for what, names in self.left_out.items()}
         for name, what in bad_images.items():
             left_out.setdefault(what, []).append(name)
+        return replace(self._only(kept), left_out=left_out)
+
+    def part(self, which: str) -> "Annotations":
+        """Of a split to train on and to judge by: "val" is HELD_OUT_SHARE of its images, "train" the others.
+
+        Which images those are depends on their names alone: more images later leave most where they are.
+        """
+        if len(self) < 2:
+            raise InputError(
+                f"{self.file}: has one image, of which none can be held out; pass --val-split with another"
+            )
+        draws = [
+            hashlib.blake2b(f"{_HELD_OUT_SEED} {name}".encode(errors="surrogatepass")).digest()
+            for name in self.file_names
+        ]
+        order = sorted(range(len(self)), key=draws.__getitem__)
+        held_out = np.zeros(len(self), dtype=bool)
+        held_out[order[: max(1, round(HELD_OUT_SHARE * len(self)))]] = True
+        return self._only(held_out if which == "val" else ~held_out)
+
+    def _only(self, kept: np.ndarray) -> "Annotations":
+        """kept: N bool."""
+        rows = kept[self.image_of_box()]
         return replace(
             self,
             image_ids=self.image_ids[kept],
@@ -126,7 +173,6 @@ class Annotations:
             labels=self.labels[rows],
             is_crowd=self.is_crowd[rows],
             annotation_ids=self.annotation_ids[rows],
-            left_out=left_out,
         )
 
     def ground_truth(self) -> GroundTruth:

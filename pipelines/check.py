@@ -18,12 +18,16 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from pipelines import plausibility
 from pipelines.annotations import MIN_TRAINED_SIDE_PX, Annotations
-from pipelines.readers.coco import read_tolerantly
+from pipelines.categories import differences_of, relabelled
+from pipelines.exif import Votes, count_votes, decide
+from pipelines.readers.headers import Header
 from pipelines.readers.image_files import Flaw
+from pipelines.readers.layouts.source import Source
+from pipelines.readers.reading import read_document, read_tolerantly
 from pipelines.readers.rows import BadRows, Defect, place_of
 from pipelines.readers.scan import Look, look_at_all, remember
-from pipelines.readers.splits import find_split, read_document
 from ssd.errors import InputError
 
 
@@ -54,7 +58,7 @@ _AGAIN = "fetch or save them again, take them out, or train with --on-bad-image 
 _LOOK = "look at their boxes with main.py show-data"
 
 ANNOTATION_FILE = Kind("annotation file", Effect.STOPS, "correct it and check again: the rest could not be looked at")
-CATEGORIES = Kind("other categories than the training split", Effect.STOPS, "make them equal")
+CATEGORIES = Kind("other categories than the training split", Effect.STOPS, "make them equal by id and name")
 NOTHING_TO_LEARN = Kind("no image with a box to learn from", Effect.STOPS, "annotate some, or name another split")
 BOTH_SPLITS = Kind(
     "images that are also in the training split", Effect.CHANGES, "take them out of one: scores on them mean little"
@@ -64,9 +68,11 @@ SAME_IMAGE = Kind("images with the same content as another", Effect.HARMLESS, "r
 TURNED = Kind(
     "EXIF orientation, boxes may be turned",
     Effect.CHANGES,
-    f"images are used as they are stored; {_LOOK}, save them upright",
+    f"images are used as they are stored; {_LOOK}, pass --exif upright",
 )
-UPRIGHT = Kind("EXIF orientation, boxes as stored", Effect.HARMLESS, "used as they are stored")
+AS_STORED = Kind("EXIF orientation, boxes as stored", Effect.HARMLESS, "used as they are stored")
+UPRIGHT = Kind("EXIF orientation, boxes as EXIF turns the images", Effect.HARMLESS, "used upright")
+BOTH_WAYS = Kind("EXIF orientation, sizes stated both ways", Effect.STOPS, "correct the ones, or pass --exif")
 GRAY = Kind("gray images", Effect.HARMLESS, "they become RGB")
 CMYK = Kind("CMYK images", Effect.HARMLESS, "they become RGB")
 OTHER_MODE = Kind("palette, transparent or 1-bit images", Effect.HARMLESS, "they become RGB, and transparency goes")
@@ -102,6 +108,8 @@ class SplitReport:
     file: Path
     annotations: Annotations | None = None
     """Without the entries that the reader refuses; None if that leaves nothing."""
+    looks: list[Look] = field(default_factory=list)
+    """At its images, in the order of their names."""
     digests: dict[str, str] = field(default_factory=dict)
     """File name -> digest of the images that can be read."""
     findings: dict[Kind, list[Item]] = field(default_factory=dict)
@@ -110,36 +118,44 @@ class SplitReport:
         self.findings.setdefault(kind, []).append(Item(where, problem))
 
 
-def check_split(data_folder: Path, split: str, num_threads: int) -> SplitReport:
-    """Reads every annotation and decodes every image. Raises InputError if there is no such split."""
-    image_folder, file = find_split(data_folder, split)
-    report = SplitReport(split, file)
+def check_split(source: Source, num_threads: int) -> SplitReport:
+    """Reads every annotation and decodes every image."""
+    report = SplitReport(source.name, source.file)
 
     def notice(bad: BadRows) -> None:
         for row, problem in bad.problems.items():
-            place = place_of(bad.table, row, document[bad.table][row])
+            place = place_of(bad.table, row, document.tables[bad.table][row])
             report.note(Kind(bad.defect, Effect.STOPS, _OF_DEFECT[bad.defect]), place, problem)
 
     try:
-        document = read_document(file)
-        annotations = read_tolerantly(document, file, image_folder, notice)
+        document = read_document(source)
+        annotations = read_tolerantly(document, source, notice)
     except InputError as error:
-        report.note(ANNOTATION_FILE, file.name, str(error).removeprefix(f"{file}: "))
+        report.note(ANNOTATION_FILE, source.file.name, str(error).removeprefix(f"{source.file}: "))
         return report
     report.annotations = annotations
+    for what, places in document.repairs.items():
+        for place in places:
+            report.note(Kind(what, Effect.HARMLESS, "meant one thing only"), place)
     for what, rows in annotations.repaired_rows.items():
         for row in rows.tolist():
-            entry = document["annotations"][row]
+            entry = document.tables["annotations"][row]
             problem = f"has bbox {entry['bbox']} in the image of id {entry['image_id']}"
             place = place_of("annotations", row, entry)
             report.note(Kind(what, Effect.CHANGES, "correct or remove them"), place, problem)
+    _note_suspicions(report, plausibility.of_split(annotations))
     _note_boxes(report, annotations)
-    looks = look_at_all(image_folder, annotations.file_names, num_threads, f"checking {split}")
-    remember(image_folder, dict(zip(annotations.file_names, looks, strict=True)))
-    for name, stated_px, look in zip(annotations.file_names, annotations.sizes_px.tolist(), looks, strict=True):
-        _note_image(report, name, (stated_px[0], stated_px[1]), look)
-    _note_same_images(report)
+    looks = look_at_all(annotations.image_folder, annotations.file_names, num_threads, f"checking {source.name}")
+    remember(annotations.image_folder, dict(zip(annotations.file_names, looks, strict=True)))
+    report.looks = looks
     return report
+
+
+def _note_suspicions(report: SplitReport, suspicions: list[plausibility.Suspicion]) -> None:
+    for what, where, remedy, stops, is_harmless in suspicions:
+        effect = Effect.STOPS if stops else Effect.HARMLESS if is_harmless else Effect.CHANGES
+        for each in where:
+            report.note(Kind(what, effect, remedy), each)
 
 
 def _note_boxes(report: SplitReport, annotations: Annotations) -> None:
@@ -158,23 +174,46 @@ def _note_boxes(report: SplitReport, annotations: Annotations) -> None:
             report.note(SAME_BOX, names[row], f"annotation {ids[row]} is that of {ids[first]}")
 
 
-def _note_image(report: SplitReport, name: str, stated_px: tuple[int, int], look: Look) -> None:
+def _note_images(reports: list[SplitReport], exif: str) -> None:
+    """exif: what `exif.decide` takes for a choice. The splits of a run are used alike."""
+    read = [(report, report.annotations) for report in reports if report.annotations]
+    votes = Votes()
+    for report, split in read:
+        usable = [
+            (look, size) for look, size in zip(report.looks, split.sizes_px.tolist(), strict=True) if not look.flaw
+        ]
+        headers = [Header(look.size_px, look.orientation) for look, _ in usable]
+        votes = Votes(*np.add(votes, count_votes(headers, [size for _, size in usable])).tolist())
+    upright = exif == "upright"
+    try:
+        states_sizes = not read or any(split.states_sizes for _, split in read)
+        upright, _ = decide(votes, exif, states_sizes, "")
+    except InputError as error:
+        reports[0].note(BOTH_WAYS, reports[0].file.name, str(error).removeprefix(": "))
+    for report, split in read:
+        for name, stated_px, look in zip(split.file_names, split.sizes_px.tolist(), report.looks, strict=True):
+            _note_image(report, name, (stated_px[0], stated_px[1]), look, upright)
+        _note_same_images(report)
+
+
+def _note_image(report: SplitReport, name: str, stated_px: tuple[int, int], look: Look, upright: bool) -> None:
     """stated_px: (width, height) of the annotations."""
     if look.flaw:
         report.note(Kind(f"{look.flaw} images", Effect.STOPS, _OF_FLAW[look.flaw]), name, look.reason)
         return
     report.digests[name] = look.digest
-    width, height = look.size_px
     turns = look.orientation >= 5
-    if look.size_px != stated_px:
+    width, height = look.size_px[::-1] if upright and turns else look.size_px
+    if (width, height) != stated_px:
         problem = f"is {width} x {height} pixels, stated are {stated_px[0]} x {stated_px[1]}"
         if turns and stated_px == (height, width):
-            problem += ", its size when EXIF has turned it"
+            problem += f", its size {'as it is stored' if upright else 'when EXIF has turned it'}"
         kind = Kind(f"{Flaw.OTHER_SIZE} images", Effect.STOPS, _OF_FLAW[Flaw.OTHER_SIZE])
         report.note(kind, name, problem)
     elif look.orientation != 1:
         # The stated size tells that the boxes are those of the stored image, unless turning leaves it as it is.
-        report.note(UPRIGHT if turns and width != height else TURNED, name, f"orientation {look.orientation}")
+        as_stored = AS_STORED if turns and width != height else TURNED
+        report.note(UPRIGHT if upright else as_stored, name, f"orientation {look.orientation}")
     if look.mode != "RGB":
         report.note({"L": GRAY, "CMYK": CMYK}.get(look.mode, OTHER_MODE), name, f"mode {look.mode}")
 
@@ -186,20 +225,27 @@ def _note_same_images(report: SplitReport) -> None:
             report.note(SAME_IMAGE, name, f"is {first}")
 
 
-def check(data_folder: Path, train_split: str, val_split: str, num_threads: int) -> list[SplitReport]:
-    """Of both splits, or of the one if they are the same. Raises InputError if there is no such split."""
-    train = check_split(data_folder, train_split, num_threads)
+def check(train_source: Source, val_source: Source, num_threads: int, exif: str = "") -> list[SplitReport]:
+    """Of both splits, or of the one if they are the same. exif: "upright", "stored" or '' for what the sizes say."""
+    train = check_split(train_source, num_threads)
     if train.annotations and len(train.annotations.trainable_indices()) == 0:
-        train.note(NOTHING_TO_LEARN, train.file.name)
-    if val_split == train_split:
+        train.note(NOTHING_TO_LEARN, train.file.name, plausibility.why_nothing(train.annotations))
+    if val_source == train_source:
+        _note_images([train], exif)
         return [train]
-    val = check_split(data_folder, val_split, num_threads)
-    if train.annotations and val.annotations and train.annotations.categories != val.annotations.categories:
-        val.note(CATEGORIES, val.file.name)
+    val = check_split(val_source, num_threads)
+    _note_images([train, val], exif)
+    if train.annotations and val.annotations:
+        differences = differences_of(train.annotations.categories, val.annotations, train.file.name)
+        for difference in differences:
+            val.note(CATEGORIES, val.file.name, difference)
+        if not differences:
+            val.annotations = relabelled(val.annotations, train.annotations.categories)
+            _note_suspicions(val, plausibility.of_pair(train.annotations, val.annotations))
     name_of = {digest: name for name, digest in train.digests.items()}
     for name, digest in val.digests.items():
         if digest in name_of:
-            val.note(BOTH_SPLITS, name, f"is {name_of[digest]} of {train_split}")
+            val.note(BOTH_SPLITS, name, f"is {name_of[digest]} of {train_source.name}")
     return [train, val]
 
 
@@ -222,7 +268,8 @@ def write_json(file: Path, reports: list[SplitReport]) -> None:
         }
         for report in reports
     }
-    file.write_text(json.dumps({"exit_code": exit_code(reports), "splits": splits}, indent=2) + "\n")
+    content = {"exit_code": exit_code(reports), "splits": splits, "boxes_by_class": _boxes_by_class(reports)}
+    file.write_text(json.dumps(content, indent=2) + "\n")
 
 
 _COLOURS = {Effect.STOPS: "red", Effect.CHANGES: "yellow", Effect.HARMLESS: "green"}
@@ -232,6 +279,8 @@ _VERDICTS = {
     Effect.HARMLESS: "harmless",
 }
 _EXAMPLES = 3
+_MOST_CLASSES = 30
+"""That the console shows."""
 
 
 def _worst_first(report: SplitReport) -> list[tuple[Kind, list[Item]]]:
@@ -246,9 +295,38 @@ def show(reports: list[SplitReport], console: Console) -> None:
             size = f"{len(read)} images, {len(read.labels)} boxes, {len(read.categories)} categories"
         console.print(f"\n[bold]{escape(report.split)}[/]  {size}")
         console.print(_table(report) if report.findings else "  nothing found")
+    if (classes := _table_of_classes(reports)) is not None:
+        console.print(classes)
     found = Counter(kind.effect for report in reports for kind in report.findings)
     told = [f"[{_COLOURS[effect]}]{found[effect]} {_VERDICTS[effect]}[/]" for effect in Effect if found[effect]]
     console.print(f"\nkinds of findings: {', '.join(told) or 'none'}; exit code {exit_code(reports)}", soft_wrap=True)
+
+
+def _table_of_classes(reports: list[SplitReport]) -> Table | None:
+    """The boxes of each class in each split, the most frequent first; crowd regions are not counted."""
+    counts = _boxes_by_class(reports)
+    if not counts:
+        return None
+    table = Table(box=box.SIMPLE_HEAD, header_style="dim")
+    table.add_column("boxes of the class")
+    for report in reports:
+        table.add_column(Text(report.split), justify="right")
+    for name, numbers in list(counts.items())[:_MOST_CLASSES]:
+        table.add_row(Text(name, overflow="ellipsis", no_wrap=True), *(str(number) for number in numbers.values()))
+    if len(counts) > _MOST_CLASSES:
+        table.add_row(f"... and {len(counts) - _MOST_CLASSES} more, see --json")
+    return table
+
+
+def _boxes_by_class(reports: list[SplitReport]) -> dict[str, dict[str, int]]:
+    """{name: {split: number}}"""
+    counts: dict[str, dict[str, int]] = {}
+    for report in reports:
+        if report.annotations:
+            numbers = plausibility.boxes_of_classes(report.annotations).tolist()
+            for category, number in zip(report.annotations.categories, numbers, strict=True):
+                counts.setdefault(category.name, {each.split: 0 for each in reports})[report.split] += number
+    return dict(sorted(counts.items(), key=lambda item: -sum(item[1].values())))
 
 
 def _table(report: SplitReport) -> Table:
@@ -264,7 +342,7 @@ def _table(report: SplitReport) -> Table:
             str(len(items)),
             Group(
                 Text.assemble((kind.what, "bold"), ": ", kind.remedy),
-                Text("\n".join(lines), style="dim", no_wrap=True, overflow="ellipsis"),
+                Text("\n".join(lines), style="dim", overflow="fold"),
             ),
             Text(kind.effect, style=_COLOURS[kind.effect]),
         )

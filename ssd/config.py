@@ -11,6 +11,7 @@ MLPERF_STATUSES = ("cloud", "onprem", "preview", "research")
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 EVAL_ENGINES = ("faster", "pycocotools")
 ON_BAD_IMAGE = ("error", "skip")
+EXIF = ("upright", "stored")
 OPTIMIZERS = ("sgd", "apex")
 SCHEDULES = ("multistep", "cosine")
 GRADIENT_COMPRESSIONS = ("none", "bf16")
@@ -30,13 +31,23 @@ class Config:
     """A training run. The defaults are those of NVIDIA's DALI example where it has the flag."""
 
     data: str = ""
-    """Folder of a data set as COCO or VOC has it, or "demo"."""
-    train_split: str = "train2017"
-    val_split: str = "val2017"
+    """Folder of a data set as annotation tools write it, or "demo"."""
+    train_split: str = ""
+    """"" takes train2017 where it is, or what the names in the folder tell."""
+    val_split: str = ""
+    """"" takes val2017 where it is, or what the names in the folder tell; of a single split, a fifth is held out."""
+    train_annotations: str = ""
+    """A file, for a folder whose layout does not tell it."""
+    train_images: str = ""
+    """A folder, the same."""
+    val_annotations: str = ""
+    val_images: str = ""
     data_pipeline: str = "dali"
     """One of DATA_PIPELINES."""
     num_workers: int = 4
     """DALI threads, or torch worker processes (0 loads in the training process), a rank."""
+    exif: str = ""
+    """One of EXIF, or "" for what the stated sizes of the images say."""
     on_bad_image: str = "error"
     """One of ON_BAD_IMAGE: "skip" reads every image once and leaves out those that cannot be used."""
 

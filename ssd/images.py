@@ -2,7 +2,7 @@
 
 And reading what users have: files, PIL images, arrays and tensors of any size and mode. Evaluation reads the files of
 a data set more strictly, in readers.image_files. Of a file that both read the pixels are the same, but for EXIF
-orientation: annotations are in stored pixels, so evaluation ignores it; here pictures are turned as viewers show them.
+orientation: a data set's images are used as its stated sizes say; here pictures are turned as viewers show them.
 """
 
 import io
@@ -42,6 +42,7 @@ PILLOW_ERRORS = (
     MemoryError,
 )
 # Not all of Pillow's: some start other programs, and who shows pictures has these.
+_EXIF_ORIENTATION = 0x0112
 SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     "PNG": (".png", ".apng"),
@@ -102,10 +103,17 @@ def read_upright(file: Path | BinaryIO, name: str | None = None) -> Image.Image:
 
     name: of the file in messages, if not its path. Raises InputError with it.
     """
+    return read_picture(file, name)[0]
+
+
+def read_picture(file: Path | BinaryIO, name: str | None = None, *, upright: bool = True) -> tuple[Image.Image, bool]:
+    """As `read_upright`, or as the picture is stored; and whether it has an EXIF orientation other than upright."""
     name = str(file) if name is None else name
     try:
         with Image.open(file, formats=tuple(SUFFIXES)) as image:
-            return upright_rgb(image)
+            image.load()  # PNG's EXIF may be behind the pixels
+            is_turned = image.getexif().get(_EXIF_ORIENTATION, 1) in range(2, 9)
+            return (upright_rgb(image) if upright else _rgb(image)), is_turned
     except UnidentifiedImageError:
         raise InputError(f"{name}: no {', '.join(SUFFIXES)} file; convert it to one of them") from None
     except (*PILLOW_ERRORS, Image.DecompressionBombError) as error:
@@ -115,12 +123,15 @@ def read_upright(file: Path | BinaryIO, name: str | None = None) -> Image.Image:
 
 def upright_rgb(image: Image.Image) -> Image.Image:
     """An image of any mode in RGB, upright. Raises ValueError for modes whose range of values is not known."""
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8)).convert("RGB")
-    if upright.mode in ("I", "F"):
-        raise ValueError(f"has values of mode {upright.mode}, whose range is not known; save it with 8 or 16 bits")
-    return upright.convert("RGB")
+    return _rgb(ImageOps.exif_transpose(image))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"has values of mode {image.mode}, whose range is not known; save it with 8 or 16 bits")
+    return image.convert("RGB")
 
 
 def rgb_of(image: ImageLike) -> np.ndarray:

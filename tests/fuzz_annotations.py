@@ -24,17 +24,27 @@ import atheris
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 with atheris.instrument_imports(
-    include=["pipelines.readers.coco", "pipelines.readers.rows", "pipelines.readers.json_stream"]
+    include=[
+        "pipelines.readers.coco",
+        "pipelines.readers.rows",
+        "pipelines.readers.json_stream",
+        "pipelines.readers.reading",
+        "pipelines.readers.repairs",
+    ]
 ):
     from pipelines.annotations import Annotations
-    from pipelines.readers.coco import annotations_of, parse_document, read_tolerantly
-    from pipelines.readers.rows import BadRows
+    from pipelines.readers.coco import annotations_of, parse_document
+    from pipelines.readers.reading import read_tolerantly
+    from pipelines.readers.rows import BadRows, Document
 from test_annotations import DOCUMENT, MASK, assert_clean, changed, with_boxes, write
 
+from pipelines.readers.layouts.source import Form, Source
 from ssd.errors import InputError
 
 VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 7, 9, 70, 3, 90, 0.5, -0.5, 0.1, 1e-9, 1e308, -1e308, float("nan"), float("inf"),
+    "1", "1.0", " 70 ", "70.0", "1e3", "true", "null", "[0, 0, 5, 5]", "frame_1", 70.0, 3.0, [None] * 4,
+    ["0", "0", "5", "5"], "./a.jpg", "A.JPG", "b%2Ejpg", "train/a.jpg", "c.png", "C:\\a.jpg", "http://h/a.jpg",
     2**31, 2**53, 2**53 + 1, 2**63, -(2**63), 2**64, 10**400, 65535, 65536, "", " ", "a.jpg", "b.jpg", "c.jpg", "..",
     "../a.jpg", "/a.jpg", "sub/a.jpg", "a.jpg/b.jpg", "x\\a.jpg", "\0", "\ud800", "x" * 300, [], {}, [0, 0, 5, 5],
     [1, 2, 3], [[1, 2, 3, 4]], {"id": 1, "name": "x"},
@@ -126,13 +136,15 @@ class Target:
             self._assert_one_line(error)
             return "refused: not the lists of a data set"
         try:
-            annotations: Annotations = read_tolerantly(document, self.file, self.folder / "train", refused.append)
+            mended = Document(document, self.file, self.folder / "train")
+            source = Source("train", Form.COCO, self.file, self.folder / "train")
+            annotations: Annotations = read_tolerantly(mended, source, refused.append)
         except InputError as error:
             self._assert_one_line(error)
         else:
             assert_clean(annotations)
         for bad in refused:
-            assert bad.problems and all(0 <= row < len(document[bad.table]) for row in bad.problems)
+            assert bad.problems and all(0 <= row < len(mended.tables[bad.table]) for row in bad.problems)
         return answer
 
     def _assert_one_line(self, error: InputError) -> None:

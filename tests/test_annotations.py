@@ -213,7 +213,7 @@ def test_segmentation_of_any_kind_is_ignored(tmp_path: Path) -> None:
         ([10, 10, 0.1, 0.1], [0.05, 0.1, 0.0505, 0.101], None),
         ([10, 10, 0, 20], None, "zero-size boxes dropped"),
         ([10, 10, 20, 0.09], None, "zero-size boxes dropped"),
-        ([10, 10, -5, 20], None, "zero-size boxes dropped"),
+        ([10, 10, -5, 20], None, "boxes of negative size (corners exchanged?) dropped"),
         ([200, 0, 10, 10], None, "boxes outside the image dropped"),
         ([-20, 0, 20, 10], None, "boxes outside the image dropped"),
         ([0, -20, 10, 20.05], None, "boxes outside the image dropped"),  # 0.05 px of it are inside

@@ -14,6 +14,7 @@ from test_once_a_host import on_two_ranks
 import main
 from pipelines.readers import scan
 from pipelines.readers.scan import read_usable, verdicts_file
+from pipelines.readers.splits import find_named
 
 
 @pytest.fixture(autouse=True)
@@ -78,13 +79,13 @@ def test_the_next_attempt_does_without_it(
 def test_the_verdict_on_an_image_that_went_bad_is_dropped(data: Path) -> None:
     from test_scan import HERE
 
-    usable = read_usable(data, "train", HERE)
+    usable = read_usable(find_named(data, "train"), HERE)
     spoil(data / "train" / "c.jpg")
-    assert read_usable(data, "train", HERE).file_names == NAMES[:4]  # nothing tells of it
+    assert read_usable(find_named(data, "train"), HERE).file_names == NAMES[:4]  # nothing tells of it
     with pytest.raises(scan.InputError, match="c.jpg: cannot be read"):
         scan.read_image(usable, 2)
     assert set(json.loads(verdicts_file(data / "train").read_text())["verdicts"]) == {"a.jpg", "b.jpg", "d.jpg"}
-    assert read_usable(data, "train", HERE).left_out == {"unreadable": ["c.jpg"]}
+    assert read_usable(find_named(data, "train"), HERE).left_out == {"unreadable": ["c.jpg"]}
 
 
 def reads(ranks: Any, data: Path, cache: Path) -> tuple[list[str], dict[str, list[str]], int, bool]:
@@ -99,7 +100,7 @@ def reads(ranks: Any, data: Path, cache: Path) -> tuple[list[str], dict[str, lis
         return read_document(file)
 
     scan.read_document = counting
-    usable = read_usable(data, "train", ranks)
+    usable = read_usable(find_named(data, "train"), ranks)
     assert isinstance(usable.boxes_ltrb, np.ndarray)
     return usable.file_names, usable.left_out, parsed, usable.boxes_ltrb.flags.writeable
 

@@ -25,9 +25,10 @@ from dirty_data import (
 )
 
 import main
-from pipelines.check import Effect, SplitReport, check, exit_code
-from pipelines.readers.coco import read_annotations
+from pipelines.check import Effect, SplitReport, exit_code
+from pipelines.check import check as check_sources
 from pipelines.readers.image_files import read_rgb
+from pipelines.readers.splits import find_named, read_annotations
 from ssd.errors import InputError
 
 Spoil = Callable[[Path], object]
@@ -49,6 +50,10 @@ def clean_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data(clean_data: Path, tmp_path: Path) -> Path:
     """Clean data for the test to spoil."""
     return Path(shutil.copytree(clean_data, tmp_path / "data"))
+
+
+def check(data: Path, train: str, val: str, num_threads: int) -> list[SplitReport]:
+    return check_sources(find_named(data, train), find_named(data, val), num_threads)
 
 
 def found(report: SplitReport) -> Found:
@@ -140,9 +145,14 @@ ONE_FINDING: list[tuple[str, Spoil, str, list[str], Effect]] = [
     ("JPEG bomb", replace_image("b.jpg", jpeg_bomb), "oversized images", ["b.jpg"], Effect.STOPS),
     ("PNG bomb", replace_image("b.jpg", lambda _: png_bomb()), "oversized images", ["b.jpg"], Effect.STOPS),
     ("other size", entry("images", 1, width=WIDTH_PX + 1), "wrongly sized images", ["b.jpg"], Effect.STOPS),
-    ("path", entry("images", 1, file_name="../b.jpg"), "paths out of the image folder", ["images[1]"], Effect.STOPS),
+    ("path", entry("images", 1, file_name="../z.jpg"), "paths out of the image folder", ["images[1]"], Effect.STOPS),
     ("link", link_out, "paths out of the image folder", ["images[1]"], Effect.STOPS),
-    ("repeated id", entry("annotations", 3, id=3), "repeated ids or file names", ["annotations[3]"], Effect.STOPS),
+    ("repeated id", entry("images", 1, file_name="a.jpg"), "repeated ids or file names", ["images[1]"], Effect.STOPS),
+    (
+        "repeated id of a box",
+        entry("annotations", 3, id=3),
+        "ids of boxes that repeat or are text: numbered", ["annotations[3]"], Effect.HARMLESS,
+    ),
     ("malformed", entry("annotations", 3, bbox=[1, 2]), "malformed entries", ["annotations[3]"], Effect.STOPS),
     ("image id", entry("annotations", 3, image_id=99), "boxes of unknown images", ["annotations[3]"], Effect.STOPS),
     (
@@ -273,11 +283,16 @@ def test_a_square_image_that_exif_turns_may_have_turned_boxes(data: Path) -> Non
     assert found(report) == {"EXIF orientation, boxes may be turned": ["b.jpg"]}
 
 
-def test_a_size_stated_as_exif_turns_it_is_explained(data: Path) -> None:
+def test_sizes_stated_as_exif_turns_images_are_taken_for_upright_unless_others_are_not(data: Path) -> None:
     replace_image("b.jpg", lambda file: with_orientation(file, 6))(data)
     entry("images", 1, width=HEIGHT_PX, height=WIDTH_PX)(data)
     (report,) = check(data, "train", "train", 1)
-    ((item,),) = report.findings.values()
+    assert found(report) == {"EXIF orientation, boxes as EXIF turns the images": ["b.jpg"]}
+    replace_image("c.jpg", lambda file: with_orientation(file, 6))(data)
+    (report,) = check(data, "train", "train", 1)
+    what = found(report)
+    assert what["EXIF orientation, sizes stated both ways"] == ["instances_train.json"]
+    (item,) = next(items for kind, items in report.findings.items() if kind.what == "wrongly sized images")
     assert item.problem == "is 64 x 48 pixels, stated are 48 x 64, its size when EXIF has turned it"
 
 
@@ -317,7 +332,8 @@ def spoil_everything(data: Path) -> Found:
     expected["boxes of unknown images"] = ["annotations[5]"]
     expected["malformed entries"] = ["images[0]", "annotations[2]", "annotations[7]"]
     expected["zero-size boxes dropped"] = ["annotations[8]"]
-    expected["repeated ids or file names"] = ["annotations[10]"]
+    expected["ids of boxes that repeat or are text: numbered"] = ["annotations[9]"]
+    expected["ids of images that are text or too large: numbered"] = ["images[0]"]
     (data / "train" / "h.jpg").unlink()
     expected["missing images"] = ["images[8]"]
     for name in ("a.jpg", "b.jpg", "c.jpg", "d.jpg"):
@@ -346,12 +362,12 @@ def test_all_faults_are_found_at_once(
     where = {kind["what"]: [item["where"] for item in kind["items"]] for kind in findings}
     assert {what: sorted(places) for what, places in where.items()} == {w: sorted(p) for w, p in expected.items()}
     assert all(kind["count"] == len(kind["items"]) and kind["remedy"] for kind in findings)
-    assert [kind["effect"] for kind in findings] == ["stops it"] * 6 + ["changes it", "harmless", "harmless"]
+    assert [kind["effect"] for kind in findings] == ["stops it"] * 5 + ["changes it"] + ["harmless"] * 4
 
     shown = capsys.readouterr().out
     assert all(what in shown for what in expected)
     assert "a.jpg: Premature end of JPEG file" in shown and "... and 1 more" in shown and "d.jpg: " not in shown
-    assert "6 would stop a run, 1 would change what it learns or scores, 2 harmless; exit code 1" in shown
+    assert "5 would stop a run, 1 would change what it learns or scores, 4 harmless; exit code 1" in shown
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"images": []}', b""])
@@ -384,7 +400,14 @@ def test_the_demo_data(demo_data: Path) -> None:
 def test_the_real_data(coco256: Path, shared_data: Path) -> None:
     reports = check(coco256, "train2017", "val2017", 1)
     assert exit_code(reports) == 0
-    assert set().union(*map(found, reports)) == {"crowd regions", "images without a box to learn from", "gray images"}
+    assert set().union(*map(found, reports)) == {
+        "crowd regions",
+        "images without a box to learn from",
+        "gray images",
+        # 256 images do not show all of COCO's 80.
+        "classes without boxes",
+        "classes with boxes to judge by and none to learn from",
+    }
     reports = check(shared_data / "bccd", "train", "val", 1)
     assert [found(report).get("zero-size boxes dropped", []) for report in reports] != [[], []]
     assert exit_code(reports) == 1

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import SETTINGS, assert_equal_runs, last_of, log_of, write_small_data
 from test_resume import run_all
 
-from runs import SETTINGS, assert_equal_runs, last_of, log_of, write_small_data
 from ssd.checkpoints import checkpoint
 
 SCHEDULE = """

@@ -116,13 +116,14 @@ from pathlib import Path
 import numpy as np, torch
 import pipelines
 from pipelines.readers.scan import read_usable
+from pipelines.readers.splits import find_named
 from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.detectors.table import view_of
 from ssd.distributed import Ranks
 
 data, name = Path(sys.argv[1]), sys.argv[2]
 here, view = Ranks(0, 0, 1, torch.device("cpu")), view_of(SSD300Settings())
-usable = read_usable(data, "train", here)
+usable = read_usable(find_named(data, "train"), here)
 judged = np.zeros((len(usable), 3, 300, 300), dtype=np.float16)
 for batch in pipelines.build_eval(name, usable, batch_size=32, num_workers=2, ranks=here, view=view):
     judged[batch.indices] = batch.images

@@ -288,14 +288,13 @@ def test_the_command(
 
 
 def test_what_is_fetched_is_what_is_trained_on(tmp_path: Path) -> None:
-    """The parts lie where `find_split` looks for the default splits."""
-    from pipelines.readers.coco import find_split
-    from ssd.config import Config
+    """The parts lie where the default splits are looked for."""
+    from pipelines.readers.splits import SplitFlags, find_both
 
     for part in (part for archive in COCO_2017 for part in archive.parts):
         (tmp_path / part).parent.mkdir(exist_ok=True)
         (tmp_path / part).write_text(json.dumps({})) if part.endswith(".json") else (tmp_path / part).mkdir()
-    for split in (Config().train_split, Config().val_split):
-        find_split(tmp_path, split)
+    train, val = find_both(tmp_path, SplitFlags(), SplitFlags())
+    assert (train.image_folder, val.image_folder) == (tmp_path / "train2017", tmp_path / "val2017")
     assert all(re.fullmatch(r"[0-9a-f]{40}", archive.sha1) for archive in COCO_2017)
     assert COCO_2017[0].name == "annotations_trainval2017.zip"

@@ -348,7 +348,7 @@ def test_a_bad_image_is_named(name: str, spoil: str, tmp_path: Path) -> None:
     else:
         file.write_bytes(b"no image" if spoil == "no image" else file.read_bytes()[:-200])
         message = r"5\.jpg: cannot be read as an image"
-    for loader in (train_loader(name, split).batches(0), iter(eval_loader(name, split))):
+    for batches_of in (lambda: train_loader(name, split).batches(0), lambda: iter(eval_loader(name, split))):
         with pytest.raises(InputError, match=message) as refused:
-            list(islice(loader, 11))
+            list(islice(batches_of(), 11))
         assert "\n" not in str(refused.value)

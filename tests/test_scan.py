@@ -28,6 +28,7 @@ from pipelines import check
 from pipelines.readers import scan
 from pipelines.readers.coco import read_annotations
 from pipelines.readers.scan import read_usable
+from pipelines.readers.splits import find_named
 from ssd.distributed import Ranks
 from ssd.errors import InputError
 
@@ -85,7 +86,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_all_kinds_of_bad_images_are_left_out_and_counted(data: Path) -> None:
     spoil(data, "train")
-    usable = read_usable(data, "train", HERE)
+    usable = read_usable(find_named(data, "train"), HERE)
     assert usable.file_names == GOOD and usable.left_out == LEFT_OUT and usable.num_left_out == 6
     assert usable.image_ids.tolist() == [0, 6] and usable.annotation_ids.tolist() == [1, 2, 13, 14]
     assert usable.box_starts.tolist() == [0, 2, 4] and usable.sizes_px.tolist() == [[WIDTH_PX, HEIGHT_PX]] * 2
@@ -95,7 +96,7 @@ def test_all_kinds_of_bad_images_are_left_out_and_counted(data: Path) -> None:
 
 
 def test_a_clean_split_is_as_the_strict_reader_gives_it(data: Path) -> None:
-    usable, strict = read_usable(data, "train", HERE), read_annotations(data, "train")
+    usable, strict = read_usable(find_named(data, "train"), HERE), read_annotations(data, "train")
     assert usable.left_out == {} and usable.repairs_text == ""
     assert usable.coco_dataset() == strict.coco_dataset() and usable.file_names == strict.file_names
     assert (usable.boxes_ltrb == strict.boxes_ltrb).all() and (usable.box_starts == strict.box_starts).all()
@@ -105,7 +106,7 @@ def test_a_clean_split_is_as_the_strict_reader_gives_it(data: Path) -> None:
 def test_both_paths_run_over_what_is_left(name: str, data: Path) -> None:
     spoil(data, "train")
     spoil(data, "val")
-    train, val = read_usable(data, "train", HERE), read_usable(data, "val", HERE)
+    train, val = read_usable(find_named(data, "train"), HERE), read_usable(find_named(data, "val"), HERE)
     loader = pipelines.build_train(name, train, batch_size=2, num_workers=0, seed=1, ranks=HERE, view=VIEW)
     assert loader.steps_per_epoch == 1
     batches = loader.batches(0)
@@ -121,18 +122,18 @@ def test_wrong_annotations_are_refused_as_ever(data: Path) -> None:
     edit(data, lambda document: document["annotations"][0].update(category_id=99))
     (data / "train" / "b.jpg").unlink()
     with pytest.raises(InputError, match="no category has that id"):
-        read_usable(data, "train", HERE)
+        read_usable(find_named(data, "train"), HERE)
 
 
 def test_nothing_left_is_refused(data: Path) -> None:
     for name in NAMES:
         (data / "train" / name).write_bytes(b"garbage")
     with pytest.raises(InputError, match=r"instances_train.json: none of its images can be used"):
-        read_usable(data, "train", HERE)
+        read_usable(find_named(data, "train"), HERE)
     for name in NAMES:
         (data / "val" / name).unlink()
     with pytest.raises(InputError, match="image 'a.jpg' and 7 more not found"):
-        read_usable(data, "val", HERE)
+        read_usable(find_named(data, "val"), HERE)
 
 
 # --- ranks ---
@@ -144,17 +145,17 @@ def test_other_ranks_leave_out_what_rank_0_found(data: Path, monkeypatch: pytest
     monkeypatch.setattr(scan, "broadcast_object", lambda value, ranks: sent)
     monkeypatch.setattr(scan, "read_once_a_host", lambda read, ranks: read())
     elsewhere = Ranks(1, 1, 2, torch.device("cpu"))
-    usable = read_usable(data, "train", elsewhere)
+    usable = read_usable(find_named(data, "train"), elsewhere)
     assert usable.file_names == GOOD and usable.left_out == LEFT_OUT
     assert looks == []
 
     # An image that rank 0's host lacks is left out here as well.
     sent["g.jpg"] = "missing"
-    assert read_usable(data, "train", elsewhere).file_names == ["a.jpg"]
+    assert read_usable(find_named(data, "train"), elsewhere).file_names == ["a.jpg"]
     # One that only this host lacks would make the ranks' data differ.
     del sent["b.jpg"]
     with pytest.raises(InputError, match=r"b.jpg: missing on this host"):
-        read_usable(data, "train", elsewhere)
+        read_usable(find_named(data, "train"), elsewhere)
 
 
 # --- the verdicts that are kept ---
@@ -162,43 +163,43 @@ def test_other_ranks_leave_out_what_rank_0_found(data: Path, monkeypatch: pytest
 
 def test_images_are_looked_at_once(data: Path, looks: list[str]) -> None:
     spoil(data, "train")
-    first = read_usable(data, "train", HERE)
+    first = read_usable(find_named(data, "train"), HERE)
     assert sorted(looks) == [name for name in NAMES if name != "b.jpg"]
     looks.clear()
-    again = read_usable(data, "train", HERE)
+    again = read_usable(find_named(data, "train"), HERE)
     assert looks == [] and again.left_out == first.left_out and again.file_names == GOOD
 
 
 def test_a_file_that_changes_is_looked_at_again(data: Path, looks: list[str]) -> None:
     spoil(data, "train")
-    read_usable(data, "train", HERE)
+    read_usable(find_named(data, "train"), HERE)
     looks.clear()
     shutil.copy(data / "val" / "d.jpg", data / "train" / "d.jpg")  # mended
     shutil.copy(data / "val" / "b.jpg", data / "train" / "b.jpg")  # fetched
     (data / "train" / "a.jpg").write_bytes(b"garbage")  # spoilt
-    assert read_usable(data, "train", HERE).file_names == ["b.jpg", "d.jpg", "g.jpg"]
+    assert read_usable(find_named(data, "train"), HERE).file_names == ["b.jpg", "d.jpg", "g.jpg"]
     assert sorted(looks) == ["a.jpg", "b.jpg", "d.jpg"]
 
 
 def test_a_corrected_size_needs_no_look(data: Path, looks: list[str]) -> None:
     spoil(data, "train")
-    read_usable(data, "train", HERE)
+    read_usable(find_named(data, "train"), HERE)
     looks.clear()
     edit(data, lambda document: document["images"][5].update(width=WIDTH_PX))
-    assert read_usable(data, "train", HERE).file_names == ["a.jpg", "f.jpg", "g.jpg"] and looks == []
+    assert read_usable(find_named(data, "train"), HERE).file_names == ["a.jpg", "f.jpg", "g.jpg"] and looks == []
 
 
 def test_the_check_looks_for_the_run(data: Path, looks: list[str]) -> None:
     spoil(data, "train")
-    check.check(data, "train", "val", 1)
+    check.check(find_named(data, "train"), find_named(data, "val"), 1)
     assert len(looks) == 15
     looks.clear()
-    assert read_usable(data, "train", HERE).left_out == LEFT_OUT and looks == []
+    assert read_usable(find_named(data, "train"), HERE).left_out == LEFT_OUT and looks == []
 
 
 def test_verdicts_are_kept_outside_the_data(data: Path, cache: Path) -> None:
     before = sorted(data.rglob("*"))
-    read_usable(data, "train", HERE)
+    read_usable(find_named(data, "train"), HERE)
     assert sorted(data.rglob("*")) == before
     (file,) = cache.rglob("*.json")
     assert file == scan.verdicts_file(data / "train") != scan.verdicts_file(data / "val")
@@ -206,7 +207,7 @@ def test_verdicts_are_kept_outside_the_data(data: Path, cache: Path) -> None:
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"judge": 1}', "holds"])
 def test_verdicts_that_are_broken_or_of_another_judge_cost_a_scan(content: str, data: Path, looks: list[str]) -> None:
-    read_usable(data, "train", HERE)
+    read_usable(find_named(data, "train"), HERE)
     file = scan.verdicts_file(data / "train")
     if content == "holds":
         kept = json.loads(file.read_text())
@@ -214,10 +215,10 @@ def test_verdicts_that_are_broken_or_of_another_judge_cost_a_scan(content: str, 
         content = json.dumps(kept)
     file.write_text(content)
     looks.clear()
-    assert read_usable(data, "train", HERE).file_names == NAMES
+    assert read_usable(find_named(data, "train"), HERE).file_names == NAMES
     assert sorted(looks) == NAMES
     looks.clear()
-    read_usable(data, "train", HERE)
+    read_usable(find_named(data, "train"), HERE)
     assert looks == []
 
 
@@ -226,7 +227,7 @@ def test_without_a_place_for_verdicts_every_run_scans(
 ) -> None:
     cache.write_text("a file where the folder should be")
     for _ in range(2):
-        assert read_usable(data, "train", HERE).file_names == NAMES
+        assert read_usable(find_named(data, "train"), HERE).file_names == NAMES
     assert len(looks) == 16 and capfd.readouterr().err.count("warning: ") == 2
 
 
@@ -241,7 +242,7 @@ def test_a_user_without_a_home_has_verdicts_too(
     monkeypatch.setattr("pwd.getpwuid", unknown)
     monkeypatch.setattr("tempfile.tempdir", str(cache))
     for _ in range(2):
-        assert read_usable(data, "train", HERE).file_names == NAMES
+        assert read_usable(find_named(data, "train"), HERE).file_names == NAMES
     assert len(looks) == 8
 
 

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from runs import assert_equal_runs, last_of, log_of, write_small_data
 
 import main
 import ssd
-from runs import assert_equal_runs, last_of, log_of, write_small_data
 from ssd.checkpoints import checkpoint
 from ssd.detectors.torchvision.names import settings_of
 

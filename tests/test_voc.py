@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from voc_data import image_xml, object_xml, voc_of_coco, write_voc
 
 from pipelines.readers.coco import read_annotations as read_coco
-from pipelines.readers.splits import find_split, read_annotations
+from pipelines.readers.splits import find_named, read_annotations
 from ssd.errors import InputError
 
 DOG = object_xml("dog", 1, 1, 100, 50)
@@ -81,9 +82,10 @@ OUTSIDE = '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/hostname">]><annotation><
         (BOMB, "has a DOCTYPE"),
         (OUTSIDE, "has a DOCTYPE"),
         ('<?xml version="1.0" encoding="klingon"?><annotation></annotation>', "unknown encoding"),
-        ("<annotation></annotation>", "has no 'width'"),
+        ("<annotation></annotation>", "states no size, and its image one.jpg cannot be read"),
         (image_xml("one", DOG, width="wide"), "has 'width' 'wide', which is not an integer"),
-        (image_xml("one", DOG, height=0), "has a 'height' outside 1..65535"),
+        (image_xml("one", DOG, height=0), "states no size, and its image one.jpg cannot be read"),
+        (image_xml("one", DOG, height=70_000), "has a 'height' outside 1..65535"),
         (image_xml("one", object_xml("", 1, 1, 9, 9)), ", object 1 has no 'name'"),
         (image_xml("one", DOG, object_xml("dog", 1, "", 9, 9)), ", object 2 has no 'bndbox' with numbers for xmin"),
         (image_xml("one", object_xml("dog", 1, 1, 9, 9, "yes")), "object 1 has a 'difficult' 'yes', which is neither"),
@@ -121,7 +123,7 @@ def test_whatever_the_xml_holds_is_clean_or_refused(tmp_path: Path) -> None:
             assert np.isfinite(split.boxes_xywh_px).all()
     assert 20 < passed < 180
     (folder / "Annotations" / "one.xml").write_text("<annotation>" * 100_000 + "</annotation>" * 100_000)
-    with pytest.raises(InputError, match="has no 'width'"):
+    with pytest.raises(InputError, match="states no size"):
         read_annotations(folder, "train")
 
 
@@ -133,11 +135,11 @@ def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
     (folder / "JPEGImages" / "two.jpg").unlink()
     with pytest.raises(InputError, match=r"image 'two\.jpg' not found"):
         read_annotations(folder, "val")
-    with pytest.raises(InputError, match=r"test\.txt: no such list"):
-        find_split(folder, "test")
-    (folder / "Annotations").rename(folder / "annotated")
-    with pytest.raises(InputError, match=r"Annotations: no such folder; a VOC data set has"):
-        find_split(folder, "val")
+    with pytest.raises(InputError, match=r"no split 'test' is there; .*'val' \(VOC, Main/val.txt\)"):
+        find_named(folder, "test")
+    shutil.rmtree(folder / "Annotations")
+    with pytest.raises(InputError, match="no annotations were found"):
+        find_named(folder, "val")
 
 
 def test_a_list_that_names_an_image_twice_or_leaves_the_folder_is_refused(tmp_path: Path) -> None:

@@ -49,7 +49,9 @@ def random_flip() -> Any:
 
 
 @pipeline_def(enable_checkpointing=True)
-def train_graph(annotation_file: str, image_folder: str, shuffle_seed: int, ranks: Ranks, view: SquareView) -> Any:
+def train_graph(
+    annotation_file: str, image_folder: str, shuffle_seed: int, ranks: Ranks, view: SquareView, upright: bool
+) -> Any:
     encoded, boxes, labels, indices = fn.readers.coco(
         file_root=image_folder,
         annotations_file=annotation_file,
@@ -68,7 +70,7 @@ def train_graph(annotation_file: str, image_folder: str, shuffle_seed: int, rank
     crop_anchor, crop_shape, boxes, labels = random_crop(boxes, labels)
     on_gpu = ranks.device.type == "cuda"
     if on_gpu:
-        images = decode_on_gpu(encoded)
+        images = decode_on_gpu(encoded, upright=upright)
     else:
         images = fn.decoders.image_slice(
             encoded,
@@ -76,14 +78,14 @@ def train_graph(annotation_file: str, image_folder: str, shuffle_seed: int, rank
             crop_shape,
             device="cpu",
             output_type=types.RGB,
-            adjust_orientation=False,
+            adjust_orientation=upright,
             jpeg_fancy_upsampling=True,
         )
     colour = random_colour(view.augmentation.hue_degrees)
     flip = random_flip()
     boxes = fn.bb_flip(boxes, ltrb=True, horizontal=flip)
     if on_gpu:
-        images = crop_and_resize(encoded, images, crop_anchor, crop_shape, view)
+        images = crop_and_resize(encoded, images, crop_anchor, crop_shape, view, upright=upright)
         boxes, labels, colour, flip = boxes.gpu(), labels.gpu(), colour.gpu(), flip.gpu()
     offsets, labels = fn.box_encoder(
         boxes,
@@ -96,7 +98,7 @@ def train_graph(annotation_file: str, image_folder: str, shuffle_seed: int, rank
     return images, colour, flip, offsets, labels, indices
 
 
-def graph_digest(ranks: Ranks, view: SquareView) -> str:
+def graph_digest(ranks: Ranks, view: SquareView, upright: bool = False) -> str:
     """Of the training graph's operators and their settings, but for what a run chooses. DALI takes up the state of
     another graph, or of another version, without a word and yields other data."""
     # A serialised graph also has the lines of code that it comes from.
@@ -108,6 +110,7 @@ def graph_digest(ranks: Ranks, view: SquareView) -> str:
             shuffle_seed=0,
             ranks=Ranks(0, 0, 1, ranks.device),
             view=view,
+            upright=upright,
             batch_size=1,
             num_threads=1,
             seed=0,
@@ -119,7 +122,7 @@ def graph_digest(ranks: Ranks, view: SquareView) -> str:
 
 
 @pipeline_def
-def eval_graph(annotation_file: str, image_folder: str, ranks: Ranks, view: SquareView) -> Any:
+def eval_graph(annotation_file: str, image_folder: str, ranks: Ranks, view: SquareView, upright: bool) -> Any:
     encoded, _, _, indices = fn.readers.coco(
         file_root=image_folder,
         annotations_file=annotation_file,
@@ -132,34 +135,36 @@ def eval_graph(annotation_file: str, image_folder: str, ranks: Ranks, view: Squa
         name="reader",
     )
     if ranks.device.type == "cuda":
-        return resize(decode_on_gpu(encoded), view.size_px), indices
+        return resize(decode_on_gpu(encoded, upright=upright), view.size_px), indices
     images = fn.decoders.image(
-        encoded, device="cpu", output_type=types.RGB, adjust_orientation=False, jpeg_fancy_upsampling=True
+        encoded, device="cpu", output_type=types.RGB, adjust_orientation=upright, jpeg_fancy_upsampling=True
     )
     return images, indices
 
 
-def decode_on_gpu(encoded: Any) -> Any:
+def decode_on_gpu(encoded: Any, *, upright: bool) -> Any:
     """Whole images. The GPU's JPEG decoders refuse to decode a region of an image whose chroma is subsampled, unless
     the chroma may be upsampled coarsely, and DALI would then decode it on the CPU."""
     return fn.decoders.image(
         encoded,
         device="mixed",
         output_type=types.RGB,
-        adjust_orientation=False,
+        adjust_orientation=upright,
         jpeg_fancy_upsampling=True,
         preallocate_width_hint=_COCO_SIDE_PX,
         preallocate_height_hint=_COCO_SIDE_PX,
     )
 
 
-def crop_and_resize(encoded: Any, images: Any, anchor: Any, shape: Any, view: SquareView) -> Any:
+def crop_and_resize(
+    encoded: Any, images: Any, anchor: Any, shape: Any, view: SquareView, *, upright: bool = False
+) -> Any:
     """The pixels of `decoders.image_slice` and `resize`, of images that were decoded whole.
 
     anchor, shape: (x, y) and (width, height) as fractions. The edges are rounded to pixels as the slice rounds them:
     unrounded, the pixels would differ by 2/255 on average.
     """
-    height_width = fn.cast(fn.peek_image_shape(encoded, adjust_orientation=False)[0:2], dtype=types.FLOAT)
+    height_width = fn.cast(fn.peek_image_shape(encoded, adjust_orientation=upright)[0:2], dtype=types.FLOAT)
     start, extent = (fn.stack(pair[1], pair[0]) for pair in (anchor, shape))
     start_px = dali_math.floor(start * height_width + 0.5)
     end_px = dali_math.max(dali_math.floor((start + extent) * height_width + 0.5), start_px + 1)

@@ -17,7 +17,7 @@ from pipelines import augmentation
 from pipelines.annotations import Annotations
 from pipelines.dali.clean_file import require_utf8, write_clean_file
 from pipelines.dali.graph import eval_graph, graph_digest, train_graph
-from pipelines.readers.scan import read_image, require_headers
+from pipelines.readers.scan import read_image
 from ssd import images as ssd_images
 from ssd.batch import EvalBatch, MatchedBatch, whole
 from ssd.distributed import Ranks
@@ -41,8 +41,8 @@ def build_pipeline(graph: Any, annotations: Annotations, *, with_boxes: bool, ra
     """The graph as a built pipeline; the file that its reader parses is gone by then."""
     require_utf8(annotations)
     # DALI 2.4's CPU decoder can take the process down with it over a file that is no image at all.
+    assert annotations.was_looked_at
     images = annotations.trainable_indices() if with_boxes else np.arange(len(annotations))
-    require_headers(annotations, images[ranks.rank :: ranks.world_size])
     if len(images) < ranks.world_size:
         raise InputError(
             f"{annotations.file}: {len(images)} images cannot be shared by {ranks.world_size} ranks of DALI; "
@@ -54,6 +54,7 @@ def build_pipeline(graph: Any, annotations: Annotations, *, with_boxes: bool, ra
         pipeline = graph(
             annotation_file=str(file),
             image_folder=str(annotations.image_folder),
+            upright=annotations.is_upright,
             ranks=ranks,
             device_id=_device_id(ranks),
             **arguments,
@@ -109,7 +110,10 @@ class TrainLoader:
         self._start = 0
         self._checkpoint: bytes | None = None
         self._restored = b""
-        self.identity = {"dali": nvidia.dali.__version__, "graph": graph_digest(ranks, view)}
+        self.identity = {
+            "dali": nvidia.dali.__version__,
+            "graph": graph_digest(ranks, view, annotations.is_upright),
+        }
         self._iterator: Any = None
         self.steps_per_epoch = -(-len(annotations.trainable_indices()) // (batch_size * ranks.world_size))
 

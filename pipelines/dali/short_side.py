@@ -62,6 +62,7 @@ def _finished(
         source=fed(),
         view=view,
         ranks=ranks,
+        upright=annotations.is_upright,
         batch_size=batch_size,
         num_threads=num_threads,
         device_id=ranks.local_rank if on_gpu else None,

@@ -28,8 +28,8 @@ def inputs_of(samples: list[Sample], encoded: list[np.ndarray], view: ShortSideV
 
 
 @pipeline_def
-def short_side_graph(source: Iterator[Any], view: ShortSideView, ranks: Ranks) -> Any:
-    """source: for a GPU of what `inputs_of` makes, otherwise of lists of files' bytes alone.
+def short_side_graph(source: Iterator[Any], view: ShortSideView, ranks: Ranks, upright: bool) -> Any:
+    """source: for a GPU of what `inputs_of` makes, otherwise of lists of files' bytes alone. upright: as EXIF has it.
 
     Returns finished images for a GPU, H x W x 3 float32, all of one size; otherwise decoded ones, uint8.
     """
@@ -38,11 +38,11 @@ def short_side_graph(source: Iterator[Any], view: ShortSideView, ranks: Ranks) -
             fn.external_source(source=source, batch=True),
             device="cpu",
             output_type=types.RGB,
-            adjust_orientation=False,
+            adjust_orientation=upright,
             jpeg_fancy_upsampling=True,
         )
     encoded, size_px, padded_size_px, flip = fn.external_source(source=source, num_outputs=4, batch=True)
-    return finish(decode_on_gpu(encoded), size_px, padded_size_px, flip, view)
+    return finish(decode_on_gpu(encoded, upright=upright), size_px, padded_size_px, flip, view)
 
 
 def finish(images: Any, size_px: Any, padded_size_px: Any, flip: Any, view: ShortSideView) -> Any:

@@ -3,17 +3,16 @@
 Strict, because what comes after is not: DALI's reader crashes on a cut file, takes an unknown category for background
 and follows `../` out of the data folder. Whatever would change what is learned or scored is refused with one line that
 names the entry. Boxes that no detector could learn are dropped or clipped instead, and counted in `repairs`, because
-COCO itself has some. `read_tolerantly` is the same reader, run again without the rows that it refused.
+COCO itself has some. `readers.reading` is the same reader, run again after what it refused was mended or left out.
 
 COCO has 860,000 boxes, so the tables are read by columns.
 """
 
+import io
 import json
 import os
 import sys
 import unicodedata
-from collections.abc import Callable
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,8 +20,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from pipelines.annotations import MAX_IMAGE_SIDE_PX, Annotations, Category
+from pipelines.box_counts import count_boxes
+from pipelines.readers import text
 from pipelines.readers.json_stream import load_object
-from pipelines.readers.rows import BadRows, Defect, Table, shown
+from pipelines.readers.rows import Defect, Table, shown
 from ssd.errors import InputError
 
 MIN_BOX_SIDE_PX = 0.1
@@ -60,7 +61,7 @@ def find_split(data_folder: Path, split: str) -> tuple[Path, Path]:
 
 
 def read_annotations(data_folder: Path, split: str) -> Annotations:
-    """Reads and checks one split; every image exists, every number is in range.
+    """Reads and checks one split in COCO's own layout, and mends nothing; every image exists, every number is in range.
 
     Raises InputError, one line that names the file, the entry and the remedy, for anything else.
     """
@@ -70,8 +71,9 @@ def read_annotations(data_folder: Path, split: str) -> Annotations:
 
 def annotations_of(document: dict[str, Any], file: Path, image_folder: Path) -> Annotations:
     """Checks the content of one file. Raises BadRows for entries that are wrong, InputError for what holds them."""
-    categories = _read_categories(Table(document, "categories", file))
-    images = Table(document, "images", file)
+    # Of both tables first: without a row that can be read there is no category either, and that is not the cause.
+    category_table, images = Table(document, "categories", file), Table(document, "images", file)
+    categories = _read_categories(category_table)
     image_ids, file_names, sizes_px = _read_images(images)
     _check_on_disk(images, file_names, image_folder)
     category_ids = np.array([category.id for category in categories], dtype=np.int64)
@@ -87,54 +89,6 @@ def annotations_of(document: dict[str, Any], file: Path, image_folder: Path) -> 
     )
 
 
-def read_tolerantly(
-    document: dict[str, Any], file: Path, image_folder: Path, notice: Callable[[BadRows], None]
-) -> Annotations:
-    """As `annotations_of`, but without the rows that it refuses, and without the boxes of images or categories refused.
-
-    notice: is told of them, in the numbers of the document's rows, and raises what it does not tolerate. Each call
-    costs a new reading, so there are at most as many as there are checks. Raises InputError where no rows are left.
-    """
-    tables = ("categories", "images", "annotations")
-    numbers = {name: np.arange(len(rows)) for name in tables if type(rows := document.get(name)) is list}
-    while True:
-        try:
-            annotations = annotations_of(document, file, image_folder)
-        except BadRows as bad:
-            problems = {int(numbers[bad.table][row]): problem for row, problem in bad.problems.items()}
-            notice(BadRows(str(bad), bad.table, bad.defect, problems))
-            document = dict(document)
-            for name, kept in _rows_that_stay(document, bad).items():
-                document[name] = [row for row, stays in zip(document[name], kept, strict=True) if stays]
-                numbers[name] = numbers[name][kept]
-        else:
-            repaired = {what: numbers["annotations"][rows] for what, rows in annotations.repaired_rows.items()}
-            return replace(annotations, repaired_rows=repaired)
-
-
-def _rows_that_stay(document: dict[str, Any], bad: BadRows) -> dict[str, np.ndarray]:
-    """By table, a bool for every row: not among the bad, nor a box of an image or category that goes with them."""
-    rows = document[bad.table]
-    kept = np.ones(len(rows), dtype=bool)
-    kept[list(bad.problems)] = False
-    key = {"images": "image_id", "categories": "category_id"}.get(bad.table)
-    boxes = document.get("annotations")
-    if key is None or type(boxes) is not list:
-        return {bad.table: kept}
-
-    def ids(stay: bool) -> set[int]:
-        chosen = (row.get("id") for row, stays in zip(rows, kept, strict=True) if stays == stay and type(row) is dict)
-        return {id for id in chosen if type(id) is int}
-
-    gone = ids(False) - ids(True)
-    return {bad.table: kept, "annotations": np.array([_value(box, key) not in gone for box in boxes], dtype=bool)}
-
-
-def _value(row: Any, key: str) -> int | None:
-    value = row.get(key) if type(row) is dict else None
-    return value if type(value) is int else None
-
-
 def read_document(file: Path) -> dict[str, Any]:
     """The file's JSON object, without what the reader does not look at. Raises InputError that names the place where it
     is none."""
@@ -142,11 +96,35 @@ def read_document(file: Path) -> dict[str, Any]:
         with file.open("rb") as stream:
             return parse_document(stream, file)
     except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror}); check the file and its permissions") from None
+        raise _cannot_be_read(file, error) from None
+
+
+def read_document_of_any_encoding(file: Path) -> tuple[dict[str, Any], str]:
+    """As `read_document`, and what the encoding is called where it is not UTF-8 without a byte order mark, else ''."""
+    try:
+        with file.open("rb") as stream:
+            is_marked = text.without_mark(stream.read(4))[1]
+        if not is_marked:
+            try:
+                return read_document(file), ""
+            except InputError as error:
+                if not isinstance(error.__cause__, UnicodeDecodeError):
+                    raise
+        content, encoding = text.decode(file.read_bytes())
+    except OSError as error:
+        raise _cannot_be_read(file, error) from None
+    except UnicodeDecodeError:
+        raise InputError(f"{file}: UTF-16 that is cut short; fetch it again or save it as UTF-8") from None
+    in_utf8 = io.BytesIO(content.encode(errors="surrogatepass"))
+    return parse_document(in_utf8, file), "UTF-8 with a byte order mark" if encoding == "UTF-8" else encoding
+
+
+def _cannot_be_read(file: Path, error: OSError) -> InputError:
+    return InputError(f"{file}: cannot be read ({error.strerror}); check the file and its permissions")
 
 
 def parse_document(stream: BinaryIO, file: Path) -> dict[str, Any]:
-    """As `read_document`; file: for the messages."""
+    """As `read_document`, of UTF-8; file: for the messages."""
 
     def without_the_rest(row: dict[str, Any]) -> dict[str, Any]:
         # Called for each object as soon as it is parsed: COCO's masks, three quarters of it, are never all in memory.
@@ -156,7 +134,7 @@ def parse_document(stream: BinaryIO, file: Path) -> dict[str, Any]:
     try:
         document = load_object(stream, without_the_rest)
     except UnicodeDecodeError as error:
-        raise InputError(f"{file}: not UTF-8 at byte {error.start}; fetch it again or save it as UTF-8") from None
+        raise InputError(f"{file}: not UTF-8 at byte {error.start}; fetch it again or save it as UTF-8") from error
     except RecursionError:
         raise InputError(f"{file}: nested too deeply for a COCO annotation file; fetch it again") from None
     except json.JSONDecodeError as error:
@@ -244,8 +222,19 @@ def _check_on_disk(table: Table, names: list[str], image_folder: Path) -> None:
     if missing:
         first = shown(names[min(missing)])
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        message = f"image {first}{more} not found in {image_folder}; fetch the images again"
+        message = f"image {first}{more} not found in {image_folder}, {_what_is_in(image_folder)}; {_FETCH}"
         table.refuse(missing, Defect.MISSING, message)
+
+
+_FETCH = "name the folder by --train-images or --val-images, correct the names, or fetch what is not there"
+
+
+def _what_is_in(folder: Path) -> str:
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder))
+    except OSError as error:
+        return f"which cannot be listed ({error.strerror})"
+    return f"which has {len(names)} entries, such as {shown(names[0])}" if names else "which is empty"
 
 
 def _read_boxes(table: Table, image_ids: np.ndarray, category_ids: np.ndarray, sizes_px: np.ndarray) -> dict[str, Any]:
@@ -267,13 +256,15 @@ def _read_boxes(table: Table, image_ids: np.ndarray, category_ids: np.ndarray, s
         finite = np.isfinite(boxes_px).all(axis=1) & np.isfinite(box_areas_px)
         limits = np.concatenate([sizes, sizes], axis=1)
         clipped_px = np.clip(boxes_px, 0, limits)
+        negative = finite & (boxes_xywh_px[:, 2:] < 0).any(axis=1)
         sized = finite & (boxes_xywh_px[:, 2:] >= MIN_BOX_SIDE_PX).all(axis=1)
         # The slack is for x + w - x, which may round to less than w.
         kept = sized & (clipped_px[:, 2:] - clipped_px[:, :2] >= MIN_BOX_SIDE_PX - 1e-9).all(axis=1)
         overhanging = kept & (np.abs(clipped_px - boxes_px) > CLIP_TOLERANCE_PX).any(axis=1)
     repairs = {
         "boxes that are not finite dropped": ~finite,
-        "zero-size boxes dropped": finite & ~sized,
+        "zero-size boxes dropped": finite & ~sized & ~negative,
+        "boxes of negative size (corners exchanged?) dropped": negative,
         "boxes outside the image dropped": sized & ~kept,
         "boxes clipped to the image": overhanging,
     }
@@ -289,6 +280,7 @@ def _read_boxes(table: Table, image_ids: np.ndarray, category_ids: np.ndarray, s
         "labels": labels[rows],
         "is_crowd": is_crowd[rows],
         "annotation_ids": annotation_ids[rows],
+        "box_counts": count_boxes(boxes_xywh_px, sizes, CLIP_TOLERANCE_PX),
         "repaired_rows": {what: np.flatnonzero(mask) for what, mask in repairs.items() if mask.any()},
     }
 

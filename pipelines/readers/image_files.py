@@ -39,6 +39,7 @@ _OTHER_FORMATS = {
 """Format -> how its files begin: enough to say that they are to be converted, which will show if they are damaged."""
 _HEIF = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIF", b"msf1": "HEIF"}
 """The same at byte 8, behind "ftyp"."""
+_EXIF_ORIENTATION = 0x0112
 _MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK"}
 _NAMELESS_SAMPLING = "Could not determine subsampling level"
 _START_OF_SCAN = b"\xda"
@@ -74,12 +75,43 @@ class BadImage(Exception):
         self.flaw = flaw
 
 
-def read_rgb(path: Path) -> np.ndarray:
-    """The image, H x W x 3 uint8 RGB, without regard to EXIF orientation. Raises InputError that names the file."""
+def read_rgb(path: Path, *, upright: bool = False) -> np.ndarray:
+    """The image, H x W x 3 uint8 RGB, as it is stored, or as EXIF turns it. Raises InputError that names the file."""
     try:
-        return decode_rgb(path.read_bytes())
+        content = path.read_bytes()
+        pixels = decode_rgb(content)
+        return _turned(pixels, _orientation(content)) if upright else pixels
     except (OSError, BadImage) as error:
         raise unreadable(path, error) from error
+
+
+def orientation_of(image: Image.Image) -> int:
+    """EXIF's orientation, 1..8, of an image whose head was read. EXIF behind a PNG's pixels is not looked for."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except PILLOW_ERRORS:  # EXIF that is no EXIF
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _orientation(content: bytes) -> int:
+    if b"Exif" not in content and b"EXIF" not in content and b"eXIf" not in content:
+        return 1
+    with open_image(content) as image:
+        return orientation_of(image)
+
+
+def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """H x W x 3 as EXIF's orientation, 1..8, says that it is to be shown."""
+    if orientation >= 5:
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
 
 
 def decode_rgb(content: bytes) -> np.ndarray:

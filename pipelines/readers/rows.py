@@ -1,6 +1,7 @@
 """A list of rows out of an annotation file, read by columns; rows are looked at one by one only to name a culprit."""
 
 import reprlib
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,29 @@ from typing import Any
 import numpy as np
 
 from ssd.errors import InputError
+
+
+@dataclass
+class Document:
+    """The tables of a split as a file states them, and what was mended in them since."""
+
+    tables: dict[str, Any]
+    """'images', 'categories' and 'annotations' as in COCO's files."""
+    file: Path
+    image_folder: Path
+    repairs: dict[str, list[str]] = field(default_factory=dict)
+    """What was mended -> where, each once: {"sizes read from the images": ["images[3]"]}."""
+    has_stated_sizes: bool = True
+    """False where all sizes are the images' own."""
+
+    def note(self, what: str, places: list[str]) -> None:
+        if places:
+            self.repairs.setdefault(what, []).extend(places)
+
+    def rows(self, name: str) -> list[tuple[int, dict[str, Any]]]:
+        """The rows of a table that are JSON objects, with their numbers."""
+        table = self.tables.get(name)
+        return [(i, row) for i, row in enumerate(table) if type(row) is dict] if type(table) is list else []
 
 
 class Defect(StrEnum):

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipelines.annotations import Annotations
-from pipelines.readers.coco import read_tolerantly
+from pipelines.readers.headers import Header
 from pipelines.readers.image_files import (
     MAX_PIXELS,
     RULES,
@@ -29,19 +29,19 @@ from pipelines.readers.image_files import (
     Flaw,
     decode_rgb,
     open_image,
+    orientation_of,
     read_rgb,
     require_size,
     unreadable,
 )
+from pipelines.readers.layouts.source import Source
 from pipelines.readers.once_a_host import read_once_a_host
+from pipelines.readers.reading import read_document, read_tolerantly
 from pipelines.readers.rows import BadRows, Defect
-from pipelines.readers.splits import find_split, read_document
 from ssd.distributed import Ranks, broadcast_object
 from ssd.errors import InputError
-from ssd.images import PILLOW_ERRORS
 
 _FILE_THREADS = 8  # waiting for a disk or a network, mostly
-_EXIF_ORIENTATION = 0x0112
 
 
 class Look(NamedTuple):
@@ -83,11 +83,7 @@ def look_at(path: Path) -> Look:
 
 def _mode_and_orientation(content: bytes) -> tuple[str, int]:
     with open_image(content) as image:
-        try:
-            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-        except PILLOW_ERRORS:  # EXIF that is no EXIF
-            orientation = 1
-        return image.mode, orientation if orientation in range(1, 9) else 1
+        return image.mode, orientation_of(image)
 
 
 def look_at_all(folder: Path, names: list[str], num_threads: int, what: str) -> list[Look]:
@@ -116,6 +112,17 @@ class Verdict(NamedTuple):
     modified_ns: int
     width_px: int
     height_px: int
+    """As stored."""
+    orientation: int
+
+    def fits(self, size_px: list[int]) -> bool:
+        """Whether the image is of this size, stored or as EXIF turns it."""
+        own = [self.width_px, self.height_px]
+        return size_px == own or (self.orientation >= 5 and size_px == own[::-1])
+
+
+def _verdict(look: Look) -> Verdict:
+    return Verdict(look.flaw or "", look.bytes, look.modified_ns, *look.size_px, look.orientation)
 
 
 def verdicts_file(image_folder: Path) -> Path:
@@ -154,7 +161,7 @@ def remember(image_folder: Path, looks: dict[str, Look]) -> None:
     """Keeps the verdicts on these images for the next run that leaves bad ones out."""
     verdicts = _read_verdicts(image_folder)
     for name, look in looks.items():
-        verdicts[name] = Verdict(look.flaw or "", look.bytes, look.modified_ns, *look.size_px)
+        verdicts[name] = _verdict(look)
     _write_verdicts(image_folder, verdicts)
 
 
@@ -189,17 +196,19 @@ def _bad_images(annotations: Annotations) -> dict[str, str]:
         threads = os.cpu_count() or 1
         looks = dict(zip(new, look_at_all(folder, new, threads, "reading every image once"), strict=True))
         remember(folder, looks)
-        verdicts |= {n: Verdict(k.flaw or "", k.bytes, k.modified_ns, *k.size_px) for n, k in looks.items()}
+        verdicts |= {
+            n: Verdict(k.flaw or "", k.bytes, k.modified_ns, *k.size_px, k.orientation) for n, k in looks.items()
+        }
     bad = {}
     for name, size_px in zip(names, annotations.sizes_px.tolist(), strict=True):
-        flaw = verdicts[name].flaw or (Flaw.OTHER_SIZE if [*verdicts[name][3:]] != size_px else "")
+        flaw = verdicts[name].flaw or ("" if verdicts[name].fits(size_px) else Flaw.OTHER_SIZE)
         if flaw:
             bad[name] = str(flaw)
     return bad
 
 
 @contextmanager
-def _dropping_the_verdict(annotations: Annotations, index: int) -> Iterator[None]:
+def dropping_the_verdict(annotations: Annotations, index: int) -> Iterator[None]:
     """On an image that turns out to be bad: a run that is resumed has to look at it again, even if it has gone bad with
     its size and time as they were."""
     try:
@@ -212,9 +221,12 @@ def _dropping_the_verdict(annotations: Annotations, index: int) -> Iterator[None
 
 
 def read_image(annotations: Annotations, index: int) -> np.ndarray:
-    """H x W x 3 uint8 RGB of the size that the annotations say. Raises InputError that names the file."""
-    with _dropping_the_verdict(annotations, index):
-        pixels = read_rgb(annotations.image_folder / annotations.file_names[index])
+    """H x W x 3 uint8 RGB, upright where the annotations are, of the size that they say.
+
+    Raises InputError that names the file.
+    """
+    with dropping_the_verdict(annotations, index):
+        pixels = read_rgb(annotations.image_folder / annotations.file_names[index], upright=annotations.is_upright)
         require_size(annotations, index, (pixels.shape[1], pixels.shape[0]))
     return pixels
 
@@ -223,64 +235,46 @@ def read_encoded(annotations: Annotations, index: int) -> np.ndarray:
     """The file's bytes, uint8, of whose header it is known that both data paths read it and that the size is the stated
     one. Raises InputError that names the file."""
     path = annotations.image_folder / annotations.file_names[index]
-    with _dropping_the_verdict(annotations, index):
+    with dropping_the_verdict(annotations, index):
         try:
             content = path.read_bytes()
             with open_image(content) as image:
-                size_px = image.size
+                header = Header(image.size, orientation_of(image))
         except (OSError, BadImage) as error:
             raise unreadable(path, error) from error
-        require_size(annotations, index, size_px)
+        require_size(annotations, index, header.upright_size_px if annotations.is_upright else header.size_px)
     return np.frombuffer(content, dtype=np.uint8)
 
 
-def require_headers(annotations: Annotations, indices: np.ndarray) -> None:
-    """Reads these images' headers. Raises InputError that names one that is no image or not of the stated size."""
-
-    def check(index: int) -> None:
-        path = annotations.image_folder / annotations.file_names[index]
-        with _dropping_the_verdict(annotations, index):
-            try:
-                with open_image(path) as image:
-                    size_px = image.size
-            except (OSError, BadImage) as error:
-                raise unreadable(path, error) from error
-            require_size(annotations, index, size_px)
-
-    with ThreadPoolExecutor(_FILE_THREADS) as pool:
-        for _ in pool.map(check, indices.tolist()):
-            pass
-
-
-def read_usable(data_folder: Path, split: str, ranks: Ranks) -> Annotations:
-    """As `read_annotations`, once a host, less the images that are missing, cannot be read or have another size than
-    stated.
+def read_usable(source: Source, ranks: Ranks) -> Annotations:
+    """As `read_source`, once a host, less the images that are missing, cannot be read or have another size than stated.
 
     Rank 0 looks at the images of its host, and all ranks leave out the same. Raises InputError where nothing is left.
     """
-    image_folder, file = find_split(data_folder, split)
-    present = read_once_a_host(lambda: _read_present(file, image_folder), ranks)
+    present = read_once_a_host(lambda: _read_present(source), ranks)
     missing = present.left_out.get(Flaw.MISSING, [])
     bad_images = dict.fromkeys(missing, str(Flaw.MISSING)) | _bad_images(present) if ranks.is_main else None
     bad_images = broadcast_object(bad_images, ranks)
     if strange := set(missing) - bad_images.keys():
-        raise InputError(f"{image_folder / min(strange)}: missing on this host, but not on that of rank 0; copy it")
+        raise InputError(
+            f"{present.image_folder / min(strange)}: missing on this host, but not on that of rank 0; copy it"
+        )
     left = {name: flaw for name, flaw in bad_images.items() if name not in missing}
     usable = read_once_a_host(lambda: present.without(left), ranks) if left else present
     if len(usable) == 0:
-        raise InputError(f"{file}: none of its images can be used; see main.py check --data {data_folder}")
+        raise InputError(f"{source.file}: none of its images can be used; main.py check says what is wrong with each")
     return usable
 
 
-def _read_present(file: Path, image_folder: Path) -> Annotations:
+def _read_present(source: Source) -> Annotations:
     """The split without the images that are not there."""
-    document = read_document(file)
+    document = read_document(source)
     missing: dict[str, str] = {}
 
     def leave_out(bad: BadRows) -> None:
-        if bad.defect is not Defect.MISSING or len(bad.problems) == len(document["images"]):
+        if bad.defect is not Defect.MISSING or len(bad.problems) == len(document.tables["images"]):
             raise bad
-        missing.update((document["images"][row]["file_name"], str(Flaw.MISSING)) for row in bad.problems)
+        missing.update((document.tables["images"][row]["file_name"], str(Flaw.MISSING)) for row in bad.problems)
 
-    present = read_tolerantly(document, file, image_folder, leave_out)
+    present = read_tolerantly(document, source, leave_out)
     return present.without(missing) if missing else present

@@ -1,38 +1,203 @@
-"""Where the splits of a data folder are, and what they hold, whether it is laid out as COCO or as VOC.
+"""The splits of a data folder: where they are, and which to train on and to judge by where nobody says.
 
-A folder with ImageSets/Main is VOC's, any other COCO's.
+A name that is passed is looked for where COCO and VOC themselves have it, and only then among all that the folder
+holds, in whatever layout (`readers.layouts`).
 """
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from pipelines.annotations import Annotations
-from pipelines.readers import coco, voc
+from pipelines.annotations import HELD_OUT_SHARE, Annotations
+from pipelines.readers.layouts import coco, voc, yolo
+from pipelines.readers.layouts.source import Source
+from pipelines.readers.reading import read_source
+from ssd.errors import InputError
+
+TRAIN_NAMES = ("train2017", "train", "training", "trainval", "train2014", "train2012", "train2007")
+VAL_NAMES = (
+    "val2017", "val", "valid", "validation", "dev", "eval", "evaluation", "minival", "holdout", "testdev",
+    "val2014", "val2012", "val2007", "test", "testing", "test2007",
+)  # fmt: skip
+"""The likeliest first; case does not count."""
+_MOST_NAMED = 12
+_NO_DATA = {"__MACOSX"}
 
 
-def find_split(data_folder: Path, split: str) -> tuple[Path, Path]:
-    """The image folder of a split, and the file that says what is in it: COCO's JSON, or VOC's list.
+class SplitFlags(NamedTuple):
+    """What a user says of one split; '' where nothing is said."""
 
-    Raises InputError that says where it looked.
+    split: str = ""
+    annotations: str = ""
+    """The annotation file, a path as it is or in the data folder."""
+    images: str = ""
+    """The image folder, the same."""
+
+    @property
+    def names_one(self) -> bool:
+        return bool(self.split or self.annotations)
+
+
+def find_sources(data_folder: Path) -> dict[str, Source]:
+    """All splits of a data folder, by name. Raises InputError where it is no folder."""
+    if not os.path.isdir(data_folder):
+        raise InputError(f"{data_folder}: no such data folder; pass the folder that holds the images and annotations")
+    root = _behind_lone_folders(data_folder)
+    if voc.is_voc(root):
+        return voc.sources(root)
+    return coco.sources(root) or voc.sources(root) or yolo.sources(root)
+
+
+def find_split(data_folder: Path, flags: SplitFlags) -> Source:
+    """The split of a name, or of an annotation file that is named. Raises InputError that lists what is there."""
+    if flags.annotations:
+        source = _of_named_file(data_folder, flags)
+    else:
+        source = find_named(data_folder, flags.split)
+    if flags.images:
+        folder = _path(data_folder, flags.images)
+        if not os.path.isdir(folder):
+            raise InputError(f"{folder}: no such image folder; pass --train-images and --val-images with folders")
+        source = source._replace(image_folder=folder, other_image_folders=())
+    return source
+
+
+def find_named(data_folder: Path, split: str) -> Source:
+    """split: a name, or one with :train or :val behind it for a part. Raises InputError that lists what is there."""
+    if source := voc.standard_source(data_folder, split) or coco.standard_source(data_folder, split):
+        return source
+    found = find_sources(data_folder)
+    if split in found:
+        return found[split]
+    whole, _, part = split.rpartition(":")
+    if part in ("train", "val") and whole in found:
+        return found[whole]._replace(part=part)
+    raise InputError(f"{data_folder}: no split {split!r} is there; {_pass_names(found)}")
+
+
+def find_both(data_folder: Path, train: SplitFlags, val: SplitFlags) -> tuple[Source, Source]:
+    """The splits to train on and to judge by; where no name is given, those that the names in the folder tell.
+
+    Of a single split, a share is held out to judge by. Raises InputError where the names do not tell.
     """
-    return (voc if voc.is_voc(data_folder) else coco).find_split(data_folder, split)
+    if not (train.names_one or val.names_one):
+        names = TRAIN_NAMES[0], VAL_NAMES[0]
+        if all(coco.standard_source(data_folder, name) for name in names):
+            train, val = train._replace(split=names[0]), val._replace(split=names[1])
+    if train.names_one and val.names_one:
+        return find_split(data_folder, train), find_split(data_folder, val)
+    found = find_sources(data_folder)
+    if train.names_one:
+        train_source = find_split(data_folder, train)
+        others = [name for name, source in found.items() if source.file != train_source.file]
+        name = _first(others, VAL_NAMES)
+        return (train_source, find_split(data_folder, val._replace(split=name))) if name else _parts(train_source)
+    if val.names_one:
+        val_source = find_split(data_folder, val)
+        others = [name for name, source in found.items() if source.file != val_source.file]
+        name = others[0] if len(others) == 1 else _first(others, TRAIN_NAMES)
+        if not name:
+            raise InputError(f"{data_folder}: no split to train on beside {val_source.name!r}; {_pass_names(found)}")
+        return find_split(data_folder, train._replace(split=name)), val_source
+    if len(found) == 1:
+        (name,) = found
+        return _parts(find_split(data_folder, train._replace(split=name)))
+    train_name = _first(list(found), TRAIN_NAMES)
+    val_name = _first([name for name in found if name != train_name], VAL_NAMES)
+    if not (train_name and val_name):
+        missing = "to judge by" if train_name else "to train on"
+        untold = f"its splits' names do not tell which one is {missing}; " if found else ""
+        raise InputError(f"{data_folder}: {untold}{_pass_names(found)}")
+    return (
+        find_split(data_folder, train._replace(split=train_name)),
+        find_split(data_folder, val._replace(split=val_name)),
+    )
 
 
-def read_document(file: Path) -> dict[str, Any]:
-    """The tables 'images', 'annotations' and 'categories' of a split, as `coco.annotations_of` takes them; file: that
-    of `find_split`. Raises InputError where it cannot be read."""
-    return (voc if file.suffix == ".txt" else coco).read_document(file)
-
-
-def annotation_files(file: Path) -> list[Path]:
-    """All that `read_document` reads for this file of `find_split`."""
-    return [file, *voc.object_files(file)] if file.suffix == ".txt" else [file]
+def held_out_text(source: Source) -> str:
+    """What to say of a split that is a part of what there is, or ''."""
+    if not source.part:
+        return ""
+    flag = "--train-split" if source.part == "train" else "--val-split"
+    part = "held out to judge by" if source.part == "val" else "held out to judge by, the others train"
+    return (
+        f"{source.file}: no other split is there to judge by, so {HELD_OUT_SHARE:.0%} of the images of "
+        f"{source.split!r}, drawn by their names, are {part} ({flag} {source.split} takes all)"
+    )
 
 
 def read_annotations(data_folder: Path, split: str) -> Annotations:
     """Reads and checks one split; every image exists, every number is in range.
 
-    Raises InputError, one line that names the file, the entry and the remedy, for anything else.
+    Raises InputError, one line that names the file, the entry and the remedy, for what cannot be mended.
     """
-    image_folder, file = find_split(data_folder, split)
-    return coco.annotations_of(read_document(file), file, image_folder)
+    return read_source(find_named(data_folder, split))
+
+
+def _pass_names(found: dict[str, Source]) -> str:
+    if not found:
+        return (
+            "no annotations were found: no COCO JSON, no VOC XML and no YOLO labels; pass the folder that has them, or "
+            "--train-annotations and --val-annotations"
+        )
+    shown = [f"{name!r} ({source.form}, {_short(source)})" for name, source in list(found.items())[:_MOST_NAMED]]
+    more = f" and {len(found) - len(shown)} more" if len(found) > len(shown) else ""
+    return f"pass --train-split and --val-split with one of {', '.join(shown)}{more}"
+
+
+def _short(source: Source) -> str:
+    """The last two parts of the path of what the split is read from, and for a folder of XML files what they are."""
+    return "/".join([*source.file.parts[-2:], *(["*.xml"] if source.file == source.label_folder else [])])
+
+
+def _of_named_file(data_folder: Path, flags: SplitFlags) -> Source:
+    file = _path(data_folder, flags.annotations)
+    if not file.exists():
+        raise InputError(f"{file}: no such annotation file; pass --train-annotations and --val-annotations with files")
+    for name, source in find_sources(data_folder).items():
+        if os.path.realpath(file) in map(os.path.realpath, (source.file, source.label_folder or source.file)):
+            return source._replace(split=flags.split or name)
+    if not (file.is_file() and file.suffix.lower() == ".json"):
+        raise InputError(f"{file}: neither COCO's JSON nor a split of {data_folder}; pass a JSON file")
+    beside = file.parent if data_folder not in file.parents else data_folder
+    return coco.source_of_file(beside, file, flags.split or coco.split_of(beside, file))
+
+
+def _path(data_folder: Path, text: str) -> Path:
+    inside = data_folder / text
+    return inside if inside.exists() or not Path(text).exists() else Path(text)
+
+
+def _first(splits: Sequence[str], names: Sequence[str]) -> str:
+    """The split that has the first of the names, in whatever case; '' for none."""
+    by_name = {split.lower(): split for split in splits}
+    return next((by_name[name] for name in names if name in by_name), "")
+
+
+def _parts(source: Source) -> tuple[Source, Source]:
+    return source._replace(part="train"), source._replace(part="val")
+
+
+def _behind_lone_folders(folder: Path) -> Path:
+    """An archive often holds one folder with everything in it."""
+    while True:
+        try:
+            entries = list(os.scandir(folder))
+        except OSError:
+            return folder
+        inner = [entry for entry in entries if not entry.name.startswith(".") and entry.name not in _NO_DATA]
+        folders = [entry for entry in inner if "." not in entry.name and entry.is_dir()]
+        others = [entry for entry in inner if entry not in folders]
+        is_wrapper = len(folders) == 1 and not any(_is_data(entry.name) for entry in others)
+        if not is_wrapper or folders[0].name.lower() in (*TRAIN_NAMES, *VAL_NAMES, *_FOLDERS_OF_A_SET):
+            return folder
+        folder = Path(folders[0].path)
+
+
+_FOLDERS_OF_A_SET = ("annotations", "images", "labels", "data", "jpegimages", "imagesets", "obj_train_data")
+_DATA_SUFFIXES = (".json", ".xml", ".yaml", ".yml", ".txt", ".jpg", ".jpeg", ".png", ".webp", ".names", ".data")
+
+
+def _is_data(name: str) -> bool:
+    return name.lower().endswith(_DATA_SUFFIXES) and not name.lower().startswith(("readme", "license"))

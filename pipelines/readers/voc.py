@@ -11,87 +11,161 @@ development kit defines them:
 
 VOC has no ids: images are numbered from 1 as the split lists them, and categories by their names in order of the
 alphabet, over all of DIR/Annotations, so that all splits agree.
+
+Where no list says what is in a split, it is all XML files of a folder, in order of their names.
 """
 
-import os
+import re
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from pipelines.readers.rows import shown
-from ssd.errors import InputError
+from pipelines.readers.layouts.source import Source
+from pipelines.readers.layouts.voc import LISTS
+from pipelines.readers.rows import Document, shown
+from pipelines.readers.text import decode_xml, read_lines
 
-_LISTS = Path("ImageSets", "Main")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_COLUMN = re.compile(r"[ \t,;]+[+-]?[01]$")
+"""VOC's lists of a class say behind each name whether it is in the image: 1, -1, or 0 for difficult."""
 
 
-def is_voc(data_folder: Path) -> bool:
-    return os.path.isdir(data_folder / _LISTS)
+class _Year:
+    """One VOC folder of a split: VOC2007, or all there is."""
+
+    def __init__(self, source: Source, year: str, repairs: Document) -> None:
+        self.prefix = f"{year}/" if year else ""
+        root = source.image_folder / year
+        self.list_file = root / LISTS / source.file.name if year else source.file
+        self.folder = root / "Annotations" if year else source.label_folder or source.file
+        self.images = f"{year}/JPEGImages/" if year else ""
+        self.document = repairs
+        is_listed = self.list_file.suffix == ".txt"
+        files = _xml_files(self.folder, nested=is_listed)
+        self.files = {path.relative_to(self.folder).with_suffix("").as_posix(): path for path in files}
+        self.roots: dict[str, Element | str] = {}
+        for stem, path in self.files.items():
+            self.roots[stem], encoding = _parse(path)
+            if encoding:
+                repairs.note(f"XML in {encoding} read", [self.place(stem)])
+
+    def place(self, stem: str) -> str:
+        inner = self.folder.name if self.list_file.suffix == ".txt" else ""
+        return f"{self.prefix}{inner}{'/' if inner else ''}{stem}.xml"
+
+    def stems(self) -> list[str]:
+        """The names of the split's images, without suffix."""
+        if self.list_file.suffix != ".txt":
+            return list(self.files)
+        lines = read_lines(self.list_file)
+        stems = [self._stem_of(line) for line in lines]
+        changed = [line for line, stem in zip(lines, stems, strict=True) if line != stem]
+        self.document.note("lines of the list with a suffix, folder or column read", changed)
+        return stems
+
+    def _stem_of(self, line: str) -> str:
+        """The name that a line of the list means: itself, or what is left of it without a column, folder or suffix."""
+        if line in self.files or ".." in line.split("/"):
+            return line
+        bare = _COLUMN.sub("", line)
+        last = bare.replace("\\", "/").rpartition("/")[2]
+        for name in (bare, str(Path(bare).with_suffix("")) if bare else "", last, Path(last).stem):
+            if name in self.files:
+                return name
+        return bare
 
 
-def find_split(data_folder: Path, split: str) -> tuple[Path, Path]:
-    """The image folder and the list of a split such as 'train'. Raises InputError that says where it looked."""
-    images, annotations = data_folder / "JPEGImages", data_folder / "Annotations"
-    for folder in (images, annotations):
-        if not os.path.isdir(folder):
-            raise InputError(f"{folder}: no such folder; a VOC data set has JPEGImages, Annotations and ImageSets/Main")
-    file = data_folder / _LISTS / f"{split}.txt"
-    if not os.path.isfile(file):
-        raise InputError(
-            f"{file}: no such list; name the images of split '{split}' there, or name the splits with --train-split "
-            "and --val-split"
-        )
-    return images, file
+def annotation_files(source: Source) -> list[Path]:
+    """All that `read_document` reads: the lists and all XML files, of all splits."""
+    if source.years:
+        lists = [source.image_folder / year / LISTS / source.file.name for year in source.years]
+    else:
+        lists = [source.file] if source.file.suffix == ".txt" else []
+    return [*lists, *(file for folder in source.class_folders for file in _xml_files(folder, nested=bool(lists)))]
 
 
-def object_files(file: Path) -> list[Path]:
-    """The XML files of the data set of this list, of all its splits."""
-    return sorted((file.parents[2] / "Annotations").rglob("*.xml"))
+def _xml_files(folder: Path, *, nested: bool) -> list[Path]:
+    files = folder.rglob("*") if nested else folder.glob("*")
+    return sorted(file for file in files if file.suffix.lower() == ".xml" and not file.name.startswith("._"))
 
 
-def read_document(file: Path) -> dict[str, Any]:
-    """The split that this list names, as the content of a COCO annotation file.
+def read_document(source: Source) -> Document:
+    """The split as the content of a COCO annotation file.
 
     Each row says in 'place' which file it is from, and in 'problem' what is wrong with it where it cannot be read.
-    Raises InputError where the list itself cannot be read.
+    Raises InputError where a list itself cannot be read.
     """
-    folder = file.parents[2] / "Annotations"
-    roots = {path.relative_to(folder).with_suffix("").as_posix(): _parse(path) for path in object_files(file)}
-    names = {name for root in roots.values() if isinstance(root, Element) for name in _object_names(root)}
-    category_ids = {name: number for number, name in enumerate(sorted(names), 1)}
+    document = Document({}, source.file, source.image_folder)
+    years = [_Year(source, year, document) for year in source.years or ("",)]
+    category_ids = _category_ids(source, years)
     images: list[dict[str, Any]] = []
     boxes: list[dict[str, Any]] = []
-    for image_id, stem in enumerate(_names_listed(file), 1):
-        place = f"Annotations/{stem}.xml"
-        root = roots.get(stem, "is missing")
+    for year, stem in [(each, stem) for each in years for stem in each.stems()]:
+        place = year.place(stem)
+        root = year.roots.get(stem, "is missing")
         if isinstance(root, str):
             images.append({"place": place, "problem": root})
             continue
-        images.append({"place": place, "id": image_id, "file_name": _file_name(root, stem), **_size_px(root)})
+        image_id, name = len(images) + 1, f"{year.images}{_file_name(root, stem)}"
+        images.append({"place": place, "id": image_id, "file_name": name, **_size_px(root)})
         for number, element in enumerate(root.findall("object"), 1):
             box = _box(element, category_ids)
+            if _text(element, "difficult").lower() in _DIFFICULT_WORDS:
+                document.note("'difficult' as a word read", [f"{place}, object {number}"])
             boxes.append({"place": f"{place}, object {number}", "id": len(boxes) + 1, "image_id": image_id, **box})
     categories = [{"id": id, "name": name} for name, id in category_ids.items()]
-    return {"images": images, "annotations": boxes, "categories": categories}
+    document.tables = {"images": images, "annotations": boxes, "categories": categories}
+    return document
 
 
-def _names_listed(file: Path) -> list[str]:
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror}); check the file and its permissions") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
-    return [line.strip() for line in lines if line.strip()]
+def _category_ids(source: Source, years: list[_Year]) -> dict[str, int]:
+    """By the names of the objects of all splits."""
+    roots = [root for year in years for root in year.roots.values()]
+    read = {year.folder for year in years}
+    for folder in source.class_folders:
+        if folder not in read:
+            roots += [_parse(file)[0] for file in _xml_files(folder, nested=source.file.suffix == ".txt")]
+    names = {name for root in roots if isinstance(root, Element) for name in _object_names(root)}
+    return {name: number for number, name in enumerate(sorted(names), 1)}
 
 
 class _Unsafe(Exception):
     """XML with declarations of its own, which may make gigabytes of a few bytes or name files of this machine."""
 
 
-def _parse(path: Path) -> Element | str:
-    """The XML's root, or what is wrong with it."""
+def _parse(path: Path) -> tuple[Element | str, str]:
+    """The XML's root, or what is wrong with it, and the encoding where it is not one that expat reads."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        return f"cannot be read ({error.strerror})", ""
+    try:
+        return _root_of(content), ""
+    except _Unsafe:
+        return _UNSAFE, ""
+    except (expat.ExpatError, ValueError, LookupError) as error:
+        first = _complaint(error)
+    try:  # once more, in case that it is a matter of the encoding
+        text, encoding = decode_xml(content)
+        return _root_of(text.encode()), encoding if encoding != "UTF-8" else "UTF-8 that says to be something else"
+    except _Unsafe:
+        return _UNSAFE, ""
+    except (expat.ExpatError, ValueError, LookupError):
+        return first, ""
+
+
+_UNSAFE = "has a DOCTYPE with declarations of its own, which annotations need not have and which are not read"
+
+
+def _complaint(error: Exception) -> str:
+    if isinstance(error, expat.ExpatError):
+        what = expat.errors.messages[error.code]
+        return f"is not valid XML at line {error.lineno}, column {error.offset + 1} ({what})"
+    return f"cannot be read as text ({error}); save it as UTF-8"  # an encoding that expat or Python does not know
+
+
+def _root_of(content: bytes) -> Element | str:
     builder = TreeBuilder()
     parser = expat.ParserCreate()
     parser.buffer_text = True
@@ -99,23 +173,15 @@ def _parse(path: Path) -> Element | str:
     parser.EndElementHandler = builder.end
     parser.CharacterDataHandler = builder.data
     parser.StartDoctypeDeclHandler = _refuse_declarations
-    try:
-        parser.Parse(path.read_bytes(), True)
-        root: Element = builder.close()
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
-    except expat.ExpatError as error:
-        what = expat.errors.messages[error.code]
-        return f"is not valid XML at line {error.lineno}, column {error.offset + 1} ({what})"
-    except (ValueError, LookupError) as error:  # an encoding that expat or Python does not know
-        return f"cannot be read as text ({error}); save it as UTF-8"
-    except _Unsafe:
-        return "has a DOCTYPE, which annotations need not have and which is not read"
+    parser.Parse(content, True)
+    root: Element = builder.close()
     return root if root.tag == "annotation" else f"holds a {shown(root.tag)}, not an 'annotation'"
 
 
-def _refuse_declarations(*_: Any) -> None:
-    raise _Unsafe
+def _refuse_declarations(name: str, system_id: str | None, public_id: str | None, has_internal_subset: int) -> None:
+    """A DOCTYPE alone declares nothing, and what it refers to elsewhere is never fetched."""
+    if has_internal_subset:
+        raise _Unsafe
 
 
 def _text(element: Element, path: str) -> str:
@@ -139,14 +205,19 @@ def _size_px(root: Element) -> dict[str, Any]:
     return {side: int(text) if text.isdecimal() and len(text) < 10 else text for side, text in texts.items() if text}
 
 
+_DIFFICULT_WORDS = {"unspecified": "0", "false": "0", "true": "1"}
+_DIFFICULT = {"": "0", **_DIFFICULT_WORDS}
+
+
 def _box(element: Element, category_ids: dict[str, int]) -> dict[str, Any]:
     """An object's category, box and whether it is to be ignored, or what is wrong with it."""
     name = _text(element, "name")
     if not name:
         return {"problem": "has no 'name'"}
-    difficult = _text(element, "difficult") or "0"
+    text = _text(element, "difficult")
+    difficult = _DIFFICULT.get(text.lower(), text)
     if difficult not in ("0", "1"):
-        return {"problem": f"has a 'difficult' {shown(difficult)}, which is neither 0 nor 1"}
+        return {"problem": f"has a 'difficult' {shown(text)}, which is neither 0 nor 1"}
     try:
         left, top, right, bottom = (float(_text(element, f"bndbox/{corner}")) for corner in _CORNERS)
     except ValueError:

@@ -22,6 +22,7 @@ from ssd.options.flags import (
     add_data_folder_flag,
     add_machine_flags,
     add_several_pipelines_flag,
+    add_split_flags,
     config_of,
     flag,
     pipelines_named,
@@ -53,7 +54,7 @@ def benchmark_data_parser(settings: Any = Config.detector) -> Parser:
     )
     group = parser.add_argument_group("data")
     add_data_folder_flag(group)
-    flag(group, "--train-split", dest="train_split", metavar="NAME", help="split to read")
+    add_split_flags(group, "train")
     add_several_pipelines_flag(group)
     flag(group, "--batch-size", "--bs", "-b", dest="batch_size", type=BATCH, metavar="N", help="images a batch")
     group.add_argument("--workers", type=COUNT, nargs="+", metavar="N", help="threads or processes (default: 1 to all)")
@@ -86,8 +87,7 @@ def benchmark_steps_parser(subject: Literal["train", "inference"], settings: Any
     group = parser.add_argument_group("data")
     add_data_folder_flag(group)
     group.add_argument("--synthetic", action="store_true", help="batches that lie in memory, of COCO's 80 classes")
-    split = ("--train-split", "train_split") if subject == "train" else ("--val-split", "val_split")
-    flag(group, split[0], dest=split[1], metavar="NAME", help="split to read")
+    add_split_flags(group, "train" if subject == "train" else "val")
     flag(group, "--data_pipeline", dest="data_pipeline", choices=DATA_PIPELINES, help="what reads it")
     flag(group, "--num-workers", dest="num_workers", type=COUNT_FROM_0, metavar="N", help="threads or processes")
     group = parser.add_argument_group("model")
@@ -146,7 +146,7 @@ def _benchmark_data(arguments: Sequence[str]) -> int:
     with process_group(config.device, local_rank) as ranks:
         if ranks.world_size > 1:
             raise InputError("benchmark measures one process; start it without torchrun")
-        split = read_split(config, config.train_split)
+        split = read_split(config, "train")
         about = {"batch_size": config.batch_size, "rounds": chosen["rounds"], "timed_batches": chosen["batches"]}
         about |= {
             "data": data_name(config),
@@ -223,7 +223,7 @@ def _benchmark_steps(subject: Literal["train", "inference"], arguments: Sequence
                 return repeat(synthetic(batch_size))
         else:
             trains = subject == "train"
-            split = read_split(config, config.train_split if trains else config.val_split)
+            split = read_split(config, "train" if trains else "val")
             categories = split.categories
             view = view_of(config.detector)
             batches_of = partial(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssd.cli.splits import data_folder, read_split
+from ssd.cli.splits import find_splits, held_out_texts, read_split
 from ssd.config import (
     Config,
 )
@@ -17,7 +17,9 @@ from ssd.options.flags import (
     SEED,
     Parser,
     add_data_folder_flag,
+    add_exif_flag,
     add_several_pipelines_flag,
+    add_split_flags,
     config_of,
     flag,
     pipelines_named,
@@ -40,8 +42,8 @@ def check_parser() -> Parser:
     )
     group = parser.add_argument_group("data")
     add_data_folder_flag(group)
-    flag(group, "--train-split", dest="train_split", metavar="NAME", help="split to train on")
-    flag(group, "--val-split", dest="val_split", metavar="NAME", help="split to evaluate on")
+    add_split_flags(group, "train", "val")
+    add_exif_flag(group)
     group.add_argument("--num-workers", type=COUNT, metavar="N", help="threads that decode (default: one a core)")
     parser.add_argument(
         "--json", metavar="FILE", help="write every finding there; the console shows a few of each kind"
@@ -58,8 +60,12 @@ def check(arguments: Sequence[str]) -> int:
     from pipelines import check as data_check
     from ssd.console import Console
 
-    reports = data_check.check(data_folder(config), config.train_split, config.val_split, threads)
-    data_check.show(reports, Console())
+    train, val = find_splits(config)
+    reports = data_check.check(train, val, threads, config.exif)
+    console = Console()
+    for text in held_out_texts(train, val):
+        console.print(f"note: {text}", markup=False, soft_wrap=True)
+    data_check.show(reports, console)
     if json_file:
         data_check.write_json(Path(json_file), reports)
     return data_check.exit_code(reports)
@@ -74,7 +80,7 @@ def show_data_parser(settings: Any = Config.detector) -> Parser:
     )
     group = parser.add_argument_group("data")
     add_data_folder_flag(group)
-    flag(group, "--train-split", dest="train_split", metavar="NAME", help="split to show")
+    add_split_flags(group, "train")
     add_several_pipelines_flag(group)
     flag(group, "--seed", "-s", dest="seed", type=SEED, metavar="N", help="default: 0")
     add_detector_flags(parser, settings)
@@ -101,7 +107,7 @@ def show_data(arguments: Sequence[str]) -> int:
     from ssd.distributed import Ranks
     from ssd.lettering import note_on_numbers, shown_in_picture
 
-    split = read_split(config, config.train_split)
+    split = read_split(config, "train")
     here = Ranks(0, 0, 1, torch.device("cpu"))
     view = view_of(config.detector)
     loaders = {

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssd.cli.splits import data_name, judged_text, read_split_to_run
+from ssd.cli.splits import data_name, find_split, held_out_texts, judged_text, read_to_run
 from ssd.config import Config
 from ssd.errors import InputError
 from ssd.options.detectors import for_detector
@@ -56,9 +56,14 @@ def evaluate(arguments: Sequence[str]) -> int:
 def _evaluate(config: Config, given: set[str], ranks: "Ranks", json_file: str | None) -> int:
     import json
 
+    import numpy as np
     import torch
 
     import pipelines
+    from pipelines.annotations import Category
+    from pipelines.categories import differences_of, relabelled
+    from pipelines.exif import look_at_images
+    from pipelines.plausibility import of_split
     from ssd.checkpoints import checkpoint, conversion
     from ssd.detectors.table import view_of
     from ssd.evaluation.coco import coco_metrics
@@ -67,8 +72,18 @@ def _evaluate(config: Config, given: set[str], ranks: "Ranks", json_file: str | 
 
     file = Path(config.checkpoint or "")
     content = conversion.load(file)
-    split = read_split_to_run(config, config.val_split, ranks)
     config = for_detector(checkpoint.settings_of(content), config, given)
+    source = find_split(config, "val")
+    split = read_to_run(config, source, ranks)
+    own = tuple(Category(*category) for category in content["categories"])
+    if not differences_of(own, split, file.name):
+        split = relabelled(split, own)
+    (split,), exif_text = look_at_images([split], [np.arange(len(split))], ranks, config.exif)
+    for suspicion in of_split(split):
+        if suspicion.stops:
+            raise InputError(f"{split.file}: {suspicion}")
+        if ranks.is_main:
+            print(f"warning: {split.file}: {suspicion}", file=sys.stderr)
     checkpoint.require_categories(content, file, list(split.categories), config.data)
     model = checkpoint.build_model(content, file).to(ranks.device).to(memory_format=torch.channels_last)
     loader = pipelines.build_eval(
@@ -80,13 +95,15 @@ def _evaluate(config: Config, given: set[str], ranks: "Ranks", json_file: str | 
     if results is not None:
         if len(results) == 0:  # in training that is a bad beginning, here it is a mistake
             raise InputError(
-                f"{file}: detects nothing in {len(split)} images of {config.val_split}; lower --score-threshold "
+                f"{file}: detects nothing in {len(split)} images of {source.name}; lower --score-threshold "
                 f"(it is {config.score_threshold}), or pass a checkpoint that was trained for longer"
             )
         metrics = coco_metrics(ground_truth, results, config.eval_engine)
         for warning in filter(None, (split.repairs_text, judged_text(split))):
             print(f"warning: {warning}", file=sys.stderr)
-        show_metrics(metrics, f"{data_name(config)} {config.val_split}, {len(split)} images, {file}")
+        for note in filter(None, (*held_out_texts(source), split.mended_text, exif_text)):
+            print(f"note: {note}", file=sys.stderr)
+        show_metrics(metrics, f"{data_name(config)} {source.name}, {len(split)} images, {file}")
         if json_file:
             about = {"images": len(split), "images_left_out": split.num_left_out}
             Path(json_file).write_text(json.dumps({**metrics, **about}, indent=2) + "\n")

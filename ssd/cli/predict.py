@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssd.config import (
-    Config,
-)
+from ssd.config import EXIF, Config
 from ssd.options.flags import (
     CHECKPOINT_HELP,
     COUNT,
@@ -15,6 +13,7 @@ from ssd.options.flags import (
     Parser,
     add_device_flags,
     config_of,
+    flag,
 )
 
 if TYPE_CHECKING:
@@ -43,6 +42,10 @@ def predict_parser() -> Parser:
     parser.add_argument(
         "--num-workers", type=COUNT, metavar="N", help="threads that read and draw (default: one a core)"
     )
+    flag(
+        parser, "--exif", dest="exif", choices=EXIF,
+        help="turn pictures as their EXIF data say, or not, as a detector of images that were not (default: upright)",
+    )  # fmt: skip
     add_device_flags(parser.add_argument_group("machine"))
     return parser
 
@@ -60,4 +63,12 @@ def predict(arguments: Sequence[str]) -> int:
     files = prediction.find_images(sources, output)
     detector = load_predictor(config.checkpoint or "", config)
     console = Console(soft_wrap=True)
-    return prediction.predict(detector, files, output, batch_size=batch_size, threads=threads, console=console)
+    return prediction.predict(
+        detector,
+        files,
+        output,
+        batch_size=batch_size,
+        threads=threads,
+        console=console,
+        upright=config.exif != "stored",
+    )

@@ -4,13 +4,14 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ssd.config import Config
-from ssd.errors import InputError
 
 if TYPE_CHECKING:
     from pipelines.annotations import Annotations
+    from pipelines.readers.layouts.source import Source
+    from pipelines.readers.splits import SplitFlags
     from ssd.distributed import Ranks
 
 DEMO_FOLDER = Path("data/demo")
@@ -27,21 +28,47 @@ def data_folder(config: Config) -> Path:
     return write_demo_data(DEMO_FOLDER)
 
 
-def read_split(config: Config, split: str) -> "Annotations":
-    from pipelines.readers.splits import read_annotations
+def find_splits(config: Config) -> "tuple[Source, Source]":
+    """To train on and to judge by."""
+    from pipelines.readers.splits import find_both
 
-    return read_annotations(data_folder(config), split)
+    return find_both(data_folder(config), _flags(config, "train"), _flags(config, "val"))
 
 
-def read_split_to_run(config: Config, split: str, ranks: "Ranks") -> "Annotations":
+def find_split(config: Config, role: Literal["train", "val"]) -> "Source":
+    """The one of them, without a look for the other where that is not needed to know it."""
+    from pipelines.readers import splits
+
+    flags = _flags(config, role)
+    if flags.split or flags.annotations:
+        return splits.find_split(data_folder(config), flags)
+    return find_splits(config)[role == "val"]
+
+
+def _flags(config: Config, role: Literal["train", "val"]) -> "SplitFlags":
+    from pipelines.readers.splits import SplitFlags
+
+    if role == "train":
+        return SplitFlags(config.train_split, config.train_annotations, config.train_images)
+    return SplitFlags(config.val_split, config.val_annotations, config.val_images)
+
+
+def read_split(config: Config, role: Literal["train", "val"]) -> "Annotations":
+    from pipelines.readers.reading import read_source
+
+    return read_source(find_split(config, role))
+
+
+def read_to_run(config: Config, source: "Source", ranks: "Ranks") -> "Annotations":
     """The split, parsed once a host; without its bad images where the config says so."""
     if config.on_bad_image == "error":
         from pipelines.readers.once_a_host import read_once_a_host
+        from pipelines.readers.reading import read_source
 
-        return read_once_a_host(lambda: read_split(config, split), ranks)
+        return read_once_a_host(lambda: read_source(source), ranks)
     from pipelines.readers.scan import read_usable
 
-    return read_usable(data_folder(config), split, ranks)
+    return read_usable(source, ranks)
 
 
 def judged_text(split: "Annotations") -> str:
@@ -52,15 +79,24 @@ def judged_text(split: "Annotations") -> str:
     return f"{split.file}: the metrics are those of {len(split)} of its {whole} images, not comparable with all's"
 
 
-def read_both_splits(config: Config, ranks: "Ranks") -> "tuple[Annotations, Annotations]":
+def held_out_texts(*sources: "Source") -> list[str]:
+    """What to say of splits that are parts of a single one."""
+    from pipelines.readers.splits import held_out_text
+
+    texts = [held_out_text(source) for source in sources]
+    return [text for text in texts if text][:1]
+
+
+def read_both_splits(
+    config: Config, sources: "tuple[Source, Source]", ranks: "Ranks"
+) -> "tuple[Annotations, Annotations]":
     """To train on and to judge by; of the former, the crowd regions are objects too where the config learns them."""
+    from pipelines.categories import with_categories_of
     from ssd.detectors.table import view_of
     from ssd.views import SquareView
 
-    train_split = read_split_to_run(config, config.train_split, ranks)
-    val_split = read_split_to_run(config, config.val_split, ranks)
-    if train_split.categories != val_split.categories:
-        raise InputError(f"{val_split.file}: its categories are not those of {train_split.file}; make them equal")
+    train_split, val_split = (read_to_run(config, source, ranks) for source in sources)
+    val_split = with_categories_of(train_split, val_split)
     view = view_of(config.detector)
     if isinstance(view, SquareView) and view.augmentation.learns_crowds:
         train_split = replace(train_split, is_crowd=train_split.is_crowd & False)

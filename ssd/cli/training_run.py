@@ -13,10 +13,13 @@ import numpy as np
 import pipelines
 from pipelines.annotations import Annotations
 from pipelines.augmentation import CROP_ATTEMPTS
-from pipelines.readers.splits import annotation_files, find_split
+from pipelines.exif import look_at_images
+from pipelines.plausibility import look_at_both
+from pipelines.readers.layouts.source import Source
+from pipelines.readers.reading import annotation_files
 from ssd.batch import EvalLoader, TrainLoader
 from ssd.checkpoints import checkpoint, conversion
-from ssd.cli.splits import data_folder, data_name, judged_text, read_both_splits
+from ssd.cli.splits import data_name, find_splits, held_out_texts, judged_text, read_both_splits
 from ssd.compression.attach import compress, read_for_all
 from ssd.compression.distiller_yaml import Schedule
 from ssd.config import Config
@@ -89,15 +92,20 @@ def _train_in(
     trackers: Trackers,
     schedule: Schedule | None,
 ) -> int:
-    data = data_folder(config)
-    places = [*find_split(data, config.train_split), *find_split(data, config.val_split)]
+    sources = find_splits(config)
+    config = replace(config, train_split=sources[0].name, val_split=sources[1].name)  # which config.json records
+    places = [place for source in sources for place in (source.image_folder, source.file)]
     compliance = begin(config, folder, places, hardware(ranks.device)["device"], origin and origin.content, ranks)
-    splits = train_split, val_split = read_both_splits(config, ranks)
+    splits = train_split, val_split = read_both_splits(config, sources, ranks)
+    suspicions = look_at_both(*splits)
+    indices = [train_split.trainable_indices(), np.arange(len(val_split))]
+    (train_split, val_split), exif_text = look_at_images(splits, indices, ranks, config.exif)
+    splits = train_split, val_split
     loader, val_loader = _build_loaders(config, train_split, val_split, ranks)
     training, notes = build_training(config, train_split.categories, ranks, origin)
     if schedule is not None:
         notes += compress(training, schedule, loader.steps_per_epoch)
-    describe = _describe(config, train_split, loader, ranks, schedule)
+    describe = _describe(config, train_split, sources[0], loader, ranks, schedule)
     if plan := getattr(training.model, "channel_plan", {}):
         describe["channels"] = plan
     if origin:
@@ -116,7 +124,9 @@ def _train_in(
     run.rewind(*(origin.content["step"], origin.content["judged_epoch"]) if origin else (0, 0))
     if origin:
         run.log("resumed", step=training.step, checkpoint=str(origin.file), world_size=ranks.world_size, how=notes[-1])
-    _announce(run, config, splits, ranks, training.step, [*notes, *compliance.notes])
+    mended = [split.mended_text for split in splits if split.mended_text]
+    notes = [*held_out_texts(*sources), *mended, *([exif_text] if exif_text else []), *notes, *compliance.notes]
+    _announce(run, config, splits, ranks, training.step, notes, suspicions)
 
     detector = detector_of(config.detector)
     coverage = detector.coverage and partial(detector.coverage, config.detector)
@@ -163,7 +173,12 @@ def _build_loaders(
 
 
 def _describe(
-    config: Config, split: Annotations, loader: TrainLoader, ranks: Ranks, schedule: Schedule | None
+    config: Config,
+    split: Annotations,
+    source: Source,
+    loader: TrainLoader,
+    ranks: Ranks,
+    schedule: Schedule | None,
 ) -> dict[str, Any]:
     """What every checkpoint says of its run."""
     return {
@@ -172,7 +187,7 @@ def _describe(
         "seed": config.seed,
         "settings": config.to_dict(),
         "data": resume.data_identity(config, split.fingerprint(), loader, ranks, schedule.digest if schedule else None),
-        "annotations": resume.annotations_digest(annotation_files(split.file), ranks),
+        "annotations": resume.annotations_digest(annotation_files(source), ranks),
     }
 
 
@@ -183,6 +198,7 @@ def _announce(
     ranks: Ranks,
     step: int,
     notes: Sequence[str],
+    suspicions: Sequence[str],
 ) -> None:
     """Says, and logs, what is about to be trained on what, at which rate, and what the user should know of it."""
     train_split, val_split = splits
@@ -200,7 +216,8 @@ def _announce(
     )
     run.log("learning_rate", step=step, base=config.learning_rate, global_batch_size=global_batch_size,
             reference_batch_size=REFERENCE_BATCH, peak=peak, schedule=config.schedule)  # fmt: skip
-    for warning in filter(None, (train_split.repairs_text, val_split.repairs_text, judged_text(val_split))):
+    repairs = (train_split.repairs_text, val_split.repairs_text, judged_text(val_split))
+    for warning in filter(None, (*suspicions, *repairs)):
         run.say(f"warning: {warning}")
     for split in splits:
         if split.left_out:

@@ -11,12 +11,13 @@ from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ssd.boxes import ltrb_to_xywh
 from ssd.console import Console
 from ssd.errors import InputError
-from ssd.images import SUFFIXES, read_upright
+from ssd.images import SUFFIXES, read_picture
 from ssd.inference.drawn import draw_detections
 from ssd.inference.predictor import ImageDetections, ModelInput, Predictor, model_input
 from ssd.lettering import note_on_numbers, shown_in_picture
@@ -66,14 +67,21 @@ class Found(NamedTuple):
 
 
 def predict(
-    detector: Predictor, files: Sequence[Path], output: Path, *, batch_size: int, threads: int, console: Console
+    detector: Predictor,
+    files: Sequence[Path],
+    output: Path,
+    *,
+    batch_size: int,
+    threads: int,
+    console: Console,
+    upright: bool = True,
 ) -> int:
     """Writes into output a picture of each file, RESULTS_JSON and RESULTS_CSV; names on stderr what it has to skip.
 
     All files are read before the first picture is drawn, so that no picture can cost the results of the others.
     Image ids are the files' names where these are numbers, as COCO's are, and 1, 2, ... in order otherwise.
-    threads: that read and draw. Returns the exit code: 0, 1 if a file was skipped or a picture not drawn, 2 if no file
-    could be read.
+    upright: turn pictures as their EXIF data say. threads: that read and draw.
+    Returns the exit code: 0, 1 if a file was skipped or a picture not drawn, 2 if no file could be read.
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -81,7 +89,7 @@ def predict(
         raise InputError(f"--output {output}: cannot be a folder ({error.strerror}); pass another") from error
     pictures, image_ids = _picture_names(files), _image_ids(files)
     results: list[Found] = []
-    skipped = 0
+    skipped = turned = 0
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images, ETA"),
         TimeRemainingColumn(),
@@ -89,11 +97,12 @@ def predict(
     )  # fmt: skip
     with ThreadPoolExecutor(threads) as pool, bar:
         task = bar.add_task("detecting", total=len(files))
-        for batch in _read_ahead(files, detector.view, batch_size, pool):
+        for batch in _read_ahead(files, detector.view, batch_size, pool, upright):
             read: dict[Path, ModelInput] = {}
             for file, future in batch.items():
                 try:
-                    read[file] = future.result()
+                    read[file], is_turned = future.result()
+                    turned += is_turned
                 except InputError as error:
                     skipped += 1
                     bar.console.print(f"skipped: {error}", markup=False, highlight=False, soft_wrap=True)
@@ -107,7 +116,7 @@ def predict(
         _write_csv(output / RESULTS_CSV, results)
         not_drawn = 0
         task = bar.add_task("drawing", total=len(results))
-        for problem in pool.map(lambda each: _draw(each, output), results):
+        for problem in pool.map(lambda each: _draw(each, output, upright), results):
             bar.advance(task)
             if problem:
                 not_drawn += 1
@@ -115,6 +124,10 @@ def predict(
     shown = {name: shown_in_picture(name, label) for label, (_, name) in enumerate(detector.categories, start=1)}
     if note := note_on_numbers(shown):
         console.print(f"note: {note}", markup=False)
+    if turned:
+        used = "turned upright" if upright else "used as they are stored"
+        other = "stored" if upright else "upright"
+        console.print(f"note: {turned} of the pictures have an EXIF orientation; {used} (--exif {other} for the other)")
     names = Counter(name for each in results for name in each.detections.names)
     by_name = ", ".join(f"{name} {number}" for name, number in names.most_common())
     console.print(
@@ -128,25 +141,31 @@ def predict(
 
 
 def _read_ahead(
-    files: Sequence[Path], view: View, batch_size: int, pool: ThreadPoolExecutor
-) -> Iterator[dict[Path, Future[ModelInput]]]:
+    files: Sequence[Path], view: View, batch_size: int, pool: ThreadPoolExecutor, upright: bool
+) -> Iterator[dict[Path, Future[tuple[ModelInput, bool]]]]:
     """Batches of files being read: the next while the caller has one in its hands."""
-    waiting: deque[dict[Path, Future[ModelInput]]] = deque()
+    waiting: deque[dict[Path, Future[tuple[ModelInput, bool]]]] = deque()
     for first in range(0, len(files), batch_size):
-        waiting.append({file: pool.submit(model_input, file, view) for file in files[first : first + batch_size]})
+        waiting.append({file: pool.submit(_read, file, view, upright) for file in files[first : first + batch_size]})
         if len(waiting) > 1:
             yield waiting.popleft()
     yield from waiting
 
 
-def _draw(found: Found, output: Path) -> str:
+def _read(file: Path, view: View, upright: bool) -> tuple[ModelInput, bool]:
+    """What the model takes of a file, and whether the file has an EXIF orientation."""
+    picture, is_turned = read_picture(file, upright=upright)
+    return model_input(picture if upright else np.array(picture), view), is_turned
+
+
+def _draw(found: Found, output: Path, upright: bool) -> str:
     """'', or why there is no picture of this file: too wide or high for JPEG, or changed since it was read.
 
     Raises OSError of a disk that cannot be written to, which no other picture could be either.
     """
     try:
         # Read once more: kept until now, the pictures would take gigabytes.
-        drawn = draw_detections(read_upright(found.file), found.detections)
+        drawn = draw_detections(read_picture(found.file, upright=upright)[0], found.detections)
     except InputError as error:
         return str(error)
     if max(drawn.size) > _JPEG_LARGEST_PX:

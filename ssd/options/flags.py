@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ssd.config import DATA_PIPELINES, EVAL_ENGINES, GRADIENT_COMPRESSIONS, ON_BAD_IMAGE, Config
+from ssd.config import DATA_PIPELINES, EVAL_ENGINES, EXIF, GRADIENT_COMPRESSIONS, ON_BAD_IMAGE, Config
 from ssd.detectors.names import family_of
 from ssd.errors import InputError
 
@@ -129,8 +129,36 @@ def flag(group: Any, *names: str, dest: str, help: str, **arguments: Any) -> Non
 def add_data_folder_flag(group: Any) -> None:
     flag(
         group, "--data", "-d", dest="data", metavar="DIR",
-        help='folder as COCO has it (DIR/train2017 or DIR/images/train2017, and DIR/annotations) or as VOC has it '
-        '(DIR/ImageSets/Main, DIR/JPEGImages, DIR/Annotations), or "demo": written to data/demo once',
+        help='folder of images and annotations, as COCO, VOC, YOLO or an annotation tool has it, or "demo": written to '
+        "data/demo once",
+    )  # fmt: skip
+
+
+_ROLES = {"train": "train on", "val": "evaluate on"}
+
+
+def add_split_flags(group: Any, *roles: str) -> None:
+    """roles: of "train" and "val"."""
+    for role in roles:
+        flag(
+            group, f"--{role}-split", dest=f"{role}_split", metavar="NAME",
+            help=f"split to {_ROLES[role]} (default: {role}2017, or what the folder's names tell)",
+        )  # fmt: skip
+    for role in roles:
+        flag(
+            group, f"--{role}-annotations", dest=f"{role}_annotations", metavar="FILE",
+            help=f"annotation file to {_ROLES[role]}, where the split's name does not lead to it",
+        )  # fmt: skip
+        flag(
+            group, f"--{role}-images", dest=f"{role}_images", metavar="DIR",
+            help=f"folder of the images to {_ROLES[role]}, where they are elsewhere",
+        )  # fmt: skip
+
+
+def add_exif_flag(group: Any) -> None:
+    flag(
+        group, "--exif", dest="exif", choices=EXIF,
+        help="turn images as their EXIF data say, or not (default: what the stated sizes tell, and it is said)",
     )  # fmt: skip
 
 
@@ -143,14 +171,13 @@ def add_several_pipelines_flag(group: Any) -> None:
 def add_data_flags(parser: argparse.ArgumentParser, *, training: bool) -> None:
     group = parser.add_argument_group("data")
     add_data_folder_flag(group)
-    if training:
-        flag(group, "--train-split", dest="train_split", metavar="NAME", help="split to train on")
-    flag(group, "--val-split", dest="val_split", metavar="NAME", help="split to evaluate on")
+    add_split_flags(group, *(("train", "val") if training else ("val",)))
     flag(
         group, "--data_pipeline", dest="data_pipeline", choices=DATA_PIPELINES,
         help="NVIDIA DALI, or pure PyTorch: the same augmentation either way",
     )  # fmt: skip
     flag(group, "--num-workers", dest="num_workers", type=COUNT_FROM_0, metavar="N", help="threads or processes")
+    add_exif_flag(group)
     flag(
         group, "--on-bad-image", dest="on_bad_image", choices=ON_BAD_IMAGE,
         help="skip: read every image once before the start, and do without those that cannot be used",
@@ -236,7 +263,7 @@ def config_of(flags: dict[str, Any], base: Config, *, needs_data: bool = True) -
     if config.mlperf and not config.mlperf_org.strip():
         raise InputError("--mlperf-org: says nothing; name who submits")
     if needs_data and not config.data:
-        raise InputError('--data is missing: pass a folder as COCO or VOC has it, or "demo"')
+        raise InputError('--data is missing: pass a folder of images and annotations, or "demo"')
     return config
 
 

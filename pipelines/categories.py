@@ -1,0 +1,55 @@
+"""Categories of two splits, or of a split and a checkpoint: the same where ids and names agree, in whatever order."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from pipelines.annotations import Annotations, Category
+from ssd.errors import InputError
+
+_MOST_NAMED = 5
+
+
+def with_categories_of(train: Annotations, val: Annotations) -> Annotations:
+    """val with the categories of train, in train's order. Those that val has more must have no boxes.
+
+    Raises InputError that names what differs.
+    """
+    if train.categories == val.categories:
+        return val
+    if differences := differences_of(train.categories, val, train.file.name):
+        shown = "; ".join(differences[:_MOST_NAMED])
+        more = f"; and {len(differences) - _MOST_NAMED} more" if len(differences) > _MOST_NAMED else ""
+        raise InputError(
+            f"{val.file}: its categories are not those of {train.file}: {shown}{more}; make them equal by id and name"
+        )
+    return relabelled(val, train.categories)
+
+
+def differences_of(categories: Sequence[Category], split: Annotations, other: str) -> list[str]:
+    """What hinders that a split's boxes are of these categories, such as "'cat' has id 1 and in train.json id 2".
+
+    other: what these categories are those of.
+    """
+    name_of = {category.id: category.name for category in categories}
+    id_of = {category.name: category.id for category in categories}
+    has_boxes = np.bincount(split.labels, minlength=split.num_classes)[1:] > 0
+    found = []
+    for category, boxes in zip(split.categories, has_boxes.tolist(), strict=True):
+        if name_of.get(category.id) == category.name:
+            continue
+        if category.name in id_of:
+            found.append(f"{category.name!r} has id {category.id} here and {id_of[category.name]} in {other}")
+        elif category.id in name_of:
+            found.append(f"id {category.id} is {category.name!r} here and {name_of[category.id]!r} in {other}")
+        elif boxes:
+            found.append(f"{category.name!r} (id {category.id}) has boxes here and is not in {other}")
+    return found
+
+
+def relabelled(split: Annotations, categories: tuple[Category, ...]) -> Annotations:
+    """The split with these categories, which are those of its boxes at least."""
+    label_of = {category: label for label, category in enumerate(categories, 1)}
+    labels = np.array([0, *(label_of.get(category, 0) for category in split.categories)], dtype=np.int64)
+    return replace(split, categories=categories, labels=labels[split.labels])

@@ -1,0 +1,164 @@
+"""What a look at a data set as a whole shows: what no entry could be refused for, and is most likely a mistake.
+
+Of one split: boxes that are fractions, or corners given as sizes, and nothing but crowd regions. Of the two: a split to
+judge by without boxes, and classes that are unused, doubled, mistyped or in one split only.
+"""
+
+import difflib
+import unicodedata
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from pipelines.annotations import MIN_TRAINED_SIDE_PX, Annotations
+from pipelines.categories import with_categories_of
+from ssd.errors import InputError
+
+_LEAVING_SHARE, _FITTING_SHARE, _FEWEST_BOXES = 0.1, 0.99, 4
+"""Of good boxes few leave the image, and hardly any set has none in whose place another box would lie as corners."""
+_FRACTIONS_SHARE = 0.02
+_ALIKE = 0.8
+"""difflib's ratio of two names, from which on the rarer of them may be the other mistyped: "helmet" and "hemlet"."""
+_RARE_SHARE, _FEW = 0.05, 2
+_MOST_CLASSES = 1000
+"""Names are compared in pairs."""
+_MOST_NAMED = 8
+
+
+class Suspicion(NamedTuple):
+    """One thing that looks wrong."""
+
+    what: str
+    where: list[str]
+    remedy: str
+    stops: bool = False
+    """Whether nothing sensible can be learned or judged."""
+    is_harmless: bool = False
+
+    def __str__(self) -> str:
+        more = f" and {len(self.where) - _MOST_NAMED} more" if len(self.where) > _MOST_NAMED else ""
+        named = f": {', '.join(self.where[:_MOST_NAMED])}{more}" if self.where else ""
+        return f"{self.what}{named}; {self.remedy}"
+
+
+def of_split(split: Annotations) -> list[Suspicion]:
+    """What the boxes of a split look like, wherever it is used."""
+    counts, found = split.box_counts, []
+    of_all = f"{counts.in_first_pixel} of {counts.stated} boxes lie in the first pixel"
+    if counts.in_first_pixel > _FRACTIONS_SHARE * counts.stated:
+        found.append(
+            Suspicion(
+                "boxes that look like fractions of the image, not pixels",
+                [of_all],
+                "multiply them by the image's width and height",
+                stops=counts.in_first_pixel == counts.stated,
+            )
+        )
+    leaving, fitting = counts.leaving / max(counts.stated, 1), counts.fitting_as_corners / max(counts.stated, 1)
+    if counts.stated >= _FEWEST_BOXES and leaving > _LEAVING_SHARE and fitting >= _FITTING_SHARE:
+        found.append(
+            Suspicion(
+                "boxes that look like corners (left, top, right, bottom) where COCO has left, top, width, height",
+                [f"{counts.leaving} of {counts.stated} leave the image, and all would fit in it as corners"],
+                "subtract left and top from the last two numbers",
+            )
+        )
+    return found
+
+
+def of_training(split: Annotations) -> list[Suspicion]:
+    """What hinders that anything is learned of a split."""
+    if len(split.trainable_indices()):
+        return []
+    return [
+        Suspicion("nothing to learn from", [why_nothing(split)], "annotate some, or pass another --train-split", True)
+    ]
+
+
+def why_nothing(split: Annotations) -> str:
+    """Why a split has no box to learn from."""
+    stated, dropped = split.box_counts.stated, {w: n for w, n in split.repairs.items() if w.endswith(" dropped")}
+    if stated == 0:
+        return f"its {len(split)} images have no boxes at all"
+    reasons = [f"{count} {what}" for what, count in dropped.items()]
+    if crowds := int(split.is_crowd.sum()):
+        reasons.append(f"{crowds} are crowd regions (iscrowd 1, or difficult), which are not learned")
+    if small := int((~split.is_crowd & ~split.trains()).sum()):
+        reasons.append(f"{small} are in images of less than {MIN_TRAINED_SIDE_PX} pixels a side")
+    return f"of {stated} boxes {', '.join(reasons)}" if reasons else "its boxes are all in images left out"
+
+
+def of_pair(train: Annotations, val: Annotations) -> list[Suspicion]:
+    """What two splits together show. val: with the categories of train, see `categories.with_categories_of`."""
+    learned, judged = boxes_of_classes(train), boxes_of_classes(val)
+    named = [category.name for category in train.categories]
+    found = []
+
+    def note(what: str, where: list[str], remedy: str, is_harmless: bool = False) -> None:
+        if where:
+            found.append(Suspicion(what, where, remedy, is_harmless=is_harmless))
+
+    if judged.sum() == 0:
+        note("a split to judge by without boxes", [val.file.name], "all metrics will be without a value; annotate some")
+    if learned.sum() == 0:
+        return found
+    only_judged = [name for name, a, b in zip(named, learned, judged, strict=True) if b and not a]
+    note(
+        "classes with boxes to judge by and none to learn from", only_judged, "they can never be found; add some", True
+    )
+    unused = [name for name, a, b in zip(named, learned, judged, strict=True) if not (a or b)]
+    note("classes without boxes", unused, "harmless, or a name too many", is_harmless=True)
+    note("classes whose names differ in case or spaces only", _doubled(named), "make one class of them")
+    note("classes that may be others mistyped", _mistyped(named, learned + judged), "correct the names of their boxes")
+    return found
+
+
+def boxes_of_classes(split: Annotations) -> np.ndarray:
+    """Of each category the number of boxes that are no crowd regions."""
+    return np.bincount(split.labels[~split.is_crowd], minlength=split.num_classes)[1:]
+
+
+def _plain(name: str) -> str:
+    folded = unicodedata.normalize("NFKC", name).casefold()
+    return "".join(folded.replace("_", " ").replace("-", " ").split())
+
+
+def _doubled(names: Sequence[str]) -> list[str]:
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(_plain(name), []).append(name)
+    return [" = ".join(map(repr, group)) for group in groups.values() if len(group) > 1]
+
+
+def _mistyped(names: Sequence[str], counts: np.ndarray) -> list[str]:
+    """Names of few boxes that are nearly another's of many."""
+    found: list[str] = []
+    if len(names) > _MOST_CLASSES:
+        return found
+    for name, count in zip(names, counts.tolist(), strict=True):
+        for other, many in zip(names, counts.tolist(), strict=True):
+            rare = 0 < count <= max(_FEW, _RARE_SHARE * many) and count < many
+            if rare and min(len(name), len(other)) > 3 and _plain(name) != _plain(other):
+                matcher = difflib.SequenceMatcher(None, _plain(name), _plain(other), autojunk=False)
+                if matcher.quick_ratio() >= _ALIKE and matcher.ratio() >= _ALIKE and not _differ_by_number(name, other):
+                    found.append(f"{name!r} ({count}, {other!r} has {many})")
+                    break
+    return found
+
+
+def _differ_by_number(name: str, other: str) -> bool:
+    """As 'lane 1' and 'lane 2' do, which are meant so."""
+    digits = [[letter for letter in each if letter.isdigit()] for each in (name, other)]
+    return digits[0] != digits[1]
+
+
+def look_at_both(train: Annotations, val: Annotations) -> list[str]:
+    """What to warn of before a training. Raises InputError for what makes it senseless."""
+    found = [(train.file, each) for each in (*of_split(train), *of_training(train))]
+    found += [(val.file, each) for each in of_split(val)]
+    found += [(train.file, each) for each in of_pair(train, with_categories_of(train, val))]
+    for file, each in found:
+        if each.stops:
+            raise InputError(f"{file}: {each}")
+    return [f"{file}: {each}" for file, each in found]

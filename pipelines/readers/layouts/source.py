@@ -1,0 +1,47 @@
+"""A split as it lies in a data folder: which files say what is in it, and where its images are."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Form(StrEnum):
+    """In what form annotations are written."""
+
+    COCO = "COCO"
+    VOC = "VOC"
+    YOLO = "YOLO"
+
+
+class Source(NamedTuple):
+    """One split, found and not read yet."""
+
+    split: str
+    form: Form
+    file: Path
+    """What messages name: COCO's JSON; VOC's list, or the folder of its XML; YOLO's list, or folder of images."""
+    image_folder: Path
+    """Where the images should be."""
+    other_image_folders: tuple[Path, ...] = ()
+    """Where else they may be: looked at where `image_folder` lacks some."""
+    label_folder: Path | None = None
+    """Of VOC's XML files or YOLO's text files. None: beside the images, or as the form has it."""
+    years: tuple[str, ...] = ()
+    """Of VOC: the folders of `image_folder` that are put together, such as ("VOC2007", "VOC2012")."""
+    class_folders: tuple[Path, ...] = ()
+    """Of VOC: the folders of XML, of all splits, whose objects name the classes."""
+    lists: tuple[Path, ...] = ()
+    """Of YOLO: folders of images, and files that list them."""
+    names_file: Path | None = None
+    """Of YOLO: what lists the classes, data.yaml or a text file with a name a line."""
+    part: str = ""
+    """"train" or "val" for the part of a split that is held out or not, "" for all of it."""
+
+    @property
+    def name(self) -> str:
+        """What --train-split and --val-split call it."""
+        return f"{self.split}:{self.part}" if self.part else self.split
+
+    @property
+    def image_folders(self) -> tuple[Path, ...]:
+        return (self.image_folder, *self.other_image_folders)

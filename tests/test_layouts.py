@@ -1,0 +1,136 @@
+"""What annotation tools export is read with no other flag than --data."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tool_data
+from tool_data import (
+    BOXES_XYWH_PX,
+    COCO_AND_VOC,
+    HELD_OUT,
+    NAMES,
+    YOLO,
+    document_of,
+    draw,
+    write_coco,
+    write_json,
+    write_voc,
+)
+
+from pipelines.readers.layouts.source import Form
+from pipelines.readers.reading import read_source
+from pipelines.readers.splits import SplitFlags, find_both, find_named, find_sources, find_split, held_out_text
+from ssd.errors import InputError
+
+NONE = SplitFlags()
+
+
+@pytest.mark.parametrize("layout", [*COCO_AND_VOC, *YOLO], ids=lambda layout: layout.__name__)
+def test_the_data_folder_alone_is_enough(layout: Callable[[Path], None], tmp_path: Path) -> None:
+    layout(tmp_path)
+    train, val = map(read_source, find_both(tmp_path, NONE, NONE))
+    years = 2 if layout is tool_data.voc_devkit else 1
+    counts = (5, 1) if layout in HELD_OUT else (4 * years, 2 * years)
+    assert (len(train), len(val)) == counts
+    assert {Path(name).stem for name in train.file_names}.isdisjoint({Path(name).stem for name in val.file_names})
+    for split in (train, val):
+        assert np.allclose(split.boxes_xywh_px, BOXES_XYWH_PX * len(split), atol=1e-4)
+        names = [split.categories[label - 1].name for label in split.labels.tolist()]
+        assert names == [*NAMES] * len(split)
+        assert all((split.image_folder / name).is_file() for name in split.file_names)
+        assert split.repairs == {}
+
+
+def test_a_split_is_found_by_its_name_and_what_is_there_is_listed(tmp_path: Path) -> None:
+    tool_data.roboflow(tmp_path)
+    assert list(find_sources(tmp_path)) == ["train", "valid"]
+    assert find_named(tmp_path, "valid").file == tmp_path / "valid" / "_annotations.coco.json"
+    with pytest.raises(InputError) as refused:
+        find_named(tmp_path, "val")
+    message = str(refused.value)
+    assert "no split 'val'" in message and "\n" not in message
+    assert "'train' (COCO, train/_annotations.coco.json)" in message and "--val-split" in message
+
+
+def test_coco_s_own_place_is_taken_without_a_look_at_the_rest(tmp_path: Path) -> None:
+    for split in ("train2017", "val2017"):
+        write_coco(tmp_path, images=split, annotations=f"annotations/instances_{split}.json")
+    for other in ("train.json", "captions_train2017.json", "person_keypoints_val2017.json"):
+        write_json(tmp_path / "annotations" / other, document_of(["elsewhere"]))
+    train, val = find_both(tmp_path, NONE, NONE)
+    assert (train.split, val.split) == ("train2017", "val2017") and not train.part
+    assert train.file.name == "instances_train2017.json" and train.image_folder == tmp_path / "train2017"
+
+
+def test_train_json_beside_instances_train(tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    write_json(tmp_path / "annotations" / "train.json", document_of(["elsewhere"]))
+    assert find_both(tmp_path, NONE, NONE)[0].file.name == "instances_train.json"
+
+
+def test_the_held_out_share_is_stated_and_always_the_same(tmp_path: Path) -> None:
+    stems = [f"im{i:03d}" for i in range(50)]
+    write_json(tmp_path / "labels.json", document_of(stems))
+    for stem in stems:
+        (tmp_path / f"{stem}.jpg").touch()
+    sources = find_both(tmp_path, NONE, NONE)
+    assert [source.name for source in sources] == ["labels:train", "labels:val"]
+    assert "20% of the images of 'labels'" in held_out_text(sources[0])
+    train, val = map(read_source, sources)
+    assert (len(train), len(val)) == (40, 10)
+    assert sorted(train.file_names + val.file_names) == [f"{stem}.jpg" for stem in stems]
+    # By name: in another order the same images are held out.
+    write_json(tmp_path / "labels.json", document_of(stems[::-1]))
+    assert set(read_source(find_named(tmp_path, "labels:val")).file_names) == set(val.file_names)
+    assert len(read_source(find_named(tmp_path, "labels"))) == 50
+
+
+def test_names_that_do_not_tell_are_not_guessed(tmp_path: Path) -> None:
+    for name in ("north", "south"):
+        write_json(tmp_path / f"{name}.json", document_of([name]))
+        draw(tmp_path / f"{name}.jpg")
+    with pytest.raises(InputError, match="do not tell which one is to train on; pass --train-split .*'north'.*'south'"):
+        find_both(tmp_path, NONE, NONE)
+    train, val = find_both(tmp_path, NONE, SplitFlags("south"))
+    assert (train.name, val.name) == ("north", "south")
+
+
+def test_a_folder_without_annotations_is_refused(tmp_path: Path) -> None:
+    draw(tmp_path / "a.jpg")
+    with pytest.raises(InputError, match="no annotations were found.*--train-annotations"):
+        find_both(tmp_path, NONE, NONE)
+    with pytest.raises(InputError, match="no such data folder"):
+        find_both(tmp_path / "nowhere", NONE, NONE)
+
+
+def test_files_and_folders_can_be_named(tmp_path: Path) -> None:
+    write_coco(tmp_path / "set", images="pixels/of {split}", annotations="boxes/{split}-final.json")
+    flags = [
+        SplitFlags(annotations=f"boxes/{split}-final.json", images=f"pixels/of {split}") for split in ("train", "val")
+    ]
+    train, val = map(read_source, find_both(tmp_path / "set", *flags))
+    assert (len(train), len(val)) == (4, 2)
+    elsewhere = tmp_path / "elsewhere.json"
+    write_json(elsewhere, document_of(["im100"]))
+    source = find_split(tmp_path / "set", SplitFlags(annotations=str(elsewhere), images="pixels/of val"))
+    assert source.form is Form.COCO and read_source(source).file_names == ["im100.jpg"]
+    with pytest.raises(InputError, match=r"no\.json: no such annotation file; pass --train-annotations"):
+        find_split(tmp_path / "set", SplitFlags(annotations="no.json"))
+    with pytest.raises(InputError, match="no such image folder; pass --train-images"):
+        find_split(tmp_path / "set", SplitFlags(annotations=str(elsewhere), images="nowhere"))
+
+
+def test_voc_splits_without_lists_agree_on_their_classes(tmp_path: Path) -> None:
+    tool_data.roboflow_voc(tmp_path)
+    (tmp_path / "train" / "im000.xml").write_text(tool_data.xml_of("im000", ("amber", "green")))
+    train, val = map(read_source, find_both(tmp_path, NONE, NONE))
+    assert train.categories == val.categories == ((1, "amber"), (2, "green"), (3, "red"))
+
+
+def test_lists_of_a_class_are_no_splits(tmp_path: Path) -> None:
+    write_voc(tmp_path)
+    (tmp_path / "ImageSets" / "Main" / "red_train.txt").write_text("im000  1\nim001 -1\n")
+    assert list(find_sources(tmp_path)) == ["train", "val"]
+    assert read_source(find_named(tmp_path, "red_train")).file_names == ["im000.jpg", "im001.jpg"]

@@ -1,0 +1,206 @@
+"""What is wrong with a whole data set is told before training, and named: no entry of it could be refused alone."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from square_view import VIEW
+from tool_data import HEIGHT_PX, WIDTH_PX, Document, document_of, write_coco, write_json, write_voc
+
+import main
+from pipelines import build_train
+from pipelines.annotations import Annotations
+from pipelines.categories import with_categories_of
+from pipelines.plausibility import look_at_both, of_pair, of_split
+from pipelines.readers.reading import read_source
+from pipelines.readers.splits import find_named
+from ssd.distributed import Ranks
+from ssd.errors import InputError
+
+
+def splits(folder: Path) -> tuple[Annotations, Annotations]:
+    return read_source(find_named(folder, "train")), read_source(find_named(folder, "val"))
+
+
+def boxes(change: Callable[[list[float]], list[float]]) -> Callable[[Document, Path], None]:
+    def apply(document: Document, folder: Path) -> None:
+        for row in document["annotations"]:
+            row["bbox"] = change(row["bbox"])
+
+    return apply
+
+
+def fractions(box: list[float]) -> list[float]:
+    return [side / length for side, length in zip(box, (WIDTH_PX, HEIGHT_PX) * 2, strict=True)]
+
+
+def corners(box: list[float]) -> list[float]:
+    return [box[0], box[1], box[0] + box[2], box[1] + box[3]]
+
+
+def test_a_good_set_arouses_no_suspicion(tmp_path: Path) -> None:
+    assert look_at_both(*splits(write_coco(tmp_path))) == []
+
+
+def test_boxes_that_are_fractions_stop_a_run(tmp_path: Path) -> None:
+    train, val = splits(write_coco(tmp_path, boxes(fractions)))
+    with pytest.raises(InputError, match="fractions of the image, not pixels: 8 of 8 boxes lie in the first pixel"):
+        look_at_both(train, val)
+
+
+def test_corners_of_voc_that_are_fractions(tmp_path: Path) -> None:
+    import re
+
+    def change(xml: str) -> str:
+        return re.sub(
+            r"<([xy])(m..)>(\d+)<", lambda m: f"<{m[1]}{m[2]}>{int(m[3]) / (96 if m[1] == 'x' else 64):.5f}<", xml
+        )
+
+    (found,) = of_split(splits(write_voc(tmp_path, change))[0])
+    assert "fractions" in found.what and found.stops
+
+
+def test_some_fractions_are_warned_of(tmp_path: Path) -> None:
+    def first_only(document: Document, folder: Path) -> None:
+        document["annotations"][0]["bbox"] = [0.1, 0.2, 0.5, 0.5]
+
+    warnings = look_at_both(*splits(write_coco(tmp_path, first_only)))
+    assert ["1 of 8 boxes lie" in warnings[0], "1 of 4 boxes lie" in warnings[1]] == [True, True]
+
+
+def test_corners_given_as_sizes_are_warned_of(tmp_path: Path) -> None:
+    train, _ = splits(write_coco(tmp_path, boxes(corners)))
+    (found,) = of_split(train)
+    assert "corners (left, top, right, bottom)" in found.what and found.where[0].startswith("4 of 8 leave the image")
+
+
+def test_a_few_large_boxes_that_leave_the_image_are_no_corners(tmp_path: Path) -> None:
+    def one_leaves(document: Document, folder: Path) -> None:
+        document["annotations"][0]["bbox"] = [2, 2, WIDTH_PX, HEIGHT_PX]
+
+    assert of_split(splits(write_coco(tmp_path, one_leaves))[0]) == []
+
+
+@pytest.mark.parametrize("name", ["dali", "no_dali"])
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda d, f: [row.update(iscrowd=1) for row in d["annotations"]], "8 are crowd regions"),
+        (boxes(lambda b: [b[0] + b[2], b[1] + b[3], -b[2], -b[3]]), "8 boxes of negative size (corners exchanged?)"),
+        (boxes(lambda b: [b[0], b[1], 0, 0]), "8 zero-size boxes dropped"),
+        (boxes(lambda b: [b[0] + 1000, *b[1:]]), "8 boxes outside the image dropped"),
+        (lambda d, f: d["annotations"].clear(), "its 4 images have no boxes at all"),
+    ],
+    ids=["crowd", "negative", "zero", "outside", "none"],
+)  # fmt: skip
+def test_nothing_to_learn_says_why(change: Callable, why: str, name: str, tmp_path: Path) -> None:
+    import torch
+
+    train, _ = splits(write_coco(tmp_path, change))
+    with pytest.raises(InputError) as refused:
+        build_train(
+            name, train, batch_size=2, num_workers=0, seed=0, ranks=Ranks(0, 0, 1, torch.device("cpu")), view=VIEW
+        )
+    assert why in str(refused.value) and "nothing to learn from" in str(refused.value)
+
+
+# --- categories ---
+
+
+def change_val(folder: Path, change: Callable[[Document], object]) -> tuple[Annotations, Annotations]:
+    write_coco(folder)
+    file = folder / "annotations" / "instances_val.json"
+    document = json.loads(file.read_text())
+    change(document)
+    write_json(file, document)
+    return splits(folder)
+
+
+def test_categories_in_another_order_are_the_same(tmp_path: Path) -> None:
+    train, val = change_val(tmp_path, lambda document: document["categories"].reverse())
+    assert val.labels.tolist() == [2, 1] * 2
+    as_train = with_categories_of(train, val)
+    assert as_train.categories == train.categories and as_train.labels.tolist() == [1, 2] * 2
+
+
+def test_a_category_that_has_no_box_may_lack_or_be_too_many(tmp_path: Path) -> None:
+    def only_green(document: Document) -> None:
+        document["categories"] = [{"id": 9, "name": "blue"}, document["categories"][1]]
+        document["annotations"] = [row for row in document["annotations"] if row["category_id"] == 2]
+
+    train, val = change_val(tmp_path, only_green)
+    as_train = with_categories_of(train, val)
+    assert as_train.categories == train.categories and as_train.labels.tolist() == [2, 2]
+
+
+DIFFERENCES: list[tuple[Callable[[Document], object], str]] = [
+    (lambda d: d["categories"][1].update(name="lime"), "id 2 is 'lime' here and 'green' in instances_train.json"),
+    (
+        lambda d: [c.update(id=3 - c["id"]) for c in d["categories"]],
+        "'red' has id 2 here and 1 in instances_train.json",
+    ),
+    (
+        lambda d: (d["categories"].append({"id": 3, "name": "blue"}), d["annotations"][0].update(category_id=3)),
+        "'blue' (id 3) has boxes here and is not in instances_train.json",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "difference"), DIFFERENCES, ids=[difference for _, difference in DIFFERENCES])
+def test_categories_that_differ_are_named(change: Callable, difference: str, tmp_path: Path) -> None:
+    train, val = change_val(tmp_path, change)
+    with pytest.raises(InputError) as refused:
+        with_categories_of(train, val)
+    assert difference in str(refused.value) and "make them equal" in str(refused.value)
+
+
+# --- classes ---
+
+
+def classes(tmp_path: Path, learned: dict[str, int], judged: dict[str, int]) -> list[str]:
+    """What is suspected of so many boxes of each class."""
+    names = list(learned | judged)
+    found = []
+    for split, counts in (("train", learned), ("val", judged)):
+        document = document_of([f"{split}{i}" for i in range(2)])
+        document["categories"] = [{"id": k, "name": name} for k, name in enumerate(names, 1)]
+        of_class = [k for k, name in enumerate(names, 1) for _ in range(counts.get(name, 0))]
+        document["annotations"] = [
+            {"id": i, "image_id": 1, "category_id": k, "bbox": [4, 4, 20 + i % 40, 30]}
+            for i, k in enumerate(of_class, 1)
+        ]
+        write_json(tmp_path / "annotations" / f"instances_{split}.json", document)
+        for row in document["images"]:
+            (tmp_path / "images" / split).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "images" / split / row["file_name"]).touch()
+        found.append(read_source(find_named(tmp_path, split)))
+    return [f"{each.what}: {', '.join(each.where)}" for each in of_pair(*found)]
+
+
+def test_classes_that_are_suspicious(tmp_path: Path) -> None:
+    many = {"helmet": 90, "vest": 80, "Vest": 40, "lane 1": 70, "lane 2": 1}
+    found = classes(
+        tmp_path / "a", {**many, "hemlet": 2, "shapes": 0}, {"helmet": 9, "vest": 8, "glove": 1, "shapes": 0}
+    )
+    assert found == [
+        "classes with boxes to judge by and none to learn from: glove",
+        "classes without boxes: shapes",
+        "classes whose names differ in case or spaces only: 'vest' = 'Vest'",
+        "classes that may be others mistyped: 'hemlet' (2, 'helmet' has 99)",
+    ]
+    assert classes(tmp_path / "b", {"cat": 9}, {}) == ["a split to judge by without boxes: instances_val.json"]
+    assert classes(tmp_path / "c", {"cat": 90, "dog": 3}, {"cat": 9, "dog": 1}) == []
+
+
+def test_the_check_shows_boxes_by_class_and_split(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    data = write_coco(tmp_path / "data", boxes(fractions))
+    command = ["check", "--data", str(data), "--num-workers", "1", "--json", str(tmp_path / "found.json")]
+    assert main.main(command) == 1
+    shown = capsys.readouterr().out
+    assert "fractions of the image" in shown and "red" in shown
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["boxes_by_class"] == {"red": {"train": 4, "val": 2}, "green": {"train": 4, "val": 2}}

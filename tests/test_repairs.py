@@ -1,0 +1,301 @@
+"""What means one thing only is read in whatever way tools write it, and counted; what means two things is refused."""
+
+import copy
+import json
+import re
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tool_data import HEIGHT_PX, WIDTH_PX, Document, document_of, draw, write_coco, write_json, write_voc
+
+from pipelines.annotations import Annotations
+from pipelines.readers.reading import read_source
+from pipelines.readers.repairs import file_names
+from pipelines.readers.splits import find_named
+from ssd.errors import InputError
+
+
+def read(folder: Path, split: str = "train") -> Annotations:
+    return read_source(find_named(folder, split))
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Annotations:
+    return read(write_coco(tmp_path_factory.mktemp("clean")))
+
+
+def assert_the_same(found: Annotations, clean: Annotations) -> None:
+    assert found.fingerprint() == clean.fingerprint()
+    assert np.array_equal(found.boxes_xywh_px, clean.boxes_xywh_px) and found.repairs == {}
+
+
+def each(table: str, key: str, value: Callable[[Any], Any]) -> Callable[[Document, Path], None]:
+    def change(document: Document, folder: Path) -> None:
+        for row in document[table]:
+            row[key] = value(row[key])
+
+    return change
+
+
+def without_sizes(document: Document, folder: Path) -> None:
+    for row in document["images"]:
+        del row["width"], row["height"]
+
+
+def ids_as_text(document: Document, folder: Path) -> None:
+    each("images", "id", "frame_{}".format)(document, folder)
+    each("annotations", "image_id", "frame_{}".format)(document, folder)
+
+
+def large_ids(document: Document, folder: Path) -> None:
+    each("images", "id", lambda id: id + 10**17)(document, folder)
+    each("annotations", "image_id", lambda id: str(id + 10**17))(document, folder)
+
+
+def categories_by_name(document: Document, folder: Path) -> None:
+    each("annotations", "category_id", {1: "red", 2: "green"}.get)(document, folder)
+
+
+def with_empty_boxes(document: Document, folder: Path) -> None:
+    document["annotations"].insert(0, {"id": 99, "image_id": 2, "category_id": 1, "bbox": []})
+    document["annotations"].append({"id": 98, "image_id": 2, "category_id": None, "bbox": None})
+
+
+VALUES: dict[str, tuple[Callable[[Document, Path], None], dict[str, int]]] = {
+    "image_id 1.0": (each("annotations", "image_id", float), {"'image_id' in another type read": 8}),
+    "width 96.0": (each("images", "width", float), {"'width' in another type read": 4}),
+    "width ' 96 '": (each("images", "width", " {} ".format), {"'width' in another type read": 4}),
+    "category_id '1'": (each("annotations", "category_id", str), {"'category_id' in another type read": 8}),
+    "categories' id '1.0'": (each("categories", "id", "{}.0".format), {"ids of categories in another type read": 2}),
+    "category by name": (categories_by_name, {"'category_id' in another type read": 8}),
+    "iscrowd '0'": (each("annotations", "iscrowd", str), {"'iscrowd' in another type read": 8}),
+    "iscrowd 'False'": (each("annotations", "iscrowd", lambda _: "False"), {"'iscrowd' in another type read": 8}),
+    "bbox of text": (each("annotations", "bbox", lambda box: [*map(str, box)]), {"'bbox' in another type read": 8}),
+    "bbox as text": (each("annotations", "bbox", str), {"'bbox' in another type read": 8}),
+    "image ids as text": (
+        ids_as_text,
+        {"ids of images that are text or too large: numbered": 4, "'image_id' in another type read": 8},
+    ),
+    "ids too large": (
+        large_ids,
+        {"ids of images that are text or too large: numbered": 4, "'image_id' in another type read": 8},
+    ),
+    "no sizes": (without_sizes, {"sizes read from the images": 4}),
+    "size 0": (each("images", "height", lambda _: 0), {"sizes read from the images": 4}),
+    "annotation ids begin anew": (
+        each("annotations", "id", lambda id: id % 2 + 1),
+        {"ids of boxes that repeat or are text: numbered": 8},
+    ),
+    "annotation ids as text": (
+        each("annotations", "id", "a{}".format), {"ids of boxes that repeat or are text: numbered": 8},
+    ),
+    "empty boxes": (with_empty_boxes, {"entries without a box dropped": 2}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", VALUES)
+def test_values_in_another_type(what: str, tmp_path: Path, clean: Annotations) -> None:
+    change, mended = VALUES[what]
+    split = read(write_coco(tmp_path, change))
+    assert_the_same(split, clean)
+    counts = {what: count for what, count in split.mended.items() if count != 0}
+    if what == "annotation ids begin anew":  # the first two of which are right as they are
+        assert 0 < counts.pop("ids of boxes that repeat or are text: numbered") <= 8 and not counts
+    else:
+        assert counts == mended
+    assert split.mended_text.startswith(str(split.file))
+
+
+def test_names_that_are_numbers_become_text(tmp_path: Path) -> None:
+    split = read(write_coco(tmp_path, each("categories", "name", lambda name: len(name))))
+    assert [category.name for category in split.categories] == ["3", "5"]
+
+
+def test_what_a_clean_file_needs_is_nothing(clean: Annotations) -> None:
+    assert clean.mended == {} and clean.mended_text == ""
+
+
+def test_mending_is_left_out_where_the_strict_reader_refuses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines.readers import reading
+
+    for name in ("repair_file_names", "repair_values", "repair_sizes"):
+        monkeypatch.setattr(reading, name, None)
+    assert len(read(write_coco(tmp_path))) == 4
+
+
+REFUSED: list[tuple[Callable[[Document, Path], None], str]] = [
+    (each("images", "width", lambda _: 96.5), "has 'width' 96.5, which is not an integer"),
+    (each("images", "width", lambda _: "wide"), "has 'width' 'wide', which is not an integer"),
+    (each("images", "id", lambda _: 7), "images[1] repeats 'id' 7"),
+    (each("images", "id", lambda id: True), "has 'id' True, which is not an integer"),
+    (each("annotations", "iscrowd", lambda _: 2), "neither 0 nor 1"),
+    (each("annotations", "bbox", lambda box: box[:3]), "which is not a list of 4 numbers"),
+    (each("annotations", "bbox", lambda box: [*box[:3], "wide"]), "which is not a list of 4 numbers"),
+    (each("annotations", "category_id", lambda _: "blue"), "has 'category_id' 'blue', which is not an integer"),
+]
+
+
+@pytest.mark.parametrize(("change", "complaint"), REFUSED, ids=[complaint for _, complaint in REFUSED])
+def test_what_means_nothing_is_refused(
+    change: Callable[[Document, Path], None], complaint: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError) as refused:
+        read(write_coco(tmp_path, change))
+    assert complaint in str(refused.value)
+
+
+def test_a_number_is_not_taken_for_an_id_that_was_given_anew(tmp_path: Path) -> None:
+    """Images a, b are numbered 1, 2. A box of image 2 is of neither."""
+
+    def change(document: Document, folder: Path) -> None:
+        ids_as_text(document, folder)
+        document["annotations"][3]["image_id"] = 2
+
+    with pytest.raises(InputError, match=r"annotations\[3\] has 'image_id' 2, which is no id"):
+        read(write_coco(tmp_path, change))
+
+
+def test_places_are_those_of_the_file_although_entries_were_dropped(tmp_path: Path) -> None:
+    def change(document: Document, folder: Path) -> None:
+        with_empty_boxes(document, folder)
+        document["annotations"][5]["bbox"] = [1, 2]
+
+    with pytest.raises(InputError, match=r"annotations\[5\] has 'bbox' \[1, 2\]"):
+        read(write_coco(tmp_path, change))
+
+
+# --- names of files ---
+
+
+def renamed(stated: Callable[[str, str], str], stored: Callable[[str], str]) -> Callable[[Document, Path], None]:
+    def change(document: Document, folder: Path) -> None:
+        for row in document["images"]:
+            name = row["file_name"]
+            target = folder / stored(name)
+            target.parent.mkdir(exist_ok=True)
+            (folder / name).rename(target)
+            row["file_name"] = stated(name, folder.name)
+
+    return change
+
+
+def same(name: str, split: str = "") -> str:
+    return name
+
+
+FORMS: dict[str, tuple[Callable[[str, str], str], Callable[[str], str]]] = {
+    "./im.jpg": (lambda n, s: f"./{n}", same),
+    "day1\\im.jpg": (lambda n, s: f"day1\\{n}", lambda n: f"day1/{n}"),
+    "the split's folder in front": (lambda n, s: f"{s}/{n}", same),
+    "images/ in front": (lambda n, s: f"images/{n}", same),
+    "a path of another machine": (lambda n, s: f"C:\\Users\\me\\set\\{n}", same),
+    "an absolute path": (lambda n, s: f"/home/me/set/{n}", same),
+    "a folder above": (lambda n, s: f"../pictures/{n}", same),
+    "an address": (lambda n, s: f"https://host.example/upload/{n}", same),
+    "im.jpg for im.JPG": (same, lambda n: n.replace("jpg", "JPG")),
+    "IM.jpg for im.jpg": (lambda n, s: n.upper(), same),
+    "im.jpg for im.png": (same, lambda n: n.replace("jpg", "png")),
+    "im for im.jpg": (lambda n, s: n.removesuffix(".jpg"), same),
+    "%20 for a space": (lambda n, s: n.replace("im", "my%20im"), lambda n: n.replace("im", "my im")),
+    "composed for decomposed": (lambda n, s: f"Ä{n}", lambda n: unicodedata.normalize("NFD", f"Ä{n}")),
+    "decomposed for composed": (lambda n, s: unicodedata.normalize("NFD", f"Ä{n}"), lambda n: f"Ä{n}"),
+    "white space": (lambda n, s: f" {n}\n", same),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_names_in_another_spelling(form: str, tmp_path: Path, clean: Annotations) -> None:
+    split = read(write_coco(tmp_path, renamed(*FORMS[form])))
+    assert all((split.image_folder / name).is_file() for name in split.file_names)
+    assert np.array_equal(split.boxes_ltrb, clean.boxes_ltrb)
+    assert [re.sub(r"\D", "", name)[-3:] for name in split.file_names] == ["000", "001", "002", "003"]
+    # In 'train/im.jpg' another folder is meant, and the name is right.
+    assert split.mended in ({file_names.WHAT: 4}, {}) and (split.mended or form == "the split's folder in front")
+
+
+def test_two_names_do_not_lead_to_one_file(tmp_path: Path) -> None:
+    document = document_of(["a", "b"])
+    document["images"][0]["file_name"], document["images"][1]["file_name"] = "night/a.jpg", "day/a.jpg"
+    draw(tmp_path / "images" / "train" / "a.jpg")
+    write_json(tmp_path / "annotations" / "instances_train.json", document)
+    with pytest.raises(InputError, match="image 'night/a.jpg' and 1 more not found"):
+        read(tmp_path)
+
+
+def test_a_spelling_that_fits_two_files_leads_to_none(tmp_path: Path) -> None:
+    for name in ("a.png", "a.jpeg"):
+        draw(tmp_path / "images" / "train" / name)
+    write_json(tmp_path / "annotations" / "instances_train.json", document_of(["a"]))
+    with pytest.raises(InputError, match=r"'a.jpg' not found in .*, which has 2 entries, such as 'a.jpeg'; name the"):
+        read(tmp_path)
+
+
+# --- encodings ---
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "gbk", "cp1252"])
+def test_json_in_other_encodings(encoding: str, tmp_path: Path, clean: Annotations) -> None:
+    name = "Äpfel" if encoding == "cp1252" else "红苹果"
+    write_coco(tmp_path)
+    document = copy.deepcopy(json.loads((tmp_path / "annotations" / "instances_train.json").read_text()))
+    document["categories"][0]["name"] = name
+    write_json(tmp_path / "annotations" / "instances_train.json", document, encoding)
+    split = read(tmp_path)
+    assert split.categories[0].name == name and split.fingerprint() == clean.fingerprint()
+    assert len(split.mended) == 1
+
+
+XML_KINDS: dict[str, tuple[str, str, tuple[str, str]]] = {
+    "GBK": ('<?xml version="1.0" encoding="GBK"?>', "gbk", ("红", "绿")),
+    "GBK without a word": ("", "gbk", ("红苹果", "绿")),
+    "Latin-1 without a word": ("", "latin-1", ("Äpfel", "Öl")),
+    "Latin-1": ('<?xml version="1.0" encoding="ISO-8859-1"?>', "latin-1", ("Äpfel", "Öl")),
+    "UTF-8 that says GBK": ('<?xml version="1.0" encoding="gb2312"?>', "utf-8", ("Größe", "é")),
+    "a byte order mark": ("", "utf-8-sig", ("红", "绿")),
+    "UTF-16": ("", "utf-16", ("红", "绿")),
+    "DOCTYPE": ('<?xml version="1.0"?><!DOCTYPE annotation>', "utf-8", ("red", "green")),
+}
+
+
+@pytest.mark.parametrize("kind", XML_KINDS)
+def test_xml_in_other_encodings(kind: str, tmp_path: Path, clean: Annotations) -> None:
+    start, encoding, names = XML_KINDS[kind]
+    split = read(write_voc(tmp_path, lambda xml: start + xml, names=names, encoding=encoding))
+    assert sorted(category.name for category in split.categories) == sorted(names)
+    assert len(split) == 4 and np.array_equal(split.boxes_ltrb, clean.boxes_ltrb)
+
+
+# --- VOC ---
+
+VOC_KINDS: dict[str, dict[str, Any]] = {
+    "size 0": {"change": lambda x: re.sub(r"<(width|height)>\d+<", r"<\1>0<", x)},
+    "no size": {"change": lambda x: re.sub(r"<size>.*</size>", "", x)},
+    "size 96.0": {"change": lambda x: re.sub(r"<(width|height)>(\d+)<", r"<\1>\2.0<", x)},
+    "png, filename without suffix": {"suffix": "png", "change": lambda x: x.replace(".jpg", "")},
+    "png, filename says jpg": {"suffix": "png"},
+    "JPG, filename says jpg": {"suffix": "JPG"},
+    "list with 1": {"line": "{stem}  1"},
+    "list with -1": {"line": "{stem} -1"},
+    "list with suffixes": {"line": "{stem}.jpg"},
+    "list with paths": {"line": "data/obj/{stem}.png"},
+    "list with Windows' line ends": {"line": "{stem}\r"},
+    "difficult Unspecified": {"change": lambda x: x.replace("<difficult>0<", "<difficult>Unspecified<")},
+}
+
+
+@pytest.mark.parametrize("kind", VOC_KINDS)
+def test_voc_as_tools_write_it(kind: str, tmp_path: Path, clean: Annotations) -> None:
+    split = read(write_voc(tmp_path, **VOC_KINDS[kind]))
+    assert len(split) == 4 and np.array_equal(split.boxes_ltrb, clean.boxes_ltrb)
+    assert split.sizes_px.tolist() == [[WIDTH_PX, HEIGHT_PX]] * 4 and split.repairs == {}
+
+
+def test_files_that_are_all_refused_are_named_and_not_the_categories_they_would_have(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"Annotations/im000\.xml is not valid XML at line 1"):
+        read(write_voc(tmp_path, lambda xml: xml.replace("</annotation>", "")))

@@ -1,0 +1,98 @@
+"""YOLO's text files are read as fractions of the upright image, and refused as strictly as COCO's files."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tool_data import HEIGHT_PX, WIDTH_PX, draw
+
+from pipelines.annotations import Annotations
+from pipelines.readers.reading import annotation_files, read_source
+from pipelines.readers.splits import find_named
+from ssd.errors import InputError
+
+
+def write(folder: Path, *lines: str, names: str = "red\ngreen\n") -> Path:
+    """One split of an image with these lines, and one without a text file."""
+    for name in ("a", "b"):
+        draw(folder / "images" / f"{name}.jpg")
+    (folder / "labels").mkdir()
+    (folder / "labels" / "a.txt").write_text("\n".join(lines))
+    if names:
+        (folder / "classes.txt").write_text(names)
+    return folder
+
+
+def read(folder: Path) -> Annotations:
+    return read_source(find_named(folder, "all"))
+
+
+def test_centre_and_size_are_fractions(tmp_path: Path) -> None:
+    split = read(write(tmp_path, "1 0.5 0.25 0.25 0.5", "", "0 0.1 0.1 0.2 0.2"))
+    assert split.boxes_xywh_px.tolist() == [[36, 0, 24, 32], [0, 0, pytest.approx(19.2), pytest.approx(12.8)]]
+    assert split.labels.tolist() == [2, 1] and split.categories == ((0, "red"), (1, "green"))
+    assert split.file_names == ["a.jpg", "b.jpg"] and split.box_starts.tolist() == [0, 2, 2]
+    assert split.mended == {} and split.repairs == {}
+    files = annotation_files(find_named(tmp_path, "all"))
+    assert [file.name for file in files] == ["classes.txt", "a.txt"]
+
+
+def test_a_polygon_is_its_box_and_a_score_is_left_out(tmp_path: Path) -> None:
+    polygon = "0 0.25 0.25 0.75 0.25 0.5 0.75"
+    split = read(write(tmp_path, polygon, "1 0.5 0.5 0.5 0.5 0.9", "1 0.5 0.5 0.5 0.5 0.9"))
+    assert split.boxes_xywh_px.tolist() == [[24, 16, 48, 32], [24, 16, 48, 32]]
+    assert split.mended == {
+        "polygons read as their boxes": 1,
+        "numbers behind the box left out": 1,
+        "lines that repeat another dropped": 1,
+    }
+
+
+def test_fractions_are_of_the_upright_image(tmp_path: Path) -> None:
+    write(tmp_path, "0 0.5 0.25 1 0.5")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    draw(tmp_path / "images" / "a.jpg", exif=exif.tobytes())
+    split = read(tmp_path)
+    assert split.sizes_px.tolist()[0] == [HEIGHT_PX, WIDTH_PX]
+    assert split.boxes_xywh_px.tolist() == [[0, 0, HEIGHT_PX, WIDTH_PX / 2]]
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("0 48 32 20 20", "a box in pixels? YOLO's are fractions of the image"),
+        ("red 0.5 0.5 0.1 0.1", "which is not a class and numbers"),
+        ("0 0.5 0.5 0.1", "which is not a class from 0 on and a box of 4 numbers"),
+        ("0.5 0.5 0.5 0.1 0.1", "which is not a class from 0 on"),
+        ("0 nan 0.5 0.1 0.1", "which is not a class from 0 on"),
+        ("7 0.5 0.5 0.1 0.1", "has category_id 7, but no category has that id"),
+    ],
+)
+def test_a_line_that_is_no_box_is_named(line: str, complaint: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as refused:
+        read(write(tmp_path, "0 0.5 0.5 0.5 0.5", line))
+    assert complaint in str(refused.value) and "labels/a.txt, line 2" in str(refused.value)
+
+
+def test_classes_without_names_are_numbered(tmp_path: Path) -> None:
+    split = read(write(tmp_path, "2 0.5 0.5 0.5 0.5", names=""))
+    assert [category.name for category in split.categories] == ["class 0", "class 1", "class 2"]
+    assert split.mended == {"classes without a name numbered": 1}
+
+
+@pytest.mark.parametrize("names", ["{0: red, 1: green}", "[red, green]", "\"['red', 'green']\"", "\n- red\n- green"])
+def test_names_of_a_data_yaml(names: str, tmp_path: Path) -> None:
+    write(tmp_path, "1 0.5 0.5 0.5 0.5", names="")
+    (tmp_path / "data.yaml").write_text(f"train: images\nval: images\nnames: {names}\n")
+    split = read_source(find_named(tmp_path, "train"))
+    assert [category.name for category in split.categories] == ["red", "green"]
+    assert np.array_equal(split.labels, [2])
+
+
+def test_a_data_yaml_that_is_none_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "0 0.5 0.5 0.5 0.5")
+    (tmp_path / "data.yaml").write_text("names: [red\ntrain: images")
+    with pytest.raises(InputError, match=r"data\.yaml: not valid YAML"):
+        find_named(tmp_path, "train")
