@@ -60,8 +60,7 @@ def test_no_such_folder(refused_training: Refusal, tmp_path: Path) -> None:
 
 
 def test_no_images(refused_training: Refusal, tmp_path: Path) -> None:
-    line = refused_training(tmp_path)
-    assert str(tmp_path / "train2017") in line and str(tmp_path / "images" / "train2017") in line
+    assert f"{tmp_path}: no annotations were found" in refused_training(tmp_path)
 
 
 @pytest.mark.parametrize("split", ["train2017", "val2017"])
@@ -97,15 +96,11 @@ def absent_image(document: dict[str, Any]) -> None:
 
 
 def image_outside(document: dict[str, Any]) -> None:
-    document["images"][0]["file_name"] = "../val2017/" + document["images"][0]["file_name"]
+    document["images"][0]["file_name"] = "../val2017/not-" + document["images"][0]["file_name"]
 
 
 def repeated_image_id(document: dict[str, Any]) -> None:
     document["images"][1]["id"] = document["images"][0]["id"]
-
-
-def repeated_annotation_id(document: dict[str, Any]) -> None:
-    document["annotations"][1]["id"] = document["annotations"][0]["id"]
 
 
 def repeated_category_id(document: dict[str, Any]) -> None:
@@ -128,7 +123,6 @@ def no_box(document: dict[str, Any]) -> None:
         (absent_image, "'absent.jpg'"),
         (image_outside, "images[0] has file_name '../val2017/"),
         (repeated_image_id, "images[1] repeats 'id'"),
-        (repeated_annotation_id, "annotations[1] repeats 'id'"),
         (repeated_category_id, "categories[1] repeats 'id'"),
         (no_categories, "'categories' is missing"),
         (no_box, "annotations[0] has no 'bbox'"),
@@ -185,7 +179,8 @@ def test_bad_boxes_are_counted_in_one_warning(
     json_file = tmp_path / "metrics.json"
     assert main.main(["evaluate", "--data", str(data_copy), *flags, "--device", "cpu", "--json", str(json_file)]) == 0
     assert capfd.readouterr().err == (
-        f"warning: {file}: boxes that are not finite dropped: 1, zero-size boxes dropped: 2, "
+        f"warning: {file}: boxes that are not finite dropped: 1, zero-size boxes dropped: 1, "
+        "boxes of negative size (corners exchanged?) dropped: 1, "
         "boxes outside the image dropped: 1, boxes clipped to the image: 1\n"
     )
     metrics = json.loads(json_file.read_text())

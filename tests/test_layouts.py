@@ -87,6 +87,15 @@ def test_the_held_out_share_is_stated_and_always_the_same(tmp_path: Path) -> Non
     assert len(read_source(find_named(tmp_path, "labels"))) == 50
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_nothing_is_held_out_where_annotations_of_another_split_lack(split: str, tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    file = tmp_path / "annotations" / f"instances_{split}.json"
+    file.unlink()
+    with pytest.raises(InputError, match=f"{file}: no such annotation file, but .*images/{split} is; put"):
+        find_both(tmp_path, NONE, NONE)
+
+
 def test_names_that_do_not_tell_are_not_guessed(tmp_path: Path) -> None:
     for name in ("north", "south"):
         write_json(tmp_path / f"{name}.json", document_of([name]))

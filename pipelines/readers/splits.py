@@ -102,6 +102,7 @@ def find_both(data_folder: Path, train: SplitFlags, val: SplitFlags) -> tuple[So
         return find_split(data_folder, train._replace(split=name)), val_source
     if len(found) == 1:
         (name,) = found
+        _require_no_images_of_another(data_folder, name)
         return _parts(find_split(data_folder, train._replace(split=name)))
     train_name = _first(list(found), TRAIN_NAMES)
     val_name = _first([name for name in found if name != train_name], VAL_NAMES)
@@ -113,6 +114,21 @@ def find_both(data_folder: Path, train: SplitFlags, val: SplitFlags) -> tuple[So
         find_split(data_folder, train._replace(split=train_name)),
         find_split(data_folder, val._replace(split=val_name)),
     )
+
+
+def _require_no_images_of_another(data_folder: Path, only: str) -> None:
+    """Raises InputError where a folder is named as another split than the only one that was found: then that split's
+    annotations lack, and nothing is to be held out."""
+    root = _behind_lone_folders(data_folder)
+    if only.lower() not in (*TRAIN_NAMES, *VAL_NAMES):
+        return
+    for name in TRAIN_NAMES if only.lower() in VAL_NAMES else VAL_NAMES:
+        for folder in (root / name, root / "images" / name):
+            if os.path.isdir(folder):
+                raise InputError(
+                    f"{root / 'annotations' / f'instances_{name}.json'}: no such annotation file, but {folder} is; "
+                    f"put it there, name it by a flag, or pass {only!r} as both splits"
+                )
 
 
 def held_out_text(source: Source) -> str:
