@@ -74,6 +74,29 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     assert checkpoint.load(file)["data"]["compress"] is not None
 
 
+@pytest.mark.slow
+def test_a_thinned_model_trains_on_and_resumes(demo_checkpoint: Path, tmp_path: Path) -> None:
+    content = checkpoint.load(demo_checkpoint)
+    content["model"]["extra_blocks.0.0.weight"][:128] = 0
+    checkpoint.save(tmp_path / "sparse.pt", content)
+    thin, run = tmp_path / "thin.pt", tmp_path / "run"
+    data = write_small_data(tmp_path / "demo")
+    command: list[object] = ["--data", data, "--data_pipeline", "no_dali", *SETTINGS, "--output", run]
+    run_all(
+        [
+            ["thin", "--checkpoint", tmp_path / "sparse.pt", "--output", thin],
+            [*command, "--checkpoint", thin, "--epochs", 1],
+            [*command, "--checkpoint", thin, "--epochs", 2, "--resume", "auto"],
+        ],
+        1,
+    )
+    last = last_of(run)
+    before, after = checkpoint.load(thin), checkpoint.build_model(last, run).state_dict()
+    assert last["step"] == 6 and last["channels"] == before["channels"] != {}
+    assert len(after["extra_blocks.0.0.weight"]) < 256
+    assert all((after[name] != value).any() for name, value in before["model"].items() if name.endswith("weight"))
+
+
 def test_a_schedule_that_does_not_fit_is_refused_before_training(
     demo_data: Path, schedule: Path, tmp_path: Path, refusal
 ) -> None:
