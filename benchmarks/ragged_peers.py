@@ -33,7 +33,7 @@ from pipelines.annotations import Annotations  # noqa: E402
 from pipelines.order import TrainingOrder  # noqa: E402
 from pipelines.readers.coco import read_annotations  # noqa: E402
 from ssd.distributed import Ranks  # noqa: E402
-from ssd.environment import hardware, versions  # noqa: E402
+from ssd.environment import git_revision, hardware, versions  # noqa: E402
 from ssd.host_memory import keep_freed_memory  # noqa: E402
 from ssd.views import ShortSideView  # noqa: E402
 
@@ -135,7 +135,7 @@ def main() -> None:
             "short_side_px": options.short_side,
         }
         about |= {"rounds": options.rounds, "timed_batches": options.batches}
-        about |= {"hardware": hardware(HERE.device), "versions": versions()}
+        about |= {"hardware": hardware(HERE.device), "versions": versions(), "git_revision": git_revision()}
         speed.write_json(options.json, {name: [median] for name, median in medians.items()}, about)
 
 

@@ -30,7 +30,7 @@ from torchvision_models import NUM_CLASSES, batch_of, their_model, their_targets
 from ssd.detectors.torchvision.builders import build  # noqa: E402
 from ssd.detectors.torchvision.detector import TORCHVISION  # noqa: E402
 from ssd.detectors.torchvision.names import settings_of  # noqa: E402
-from ssd.environment import hardware, versions  # noqa: E402
+from ssd.environment import git_revision, hardware, versions  # noqa: E402
 
 FAMILIES = ("retinanet", "fasterrcnn")
 
@@ -93,6 +93,7 @@ def main() -> None:
         "results": results,
         "hardware": hardware(torch.device("cpu")),
         "versions": versions(),
+        "git_revision": git_revision(),
     }
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")

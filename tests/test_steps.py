@@ -120,6 +120,7 @@ from ssd.config import Config
 from ssd.distributed import process_group
 from ssd.training.build import build_training
 from ssd.training.step import build_step
+from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.detectors.ssd300.synthetic import synthetic_batch
 
 with process_group("cpu") as ranks:

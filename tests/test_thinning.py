@@ -112,6 +112,7 @@ def test_all_that_is_left_learns() -> None:
     before = [p.detach().clone() for p in smaller.parameters()]
     labels = torch.zeros(2, 8732, dtype=torch.int64)
     labels[:, ::50] = 1
+    labels[:, -1] = 1  # of the last feature map
     batch = MatchedBatch(images(2), torch.rand(2, 8732, 4), labels, torch.zeros(2))
     torch.stack([*ssd_losses(smaller, batch).values()]).sum().backward()
     torch.optim.SGD(smaller.parameters(), lr=0.1).step()
