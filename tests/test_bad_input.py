@@ -274,8 +274,12 @@ def test_checkpoint_of_another_number_of_classes(
     demo_run_checkpoint: Path,
     edit_annotations: Edit,
 ) -> None:
+    def with_a_zeppelin(document: dict[str, Any]) -> None:
+        document["categories"].append({"id": 99, "name": "zeppelin"})
+        document["annotations"][0]["category_id"] = 99  # without a box it would not matter to an evaluation
+
     for split in ("train2017", "val2017"):
-        edit_annotations(data_copy, split, lambda d: d["categories"].append({"id": 99, "name": "zeppelin"}))
+        edit_annotations(data_copy, split, with_a_zeppelin)
     for line in (
         refused_evaluation(data_copy, demo_run_checkpoint),
         refused_training(data_copy, "--resume", demo_run_checkpoint, "--seed", "1"),

@@ -1,5 +1,6 @@
 """DALI's graph for a GPU, as far as it can be held without one: its operators, and what they make on a CPU."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def operators(ranks: Ranks) -> list[tuple[str, dict[str, list[Any]]]]:
         shuffle_seed=0,
         ranks=ranks,
         view=VIEW,
+        upright=False,
         batch_size=1,
         num_threads=1,
         seed=0,
@@ -115,7 +117,7 @@ def test_its_batches_are_those_of_the_cpu_graph(
 ) -> None:
     """On CPU operators. All that is drawn is the same, and pixels within 2/255 on average in every image, as when a GPU
     decodes; far less is seen, as crops in the resize look beyond their edges."""
-    split = read_annotations(demo_data, "train2017")
+    split = replace(read_annotations(demo_data, "train2017"), was_looked_at=True)
     settings = AUGMENTATIONS[augmentation]
 
     def first_batches(ranks: Ranks) -> list[list[Any]]:
@@ -134,7 +136,9 @@ def test_its_batches_are_those_of_the_cpu_graph(
 
     expected = first_batches(CPU)
     options = dict(output_type=types.RGB, adjust_orientation=False, jpeg_fancy_upsampling=True)
-    monkeypatch.setattr(graph, "decode_on_gpu", lambda encoded: fn.decoders.image(encoded, device="cpu", **options))
+    monkeypatch.setattr(
+        graph, "decode_on_gpu", lambda encoded, upright: fn.decoders.image(encoded, device="cpu", **options)
+    )
     monkeypatch.setattr(data_node.DataNode, "gpu", lambda node: node)
     monkeypatch.setattr(loaders, "_device_id", lambda ranks: None)
     found = first_batches(Ranks(0, 0, 1, torch.device("cuda", 0)))
@@ -156,6 +160,7 @@ def ragged_pipeline(batch: list[Sample], encoded: list[np.ndarray], ranks: Ranks
         source=lambda: short_side_graph.inputs_of(batch, encoded, view),
         view=view,
         ranks=ranks,
+        upright=False,
         batch_size=len(batch),
         num_threads=1,
         device_id=None,
@@ -179,7 +184,7 @@ def test_its_ragged_batches_are_those_of_torch(
     view = ragged_data.VIEW._replace(antialias=antialias)
     options = dict(output_type=types.RGB, adjust_orientation=False, jpeg_fancy_upsampling=True)
     monkeypatch.setattr(
-        short_side_graph, "decode_on_gpu", lambda encoded: fn.decoders.image(encoded, device="cpu", **options)
+        short_side_graph, "decode_on_gpu", lambda encoded, upright: fn.decoders.image(encoded, device="cpu", **options)
     )
     for batch in evaluation_batches(split, view, batch_size=6, ranks=CPU):
         batch = [sample._replace(flip=number % 2 == 1) for number, sample in enumerate(batch)]
