@@ -337,6 +337,7 @@ def dali_output(on: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
 
 class Images:
     image_ids = np.array([40, 41])
+    is_upright = False
 
     def trainable_indices(self) -> np.ndarray:
         return np.arange(2)

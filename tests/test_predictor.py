@@ -71,7 +71,7 @@ def test_predict_finds_what_evaluate_finds(demo_checkpoint: Path, demo_data: Pat
     from ssd.evaluation.detect import detect_split
 
     config = Config(data=str(demo_data), score_threshold=0.2, device="cpu")
-    split, here = read_split(config, "val2017"), Ranks(0, 0, 1, torch.device("cpu"))
+    split, here = read_split(config, "val"), Ranks(0, 0, 1, torch.device("cpu"))
     loader = pipelines.build_eval("no_dali", split, batch_size=8, num_workers=0, ranks=here, view=VIEW)
     model = ssd.load(demo_checkpoint, device="cpu")._model
     expected = detect_split(model, loader, split.ground_truth(), config, here)
