@@ -31,6 +31,8 @@ from pipelines.annotations import Annotations  # noqa: E402
 from pipelines.dali import loaders  # noqa: E402
 from pipelines.readers.coco import read_annotations  # noqa: E402
 from ssd.detectors.ssd300 import anchors  # noqa: E402
+from ssd.detectors.ssd300.settings import SSD300Settings  # noqa: E402
+from ssd.detectors.table import view_of  # noqa: E402
 from ssd.distributed import Ranks  # noqa: E402
 from ssd.environment import git_revision, hardware, versions  # noqa: E402
 from ssd.host_memory import keep_freed_memory  # noqa: E402
@@ -132,11 +134,11 @@ def main() -> None:
     keep_freed_memory()  # as main.py does on a CPU; the peers have it too
     annotations = read_annotations(options.data, options.split)
     ranks = Ranks(0, 0, 1, torch.device("cpu"))
-    size, workers = options.batch_size, options.workers
+    size, workers, view = options.batch_size, options.workers, view_of(SSD300Settings())
     sources = {
-        "decode_only": lambda: speed.batches_of("decode_only", annotations, size, workers, ranks),
-        "no_dali": lambda: speed.batches_of("no_dali", annotations, size, workers, ranks),
-        "dali": lambda: speed.batches_of("dali", annotations, size, workers, ranks),
+        "decode_only": lambda: speed.batches_of("decode_only", annotations, view, size, workers, ranks),
+        "no_dali": lambda: speed.batches_of("no_dali", annotations, view, size, workers, ranks),
+        "dali": lambda: speed.batches_of("dali", annotations, view, size, workers, ranks),
         "dali_example": lambda: dali_example_batches(annotations, size, workers),
     }
     if options.dle:

@@ -33,7 +33,10 @@ from ssd.checkpoints import (
     conversion,  # noqa: E402
 )
 from ssd.config import Config  # noqa: E402
+from ssd.detectors.ssd300.detector import view  # noqa: E402
+from ssd.detectors.ssd300.export import exportable  # noqa: E402
 from ssd.detectors.ssd300.postprocess import detect  # noqa: E402
+from ssd.detectors.ssd300.settings import SSD300Settings  # noqa: E402
 from ssd.environment import git_revision, hardware, versions  # noqa: E402
 from ssd.images import normalise  # noqa: E402
 from ssd.inference import export  # noqa: E402
@@ -46,8 +49,9 @@ SETTINGS = {"score_threshold": 0.05, "nms_iou": 0.5, "max_per_class": 200, "max_
 def forms(file: Path, threads: int) -> dict[str, Callable[[Tensor], Detections]]:
     """By name: B x 3 x 300 x 300 uint8 -> Detections."""
     config = Config(**SETTINGS)
-    model = checkpoint.build_model(conversion.load(file), file).eval()
-    program = export.to_program(export.Exportable(model, config).eval())
+    content = conversion.load(file)
+    model = checkpoint.build_model(content, file).eval()
+    program = export.to_program(exportable(model, checkpoint.settings_of(content), config.thresholds))
     with tempfile.TemporaryDirectory() as folder:
         export.export(file, Path(folder, "ssd.onnx"), "onnx", config)
         options = onnxruntime.SessionOptions()
@@ -58,7 +62,7 @@ def forms(file: Path, threads: int) -> dict[str, Callable[[Tensor], Detections]]
     compiled = torch.compile(model)
 
     def in_onnx(images: Tensor) -> Detections:
-        return Detections(*map(torch.from_numpy, session.run(None, {export.INPUT_NAME: images.numpy()})))
+        return Detections(*map(torch.from_numpy, session.run(None, {"images": images.numpy()})))
 
     def with_model(run: Callable[[Tensor], Detections]) -> Callable[[Tensor], Detections]:
         return lambda images: detect(run(normalise(images.contiguous(memory_format=torch.channels_last))), **SETTINGS)
@@ -96,7 +100,9 @@ def main() -> None:
 
     torch.set_num_threads(options.threads)
     files = find_images([options.images], Path("nowhere"))[: max(options.batch_sizes)]
-    pixels = torch.stack([torch.from_numpy(model_input(file).pixels) for file in files]).permute(0, 3, 1, 2)
+    pixels = torch.stack(
+        [torch.from_numpy(model_input(file, view(SSD300Settings())).pixels) for file in files]
+    ).permute(0, 3, 1, 2)
     found: dict[str, dict[str, float]] = {}
     differing: dict[str, int] = {}
     runs = forms(options.checkpoint, options.threads)

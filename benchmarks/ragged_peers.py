@@ -94,7 +94,7 @@ def main() -> None:
         "torchvision": lambda: torchvision_batches(annotations, view, size, workers),
         "no_dali": lambda: ours("no_dali"),
         "dali": lambda: ours("dali"),
-        "decode_only": lambda: speed.batches_of("decode_only", annotations, size, workers, HERE),
+        "decode_only": lambda: speed.batches_of("decode_only", annotations, view, size, workers, HERE),
     }
     rounds: dict[str, list[speed.Speed]] = {name: [] for name in sources}
     for number in range(options.rounds):
