@@ -1,4 +1,4 @@
-"""SSD300 object detection: the detector and everything that trains and judges it."""
+"""Object detection: the detectors, and everything that trains and judges them."""
 
 import os
 from typing import TYPE_CHECKING

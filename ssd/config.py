@@ -150,8 +150,13 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Flat: the detector's name, its own settings and those of the run."""
-        of_detector = {name: value for name, value in asdict(self.detector).items() if name != "builder"}
-        return {"detector": self.detector.name, **of_detector, **_without_detector(asdict(self))}
+        common = {name: value for name, value in asdict(self).items() if name != "detector"}
+        return {**self.of_detector(), **common}
+
+    def of_detector(self) -> dict[str, Any]:
+        """The detector's name and its own settings."""
+        own = {name: value for name, value in asdict(self.detector).items() if name != "builder"}
+        return {"detector": self.detector.name, **own}
 
     def with_detector(self, settings: Any) -> "Config":
         return replace(self, detector=settings)
@@ -162,10 +167,6 @@ class Config:
         detector = replace(self.detector, **{name: settings[name] for name in own})
         common = {name: value for name, value in settings.items() if name not in own}
         return replace(self, **{"detector": detector, **common})
-
-
-def _without_detector(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name != "detector"}
 
 
 class Recipe(Protocol):

@@ -11,7 +11,7 @@ from ssd.detectors.table import DETECTORS
 from ssd.files import written_whole
 from ssd.weight_files import ABOUT_KEY, read_any
 
-_A_MODEL = "a checkpoint of this program or of NVIDIA's DLE SSD"
+_A_MODEL = "a checkpoint of this program, of NVIDIA's DLE SSD or of torchvision"
 
 
 def load(file: Path) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def train_parser(settings: Any = Config.detector) -> Parser:
     )  # fmt: skip
     flag(
         group, "--checkpoint", dest="checkpoint", metavar="FILE",
-        help="fine-tune from this: a run's, NVIDIA's DLE SSD, or of convert; classes may differ",
+        help="fine-tune from this: a run's, NVIDIA's DLE SSD, torchvision's, or of convert; classes may differ",
     )  # fmt: skip
     flag(
         group, "--freeze-backbone", dest="freeze_backbone", action="store_true",

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -240,7 +240,7 @@ def _judge(training: Training, showcase: Showcase, config: Config, ranks: Ranks)
 
 def _write_results(run: Run, results: dict[str, Any], config: Config, val_split: Annotations) -> None:
     about = {"val_images": len(val_split), "val_images_left_out": val_split.num_left_out}
-    of_detector = {"detector": config.detector.name, **asdict(config.detector)}
+    of_detector = config.of_detector()
     run.write_results({**results, **about, "seed": config.seed, "data_pipeline": config.data_pipeline, **of_detector})
     run.show_metrics(results, f"{data_name(config)} {config.val_split}, {results['train_seconds'] / 60:.1f} minutes")
     if _is_as_published(config, val_split, results):

@@ -20,7 +20,7 @@ TRAINING_EXIT_CODES = (
     "exit codes: 0 done, 1 --target not reached, MLPerf log not compliant, loss infinite for good or --timeout,\n"
     "2 bad input, 3 another rank lost, 75 asked to end by SIGTERM or SIGUSR1 (saved; --resume auto), 130 interrupted"
 )
-CHECKPOINT_HELP = "a run's checkpoints/best.pt or last.pt, NVIDIA's DLE SSD, or of convert"
+CHECKPOINT_HELP = "a run's checkpoints/best.pt or last.pt, NVIDIA's DLE SSD, torchvision's, or of convert"
 
 
 CONSOLE_COMMAND = "ssd-dali"
