@@ -1,6 +1,5 @@
-"""Twenty epochs of images leave each data path's memory, workers included, where the warm-up had it."""
+"""Each data path's memory, workers included, stops growing and stays."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +11,14 @@ from pipelines.demo.data_set import write_demo_data
 from ssd.config import DATA_PIPELINES
 
 ROOT = Path(__file__).parents[1]
-EPOCHS, WARM_UP_EPOCHS = 30, 10  # the allocator has seen its largest blocks by then
+# A leak goes on for ever. An allocator ends once it has seen its largest blocks, and when that is depends on the
+# machine: on one it took 3 epochs, on a busy one more than 25. So we wait for a flat stretch, and not too long.
+FLAT_EPOCHS, MAX_EPOCHS = 20, 120
 # A batch kept by mistake each epoch would be 17 MiB an epoch; sixteen images' pixels, 4.
 MAX_SLOPE_MIB_AN_EPOCH = 0.5
 
 SCRIPT = """
-import json, sys
+import sys
 from itertools import islice
 from pathlib import Path
 import torch
@@ -30,17 +31,15 @@ from ssd.distributed import Ranks
 from ssd.host_memory import keep_freed_memory
 
 keep_freed_memory()  # as a run on a CPU does
-name, data, epochs = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+name, data = sys.argv[1], Path(sys.argv[2])
 torch.set_num_threads(1)
 loader = pipelines.build_train(
     name, read_annotations(data, "train2017"), batch_size=16, num_workers=1, seed=0,
     ranks=Ranks(0, 0, 1, torch.device("cpu")), view=view_of(SSD300Settings()))
 batches = loader.batches(0)
-resident = []
-for _ in range(epochs):
+while True:
     # The least of the epoch: allocators breathe, by 50 MiB here, but what leaks does not come down again.
-    resident.append(min(memory_mib() for _ in islice(batches, loader.steps_per_epoch)))
-print(json.dumps(resident))
+    print(min(memory_mib() for _ in islice(batches, loader.steps_per_epoch)), flush=True)
 """
 
 
@@ -56,11 +55,17 @@ def least_slope(resident_mib: np.ndarray) -> float:
     return min(slopes)
 
 
+def is_flat(resident_mib: list[float]) -> bool:
+    stretch_mib = np.array(resident_mib[-FLAT_EPOCHS:])
+    return len(stretch_mib) == FLAT_EPOCHS and least_slope(stretch_mib) < MAX_SLOPE_MIB_AN_EPOCH
+
+
 def test_a_leak_has_a_slope_where_a_block_has_none() -> None:
-    epochs, noise = np.arange(EPOCHS - WARM_UP_EPOCHS), np.random.default_rng(0).normal(0, 0.3, EPOCHS - WARM_UP_EPOCHS)
-    assert least_slope(600 + epochs + noise) > MAX_SLOPE_MIB_AN_EPOCH
-    assert least_slope(600 + 20 * (epochs > 5) + noise) < MAX_SLOPE_MIB_AN_EPOCH
-    assert least_slope(600 + 20 * (epochs > 12) + noise) < MAX_SLOPE_MIB_AN_EPOCH
+    epochs, noise = np.arange(MAX_EPOCHS), np.random.default_rng(0).normal(0, 0.3, MAX_EPOCHS)
+    leak, block = 600 + epochs + noise, 600 + 20 * (epochs > 5) + noise
+    assert not any(is_flat(list(leak[:end])) for end in range(MAX_EPOCHS))
+    assert is_flat(list(block[:FLAT_EPOCHS]))
+    assert not is_flat(list(block[: FLAT_EPOCHS - 1]))  # too short to say
 
 
 @pytest.mark.slow
@@ -69,13 +74,14 @@ def test_memory_is_flat(name: str, tmp_path: Path) -> None:
     if name == "dali":
         pytest.importorskip("nvidia.dali", reason="DALI is not installed")
     data = write_demo_data(tmp_path / "demo", train_images=70, val_images=1)  # four batches an epoch
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, name, str(data), str(EPOCHS)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    resident_mib = np.array(json.loads(done.stdout))[WARM_UP_EPOCHS:]
-    assert least_slope(resident_mib) < MAX_SLOPE_MIB_AN_EPOCH, resident_mib
+    resident_mib: list[float] = []
+    with subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, name, str(data)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            resident_mib.append(float(line))
+            if is_flat(resident_mib) or len(resident_mib) == MAX_EPOCHS:
+                break
+        process.terminate()
+    assert is_flat(resident_mib), resident_mib
