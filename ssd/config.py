@@ -63,6 +63,8 @@ class Config:
     """Leave the backbone's weights and its batch norm's statistics as they are; all else trains."""
 
     epochs: int = 65
+    steps: int | None = None
+    """The length of the run in the place of epochs; multistep and evaluation then count steps too."""
     batch_size: int = 32
     """Images a step on each rank."""
     accumulate: int = 1
@@ -80,10 +82,12 @@ class Config:
     """Decay in [0, 1) of the weights' moving average, which is then evaluated and saved."""
     warmup: int = 0
     """Steps over which the rate rises linearly."""
+    warmup_factor: float | None = None
+    """The share of the rate that the warm-up starts from, such as Detectron's 1/3; None is one step's share."""
     schedule: str = "multistep"
     """One of SCHEDULES: how the rate falls, in steps of a tenth or by half a cosine to 0 at the end of the run."""
     multistep: tuple[int, ...] = (43, 54)
-    """The rate falls to a tenth after each of these epochs."""
+    """The rate falls to a tenth after each of these epochs, or steps."""
     seed: int | None = None
     """None draws one, which config.json then records."""
 
@@ -99,7 +103,7 @@ class Config:
     """One of GRADIENT_COMPRESSIONS: what ranks send each other, float32 as computed or bfloat16."""
 
     evaluation: tuple[int, ...] = (21, 31, 37, 42, 48, 53, 59, 64)
-    """Evaluate after these epochs; after the last epoch always."""
+    """Evaluate after these epochs, or steps; at the end always."""
     eval_batch_size: int = 32
     target: float | None = None
     """AP in [0, 1] that ends the run."""
@@ -162,7 +166,14 @@ class Config:
         return replace(self, detector=settings)
 
     def overlaid(self, settings: dict[str, Any]) -> "Config":
-        """With these settings, by their flat names: the detector's own go into `detector`."""
+        """With these settings, by their flat names: the detector's own go into `detector`.
+
+        Where steps take the place of epochs, what is told in epochs and not given anew keeps its share of the run.
+        """
+        if (steps := settings.get("steps")) and self.steps is None:
+            shares = {name: tuple(max(1, round(steps * epoch / self.epochs)) for epoch in getattr(self, name))
+                      for name in ("multistep", "evaluation")}  # fmt: skip
+            settings = {**shares, **settings}
         own = {field.name for field in fields(self.detector)} & settings.keys()
         detector = replace(self.detector, **{name: settings[name] for name in own})
         common = {name: value for name, value in settings.items() if name not in own}

@@ -354,7 +354,7 @@ def test_a_signal_saves_at_the_steps_end_and_changes_nothing(stop: int, number: 
         run_training(training, tmp_path / "run", interrupt_at(stop, training, number), aps=[0.2] * (stop > 3))
     assert signal.getsignal(number) == before
     last = checkpoint.load_run(tmp_path / "run" / "checkpoints" / "last.pt")
-    assert last["step"] == stop and last["judged_epoch"] == (stop > 3)  # of step 6, the evaluation is yet to come
+    assert last["step"] == stop and last["judged_step"] == 3 * (stop > 3)  # of step 6, the evaluation is yet to come
 
     training, loader = resumed(tmp_path / "run" / "checkpoints" / "last.pt", **settings)
     results, _ = run_training(training, tmp_path / "run", loader, aps=[0.2, 0.1][stop > 3 :])
@@ -399,7 +399,7 @@ def test_a_kill_in_an_evaluation_repeats_the_evaluation_only(tmp_path: Path) -> 
     with pytest.raises(Killed):
         train(new_training(**settings), Loader(), Judge(die, len), Run(tmp_path, CPU), UNOFFICIAL, DESCRIBE)
     training, loader = resumed(kept(tmp_path)[0], **settings)
-    assert (training.step, training.judged_epoch) == (3, 0)
+    assert (training.step, training.judged_step) == (3, 0)
     run_training(training, tmp_path, loader, aps=[0.5, 0.4])
     assert [(line["epoch"], line["AP"]) for line in log_of(tmp_path, "evaluation")] == [(1, 0.5), (2, 0.4)]
     assert checkpoint.load_run(tmp_path / "checkpoints" / "best.pt")["step"] == 3

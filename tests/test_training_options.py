@@ -220,8 +220,8 @@ def test_clipping_still_skips_what_is_not_finite() -> None:
 
 
 def cosine(step: int, **settings: Any) -> float:
-    plain: dict[str, Any] = {"base_lr": 0.08, "global_batch_size": 32, "steps_per_epoch": 10, "warmup_steps": 0}
-    return lr_at(step, **{**plain, "multistep": (1,), "cosine_steps": 40, **settings})
+    plain: dict[str, Any] = {"base_lr": 0.08, "global_batch_size": 32, "warmup_steps": 0}
+    return lr_at(step, **{**plain, "falls": (10,), "cosine_steps": 40, **settings})
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from ssd.compression.lr_rates import rates_of
 from ssd.compression.pruners import Span
 from ssd.compression.rules import NEEDS_GRADIENTS, Call, Memory, new_masks
 from ssd.distributed import Ranks
+from ssd.schedule import warmth_at
 
 _Losses = dict[str, Tensor]
 
@@ -26,8 +27,8 @@ _Losses = dict[str, Tensor]
 class Compression:
     """A `training.state.Companion`. notes: what the user should know of the schedule.
 
-    model, average: what trains, and its moving average if there is one. base_lr, warmup_steps: of the run, for the
-    rates of a schedule that has its own.
+    model, average: what trains, and its moving average if there is one. base_lr, warmup (steps, factor): of the run,
+    for the rates of a schedule that has its own.
     """
 
     name = "compression"
@@ -42,15 +43,10 @@ class Compression:
         steps_per_epoch: int,
         num_epochs: int,
         base_lr: float,
-        warmup_steps: int,
+        warmup: tuple[int, float | None],
         seed: int,
     ) -> None:
-        self.schedule, self.ranks, self.steps_per_epoch, self.warmup_steps = (
-            schedule,
-            ranks,
-            steps_per_epoch,
-            warmup_steps,
-        )
+        self.schedule, self.ranks, self.steps_per_epoch, self.warmup = schedule, ranks, steps_per_epoch, warmup
         bound, self.notes = bind(schedule, model, num_epochs)
         self.pruners = [each for each in bound if each.policy.kind == "pruner"]
         self.regularizers = [each for each in bound if each.policy.kind == "regularizer"]
@@ -94,8 +90,7 @@ class Compression:
                     self.dense[name] = self.weights[name].detach().clone()
         if self.rates is None:
             return lr
-        warmth = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
-        return self.rates[min(epoch, len(self.rates) - 1)] * warmth
+        return self.rates[min(epoch, len(self.rates) - 1)] * warmth_at(step, *self.warmup)
 
     @torch.no_grad()
     def before_optimizer(self, *_: Any) -> None:

@@ -250,6 +250,11 @@ def config_of(flags: dict[str, Any], base: Config, *, needs_data: bool = True) -
     if config.schedule == "cosine" and ("multistep" in flags or config.mlperf):
         other = "--multistep" if "multistep" in flags else "--mlperf"
         raise InputError(f"--schedule cosine and {other} exclude each other; pass one")
+    if config.steps and ("epochs" in flags or config.mlperf):
+        other = "--epochs" if "epochs" in flags else "--mlperf"
+        raise InputError(f"--steps and {other}: this run's length is {config.steps} steps; leave one of them out")
+    if config.warmup_factor is not None and not config.warmup:
+        raise InputError("--warmup-factor says nothing without --warmup; pass both or neither")
     if config.batch_size % config.accumulate or config.batch_size // config.accumulate < 2:
         raise InputError(
             f"--accumulate {config.accumulate}: does not part a batch of {config.batch_size} into equal parts of two "

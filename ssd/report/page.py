@@ -70,8 +70,15 @@ def _about(history: History) -> str:
     title = history.config.get("detector") or f"SSD300-{settings['backbone']}"
     return (
         f"{title} on {Path(settings['data']).name}, {settings['data_pipeline']}, "
-        f"{history.config['world_size']} × {device}, {history.steps[-1]['epoch']:.4g} of {settings['epochs']} epochs"
+        f"{history.config['world_size']} × {device}, {_so_far(history)}"
     )
+
+
+def _so_far(history: History) -> str:
+    last, settings = history.steps[-1], history.config["settings"]
+    if settings.get("steps"):
+        return f"{last['step']} of {settings['steps']} steps"
+    return f"{last['epoch']:.4g} of {settings['epochs']} epochs"
 
 
 def _headline(history: History) -> list[tuple[str, str]]:
@@ -83,7 +90,7 @@ def _headline(history: History) -> list[tuple[str, str]]:
         cards += [(_score(judged[name]), name) for name in ("AP", "AP50", "AP75")]
         best = max(history.evaluations, key=lambda line: float(line["AP"]))
         if best["AP"] > judged["AP"]:
-            cards.append((_score(best["AP"]), f"best AP, epoch {best['epoch']}"))
+            cards.append((_score(best["AP"]), f"best AP, epoch {best['epoch']:.4g}"))
     speed = (history.results or last)["images_per_second"]
     waited = sum(line["data_wait_s"] for line in history.steps)
     images = {"loss": last["loss"], "images a second": speed}
@@ -130,7 +137,7 @@ def _cells(row: Sequence[str]) -> str:
 
 def _results(histories: Sequence[History]) -> str:
     rows = [
-        [history.name, str(line["epoch"]), *(_score(line[name]) for name in METRIC_NAMES)]
+        [history.name, f"{line['epoch']:.4g}", *(_score(line[name]) for name in METRIC_NAMES)]
         for history in histories
         for line in history.evaluations[-1:]
     ]
