@@ -8,8 +8,8 @@ import pytest
 import torch
 from runs import assert_equal
 from schedules import schedule_of
-from test_train import CPU, DESCRIBE, UNOFFICIAL, Loader, losses_of, on_two_ranks
 from torch import Tensor, nn
+from toy_training import CPU, DESCRIBE, UNOFFICIAL, Loader, losses_of, on_two_ranks
 
 from ssd.batch import MatchedBatch
 from ssd.checkpoints import checkpoint

@@ -14,7 +14,8 @@ import numpy as np
 import psutil
 import pytest
 from runs import ENVIRONMENT, ROOT, log_of
-from test_train import (
+from torch import Tensor
+from toy_training import (
     CPU,
     DESCRIBE,
     UNOFFICIAL,
@@ -26,7 +27,6 @@ from test_train import (
     resumed,
     weights_of,
 )
-from torch import Tensor
 
 from ssd.checkpoints import checkpoint
 from ssd.run.files import Run

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_train import Loader, equal, interrupt_at, log_of, new_training, resumed, run_training, weights_of
+from toy_training import Loader, equal, interrupt_at, log_of, new_training, resumed, run_training, weights_of
 
 from ssd.cli.train import train_parser
 from ssd.detectors.ssd300.settings import SSD300Settings

@@ -11,7 +11,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from runs import assert_equal
-from test_train import (
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from toy_training import (
     CPU,
     GOOD,
     NAN,
@@ -24,8 +26,6 @@ from test_train import (
     run_training,
     weights_of,
 )
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from ssd.batch import MatchedBatch
 from ssd.checkpoints import checkpoint
