@@ -24,6 +24,9 @@ class YOLOv2Settings:
     """The text of its cfg file."""
     input_px: tuple[int, ...] = ()
     """The (width, height) that an image becomes; () is the cfg's."""
+    train_px: tuple[int, ...] = ()
+    """The side of training images, or the least and the largest of those that are drawn; () is as the cfg's random
+    says."""
     anchors: tuple[float, ...] = ()
     """Pairs of width and height in cells of the output; () is the cfg's."""
     region_loss: str = "darknet"
@@ -40,6 +43,11 @@ class YOLOv2Settings:
             raise InputError(
                 f"--input-size {' '.join(map(str, self.input_px))}: sides have to be multiples of "
                 f"{network.downsampling}, the pixels of a cell of {self.network}"
+            )
+        if len(self.train_px) > 2 or any(side % network.downsampling or side < 1 for side in self.train_px):
+            raise InputError(
+                f"--train-size {' '.join(map(str, self.train_px))}: takes one side, or the least and the largest, in "
+                f"multiples of {network.downsampling}"
             )
         if len(self.anchors) % 2 or any(side <= 0 for side in self.anchors):
             raise InputError("--anchors: takes pairs of width and height above 0")
@@ -72,6 +80,24 @@ def network_of(settings: YOLOv2Settings, classes: int | None = None) -> Network:
         anchors=settings.anchors or region.anchors,
         size_px=input_size_px(settings),
     )
+
+
+# darknet's, where random=1.
+_DRAWN_CELLS = range(10, 20)
+
+
+def train_sizes_px(settings: YOLOv2Settings) -> tuple[tuple[int, int], ...]:
+    """(width, height) of training images; each run of ten steps draws one of them."""
+    network = parse(settings.cfg, settings.network)
+    if settings.train_px:
+        step = network.downsampling
+        sides = range(settings.train_px[0], settings.train_px[-1] + step, step)
+    elif network.region.random:
+        first, last = _DRAWN_CELLS[0] * network.downsampling, _DRAWN_CELLS[-1] * network.downsampling
+        sides = range(first, last + network.downsampling, network.downsampling)
+    else:
+        return (input_size_px(settings),)
+    return tuple((side, side) for side in sides)
 
 
 def input_size_px(settings: YOLOv2Settings) -> tuple[int, int]:
