@@ -155,7 +155,10 @@ class Config:
 
     def of_detector(self) -> dict[str, Any]:
         """The detector's name and its own settings."""
-        own = {name: value for name, value in asdict(self.detector).items() if name != "builder"}
+        # What its name says, and the text of a file, which checkpoints have.
+        own = {
+            name: value for name, value in asdict(self.detector).items() if name not in ("builder", "network", "cfg")
+        }
         return {"detector": self.detector.name, **own}
 
     def with_detector(self, settings: Any) -> "Config":

@@ -1,0 +1,59 @@
+"""YOLOv2's settings for a purpose: what a run starts from, and what --recipe names."""
+
+from dataclasses import replace
+from typing import Any
+
+from ssd.config import Config, Recipe
+from ssd.detectors.yolov2.darknet.cfg import parse
+from ssd.detectors.yolov2.settings import YOLOv2Settings, settings_named
+from ssd.schedule import REFERENCE_BATCH
+
+
+def defaults(settings: YOLOv2Settings) -> Config:
+    """`darknet` on one rank: what a run starts from without a recipe."""
+    return darknet(detector=settings)
+
+
+def darknet(batch_size: int | None = None, world_size: int = 1, detector: Any = None) -> Config:
+    """the cfg's own rate, momentum, decay and batch, 160 epochs, a tenth after 60 and 90"""
+    settings: YOLOv2Settings = detector or settings_named("yolov2-voc")
+    net = parse(settings.cfg, settings.network).net
+    return Config(
+        detector=settings,
+        backbone_weights="none",
+        batch_size=batch_size or net.batch,
+        accumulate=net.subdivisions,
+        learning_rate=net.learning_rate * REFERENCE_BATCH / net.batch,
+        momentum=net.momentum,
+        weight_decay=net.decay,
+        warmup=net.burn_in,
+        epochs=160,
+        multistep=(60, 90),
+        evaluation=tuple(range(10, 161, 10)),
+        eval_batch_size=8,
+        score_threshold=0.005,
+        nms_iou=0.45,
+    )
+
+
+def demo(batch_size: int | None = None, world_size: int = 1, detector: Any = None) -> Config:
+    """from scratch on the demo data, images of 256 pixels: not tuned yet"""
+    settings: YOLOv2Settings = detector or settings_named("yolov2-tiny-voc")
+    return replace(
+        defaults(replace(settings, input_px=(256, 256), train_px=(256,))),
+        data="demo",
+        bf16=True,
+        batch_size=batch_size or 16,
+        accumulate=1,
+        learning_rate=0.002,
+        clip_norm=10.0,
+        warmup=50,
+        epochs=8,
+        schedule="cosine",
+        evaluation=(2, 4, 6),
+        num_workers=2,
+        seed=1,
+    )
+
+
+RECIPES: dict[str, Recipe] = {"darknet": darknet, "demo": demo}
