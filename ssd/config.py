@@ -13,7 +13,7 @@ EVAL_ENGINES = ("faster", "pycocotools")
 ON_BAD_IMAGE = ("error", "skip")
 EXIF = ("upright", "stored")
 OPTIMIZERS = ("sgd", "apex")
-SCHEDULES = ("multistep", "cosine")
+SCHEDULES = ("multistep", "cosine", "steps")
 GRADIENT_COMPRESSIONS = ("none", "bf16")
 
 
@@ -79,11 +79,17 @@ class Config:
     ema: float | None = None
     """Decay in [0, 1) of the weights' moving average, which is then evaluated and saved."""
     warmup: int = 0
-    """Steps over which the rate rises linearly."""
+    """Steps over which the rate rises: linearly, or by warmup_power."""
+    warmup_power: float = 1.0
+    """The rate rises by this power of the steps; darknet's is 4."""
     schedule: str = "multistep"
-    """One of SCHEDULES: how the rate falls, in steps of a tenth or by half a cosine to 0 at the end of the run."""
+    """One of SCHEDULES: how the rate falls, in steps of a tenth, by half a cosine to 0 at the end of the run, or by
+    rate_steps and rate_scales."""
     multistep: tuple[int, ...] = (43, 54)
     """The rate falls to a tenth after each of these epochs."""
+    rate_steps: tuple[int, ...] = ()
+    """Of schedule "steps": the rate is multiplied by the rate_scales from these steps on, counted from 1."""
+    rate_scales: tuple[float, ...] = ()
     seed: int | None = None
     """None draws one, which config.json then records."""
 

@@ -1,5 +1,6 @@
 """The learning rate as a pure function of the step."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -21,16 +22,25 @@ def lr_at(
     warmup_steps: int,
     multistep: Sequence[int],
     cosine_steps: int | None = None,
+    warmup_power: float = 1.0,
+    rate_scales: Sequence[tuple[int, float]] | None = None,
 ) -> float:
     """The rate of step (from 0): that of `peak_lr`, risen to linearly over warmup_steps, and a tenth after each epoch
     of multistep.
 
     Step 0 has the first rung of the warm-up, not 0 as in the ancestors, where it trains nothing. cosine_steps: if
     given, the rate falls by half a cosine instead (Loshchilov and Hutter 2017), from the warm-up's end to 0 at this
-    step, which is the first that a run has no more.
+    step, which is the first that a run has no more. warmup_power: the rate rises by this power of the steps.
+    rate_scales: if given, the rate is multiplied instead as darknet has it: (n, factor) from the n-th step (from 1) on,
+    in the order given, and not before the warm-up has ended.
     """
     peak = peak_lr(base_lr, global_batch_size)
-    warmth = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+    warmth = min(1.0, ((step + 1) / warmup_steps) ** warmup_power) if warmup_steps else 1.0
+    if rate_scales is not None:
+        if step + 1 < warmup_steps:
+            return peak * warmth
+        passed = itertools.takewhile(lambda scale: scale[0] <= step + 1, rate_scales)
+        return peak * math.prod(factor for _, factor in passed)
     if cosine_steps is not None:
         way = max(0, step - warmup_steps) / max(1, cosine_steps - warmup_steps)
         return peak * warmth * (1 + math.cos(math.pi * min(1.0, way))) / 2

@@ -55,6 +55,27 @@ def test_a_tenth_right_after_each_epoch_of_multistep(step: int, expected: float)
     assert lr(step, multistep=(2, 3)) == near(expected)
 
 
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (0, 0.08 * (1 / 4) ** 4),  # the first update is the first of four
+        (1, 0.08 * (2 / 4) ** 4),
+        (2, 0.08 * (3 / 4) ** 4),  # a scale that is due already waits for the warm-up's end
+        (3, 0.008),
+        (9, 0.008),
+        (10, 0.0016),  # the eleventh
+    ],
+)
+def test_darknets_burn_in_and_steps(step: int, expected: float) -> None:
+    assert lr(step, warmup_steps=4, warmup_power=4, rate_scales=[(2, 0.1), (11, 0.2)]) == near(expected)
+
+
+@pytest.mark.parametrize(("step", "expected"), [(0, 0.008), (98, 0.008), (99, 0.08), (19999, 0.008), (29999, 0.0008)])
+def test_the_steps_of_yolov2_tiny_voc_are_its_warm_up(step: int, expected: float) -> None:
+    scales = [(-1, 0.1), (100, 10.0), (20000, 0.1), (30000, 0.1)]
+    assert lr(step, rate_scales=scales) == near(expected)
+
+
 @pytest.mark.parametrize(("step", "expected"), [(9, 0.04), (10, 0.0044), (18, 0.0076), (19, 0.008), (25, 0.008)])
 def test_warmup_across_a_decay(step: int, expected: float) -> None:
     # Of 20 steps of warm-up: 10/20 x 0.08; then a tenth of 11/20, 19/20 and 20/20 of it.

@@ -17,7 +17,7 @@ from ssd.checkpoints import checkpoint, conversion
 from ssd.detectors.names import settings_named
 from ssd.detectors.table import detector_of
 from ssd.detectors.yolov2.darknet.weights import num_floats
-from ssd.detectors.yolov2.recipes import defaults
+from ssd.detectors.yolov2.recipes import darknet, defaults
 from ssd.detectors.yolov2.settings import YOLOv2Settings, network_of, train_sizes_px
 from ssd.errors import InputError
 
@@ -119,6 +119,9 @@ def test_a_run_starts_from_the_cfgs_recipe() -> None:
     config = defaults(settings_named("yolov2-voc"))
     assert (config.batch_size, config.accumulate, config.weight_decay, config.momentum) == (64, 8, 0.0005, 0.9)
     assert config.learning_rate * config.batch_size / 32 == pytest.approx(1e-3)
+    assert (config.schedule, config.warmup, config.warmup_power) == ("multistep", 1000, 4)
+    config = darknet(detector=settings_named("yolov2-tiny-voc"))
+    assert (config.schedule, config.rate_steps) == ("steps", (-1, 100, 20000, 30000)) and config.warmup == 0
 
 
 def test_bad_input_is_named(data: Path, cfg: Path, tmp_path: Path, refusal: Callable[..., str]) -> None:
@@ -130,6 +133,10 @@ def test_bad_input_is_named(data: Path, cfg: Path, tmp_path: Path, refusal: Call
     assert "is an option of other detectors, such as --detector yolov2-voc" in refusal(*train, "--train-size", "320")
     assert "torchvision has none" in refusal(*train, "--detector", cfg, "--backbone-weights", "imagenet")
 
+    assert "2 steps have 1 --rate-scales" in refusal(
+        *train, "--detector", cfg, "--schedule", "steps", "--rate-steps", "-1", "5", "--rate-scales", "0.1"
+    )
+    assert "pass --schedule steps" in refusal(*train, "--detector", cfg, "--rate-steps", "5", "--rate-scales", "0.1")
     as_shipped = tmp_path / "one.cfg"
     as_shipped.write_text(TINY.replace("batch=4\nsubdivisions=2", "batch=1\nsubdivisions=1"))
     assert "--batch-size 1" in refusal(*train, "--detector", as_shipped)

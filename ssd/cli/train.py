@@ -124,12 +124,24 @@ def train_parser(settings: Any = Config.detector) -> Parser:
     )  # fmt: skip
     flag(
         group, "--schedule", dest="schedule", choices=SCHEDULES,
-        help="how the rate falls; cosine: by half a cosine, to 0 at the end of the run",
+        help="how the rate falls; cosine: by half a cosine, to 0 at the end of the run; steps: by --rate-steps",
     )  # fmt: skip
-    flag(group, "--warmup", dest="warmup", type=COUNT_FROM_0, metavar="STEPS", help="steps of linear warm-up")
+    flag(group, "--warmup", dest="warmup", type=COUNT_FROM_0, metavar="STEPS", help="steps of warm-up, linear")
+    flag(
+        group, "--warmup-power", dest="warmup_power", type=POSITIVE, metavar="P",
+        help="the rate rises by this power of the steps; 4 is darknet's",
+    )  # fmt: skip
     flag(
         group, "--multistep", dest="multistep", type=COUNT, nargs="*", metavar="EPOCH",
         help="the rate falls to a tenth after these epochs",
+    )  # fmt: skip
+    flag(
+        group, "--rate-steps", dest="rate_steps", type=int, nargs="*", metavar="STEP",
+        help="with --schedule steps: from these steps on the rate is multiplied by --rate-scales",
+    )  # fmt: skip
+    flag(
+        group, "--rate-scales", dest="rate_scales", type=POSITIVE, nargs="*", metavar="X",
+        help="a factor for each of --rate-steps",
     )  # fmt: skip
     flag(group, "--seed", "-s", dest="seed", type=SEED, metavar="N", help="default: drawn and recorded")
 

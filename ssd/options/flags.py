@@ -250,6 +250,12 @@ def config_of(flags: dict[str, Any], base: Config, *, needs_data: bool = True) -
     if config.schedule == "cosine" and ("multistep" in flags or config.mlperf):
         other = "--multistep" if "multistep" in flags else "--mlperf"
         raise InputError(f"--schedule cosine and {other} exclude each other; pass one")
+    if len(config.rate_steps) != len(config.rate_scales):
+        raise InputError(
+            f"--rate-steps: {len(config.rate_steps)} steps have {len(config.rate_scales)} --rate-scales; pass as many"
+        )
+    if ("rate_steps" in flags or "rate_scales" in flags) and config.schedule != "steps":
+        raise InputError(f"--rate-steps: means nothing to --schedule {config.schedule}; pass --schedule steps too")
     if config.batch_size < 2:
         raise InputError(
             f"--batch-size {config.batch_size}: batch norm needs two images or more; pass more (a cfg file has batch=1 "

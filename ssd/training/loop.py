@@ -133,6 +133,10 @@ def _lr(training: Training, steps_per_epoch: int) -> float:
         warmup_steps=config.warmup,
         multistep=config.multistep,
         cosine_steps=config.epochs * steps_per_epoch if config.schedule == "cosine" else None,
+        warmup_power=config.warmup_power,
+        rate_scales=list(zip(config.rate_steps, config.rate_scales, strict=True))
+        if config.schedule == "steps"
+        else None,
     )
 
 

@@ -10,12 +10,12 @@ from ssd.schedule import REFERENCE_BATCH
 
 
 def defaults(settings: YOLOv2Settings) -> Config:
-    """`darknet` on one rank: what a run starts from without a recipe."""
-    return darknet(detector=settings)
+    """`paper` on one rank: what a run starts from without a recipe."""
+    return paper(detector=settings)
 
 
-def darknet(batch_size: int | None = None, world_size: int = 1, detector: Any = None) -> Config:
-    """the cfg's own rate, momentum, decay and batch, 160 epochs, a tenth after 60 and 90"""
+def paper(batch_size: int | None = None, world_size: int = 1, detector: Any = None) -> Config:
+    """the cfg's rate, momentum, decay, batch and burn-in; 160 epochs, a tenth after 60 and 90"""
     settings: YOLOv2Settings = detector or settings_named("yolov2-voc")
     net = parse(settings.cfg, settings.network).net
     return Config(
@@ -27,12 +27,26 @@ def darknet(batch_size: int | None = None, world_size: int = 1, detector: Any = 
         momentum=net.momentum,
         weight_decay=net.decay,
         warmup=net.burn_in,
+        warmup_power=net.power,
         epochs=160,
         multistep=(60, 90),
         evaluation=tuple(range(10, 161, 10)),
         eval_batch_size=8,
         score_threshold=0.005,
         nms_iou=0.45,
+    )
+
+
+def darknet(batch_size: int | None = None, world_size: int = 1, detector: Any = None) -> Config:
+    """paper, but the rate falls by the cfg's own steps and scales; pass --epochs for its max_batches"""
+    config = paper(batch_size, world_size, detector)
+    net = parse(config.detector.cfg, config.detector.network).net
+    of_cfg = net.policy == "steps"
+    return replace(
+        config,
+        schedule="steps",
+        rate_steps=net.steps if of_cfg else (),
+        rate_scales=net.scales if of_cfg else (),
     )
 
 
@@ -48,6 +62,7 @@ def demo(batch_size: int | None = None, world_size: int = 1, detector: Any = Non
         learning_rate=0.002,
         clip_norm=10.0,
         warmup=50,
+        warmup_power=1.0,
         epochs=8,
         schedule="cosine",
         evaluation=(2, 4, 6),
@@ -56,4 +71,4 @@ def demo(batch_size: int | None = None, world_size: int = 1, detector: Any = Non
     )
 
 
-RECIPES: dict[str, Recipe] = {"darknet": darknet, "demo": demo}
+RECIPES: dict[str, Recipe] = {"darknet": darknet, "paper": paper, "demo": demo}
