@@ -81,13 +81,17 @@ class Config:
     ema: float | None = None
     """Decay in [0, 1) of the weights' moving average, which is then evaluated and saved."""
     warmup: int = 0
-    """Steps over which the rate rises linearly."""
+    """Steps over which the rate rises: linearly, or by warmup_power."""
     warmup_factor: float | None = None
     """The share of the rate that the warm-up starts from, such as Detectron's 1/3; None is one step's share."""
+    warmup_power: float = 1.0
+    """The rate rises by this power of the steps; darknet's is 4."""
     schedule: str = "multistep"
-    """One of SCHEDULES: how the rate falls, in steps of a tenth or by half a cosine to 0 at the end of the run."""
+    """One of SCHEDULES: how the rate falls, at multistep or by half a cosine to 0 at the end of the run."""
     multistep: tuple[int, ...] = (43, 54)
     """The rate falls to a tenth after each of these epochs, or steps."""
+    multistep_factors: tuple[float, ...] = ()
+    """What the rate is multiplied by at each of multistep; () is a tenth each."""
     seed: int | None = None
     """None draws one, which config.json then records."""
 
@@ -159,7 +163,10 @@ class Config:
 
     def of_detector(self) -> dict[str, Any]:
         """The detector's name and its own settings."""
-        own = {name: value for name, value in asdict(self.detector).items() if name != "builder"}
+        # What its name says, and the text of a file, which checkpoints have.
+        own = {
+            name: value for name, value in asdict(self.detector).items() if name not in ("builder", "network", "cfg")
+        }
         return {"detector": self.detector.name, **own}
 
     def with_detector(self, settings: Any) -> "Config":

@@ -18,19 +18,22 @@ def peak_lr(base_lr: float, global_batch_size: int) -> float:
 class Plan(NamedTuple):
     """When things happen in a run, all after so many steps.
 
-    total_steps: it ends. falls: the rate falls to a tenth. judged: the model is evaluated; total_steps is among them.
+    total_steps: it ends. falls: (steps, factor), the rate is multiplied by it. judged: the model is evaluated;
+    total_steps is among them.
     """
 
     total_steps: int
-    falls: tuple[int, ...]
+    falls: tuple[tuple[int, float], ...]
     judged: frozenset[int]
 
 
 def plan_of(config: Config, steps_per_epoch: int) -> Plan:
     """Of settings that count in epochs, or in steps where config.steps is given."""
     unit, length = (1, config.steps) if config.steps else (steps_per_epoch, config.epochs)
+    factors = config.multistep_factors or (DECAY,) * len(config.multistep)
+    falls = tuple((unit * after, factor) for after, factor in zip(config.multistep, factors, strict=True))
     judged = frozenset(unit * after for after in (*config.evaluation, length) if after <= length)
-    return Plan(unit * length, tuple(unit * after for after in config.multistep), judged)
+    return Plan(unit * length, falls, judged)
 
 
 def epochs_at(step: int, steps_per_epoch: int) -> int | float:
@@ -39,12 +42,33 @@ def epochs_at(step: int, steps_per_epoch: int) -> int | float:
     return round(step / steps_per_epoch, 4) if into_epoch else epochs
 
 
-def warmth_at(step: int, warmup_steps: int, warmup_factor: float | None = None) -> float:
-    """The share in [0, 1] that the warm-up leaves of the rate of a step, as `lr_at` has it."""
-    if step >= warmup_steps:
+class Warmup(NamedTuple):
+    """How the rate rises: over so many steps, by this power of them, or from factor x peak on."""
+
+    steps: int = 0
+    power: float = 1.0
+    factor: float | None = None
+
+
+NO_WARMUP = Warmup()
+
+
+def warmup_of(config: Config) -> Warmup:
+    return Warmup(config.warmup, config.warmup_power, config.warmup_factor)
+
+
+def warmth_at(step: int, warmup: Warmup) -> float:
+    """The share in [0, 1] that the warm-up leaves of the rate of a step (from 0).
+
+    ((step + 1) / steps) ** power: darknet's burn-in has power 4. With a factor, the share rises from it at step 0 to 1
+    at step `steps`, as Detectron and torch's LinearLR do it.
+    """
+    if step >= warmup.steps:
         return 1.0
-    way = step / warmup_steps
-    return (step + 1) / warmup_steps if warmup_factor is None else warmup_factor * (1 - way) + way
+    if warmup.factor is None:
+        return float(((step + 1) / warmup.steps) ** warmup.power)
+    way = step / warmup.steps
+    return warmup.factor * (1 - way) + way
 
 
 def lr_at(
@@ -52,25 +76,23 @@ def lr_at(
     *,
     base_lr: float,
     global_batch_size: int,
-    warmup_steps: int,
-    warmup_factor: float | None = None,
-    falls: Sequence[int],
+    warmup: Warmup = NO_WARMUP,
+    falls: Sequence[tuple[int, float]] = (),
     cosine_steps: int | None = None,
 ) -> float:
-    """The rate of step (from 0): that of `peak_lr`, risen to linearly over warmup_steps, and a tenth after each of the
-    steps of falls.
+    """The rate of step (from 0): that of `peak_lr`, risen to by the warm-up, and multiplied after the steps of falls by
+    their factors.
 
-    Step 0 has the first rung of the warm-up, not 0 as in the ancestors, where it trains nothing; or warmup_factor x
-    peak, from which the rate rises to its peak at step warmup_steps, as Detectron and torch's LinearLR do it.
-    cosine_steps: if given, the rate falls by half a cosine instead (Loshchilov and Hutter 2017), from the warm-up's end
-    to 0 at this step, which is the first that a run has no more.
+    Step 0 has the first rung of the warm-up, not 0 as in the ancestors, where it trains nothing; `warmth_at` has the
+    other ways to rise. cosine_steps: if given, the rate falls by half a cosine instead (Loshchilov and Hutter 2017),
+    from the warm-up's end to 0 at this step, which is the first that a run has no more.
     """
     peak = peak_lr(base_lr, global_batch_size)
-    warmth = warmth_at(step, warmup_steps, warmup_factor)
+    warmth = warmth_at(step, warmup)
     if cosine_steps is not None:
-        way = max(0, step - warmup_steps) / max(1, cosine_steps - warmup_steps)
+        way = max(0, step - warmup.steps) / max(1, cosine_steps - warmup.steps)
         return peak * warmth * (1 + math.cos(math.pi * min(1.0, way))) / 2
-    return peak * warmth * DECAY ** sum(step >= fall for fall in falls)
+    return peak * warmth * math.prod(factor for fall, factor in falls if step >= fall)
 
 
 def step_after_change(

@@ -13,6 +13,7 @@ from ssd.compression.lr_rates import rates_of
 from ssd.compression.masks import Compression
 from ssd.distributed import Ranks
 from ssd.errors import InputError
+from ssd.schedule import Warmup
 
 FILE = Path("prune.yaml")
 
@@ -81,7 +82,7 @@ def test_the_published_mask_rcnn_schedule_leaves_the_published_non_zeros() -> No
     one_rank = Ranks(0, 0, 1, torch.device("cpu"))
     companion = Compression(
         read(mask_rcnn_schedule()), model, None, one_rank,
-        steps_per_epoch=1, num_epochs=45, base_lr=0.02, warmup=(0, None), seed=0,
+        steps_per_epoch=1, num_epochs=45, base_lr=0.02, warmup=Warmup(), seed=0,
     )  # fmt: skip
     for epoch in (42, 44):  # the last of the box head's policy, which acts every third, and of the others
         companion.before_step(epoch, 0.02)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ssd.detectors.channels import thinned
+from ssd.detectors.contract import Detector
 from ssd.detectors.table import detector_of, from_dict
 from ssd.errors import InputError
 from ssd.files import written_whole
@@ -177,6 +178,11 @@ def require_detector(content: dict[str, Any], what: str, settings: Any) -> None:
         differ = [name for name, value in asdict(own).items() if value != getattr(settings, name)]
         option = f"--{differ[0].replace('_', '-')} {getattr(own, differ[0])}"
     raise InputError(f"{what}: holds {own_title}, and this run trains {title}; pass {option}")
+
+
+def detector_of_content(content: dict[str, Any]) -> Detector:
+    """The record of the checkpoint's detector."""
+    return detector_of(settings_of(content))
 
 
 def title_of(content: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from ssd.compression.masks import Compression
 from ssd.config import Config
 from ssd.distributed import Ranks, broadcast_object
 from ssd.errors import InputError
-from ssd.schedule import peak_lr, plan_of
+from ssd.schedule import peak_lr, plan_of, warmup_of
 from ssd.training.state import Training
 
 
@@ -36,7 +36,7 @@ def compress(training: Training, schedule: Schedule, steps_per_epoch: int) -> li
         steps_per_epoch=steps_per_epoch,
         num_epochs=-(-plan_of(config, steps_per_epoch).total_steps // steps_per_epoch),
         base_lr=peak_lr(config.learning_rate, config.batch_size * training.ranks.world_size),
-        warmup=(config.warmup, config.warmup_factor),
+        warmup=warmup_of(config),
         seed=config.seed or 0,
     )
     companion.hook(training.optimizer)

@@ -19,7 +19,7 @@ from ssd.compression.lr_rates import rates_of
 from ssd.compression.pruners import Span
 from ssd.compression.rules import NEEDS_GRADIENTS, Call, Memory, new_masks
 from ssd.distributed import Ranks
-from ssd.schedule import warmth_at
+from ssd.schedule import Warmup, warmth_at
 
 _Losses = dict[str, Tensor]
 
@@ -27,7 +27,7 @@ _Losses = dict[str, Tensor]
 class Compression:
     """A `training.state.Companion`. notes: what the user should know of the schedule.
 
-    model, average: what trains, and its moving average if there is one. base_lr, warmup (steps, factor): of the run,
+    model, average: what trains, and its moving average if there is one. base_lr, warmup: of the run,
     for the rates of a schedule that has its own.
     """
 
@@ -43,7 +43,7 @@ class Compression:
         steps_per_epoch: int,
         num_epochs: int,
         base_lr: float,
-        warmup: tuple[int, float | None],
+        warmup: Warmup,
         seed: int,
     ) -> None:
         self.schedule, self.ranks, self.steps_per_epoch, self.warmup = schedule, ranks, steps_per_epoch, warmup
@@ -90,7 +90,7 @@ class Compression:
                     self.dense[name] = self.weights[name].detach().clone()
         if self.rates is None:
             return lr
-        return self.rates[min(epoch, len(self.rates) - 1)] * warmth_at(step, *self.warmup)
+        return self.rates[min(epoch, len(self.rates) - 1)] * warmth_at(step, self.warmup)
 
     @torch.no_grad()
     def before_optimizer(self, *_: Any) -> None:

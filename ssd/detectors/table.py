@@ -20,7 +20,13 @@ def _torchvision() -> Detector:
     return TORCHVISION
 
 
-DETECTORS: dict[str, Callable[[], Detector]] = {"ssd300": _ssd300, "torchvision": _torchvision}
+def _yolov2() -> Detector:
+    from ssd.detectors.yolov2.detector import YOLOV2
+
+    return YOLOV2
+
+
+DETECTORS: dict[str, Callable[[], Detector]] = {"ssd300": _ssd300, "torchvision": _torchvision, "yolov2": _yolov2}
 
 
 def detector_of(settings: Any) -> Detector:

@@ -11,7 +11,7 @@ from ssd.distributed import Vote, gather_tensors
 from ssd.mlperf.log import ComplianceLog
 from ssd.run.files import Run
 from ssd.running_statistics import average_statistics
-from ssd.schedule import Plan, epochs_at, lr_at, plan_of
+from ssd.schedule import Plan, epochs_at, lr_at, plan_of, warmup_of
 from ssd.training.evaluations import Evaluations, Judge
 from ssd.training.interruption import Preempted, Watchdog, stop_signals
 from ssd.training.loss_log import Meter
@@ -130,8 +130,7 @@ def _lr(training: Training, plan: Plan) -> float:
         training.step,
         base_lr=config.learning_rate,
         global_batch_size=config.batch_size * training.ranks.world_size,
-        warmup_steps=config.warmup,
-        warmup_factor=config.warmup_factor,
+        warmup=warmup_of(config),
         falls=plan.falls,
         cosine_steps=plan.total_steps if config.schedule == "cosine" else None,
     )
