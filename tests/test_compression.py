@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from ssd.batch import MatchedBatch
 from ssd.checkpoints import checkpoint
-from ssd.compression.attach import compress
-from ssd.compression.distiller_yaml import read_schedule
-from ssd.compression.masks import Compression
+from ssd.compression.schedules.attach import compress
+from ssd.compression.schedules.distiller_yaml import read_schedule
+from ssd.compression.schedules.masks import Compression
 from ssd.config import Config
 from ssd.distributed import Ranks
 from ssd.run.files import Run

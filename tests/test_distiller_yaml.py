@@ -7,10 +7,10 @@ import torch
 from schedules import MASK_RCNN, MASK_RCNN_BOX_HEAD, mask_rcnn_schedule, schedule_of
 from torch import nn
 
-from ssd.compression.binding import bind
-from ssd.compression.distiller_yaml import Schedule, load_schedule, read_schedule
-from ssd.compression.lr_rates import rates_of
-from ssd.compression.masks import Compression
+from ssd.compression.schedules.binding import bind
+from ssd.compression.schedules.distiller_yaml import Schedule, load_schedule, read_schedule
+from ssd.compression.schedules.lr_rates import rates_of
+from ssd.compression.schedules.masks import Compression
 from ssd.distributed import Ranks
 from ssd.errors import InputError
 

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from ssd.cli.benchmark import benchmark, benchmark_data_parser, benchmark_parser, benchmark_steps_parser
-from ssd.cli.compression import summary, summary_parser, thin, thin_parser
+from ssd.cli.compression.summary import summary, summary_parser
+from ssd.cli.compression.thin import thin, thin_parser
 from ssd.cli.convert import convert, convert_parser
 from ssd.cli.data import check, check_parser, download, download_parser, show_data, show_data_parser
 from ssd.cli.evaluate import evaluate, evaluate_parser

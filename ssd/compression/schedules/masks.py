@@ -12,12 +12,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ssd.compression import regularizers
-from ssd.compression.binding import Bound, bind, folded, norms_after
-from ssd.compression.distiller_yaml import Schedule
-from ssd.compression.lr_rates import rates_of
-from ssd.compression.pruners import Span
-from ssd.compression.rules import NEEDS_GRADIENTS, Call, Memory, new_masks
+from ssd.compression.schedules import regularizers
+from ssd.compression.schedules.binding import Bound, bind, folded, norms_after
+from ssd.compression.schedules.distiller_yaml import Schedule
+from ssd.compression.schedules.lr_rates import rates_of
+from ssd.compression.schedules.pruners import Span
+from ssd.compression.schedules.rules import NEEDS_GRADIENTS, Call, Memory, new_masks
 from ssd.distributed import Ranks
 
 _Losses = dict[str, Tensor]

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ssd.compression import pruners, structures
-from ssd.compression.pruners import Span
+from ssd.compression import structures
+from ssd.compression.schedules import pruners
+from ssd.compression.schedules.pruners import Span
 
 
 @dataclass

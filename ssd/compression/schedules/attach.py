@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from ssd.compression.distiller_yaml import Schedule, load_schedule, read_schedule
-from ssd.compression.masks import Compression
+from ssd.compression.schedules.distiller_yaml import Schedule, load_schedule, read_schedule
+from ssd.compression.schedules.masks import Compression
 from ssd.config import Config
 from ssd.distributed import Ranks, broadcast_object
 from ssd.errors import InputError

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from ssd.compression import structures
-from ssd.compression.distiller_yaml import Policy, Schedule
-from ssd.compression.yaml_lines import Place, nearest_to
+from ssd.compression.schedules.distiller_yaml import Policy, Schedule
+from ssd.compression.schedules.yaml_lines import Place, nearest_to
 
 # What torchvision called parts of its R-CNNs until 0.12 -> what it calls them now.
 _RENAMED = (

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from ssd.compression.yaml_lines import nearest_to
+from ssd.compression.schedules.yaml_lines import nearest_to
 
 # What a policy may call once an epoch; the others of torch are in `classes.REFUSED`.
 LR_SCHEDULERS = (
