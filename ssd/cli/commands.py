@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from ssd.cli.benchmark import benchmark, benchmark_data_parser, benchmark_parser, benchmark_steps_parser
+from ssd.cli.compression.compare import compare, compare_parser
 from ssd.cli.compression.summary import summary, summary_parser
 from ssd.cli.compression.thin import thin, thin_parser
 from ssd.cli.convert import convert, convert_parser
@@ -44,6 +45,7 @@ COMMANDS = {
     "convert": convert,
     "summary": summary,
     "thin": thin,
+    "compare": compare,
     "download": download,
     "doctor": _doctor,
 }
@@ -65,6 +67,7 @@ def every_parser() -> list[Parser]:
         convert_parser(),
         summary_parser(),
         thin_parser(),
+        compare_parser(),
         download_parser(),
         benchmark_parser(),
         benchmark_data_parser(),
