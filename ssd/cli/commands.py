@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from ssd.cli.benchmark import benchmark, benchmark_data_parser, benchmark_parser, benchmark_steps_parser
 from ssd.cli.compression.compare import compare, compare_parser
+from ssd.cli.compression.sensitivity import sensitivity, sensitivity_parser
 from ssd.cli.compression.summary import summary, summary_parser
 from ssd.cli.compression.thin import thin, thin_parser
 from ssd.cli.convert import convert, convert_parser
@@ -44,6 +45,7 @@ COMMANDS = {
     "plot": plot,
     "convert": convert,
     "summary": summary,
+    "sensitivity": sensitivity,
     "thin": thin,
     "compare": compare,
     "download": download,
@@ -66,6 +68,7 @@ def every_parser() -> list[Parser]:
         plot_parser(),
         convert_parser(),
         summary_parser(),
+        sensitivity_parser(),
         thin_parser(),
         compare_parser(),
         download_parser(),
