@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from exported_files import SIDE_PX, write_small_onnx
 from PIL import Image
 
 import main
@@ -18,7 +19,6 @@ from ssd.compression.comparison.figures import frontier
 from ssd.compression.comparison.onnx_sizes import onnx_sizes
 from ssd.compression.comparison.subjects import load_subjects
 from ssd.compression.comparison.timing import in_turns
-from tests.exported_files import SIDE_PX, write_small_onnx
 
 
 def test_speeds_are_medians_of_rounds_and_of_their_ratios() -> None:

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from exported_files import CELLS, SIDE_PX, write_small_onnx
 
 from ssd.batch import Detections, EvalBatch, whole
 from ssd.errors import InputError
 from ssd.images import normalise
 from ssd.inference.exported import feed_of, load_exported, pixels_of
 from ssd.inference.int8 import agreement, to_int8
-from tests.exported_files import CELLS, SIDE_PX, write_small_onnx
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
