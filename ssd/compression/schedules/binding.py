@@ -114,6 +114,11 @@ def _notes(schedule: Schedule, bound: list[Bound], parameters: Mapping[str, Tens
             )
         if policy.kind == "pruner" and set(each.tensors) == set(parameters):
             notes.append(f"{schedule.file}:{policy.instance.line}: '*' prunes biases and batch norm too")
+        if policy.instance.class_name.startswith("Activation") and policy.start == 0:
+            notes.append(
+                f"{schedule.file}:{policy.line}: {policy.instance.name} ranks by what filters said in the epoch "
+                "before, so it prunes nothing in epoch 0"
+            )
     for i, one in enumerate(pruners):
         for other in pruners[i + 1 :]:
             both = [name for name in one.tensors if name in set(other.tensors)]
