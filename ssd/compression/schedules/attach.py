@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from ssd.compression.distiller_yaml import Schedule, load_schedule, read_schedule
-from ssd.compression.masks import Compression
+from ssd.compression.schedules.distiller_yaml import Schedule, load_schedule, read_schedule
+from ssd.compression.schedules.masks import Compression
 from ssd.config import Config
 from ssd.distributed import Ranks, broadcast_object
 from ssd.errors import InputError
@@ -19,7 +19,12 @@ def read_for_all(config: Config, ranks: Ranks) -> Schedule | None:
         raise InputError("--cuda-graphs freezes a step that --compress changes as it goes; leave one of them out")
     file = Path(config.compress)
     text = broadcast_object(load_schedule(file).text if ranks.is_main else None, ranks)
-    return read_schedule(text, file)
+    schedule = read_schedule(text, file)
+    if config.compile and any(each.instance.class_name.startswith("Activation") for each in schedule.policies):
+        raise InputError(
+            f"--compile: {file} ranks filters by what they say, which a compiled step does not tell; leave it out"
+        )
+    return schedule
 
 
 def compress(training: Training, schedule: Schedule, steps_per_epoch: int) -> list[str]:
