@@ -187,7 +187,7 @@ def test_fine_tuning_takes_the_checkpoints_detector_without_being_told(
 
 def test_bad_names_and_settings_are_named(refusal: Callable[..., str]) -> None:
     assert "did you mean retinanet_resnet50_fpn?" in refusal("--data", "x", "--detector", "retinanet_resnet50_fnp")
-    assert "made for it yet" not in refusal("--data", "x", "--detector", "yolo")
+    assert "there is no such detector" in refusal("--data", "x", "--detector", "yolo")
     said = refusal("--data", "x", *RETINANET, "--backbone", "resnet18")
     assert "that is an option of other detectors, such as --detector ssd300" in said
     assert "that is an option of other detectors, such as --detector retinanet" in refusal(

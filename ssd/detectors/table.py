@@ -20,7 +20,17 @@ def _torchvision() -> Detector:
     return TORCHVISION
 
 
-DETECTORS: dict[str, Callable[[], Detector]] = {"ssd300": _ssd300, "torchvision": _torchvision}
+def _torchvision_ssd() -> Detector:
+    from ssd.detectors.torchvision.square.detector import TORCHVISION_SSD
+
+    return TORCHVISION_SSD
+
+
+DETECTORS: dict[str, Callable[[], Detector]] = {
+    "ssd300": _ssd300,
+    "torchvision": _torchvision,
+    "torchvision_ssd": _torchvision_ssd,
+}
 
 
 def detector_of(settings: Any) -> Detector:
