@@ -84,7 +84,7 @@ def train_parser(settings: Any = Config.detector) -> Parser:
     )  # fmt: skip
     flag(
         group, "--freeze-backbone", dest="freeze_backbone", action="store_true",
-        help="leave the ResNet as it is, its batch norm too; the extra layers and heads train",
+        help="leave the backbone as it is, its batch norm too; the extra layers and heads train",
     )  # fmt: skip
 
     flag(
