@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import pipelines
 from pipelines.annotations import Annotations
@@ -101,8 +102,11 @@ def _train_in(
     indices = [train_split.trainable_indices(), np.arange(len(val_split))]
     (train_split, val_split), exif_text = look_at_images(splits, indices, ranks, config.exif)
     splits = train_split, val_split
+    config, fitted_text = _fitted(config, train_split)
     loader, val_loader = _build_loaders(config, train_split, val_split, ranks)
     training, notes = build_training(config, train_split.categories, ranks, origin)
+    if fitted_text:
+        notes.insert(0, fitted_text)
     if schedule is not None:
         notes += compress(training, schedule, loader.steps_per_epoch)
     describe = _describe(config, train_split, sources[0], loader, ranks, schedule)
@@ -155,6 +159,16 @@ def _train_in(
         run.say(f"--target {config.target} was not reached")
         return 1
     return 0 if complies else 1
+
+
+def _fitted(config: Config, train_split: Annotations) -> tuple[Config, str]:
+    """With what of the detector's settings depends on the data."""
+    fitted = detector_of(config.detector).fitted
+    if fitted is None:
+        return config, ""
+    boxes_ltrb = torch.from_numpy(train_split.boxes_ltrb[~train_split.is_crowd])
+    settings, text = fitted(config.detector, boxes_ltrb)
+    return config.with_detector(settings), text
 
 
 def _build_loaders(

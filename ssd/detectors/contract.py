@@ -59,6 +59,8 @@ class Detector(NamedTuple):
     program's file of this detector.
     exportable: (model, S, thresholds) -> what a file that runs without this program is made of.
     coverage: (S, boxes_ltrb N x 4 float32 in [0, 1]) -> how a data set's boxes suit the detector, for the report.
+    fitted: (S, boxes_ltrb N x 4 of the training split) -> S with what depends on the data, and what the user should
+    know of it or "".
     foreign_files: by the end of a file's name, (content of our checkpoint) -> the bytes of another program's file.
     """
 
@@ -79,4 +81,5 @@ class Detector(NamedTuple):
     foreign: Callable[[Any, Path], dict[str, Any] | None]
     exportable: Callable[[Any, Any, Thresholds], Exportable] | None
     coverage: Callable[[Any, Tensor], dict[str, Any]] | None
+    fitted: Callable[[Any, Tensor], tuple[Any, str]] | None = None
     foreign_files: dict[str, Callable[[dict[str, Any]], bytes]] = {}
