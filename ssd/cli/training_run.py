@@ -28,8 +28,8 @@ from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.detectors.table import detector_of, to_dict, view_of
 from ssd.distributed import Ranks, broadcast_object
 from ssd.environment import hardware
-from ssd.evaluation.coco import coco_metrics
 from ssd.evaluation.detect import detect_split
+from ssd.evaluation.metrics import metrics_of
 from ssd.mlperf.checker import check_run
 from ssd.mlperf.log import begin, run_seconds
 from ssd.options.detectors import for_detector
@@ -249,7 +249,7 @@ def _judge(training: Training, showcase: Showcase, config: Config, ranks: Ranks)
             showcase.take(found, training.step)
         return found
 
-    return Judge(detect, partial(coco_metrics, ground_truth, engine=config.eval_engine))
+    return Judge(detect, partial(metrics_of, ground_truth, names=config.metrics, engine=config.eval_engine))
 
 
 def _write_results(run: Run, results: dict[str, Any], config: Config, val_split: Annotations) -> None:

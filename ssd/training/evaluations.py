@@ -13,6 +13,7 @@ import numpy as np
 
 from ssd.checkpoints.retention import Keeper
 from ssd.distributed import broadcast_object
+from ssd.evaluation.metrics import DECIDING
 from ssd.mlperf.log import ComplianceLog
 from ssd.run.files import Run
 from ssd.training.background import Background, ProcessLostError
@@ -51,6 +52,7 @@ class Evaluations:
     def __init__(self, judge: Judge, training: Training, run: Run, compliance: ComplianceLog, keeper: Keeper):
         self.judge, self.training, self.run, self.compliance, self.keeper = judge, training, run, compliance, keeper
         self.metrics: dict[str, Any] = {}
+        self._deciding = DECIDING[training.config.metrics[0]]
         self._begun: _Begun | None = None
 
     def evaluate(self, epoch: int, *, may_overlap: bool) -> float | None:
@@ -69,7 +71,7 @@ class Evaluations:
             self.metrics = self.judge.metrics(detections)
             self.compliance.eval_stop(epoch, self.metrics["AP"])
             self._tell(epoch, self.training.step, time.perf_counter() - started)
-        ap: float = broadcast_object(self.metrics.get("AP"), self.training.ranks)
+        ap: float = broadcast_object(self.metrics.get(self._deciding), self.training.ranks)
         return ap
 
     def collect(self, *, wait: bool) -> None:
@@ -86,7 +88,7 @@ class Evaluations:
             self.metrics = self.judge.metrics(begun.detections)
         self._begun = None
         self._tell(begun.epoch, begun.step, begun.waited_s + time.perf_counter() - started)
-        training, ap = self.training, self.metrics["AP"]
+        training, ap = self.training, self.metrics[self._deciding]
         is_best, training.best_ap, training.judged_epoch = ap > training.best_ap, max(ap, training.best_ap), begun.epoch
         if is_best:
             self.keeper.promote(begun.step, best_ap=ap, judged_epoch=begun.epoch)
@@ -94,7 +96,8 @@ class Evaluations:
     def _tell(self, epoch: int, step: int, seconds: float) -> None:
         metrics = self.metrics
         self.run.log("evaluation", epoch=epoch, step=step, evaluation_s=round(seconds, 3), **metrics)
-        self.run.say(f"epoch {epoch}: AP {metrics['AP']:.3f}  AP50 {metrics['AP50']:.3f}  ({seconds:.0f} s)")
+        names = dict.fromkeys(["AP", "AP50", *(DECIDING[name] for name in self.training.config.metrics)])
+        self.run.say(f"epoch {epoch}: {'  '.join(f'{name} {metrics[name]:.3f}' for name in names)}  ({seconds:.0f} s)")
 
     def end(self) -> None:
         """Does without the metrics that are not there yet."""
