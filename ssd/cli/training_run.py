@@ -49,6 +49,7 @@ from ssd.training.loss_log import NonFiniteLossError
 from ssd.training.resume import Origin
 from ssd.training.state import Training
 from ssd.training.step import require_device
+from ssd.views import shows_empty
 
 
 def with_detector_of_checkpoint(config: Config, given: set[str]) -> Config:
@@ -99,7 +100,8 @@ def _train_in(
     compliance = begin(config, folder, places, hardware(ranks.device)["device"], origin and origin.content, ranks)
     splits = train_split, val_split = read_both_splits(config, sources, ranks)
     suspicions = look_at_both(*splits)
-    indices = [train_split.trainable_indices(), np.arange(len(val_split))]
+    with_empty = shows_empty(view_of(config.detector))
+    indices = [train_split.trainable_indices(with_empty=with_empty), np.arange(len(val_split))]
     (train_split, val_split), exif_text = look_at_images(splits, indices, ranks, config.exif)
     splits = train_split, val_split
     config, fitted_text = _fitted(config, train_split)
@@ -116,7 +118,7 @@ def _train_in(
         notes = [*origin.notes, *notes, resume.resume(training, loader, origin.content, describe, config)]
     compliance.hyper_parameters(
         world_size=ranks.world_size,
-        train_samples=len(train_split.trainable_indices()),
+        train_samples=len(train_split.trainable_indices(with_empty=with_empty)),
         eval_samples=len(val_split),
         crop_attempts=CROP_ATTEMPTS,
     )
@@ -216,10 +218,11 @@ def _announce(
 ) -> None:
     """Says, and logs, what is about to be trained on what, at which rate, and what the user should know of it."""
     train_split, val_split = splits
+    trained = len(train_split.trainable_indices(with_empty=shows_empty(view_of(config.detector))))
     global_batch_size = config.batch_size * ranks.world_size
     peak = peak_lr(config.learning_rate, global_batch_size)
     run.say(
-        f"{config.data}: {len(train_split.trainable_indices())} of {len(train_split)} images to train on, "
+        f"{config.data}: {trained} of {len(train_split)} images to train on, "
         f"{len(val_split)} to judge by, {len(train_split.categories)} classes\n"
         f"{detector_of(config.detector).title(config.detector)}, {config.data_pipeline}, "
         f"{ranks.world_size} x {ranks.device.type}, "
