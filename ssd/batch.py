@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssd.keypoints import Skeleton
+
 # ImageNet's channel statistics on [0, 1] RGB: what torchvision's ResNet weights were trained with.
 RGB_MEAN = (0.485, 0.456, 0.406)
 RGB_STD = (0.229, 0.224, 0.225)
@@ -134,7 +136,9 @@ class GroundTruth(NamedTuple):
     sizes_px: N x 2 int32, (width, height).
     category_ids: K - 1 ids; label i + 1 is category_ids[i].
     category_names: K - 1 names in the same order.
-    dataset: a COCO dict of images, annotations and categories, with the file's own numbers.
+    dataset: a COCO dict of images, annotations and categories, with the file's own numbers; the annotations have masks
+    and keypoints where the split was read with them.
+    skeleton: of the keypoints, where the annotations have them.
     """
 
     image_ids: np.ndarray
@@ -142,6 +146,7 @@ class GroundTruth(NamedTuple):
     category_ids: list[int]
     category_names: list[str]
     dataset: dict[str, Any]
+    skeleton: Skeleton | None = None
 
 
 class TrainLoader(Protocol):

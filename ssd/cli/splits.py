@@ -55,20 +55,26 @@ def _flags(config: Config, role: Literal["train", "val"]) -> "SplitFlags":
 
 def read_split(config: Config, role: Literal["train", "val"]) -> "Annotations":
     from pipelines.readers.reading import read_source
+    from ssd.detectors.table import view_of
+    from ssd.views import parts_of
 
-    return read_source(find_split(config, role))
+    return read_source(find_split(config, role), parts_of(view_of(config.detector)))
 
 
 def read_to_run(config: Config, source: "Source", ranks: "Ranks") -> "Annotations":
     """The split, parsed once a host; without its bad images where the config says so."""
+    from ssd.detectors.table import view_of
+    from ssd.views import parts_of
+
+    parts = parts_of(view_of(config.detector))
     if config.on_bad_image == "error":
         from pipelines.readers.once_a_host import read_once_a_host
         from pipelines.readers.reading import read_source
 
-        return read_once_a_host(lambda: read_source(source), ranks)
+        return read_once_a_host(lambda: read_source(source, parts), ranks)
     from pipelines.readers.scan import read_usable
 
-    return read_usable(source, ranks)
+    return read_usable(source, ranks, parts)
 
 
 def judged_text(split: "Annotations") -> str:
