@@ -48,6 +48,10 @@ class RaggedBatch(NamedTuple):
     labels: N int64 in [1, K).
     counts: B int64 on the CPU, how many of the N boxes each image has; an image may have none.
     image_ids: B int64 on the CPU, as in `MatchedBatch`.
+    masks: N x S x S uint8, 1 where an object is, each in a window of its own, whose outermost pixels are 0. None
+    where the view wants none, as the others below.
+    mask_windows_ltrb_px: N x 4 float32, where the windows lie in `images`.
+    keypoints_px: N x P x 3 float32: x, y in pixels of `images`, and COCO's visibility, 0 of points that are not stated.
     """
 
     images: Tensor
@@ -56,6 +60,9 @@ class RaggedBatch(NamedTuple):
     labels: Tensor
     counts: Tensor
     image_ids: Tensor
+    masks: Tensor | None = None
+    mask_windows_ltrb_px: Tensor | None = None
+    keypoints_px: Tensor | None = None
 
     def split(self, parts: int) -> "list[RaggedBatch]":
         """Consecutive images in parts of equal size."""
@@ -64,8 +71,12 @@ class RaggedBatch(NamedTuple):
         for images, sizes_px, counts, image_ids in zip(*(t.tensor_split(parts) for t in of_images), strict=True):
             rows = slice(first, first + int(counts.sum()))
             first = rows.stop
+            of_objects = (self.masks, self.mask_windows_ltrb_px, self.keypoints_px)
+            parts_of_objects = (None if each is None else each[rows] for each in of_objects)
             batches.append(
-                RaggedBatch(images, sizes_px, self.boxes_ltrb_px[rows], self.labels[rows], counts, image_ids)
+                RaggedBatch(
+                    images, sizes_px, self.boxes_ltrb_px[rows], self.labels[rows], counts, image_ids, *parts_of_objects
+                )
             )
         return batches
 

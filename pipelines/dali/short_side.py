@@ -126,7 +126,7 @@ class TrainLoader:
         )
         for images, step in zip(images_of_steps, self._order.steps(self._place), strict=False):
             self._place = step.after
-            yield ragged_batch(images, step.samples, self._annotations)
+            yield ragged_batch(images, step.samples, self._annotations, self._view.parts)
 
     def state(self) -> bytes:
         return state_of(self._place)

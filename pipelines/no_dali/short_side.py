@@ -129,7 +129,7 @@ class TrainLoader:
         for pixels, step in zip(plain_errors(packed), self._order.steps(self._place), strict=False):
             self._place = step.after
             images = normalise_padded(_unpack(pixels, step.samples), self._view)
-            yield ragged_batch(images, step.samples, self._annotations)
+            yield ragged_batch(images, step.samples, self._annotations, self._view.parts)
 
     def state(self) -> bytes:
         return state_of(self._place)
