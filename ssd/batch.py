@@ -123,21 +123,27 @@ class Detections(NamedTuple):
     scores: B x D float32 in [0, 1]; 0 in padded rows.
     labels: B x D int64 in [1, K); 0 in padded rows.
     counts: B int64, how many rows of each image are real.
+    masks: B x D x S x S float32, how likely it is that each part of the box belongs to the object; None of a detector
+    that finds none, as the keypoints. 0 in padded rows, both.
+    keypoints: B x D x P x 3 float32: x, y in [0, 1] of the image, if they lie in it, and a score without bounds.
     """
 
     boxes_ltrb: Tensor
     scores: Tensor
     labels: Tensor
     counts: Tensor
+    masks: Tensor | None = None
+    keypoints: Tensor | None = None
 
 
 def on_host(detections: Detections) -> Detections:
-    """The same on the CPU, by one copy."""
-    boxes_ltrb, scores, labels, _ = detections
+    """The same on the CPU, by one copy, and one each for masks and keypoints."""
+    boxes_ltrb, scores, labels, _, *parts = detections
     columns = [boxes_ltrb, scores.unsqueeze(2), labels.unsqueeze(2).to(torch.float32)]  # exact up to 2 ** 24 classes
     boxes_ltrb, scores, labels = torch.cat(columns, dim=2).cpu().split([4, 1, 1], dim=2)
     scores = scores.squeeze(2)
-    return Detections(boxes_ltrb, scores, labels.squeeze(2).to(torch.int64), (scores > 0).sum(dim=1))
+    on_cpu = (None if part is None else part.cpu() for part in parts)
+    return Detections(boxes_ltrb, scores, labels.squeeze(2).to(torch.int64), (scores > 0).sum(dim=1), *on_cpu)
 
 
 class GroundTruth(NamedTuple):

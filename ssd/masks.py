@@ -1,7 +1,12 @@
 """Masks as COCO's run lengths: column by column, beginning with how many pixels do not belong to the object."""
 
 import numpy as np
+import pycocotools.mask
+import torch
+from torch import Tensor
 
+_PASTED_AT_ONCE = 16
+"""Each is as large as its image."""
 _MOST_DIGITS = 8
 """Of five bits each. COCO's own code takes more, and overflows."""
 
@@ -31,3 +36,27 @@ def runs_of(counts: str) -> np.ndarray:
     runs[1::2] = np.cumsum(runs[1::2])
     runs[2::2] = np.cumsum(runs[2::2])
     return runs
+
+
+@torch.no_grad()
+def pasted(masks: Tensor, boxes_ltrb_px: Tensor, size_px: tuple[int, int]) -> Tensor:
+    """Where objects are in their image, more likely than not: n x height x width bool. By torchvision's rule, which is
+    Detectron's: each mask with a border of zeros is stretched to its box, with as much more, in whole pixels.
+
+    masks: n x S x S float32 in [0, 1]. boxes: n x 4. size_px: (width, height).
+    """
+    from torchvision.models.detection.roi_heads import paste_masks_in_image
+
+    probabilities = paste_masks_in_image(masks.unsqueeze(1), boxes_ltrb_px, (size_px[1], size_px[0]))
+    is_object: Tensor = probabilities.squeeze(1) > 0.5
+    return is_object
+
+
+def pasted_counts(masks: Tensor, boxes_ltrb_px: Tensor, size_px: tuple[int, int]) -> list[bytes]:
+    """The compressed run lengths of `pasted` masks, which are on the CPU."""
+    found: list[bytes] = []
+    for first in range(0, len(masks), _PASTED_AT_ONCE):
+        some = slice(first, first + _PASTED_AT_ONCE)
+        bitmaps = pasted(masks[some], boxes_ltrb_px[some], size_px).permute(1, 2, 0).to(torch.uint8).numpy()
+        found += [rle["counts"] for rle in pycocotools.mask.encode(np.asfortranarray(bitmaps))]
+    return found

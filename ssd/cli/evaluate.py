@@ -61,13 +61,13 @@ def _evaluate(config: Config, given: set[str], ranks: "Ranks", json_file: str | 
 
     import pipelines
     from pipelines.annotations import Category
-    from pipelines.categories import differences_of, relabelled
+    from pipelines.categories import differences_of, relabelled, require_points
     from pipelines.exif import look_at_images
     from pipelines.plausibility import of_split
     from ssd.checkpoints import checkpoint, conversion
-    from ssd.detectors.table import view_of
-    from ssd.evaluation.coco import coco_metrics
+    from ssd.detectors.table import detector_of, view_of
     from ssd.evaluation.detect import detect_split
+    from ssd.evaluation.parts import all_metrics
     from ssd.run.metrics_table import show_metrics
 
     file = Path(config.checkpoint or "")
@@ -75,6 +75,8 @@ def _evaluate(config: Config, given: set[str], ranks: "Ranks", json_file: str | 
     config = for_detector(checkpoint.settings_of(content), config, given)
     source = find_split(config, "val")
     split = read_to_run(config, source, ranks)
+    if skeleton := detector_of(config.detector).skeleton(config.detector):
+        require_points(skeleton.names, split, file.name)
     own = tuple(Category(*category) for category in content["categories"])
     if not differences_of(own, split, file.name):
         split = relabelled(split, own)
@@ -98,7 +100,7 @@ def _evaluate(config: Config, given: set[str], ranks: "Ranks", json_file: str | 
                 f"{file}: detects nothing in {len(split)} images of {source.name}; lower --score-threshold "
                 f"(it is {config.score_threshold}), or pass a checkpoint that was trained for longer"
             )
-        metrics = coco_metrics(ground_truth, results, config.eval_engine)
+        metrics = all_metrics(ground_truth, results, config.eval_engine)
         for warning in filter(None, (split.repairs_text, judged_text(split))):
             print(f"warning: {warning}", file=sys.stderr)
         for note in filter(None, (*held_out_texts(source), split.mended_text, exif_text)):

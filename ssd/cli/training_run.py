@@ -13,6 +13,7 @@ import numpy as np
 import pipelines
 from pipelines.annotations import Annotations
 from pipelines.augmentation import CROP_ATTEMPTS
+from pipelines.categories import require_points
 from pipelines.exif import look_at_images
 from pipelines.plausibility import look_at_both
 from pipelines.readers.layouts.source import Source
@@ -27,8 +28,8 @@ from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.detectors.table import detector_of, to_dict, view_of
 from ssd.distributed import Ranks, broadcast_object
 from ssd.environment import hardware
-from ssd.evaluation.coco import coco_metrics
-from ssd.evaluation.detect import detect_split
+from ssd.evaluation.detect import Results, detect_split
+from ssd.evaluation.parts import all_metrics
 from ssd.mlperf.checker import check_run
 from ssd.mlperf.log import begin, run_seconds
 from ssd.options.detectors import for_detector
@@ -97,6 +98,7 @@ def _train_in(
     places = [place for source in sources for place in (source.image_folder, source.file)]
     compliance = begin(config, folder, places, hardware(ranks.device)["device"], origin and origin.content, ranks)
     splits = train_split, val_split = read_both_splits(config, sources, ranks)
+    config = _with_points_of(config, train_split, origin)
     suspicions = look_at_both(*splits)
     indices = [train_split.trainable_indices(), np.arange(len(val_split))]
     (train_split, val_split), exif_text = look_at_images(splits, indices, ranks, config.exif)
@@ -155,6 +157,17 @@ def _train_in(
         run.say(f"--target {config.target} was not reached")
         return 1
     return 0 if complies else 1
+
+
+def _with_points_of(config: Config, split: Annotations, origin: Origin | None) -> Config:
+    """The config with a detector of the keypoints that the split's objects have, if it finds any. Raises InputError
+    where a run that goes on finds others."""
+    detector = detector_of(config.detector)
+    if split.keypoints is None or detector.with_skeleton is None:
+        return config
+    if origin and (skeleton := detector.skeleton(config.detector)):
+        require_points(skeleton.names, split, origin.file.name)
+    return config.with_detector(detector.with_skeleton(config.detector, split.keypoints.skeleton))
 
 
 def _build_loaders(
@@ -229,13 +242,13 @@ def _announce(
 def _judge(training: Training, showcase: Showcase, config: Config, ranks: Ranks) -> Judge:
     ground_truth = showcase.ground_truth
 
-    def detect() -> np.ndarray | None:
+    def detect() -> Results | None:
         found = detect_split(training.judged_model, showcase, ground_truth, config, ranks)
         if found is not None:
-            showcase.take(found, training.step)
+            showcase.take(found.rows, training.step)
         return found
 
-    return Judge(detect, partial(coco_metrics, ground_truth, engine=config.eval_engine))
+    return Judge(detect, partial(all_metrics, ground_truth, engine=config.eval_engine))
 
 
 def _write_results(run: Run, results: dict[str, Any], config: Config, val_split: Annotations) -> None:

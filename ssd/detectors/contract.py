@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ssd.batch import Batch, Detections, EvalBatch
 from ssd.config import Thresholds
+from ssd.keypoints import Skeleton
 from ssd.views import View
 
 Forward = Callable[..., Any]
@@ -23,6 +24,10 @@ LossesOf = Callable[[Forward, Any], dict[str, Tensor]]
 minimises their sum."""
 Detect = Callable[[Forward, EvalBatch], Detections]
 """(the model in evaluation mode, in the run's precision; batch) -> what it finds, on the model's device."""
+
+
+def _no_skeleton(settings: Any) -> Skeleton | None:
+    return None
 
 
 class Exportable(NamedTuple):
@@ -59,6 +64,8 @@ class Detector(NamedTuple):
     program's file of this detector.
     exportable: (model, S, thresholds) -> what a file that runs without this program is made of.
     coverage: (S, boxes_ltrb N x 4 float32 in [0, 1]) -> how a data set's boxes suit the detector, for the report.
+    with_skeleton: (S, the points that a data set's objects have) -> S for these; of a detector that finds keypoints.
+    skeleton: S -> the points that it finds, None for none.
     """
 
     name: str
@@ -78,3 +85,5 @@ class Detector(NamedTuple):
     foreign: Callable[[Any, Path], dict[str, Any] | None]
     exportable: Callable[[Any, Any, Thresholds], Exportable] | None
     coverage: Callable[[Any, Tensor], dict[str, Any]] | None
+    with_skeleton: Callable[[Any, Skeleton], Any] | None = None
+    skeleton: Callable[[Any], Skeleton | None] = _no_skeleton

@@ -1,10 +1,37 @@
 """What the mask head and the keypoint head of an R-CNN learn from a box, and their losses: torchvision's, with fixed
 shapes and nothing to wait for."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align
+
+from ssd.detectors.torchvision.candidates import Candidates
+
+
+class CandidatesOfMaps(NamedTuple):
+    """What a model that finds masks or keypoints says of images: candidates, and the feature maps for `Boxes`."""
+
+    candidates: Candidates
+    maps: list[Tensor]
+
+
+class Boxes(NamedTuple):
+    """Detected boxes to look at once more: B x D x 4 in pixels, and their labels, B x D int64, 0 of none."""
+
+    boxes_ltrb_px: Tensor
+    labels: Tensor
+
+
+class PartMaps(NamedTuple):
+    """What the heads say of `Boxes`, float32. masks: B x D x S x S, of each box's class, before sigmoid. keypoints:
+    B x D x P x S x S, of each cell, before softmax. None of what the model has no head for."""
+
+    masks: Tensor | None
+    keypoints: Tensor | None
+
 
 # Of each cell of a target, in either direction.
 _SAMPLES = 4
@@ -47,6 +74,28 @@ def keypoint_targets(keypoints_px: Tensor, boxes_ltrb_px: Tensor, side: int) -> 
     inside = ((cell >= 0) & (cell < side)).all(dim=2) & (keypoints_px[..., 2] > 0)
     cell = torch.where(inside.unsqueeze(2), cell, 0).to(torch.int64)
     return cell[..., 1] * side + cell[..., 0], inside
+
+
+def keypoints_found(heatmaps: Tensor, boxes_ltrb_px: Tensor, real: Tensor) -> Tensor:
+    """Where the highest logit of each point lies, in maps that are enlarged to their box by cubic interpolation, as
+    torchvision and Detectron have it: B x D x P x 3 float32, x and y in pixels and the logit; 0 where real is False.
+
+    heatmaps: B x D x P x S x S. real: B x D bool. The host waits once, for the boxes' sizes.
+    """
+    found = heatmaps.new_zeros(*heatmaps.shape[:3], 3)
+    corner, sides = boxes_ltrb_px[..., :2], (boxes_ltrb_px[..., 2:] - boxes_ltrb_px[..., :2]).clamp(min=1)
+    size_px = torch.where(real.unsqueeze(2), sides.ceil(), 0).to(torch.int64).tolist()
+    for image, of_image in enumerate(size_px):
+        for place, (width, height) in enumerate(of_image):
+            if not width:
+                continue
+            enlarged = F.interpolate(heatmaps[image, place].unsqueeze(1), (height, width), mode="bicubic").flatten(1)
+            logit, cell = enlarged.max(dim=1)
+            middle = torch.stack([cell % width, cell // width], dim=1) + 0.5
+            step = sides[image, place] / sides[image, place].ceil()
+            found[image, place, :, :2] = middle * step + corner[image, place]
+            found[image, place, :, 2] = logit
+    return found
 
 
 def keypoint_loss(logits: Tensor, cells: Tensor, counted: Tensor) -> Tensor:
