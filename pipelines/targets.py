@@ -68,15 +68,17 @@ def ragged_batch(
     images: Tensor, samples: Sequence[Sample], annotations: Annotations, parts: ObjectParts = BOXES
 ) -> RaggedBatch:
     """Puts the samples' targets to their finished images, on the images' device. parts: of the view."""
-    masks, windows_ltrb_px, keypoints_px = None, None, None
+    masks: Tensor | None = None
+    windows_ltrb_px: Tensor | None = None
+    keypoints_px: Tensor | None = None
     if parts.masks:
         masks, windows_ltrb_px = (
             _to_device(np.concatenate(each), images.device)
             for each in zip(*(masks_of(annotations, sample) for sample in samples), strict=True)
         )
     if parts.keypoints:
-        keypoints_px = np.concatenate([keypoints_of(annotations, sample) for sample in samples])
-        keypoints_px = _to_device(keypoints_px, images.device)
+        points = np.concatenate([keypoints_of(annotations, sample) for sample in samples])
+        keypoints_px = _to_device(points, images.device)
     boxes_ltrb_px, labels = zip(*(boxes_and_labels(annotations, sample) for sample in samples), strict=True)
     return RaggedBatch(
         images,

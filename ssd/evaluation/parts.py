@@ -21,7 +21,7 @@ def all_metrics(ground_truth: GroundTruth, results: Results, engine: str = "fast
     metrics = coco_metrics(ground_truth, results.rows, engine)
     kept = ~np.isnan(results.rows).any(axis=1)
     rows = results.rows[kept]
-    first = next(iter(ground_truth.dataset["annotations"]), {})
+    first: dict[str, Any] = next(iter(ground_truth.dataset["annotations"]), {})
     if results.masks is not None and "segmentation" in first:
         masks = [mask for mask, stays in zip(results.masks, kept.tolist(), strict=True) if stays]
         stats = _stats(ground_truth, _with_masks(ground_truth, rows, masks), "segm", engine)
@@ -66,8 +66,8 @@ def _with_masks(ground_truth: GroundTruth, rows: np.ndarray, masks: list[bytes])
     for each, counts in zip(found, masks, strict=True):
         each["segmentation"] = {"size": sizes[each["image_id"]], "counts": counts}
     # As pycocotools' loadRes: small and large are masks by their own area.
-    areas = pycocotools.mask.area([each["segmentation"] for each in found]) if found else []
-    return [{**each, "area": float(area)} for each, area in zip(found, areas, strict=True)]
+    # One at a time: with numpy 2, pycocotools fails over more than 255 at once.
+    return [{**each, "area": float(pycocotools.mask.area(each["segmentation"]))} for each in found]
 
 
 def _with_keypoints(rows: np.ndarray, keypoints: np.ndarray) -> list[dict[str, Any]]:
