@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from runs import assert_equal_runs, last_of, log_of, write_small_data
 
 import main
 from pipelines.demo.shapes import POINTS
+from runs import assert_equal_runs, last_of, log_of, write_small_data
 from ssd.checkpoints import checkpoint
 
 FLAGS = (
@@ -38,7 +38,7 @@ def test_a_run_goes_on_bit_for_bit_and_is_judged(family: str, part: str, data: P
     assert_equal_runs(last_of(whole), last_of(again))
     loss = {"maskrcnn": "loss_mask_loss", "keypointrcnn": "loss_keypoint_loss"}[family]
     logged = [line for line in log_of(whole, "train") if loss in line]
-    assert len(logged) == 3 and all(line[loss] > 0 for line in logged)
+    assert len(logged) == 3 and logged[0][loss] > 0 and min(line[loss] for line in logged) >= 0  # 0: no star in it
     results = json.loads((whole / "results.json").read_text())
     assert -1 <= results[f"{part}_AP"] <= 1 and results[f"{part}_AP"] == log_of(whole, "evaluation")[-1][f"{part}_AP"]
     file = whole / "checkpoints" / "last.pt"

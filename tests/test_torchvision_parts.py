@@ -21,8 +21,10 @@ from ssd.config import Thresholds
 from ssd.detectors.torchvision.builders import build
 from ssd.detectors.torchvision.detector import TORCHVISION
 from ssd.detectors.torchvision.names import settings_of
-from ssd.detectors.torchvision.rcnn.parts import keypoint_loss, keypoint_targets, mask_loss
+from ssd.detectors.torchvision.rcnn import faster_rcnn
+from ssd.detectors.torchvision.rcnn.parts import Boxes, keypoint_loss, keypoint_targets, mask_loss
 from ssd.detectors.torchvision.synthetic import synthetic_batch
+from ssd.detectors.torchvision.targets import targets_of
 
 FAMILIES = ("maskrcnn", "keypointrcnn")
 POINTS = ("nose", "left_eye", "right_eye")
@@ -144,6 +146,41 @@ def test_a_batch_may_have_no_objects_at_all(family: str) -> None:
     assert all(torch.isfinite(loss) for loss in losses.values())
     assert losses["loss_mask" if family == "maskrcnn" else "loss_keypoint"] == 0
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_losses_of_fixed_shapes_are_the_same(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where nothing is dropped that only fills up."""
+    batch = batch_with_parts((3, 0))
+    torch.manual_seed(0)
+    model = build(settings_for(family), NUM_CLASSES).train()
+    model.numbers = replace(model.numbers, boxes_an_image=32)
+    losses = {}
+    for way in (("cpu",), ()):
+        monkeypatch.setattr(faster_rcnn, "_DROPS_AT_ONCE_ON", way)
+        torch.manual_seed(1)
+        with torch.no_grad():
+            losses[way] = model(batch.images, targets_of(batch))
+    for name, loss in losses[()].items():
+        assert loss > 0
+        torch.testing.assert_close(loss, losses[("cpu",)][name])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_found_in_fixed_shapes_is_the_same(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = build(settings_for(family), NUM_CLASSES).eval()
+    maps = [torch.randn(2, 256, 24 >> level, 24 >> level) for level in range(5)]
+    boxes = Boxes(torch.tensor([[[3.0, 4, 50, 60], [0, 0, 0, 0]]] * 2), torch.tensor([[2, 0], [1, 0]]))
+    found = []
+    for way in (("cpu",), ()):
+        monkeypatch.setattr(faster_rcnn, "_DROPS_AT_ONCE_ON", way)
+        with torch.no_grad():
+            found.append(model(maps, boxes))
+    for one, other in zip(*found, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one[:, 0], other[:, 0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

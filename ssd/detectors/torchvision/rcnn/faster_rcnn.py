@@ -157,7 +157,7 @@ class FasterRCNN(nn.Module):
                 kept = is_object.new_zeros(1, dtype=torch.int64)
         else:
             # The sampler puts objects first, and takes no more than a quarter.
-            each, most = self.numbers.boxes_an_image, int(self.numbers.boxes_an_image * _OBJECTS_SHARE)
+            each, most = len(rois.rois) // len(targets.counts), int(self.numbers.boxes_an_image * _OBJECTS_SHARE)
             kept = torch.arange(len(rois.rois), device=is_object.device).view(-1, each)[:, :most].flatten()
         boxes, _, labels, _, matched = (part.index_select(0, kept) for part in rois)
         counted, boxes_ltrb_px = is_object.index_select(0, kept), boxes[:, 1:]
