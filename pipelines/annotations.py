@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipelines.box_counts import BoxCounts
+from pipelines.parts import Keypoints, Masks
 from ssd.batch import GroundTruth
 from ssd.errors import InputError
 
@@ -74,6 +75,9 @@ class Annotations:
     """What was written in another way and read all the same, and how often: {"sizes read from the images": 7}."""
     left_out: dict[str, list[str]] = field(default_factory=dict)
     """Names of the images that `without` took out, by what is wrong with them, such as {"missing": ["b.jpg"]}."""
+    masks: Masks | None = None
+    """Of the M objects, where a detector asks for them, and so with the keypoints."""
+    keypoints: Keypoints | None = None
 
     def __len__(self) -> int:
         return len(self.file_names)
@@ -114,6 +118,12 @@ class Annotations:
             digest.update(trains.tobytes())
         if self.is_upright:
             digest.update(b"upright")
+        if self.masks is not None:
+            for array in (self.masks.row_starts, self.masks.starts, self.masks.numbers, self.masks.is_rle):
+                digest.update(array.tobytes())
+        if self.keypoints is not None:
+            digest.update(repr(self.keypoints.skeleton).encode(errors="surrogatepass"))
+            digest.update(self.keypoints.points.tobytes())
         return digest.hexdigest()[:16]
 
     def boxes_of(self, i: int) -> slice:
@@ -182,6 +192,8 @@ class Annotations:
             labels=self.labels[rows],
             is_crowd=self.is_crowd[rows],
             annotation_ids=self.annotation_ids[rows],
+            masks=None if self.masks is None else self.masks.take(np.flatnonzero(rows)),
+            keypoints=None if self.keypoints is None else self.keypoints.take(np.flatnonzero(rows)),
         )
 
     def ground_truth(self) -> GroundTruth:
@@ -192,6 +204,7 @@ class Annotations:
             category_ids=[category.id for category in self.categories],
             category_names=[category.name for category in self.categories],
             dataset=self.coco_dataset(),
+            skeleton=None if self.keypoints is None else self.keypoints.skeleton,
         )
 
     def coco_dataset(self) -> dict[str, list[dict[str, Any]]]:
@@ -210,11 +223,24 @@ class Annotations:
         }
         rows = zip(*(column.tolist() for column in columns.values()), strict=True)
         images = zip(self.image_ids.tolist(), self.file_names, self.sizes_px.tolist(), strict=True)
+        annotations: list[dict[str, Any]] = [dict(zip(columns, row, strict=True)) for row in rows]
+        self._add_parts(annotations)
         return {
             "images": [{"id": id, "file_name": name, "width": w, "height": h} for id, name, (w, h) in images],
-            "annotations": [dict(zip(columns, row, strict=True)) for row in rows],
+            "annotations": annotations,
             "categories": [category._asdict() for category in self.categories],
         }
+
+    def _add_parts(self, annotations: list[dict[str, Any]]) -> None:
+        """Puts masks and keypoints, as COCO states them, to its annotations."""
+        if self.masks is not None:
+            sizes_px = self.sizes_px[self.image_of_box()].tolist()
+            for i, (annotation, (width, height)) in enumerate(zip(annotations, sizes_px, strict=True)):
+                annotation["segmentation"] = self.masks.segmentation(i, (width, height))
+        if self.keypoints is not None:
+            for annotation, points in zip(annotations, self.keypoints.points, strict=True):
+                annotation["keypoints"] = points.ravel().tolist()
+                annotation["num_keypoints"] = int((points[:, 2] > 0).sum())
 
     def image_of_box(self) -> np.ndarray:
         """M int64: the index of each box's image."""

@@ -16,6 +16,8 @@ def with_categories_of(train: Annotations, val: Annotations) -> Annotations:
 
     Raises InputError that names what differs.
     """
+    if train.keypoints is not None:
+        require_points(train.keypoints.skeleton.names, val, train.file.name)
     if train.categories == val.categories:
         return val
     if differences := differences_of(train.categories, val, train.file.name):
@@ -52,4 +54,19 @@ def relabelled(split: Annotations, categories: tuple[Category, ...]) -> Annotati
     """The split with these categories, which are those of its boxes at least."""
     label_of = {category: label for label, category in enumerate(categories, 1)}
     labels = np.array([0, *(label_of.get(category, 0) for category in split.categories)], dtype=np.int64)
-    return replace(split, categories=categories, labels=labels[split.labels])
+    split = replace(split, categories=categories, labels=labels[split.labels])
+    if split.keypoints is None:
+        return split
+    skeleton = split.keypoints.skeleton
+    skeleton = skeleton._replace(labels=tuple(sorted(set(labels[list(skeleton.labels)].tolist()) - {0})))
+    return replace(split, keypoints=replace(split.keypoints, skeleton=skeleton))
+
+
+def require_points(names: Sequence[str], split: Annotations, other: str) -> None:
+    """Raises InputError unless the split's keypoints, if it has any, are these. other: what they are those of."""
+    if split.keypoints is not None and split.keypoints.skeleton.names != tuple(names):
+        own = ", ".join(split.keypoints.skeleton.names)
+        raise InputError(
+            f"{split.file}: its keypoints are {own}, and those of {other} {', '.join(names)}; make them equal, in the "
+            "same order"
+        )

@@ -24,11 +24,14 @@ from pipelines.categories import differences_of, relabelled
 from pipelines.exif import Votes, count_votes, decide
 from pipelines.readers.headers import Header
 from pipelines.readers.image_files import Flaw
-from pipelines.readers.layouts.source import Source
+from pipelines.readers.layouts.source import Form, Source
+from pipelines.readers.parts.findings import Trouble
+from pipelines.readers.parts.findings import findings as parts_findings
 from pipelines.readers.reading import read_document, read_tolerantly
 from pipelines.readers.rows import BadRows, Defect, place_of
 from pipelines.readers.scan import Look, look_at_all, remember
 from ssd.errors import InputError
+from ssd.views import BOXES, ObjectParts
 
 
 class Effect(StrEnum):
@@ -54,6 +57,7 @@ class Item(NamedTuple):
     problem: str
 
 
+_ALL_PARTS = ObjectParts(masks=True, keypoints=True)
 _AGAIN = "fetch or save them again, take them out, or train with --on-bad-image skip"
 _LOOK = "look at their boxes with main.py show-data"
 
@@ -118,8 +122,8 @@ class SplitReport:
         self.findings.setdefault(kind, []).append(Item(where, problem))
 
 
-def check_split(source: Source, num_threads: int) -> SplitReport:
-    """Reads every annotation and decodes every image."""
+def check_split(source: Source, num_threads: int, parts: ObjectParts = BOXES) -> SplitReport:
+    """Reads every annotation and decodes every image. parts: what a run will learn of the objects beside boxes."""
     report = SplitReport(source.name, source.file)
 
     def notice(bad: BadRows) -> None:
@@ -128,7 +132,7 @@ def check_split(source: Source, num_threads: int) -> SplitReport:
             report.note(Kind(bad.defect, Effect.STOPS, _OF_DEFECT[bad.defect]), place, problem)
 
     try:
-        document = read_document(source)
+        document = read_document(source, _ALL_PARTS if source.form is Form.COCO else parts)
         annotations = read_tolerantly(document, source, notice)
     except InputError as error:
         report.note(ANNOTATION_FILE, source.file.name, str(error).removeprefix(f"{source.file}: "))
@@ -143,12 +147,26 @@ def check_split(source: Source, num_threads: int) -> SplitReport:
             problem = f"has bbox {entry['bbox']} in the image of id {entry['image_id']}"
             place = place_of("annotations", row, entry)
             report.note(Kind(what, Effect.CHANGES, "correct or remove them"), place, problem)
+    for trouble, place, problem in parts_findings(document):
+        if (kind := _kind_of(trouble, parts)) is not None:
+            report.note(kind, place, problem)
     _note_suspicions(report, plausibility.of_split(annotations))
     _note_boxes(report, annotations)
     looks = look_at_all(annotations.image_folder, annotations.file_names, num_threads, f"checking {source.name}")
     remember(annotations.image_folder, dict(zip(annotations.file_names, looks, strict=True)))
     report.looks = looks
     return report
+
+
+def _kind_of(trouble: Trouble, parts: ObjectParts) -> Kind | None:
+    """None of what is nothing to complain of."""
+    of_masks = trouble in (Trouble.BROKEN_MASK, Trouble.NO_MASK, Trouble.SHORT_POLYGON)
+    is_learned, detector = (parts.masks, "Mask R-CNN") if of_masks else (parts.keypoints, "Keypoint R-CNN")
+    if not is_learned:
+        remedy = f"a detector of boxes does not look at them, for a {detector} correct them"
+        return None if trouble is Trouble.NO_MASK else Kind(trouble, Effect.HARMLESS, remedy)
+    stops = trouble in (Trouble.BROKEN_MASK, Trouble.NO_MASK, Trouble.BROKEN_POINTS)
+    return Kind(trouble, Effect.STOPS if stops else Effect.CHANGES, "correct or remove them")
 
 
 def _note_suspicions(report: SplitReport, suspicions: list[plausibility.Suspicion]) -> None:
@@ -225,15 +243,18 @@ def _note_same_images(report: SplitReport) -> None:
             report.note(SAME_IMAGE, name, f"is {first}")
 
 
-def check(train_source: Source, val_source: Source, num_threads: int, exif: str = "") -> list[SplitReport]:
-    """Of both splits, or of the one if they are the same. exif: "upright", "stored" or '' for what the sizes say."""
-    train = check_split(train_source, num_threads)
+def check(
+    train_source: Source, val_source: Source, num_threads: int, exif: str = "", parts: ObjectParts = BOXES
+) -> list[SplitReport]:
+    """Of both splits, or of the one if they are the same. exif: "upright", "stored" or '' for what the sizes say.
+    parts: what a run will learn of the objects beside boxes."""
+    train = check_split(train_source, num_threads, parts)
     if train.annotations and len(train.annotations.trainable_indices()) == 0:
         train.note(NOTHING_TO_LEARN, train.file.name, plausibility.why_nothing(train.annotations))
     if val_source == train_source:
         _note_images([train], exif)
         return [train]
-    val = check_split(val_source, num_threads)
+    val = check_split(val_source, num_threads, parts)
     _note_images([train, val], exif)
     if train.annotations and val.annotations:
         differences = differences_of(train.annotations.categories, val.annotations, train.file.name)

@@ -8,8 +8,11 @@ from torch import Tensor
 
 from pipelines.annotations import Annotations
 from pipelines.order import Sample
+from pipelines.parts import BITMAP_SIDE, bitmap_of
 from pipelines.shown import distorted
 from ssd.batch import EvalBatch, RaggedBatch
+from ssd.keypoints import mirrored
+from ssd.views import BOXES, ObjectParts
 
 LEAST_SHARE = 0.001
 """Of a window's side: a box that is narrower or lower in it is not learned. darknet's."""
@@ -18,18 +21,16 @@ LEAST_SHARE = 0.001
 def boxes_and_labels(annotations: Annotations, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
     """The boxes of an image, n x 4 float32 ltrb in pixels of `sample.size_px` and flipped with it, and their labels,
     n int64; n may be 0. Crowd regions are left out, and boxes of which the sample's window has next to nothing."""
-    rows = annotations.boxes_of(sample.image)
-    learned = ~annotations.is_crowd[rows]
+    learned = _learned(annotations, sample)
     width, height = sample.size_px
-    boxes_ltrb, labels = annotations.boxes_ltrb[rows][learned], annotations.labels[rows][learned]
+    boxes_ltrb, labels = annotations.boxes_ltrb[learned], annotations.labels[learned]
     if sample.window_ltrb_px is not None:
         boxes_ltrb = _in_window(boxes_ltrb, annotations.sizes_px[sample.image], sample.window_ltrb_px)
         seen = (boxes_ltrb[:, 2:] - boxes_ltrb[:, :2] >= LEAST_SHARE).all(axis=1)
         boxes_ltrb, labels = boxes_ltrb[seen], labels[seen]
     boxes_ltrb_px = boxes_ltrb * np.array([width, height, width, height], dtype=np.float32)
     if sample.flip:
-        left, top, right, bottom = boxes_ltrb_px.T
-        boxes_ltrb_px = np.stack([width - right, top, width - left, bottom], axis=1)
+        boxes_ltrb_px = _flipped(boxes_ltrb_px, width)
     return boxes_ltrb_px, labels
 
 
@@ -41,9 +42,62 @@ def _in_window(boxes_ltrb: np.ndarray, size_px: np.ndarray, window_ltrb_px: tupl
     return inside
 
 
-def ragged_batch(images: Tensor, samples: Sequence[Sample], annotations: Annotations) -> RaggedBatch:
-    """Puts the samples' targets to their images, on the images' device, and distorts the colours as the samples say."""
+def masks_of(annotations: Annotations, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+    """The masks of `boxes_and_labels`' objects: n x S x S uint8 as `parts.bitmap_of` makes them, flipped with the
+    image, and their windows, n x 4 float32 ltrb in pixels of `sample.size_px`."""
+    assert annotations.masks is not None
+    objects = _learned(annotations, sample)
+    if len(objects) == 0:
+        return np.zeros((0, BITMAP_SIDE, BITMAP_SIDE), dtype=np.uint8), np.zeros((0, 4), dtype=np.float32)
+    stated_px = annotations.sizes_px[sample.image].tolist()
+    found = [bitmap_of(annotations.masks, i, (stated_px[0], stated_px[1])) for i in objects.tolist()]
+    bitmaps, windows_ltrb = np.stack([bitmap for bitmap, _ in found]), np.stack([window for _, window in found])
+    windows_ltrb *= np.tile(np.divide(sample.size_px, stated_px), 2)
+    if sample.flip:
+        bitmaps, windows_ltrb = bitmaps[:, :, ::-1], _flipped(windows_ltrb, sample.size_px[0])
+    return np.ascontiguousarray(bitmaps), windows_ltrb.astype(np.float32)
+
+
+def keypoints_of(annotations: Annotations, sample: Sample) -> np.ndarray:
+    """The points of `boxes_and_labels`' objects, n x P x 3 float32: x, y in pixels of `sample.size_px`, and visibility.
+    In a flipped image each has the place of its mirror image: what was a left eye is a right one."""
+    assert annotations.keypoints is not None
+    points = annotations.keypoints.points[_learned(annotations, sample)]
+    points = points * (*np.divide(sample.size_px, annotations.sizes_px[sample.image]), 1)
+    if sample.flip:
+        points[..., 0] = sample.size_px[0] - points[..., 0]
+        points = points[:, mirrored(annotations.keypoints.skeleton.names)]
+    return points.astype(np.float32)
+
+
+def _learned(annotations: Annotations, sample: Sample) -> np.ndarray:
+    """The rows of `boxes_and_labels`' objects."""
+    rows = annotations.boxes_of(sample.image)
+    return rows.start + np.flatnonzero(~annotations.is_crowd[rows])
+
+
+def _flipped(boxes_ltrb_px: np.ndarray, width_px: int) -> np.ndarray:
+    left, top, right, bottom = boxes_ltrb_px.T
+    return np.stack([width_px - right, top, width_px - left, bottom], axis=1)
+
+
+def ragged_batch(
+    images: Tensor, samples: Sequence[Sample], annotations: Annotations, parts: ObjectParts = BOXES
+) -> RaggedBatch:
+    """Puts the samples' targets to their images, on the images' device, and distorts the colours as the samples say.
+    parts: of the view."""
     images = distorted(images, samples)
+    masks: Tensor | None = None
+    windows_ltrb_px: Tensor | None = None
+    keypoints_px: Tensor | None = None
+    if parts.masks:
+        masks, windows_ltrb_px = (
+            _to_device(np.concatenate(each), images.device)
+            for each in zip(*(masks_of(annotations, sample) for sample in samples), strict=True)
+        )
+    if parts.keypoints:
+        points = np.concatenate([keypoints_of(annotations, sample) for sample in samples])
+        keypoints_px = _to_device(points, images.device)
     boxes_ltrb_px, labels = zip(*(boxes_and_labels(annotations, sample) for sample in samples), strict=True)
     return RaggedBatch(
         images,
@@ -52,6 +106,9 @@ def ragged_batch(images: Tensor, samples: Sequence[Sample], annotations: Annotat
         _to_device(np.concatenate(labels), images.device),
         torch.tensor([len(each) for each in labels]),
         torch.from_numpy(annotations.image_ids[[sample.image for sample in samples]]),
+        masks,
+        windows_ltrb_px,
+        keypoints_px,
     )
 
 

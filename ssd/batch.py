@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssd.keypoints import Skeleton
+
 # ImageNet's channel statistics on [0, 1] RGB: what torchvision's ResNet weights were trained with.
 RGB_MEAN = (0.485, 0.456, 0.406)
 RGB_STD = (0.229, 0.224, 0.225)
@@ -46,6 +48,10 @@ class RaggedBatch(NamedTuple):
     labels: N int64 in [1, K).
     counts: B int64 on the CPU, how many of the N boxes each image has; an image may have none.
     image_ids: B int64 on the CPU, as in `MatchedBatch`.
+    masks: N x S x S uint8, 1 where an object is, each in a window of its own, whose outermost pixels are 0. None
+    where the view wants none, as the others below.
+    mask_windows_ltrb_px: N x 4 float32, where the windows lie in `images`.
+    keypoints_px: N x P x 3 float32: x, y in pixels of `images`, and COCO's visibility, 0 of points that are not stated.
     """
 
     images: Tensor
@@ -54,6 +60,9 @@ class RaggedBatch(NamedTuple):
     labels: Tensor
     counts: Tensor
     image_ids: Tensor
+    masks: Tensor | None = None
+    mask_windows_ltrb_px: Tensor | None = None
+    keypoints_px: Tensor | None = None
 
     def split(self, parts: int) -> "list[RaggedBatch]":
         """Consecutive images in parts of equal size."""
@@ -62,8 +71,12 @@ class RaggedBatch(NamedTuple):
         for images, sizes_px, counts, image_ids in zip(*(t.tensor_split(parts) for t in of_images), strict=True):
             rows = slice(first, first + int(counts.sum()))
             first = rows.stop
+            of_objects = (self.masks, self.mask_windows_ltrb_px, self.keypoints_px)
+            parts_of_objects = (None if each is None else each[rows] for each in of_objects)
             batches.append(
-                RaggedBatch(images, sizes_px, self.boxes_ltrb_px[rows], self.labels[rows], counts, image_ids)
+                RaggedBatch(
+                    images, sizes_px, self.boxes_ltrb_px[rows], self.labels[rows], counts, image_ids, *parts_of_objects
+                )
             )
         return batches
 
@@ -110,21 +123,27 @@ class Detections(NamedTuple):
     scores: B x D float32 in [0, 1]; 0 in padded rows.
     labels: B x D int64 in [1, K); 0 in padded rows.
     counts: B int64, how many rows of each image are real.
+    masks: B x D x S x S float32, how likely it is that each part of the box belongs to the object; None of a detector
+    that finds none, as the keypoints. 0 in padded rows, both.
+    keypoints: B x D x P x 3 float32: x, y in [0, 1] of the image, if they lie in it, and a score without bounds.
     """
 
     boxes_ltrb: Tensor
     scores: Tensor
     labels: Tensor
     counts: Tensor
+    masks: Tensor | None = None
+    keypoints: Tensor | None = None
 
 
 def on_host(detections: Detections) -> Detections:
-    """The same on the CPU, by one copy."""
-    boxes_ltrb, scores, labels, _ = detections
+    """The same on the CPU, by one copy, and one each for masks and keypoints."""
+    boxes_ltrb, scores, labels, _, *parts = detections
     columns = [boxes_ltrb, scores.unsqueeze(2), labels.unsqueeze(2).to(torch.float32)]  # exact up to 2 ** 24 classes
     boxes_ltrb, scores, labels = torch.cat(columns, dim=2).cpu().split([4, 1, 1], dim=2)
     scores = scores.squeeze(2)
-    return Detections(boxes_ltrb, scores, labels.squeeze(2).to(torch.int64), (scores > 0).sum(dim=1))
+    on_cpu = (None if part is None else part.cpu() for part in parts)
+    return Detections(boxes_ltrb, scores, labels.squeeze(2).to(torch.int64), (scores > 0).sum(dim=1), *on_cpu)
 
 
 class GroundTruth(NamedTuple):
@@ -134,7 +153,9 @@ class GroundTruth(NamedTuple):
     sizes_px: N x 2 int32, (width, height).
     category_ids: K - 1 ids; label i + 1 is category_ids[i].
     category_names: K - 1 names in the same order.
-    dataset: a COCO dict of images, annotations and categories, with the file's own numbers.
+    dataset: a COCO dict of images, annotations and categories, with the file's own numbers; the annotations have masks
+    and keypoints where the split was read with them.
+    skeleton: of the keypoints, where the annotations have them.
     """
 
     image_ids: np.ndarray
@@ -142,6 +163,7 @@ class GroundTruth(NamedTuple):
     category_ids: list[int]
     category_names: list[str]
     dataset: dict[str, Any]
+    skeleton: Skeleton | None = None
 
 
 class TrainLoader(Protocol):

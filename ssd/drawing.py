@@ -6,14 +6,17 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
 from torch import Tensor
 
 from ssd.batch import RGB_MEAN, RGB_STD
+from ssd.keypoints import Skeleton
 from ssd.lettering import picture_font
 
 # Okabe and Ito's colours: told apart by colour-blind readers too.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442")
+_TINT = 0.45
+"""Of a class's colour in its masks."""
 _GOLDEN_RATIO = 0.618033988749895
 
 
@@ -53,6 +56,38 @@ def draw_boxes(picture: Image.Image, boxes: Sequence[Box]) -> None:
         draw.rectangle([left, top, left + width, top + 17], fill="black")
         draw.rectangle([left, top, left + 2, top + 17], fill=class_colour(box.label))
         draw.text((left + 4, top + 8.5), box.text, fill="white", font=font, anchor="lm")
+
+
+def tint(picture: Image.Image, mask: np.ndarray, label: int) -> None:
+    """Colours the picture where a mask is, with a line around it. mask: height x width, not 0 where the object is, of
+    the picture's shape or of another size of it."""
+    stencil = Image.fromarray(np.where(mask, 255, 0).astype(np.uint8))
+    stencil = stencil.resize(picture.size, Image.Resampling.BILINEAR).point(lambda value: 255 if value > 127 else 0)
+    colour = Image.new("RGB", picture.size, class_colour(label))
+    picture.paste(Image.blend(picture, colour, _TINT), mask=stencil)
+    edge = ImageChops.difference(stencil, stencil.filter(ImageFilter.MinFilter(3)))
+    picture.paste(colour, mask=edge)
+
+
+def draw_skeleton(
+    draw: ImageDraw.ImageDraw,
+    points_px: Sequence[tuple[float, float] | None],
+    skeleton: Skeleton,
+    label: int,
+    line_px: int,
+) -> None:
+    """Links in the class's colour and points in white, both with a dark edge. points: None of what is not stated."""
+    edge_px = max(1, line_px // 2)
+    ends = [(points_px[first], points_px[second]) for first, second in skeleton.links]
+    for colour, width_px in (("black", line_px + 2 * edge_px), (class_colour(label), line_px)):
+        for first, second in ends:
+            if first is not None and second is not None:
+                draw.line([first, second], fill=colour, width=width_px)
+    for point in points_px:
+        if point is not None:
+            for colour, radius_px in (("black", line_px + edge_px), ("white", line_px)):
+                x, y = point
+                draw.ellipse([x - radius_px, y - radius_px, x + radius_px, y + radius_px], fill=colour)
 
 
 def class_colour(label: int) -> str:

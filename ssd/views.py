@@ -30,6 +30,17 @@ AUGMENTATIONS = {
 }
 
 
+class ObjectParts(NamedTuple):
+    """What a detector learns of each object beside its box."""
+
+    masks: bool = False
+    keypoints: bool = False
+
+
+BOXES = ObjectParts()
+"""Nothing."""
+
+
 class SquareView(NamedTuple):
     """The image, in training a crop of it, stretched to a square, in a `MatchedBatch`.
 
@@ -58,6 +69,7 @@ class ShortSideView(NamedTuple):
     by_shape: whether a training batch has either wide images only (width >= height), or tall ones only.
     antialias: whether shrinking an image takes in its whole footprint. torchvision's weights were trained without.
     mean, std: of R, G and B in [0, 1].
+    parts: of the objects, that `RaggedBatch` has too.
     """
 
     short_sides_px: tuple[int, ...] = (800,)
@@ -68,6 +80,7 @@ class ShortSideView(NamedTuple):
     antialias: bool = False
     mean: tuple[float, float, float] = RGB_MEAN
     std: tuple[float, float, float] = RGB_STD
+    parts: ObjectParts = BOXES
 
 
 class StretchView(NamedTuple):
@@ -107,6 +120,10 @@ def shows_empty(view: "View") -> bool:
 RaggedView = ShortSideView | StretchView
 """The views of a `RaggedBatch`."""
 View = SquareView | ShortSideView | StretchView
+
+
+def parts_of(view: View) -> ObjectParts:
+    return view.parts if isinstance(view, ShortSideView) else BOXES
 
 
 def resized_px(view: ShortSideView, size_px: tuple[int, int], short_side_px: int) -> tuple[int, int]:

@@ -125,6 +125,41 @@ def test_objects_are_drawn_where_the_annotations_say() -> None:
         np.testing.assert_allclose(drawn, scene.objects[0].box_ltrb_px, atol=1.34)
 
 
+def test_stars_have_named_points_where_they_are_drawn() -> None:
+    """Upright and alone, but for a donut on its left hand: the eyes are dark, and its left is on the right."""
+    rng = np.random.default_rng(0)
+    scene = scenes.Scene(np.ones((200, 200, 3), dtype=np.float32))
+    assert scene.place(4, shapes.CLASSES[4][1](rng), drawing.Placement(np.array([100.0, 100.0]), 60.0, 0.0))
+    (star,) = scene.annotations()
+    names = shapes.POINTS[4][0]
+    points = {name: star["keypoints"][3 * i : 3 * i + 3] for i, name in enumerate(names)}
+    assert star["num_keypoints"] == len(names) == 7 and all(v == 2 for _, _, v in points.values())
+    for part in ("eye", "hand", "foot"):
+        (left_x, left_y, _), (right_x, right_y, _) = points[f"left_{part}"], points[f"right_{part}"]
+        assert left_x > 100 > right_x and left_y == pytest.approx(right_y)
+        assert left_x + right_x == pytest.approx(200)
+    for eye in ("left_eye", "right_eye"):
+        x, y, _ = points[eye]
+        assert scene.pixels[int(y) + 2, int(x)].mean() < 0.35
+    x, y, _ = points["left_hand"]
+    assert scene.place(7, shapes.CLASSES[7][1](rng), drawing.Placement(np.array([x + 8, y]), 24.0, 0.0))
+    star = scene.annotations()[0]
+    assert star["keypoints"][3 * names.index("left_hand") + 2] == 1
+    assert "keypoints" not in scene.annotations()[1]
+
+
+def test_points_beyond_the_picture_are_not_stated(content: Annotations) -> None:
+    rows = [row for split in COUNTS for row in content[split]["annotations"] if "keypoints" in row]
+    assert rows and {row["category_id"] for row in rows} == {4}
+    sizes = {image["id"]: (image["width"], image["height"]) for split in COUNTS for image in content[split]["images"]}
+    for row in rows:
+        points = np.reshape(row["keypoints"], (-1, 3))
+        stated = points[:, 2] > 0
+        assert not points[~stated].any() and (points[stated, :2] < sizes[row["image_id"]]).all()
+        assert row["num_keypoints"] == stated.sum()
+    assert any(0 in row["keypoints"][2::3] for row in rows) and any(1 in row["keypoints"][2::3] for row in rows)
+
+
 def test_box_of_an_object_cut_by_the_border() -> None:
     square = np.array([(-5.0, 2.0), (5.0, 2.0), (5.0, 12.0), (-5.0, 12.0)])
     clipped = drawing.clip_to_image(square, width=20, height=10)

@@ -353,8 +353,10 @@ RESULTS = [
 
 @pytest.mark.parametrize("batches", [[[0, 1, 2]], [[0, 1], [2]], [[0], [1], [2]], [[2, 0], [1]]])
 def test_detections_of_a_split(batches: list[list[int]]) -> None:
-    results = detect_split(Says(CANDIDATES, 4), Loader(batches), truth_of(), Config(), ALONE)
-    assert results is not None and results.dtype == np.float64
+    found = detect_split(Says(CANDIDATES, 4), Loader(batches), truth_of(), Config(), ALONE)
+    assert found is not None and found.masks is None and found.keypoints is None
+    results = found.rows
+    assert results.dtype == np.float64
     order = [row for batch in batches for image in batch for row in RESULTS if row[0] == [FIRST, SECOND, THIRD][image]]
     assert results[:, [0, 6]].tolist() == [[row[0], row[6]] for row in order]
     # Decoding rounds at about 1e-7 of 200 pixels; scores go through a logarithm and an exponential.
@@ -368,8 +370,10 @@ def test_every_image_is_judged_exactly_once() -> None:
         image_ids=np.arange(11) * 3 + 100, sizes_px=np.column_stack([np.arange(11) + 10, np.full(11, 100)])
     )
     loader = Loader([[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]])
-    results = detect_split(Says(candidates, 4), loader, truth, Config(), ALONE)
-    assert results is not None and results[:, 0].tolist() == [100 + 3 * i for i in range(11)]
+    found = detect_split(Says(candidates, 4), loader, truth, Config(), ALONE)
+    assert found is not None
+    results = found.rows
+    assert results[:, 0].tolist() == [100 + 3 * i for i in range(11)]
     # 0.1 and 0.5 of its own width 10 + i.
     np.testing.assert_allclose(results[:, 1], 0.1 * (np.arange(11) + 10), rtol=0, atol=1e-4)
     np.testing.assert_allclose(results[:, 3], 0.5 * (np.arange(11) + 10), rtol=0, atol=1e-4)
@@ -381,7 +385,7 @@ def test_the_settings_reach_the_detector() -> None:
     def scores(**settings: Any) -> list[float]:
         results = detect_split(model, loader, truth_of(), Config(**settings), ALONE)
         assert results is not None
-        return results[:, 5].round(4).tolist()
+        return results.rows[:, 5].round(4).tolist()
 
     assert scores() == [0.9, 0.7]  # the second bar has IoU 0.6 with the first
     assert scores(nms_iou=0.65) == [0.9, 0.8, 0.7]
@@ -405,15 +409,15 @@ def test_the_model_judges_in_eval_mode_and_returns_to_its_own(training: bool) ->
 def test_a_split_without_detections() -> None:
     truth = truth_of((FIRST, CAR, [0.0, 0, 50, 50]))
     results = detect_split(Says([[], [], []], 4), Loader([[0, 1, 2]]), truth, Config(), ALONE)
-    assert results is not None and results.shape == (0, 7)
-    assert coco_metrics(truth, results)["AP"] == 0
+    assert results is not None and results.rows.shape == (0, 7)
+    assert coco_metrics(truth, results.rows)["AP"] == 0
 
 
 def test_a_perfect_detector_has_ap_1() -> None:
     truth = truth_of(*[(int(image), int(category), box) for image, *box, _, category in RESULTS])
     found = detect_split(Says(CANDIDATES, 4), Loader([[0, 1], [2]]), truth, Config(), ALONE)
     assert found is not None
-    metrics = coco_metrics(truth, found)
+    metrics = coco_metrics(truth, found.rows)
     assert metrics["AP"] == near(1)
     assert metrics["per_class"] == {"kite": near(1), "car": near(1), "dog": near(1)}
 

@@ -74,8 +74,9 @@ def test_predict_finds_what_evaluate_finds(demo_checkpoint: Path, demo_data: Pat
     split, here = read_split(config, "val"), Ranks(0, 0, 1, torch.device("cpu"))
     loader = pipelines.build_eval("no_dali", split, batch_size=8, num_workers=0, ranks=here, view=VIEW)
     model = ssd.load(demo_checkpoint, device="cpu")._model
-    expected = detect_split(model, loader, split.ground_truth(), config, here)
-    assert expected is not None and len(expected) > 50
+    results = detect_split(model, loader, split.ground_truth(), config, here)
+    assert results is not None and len(results) > 50
+    expected = results.rows
 
     command = ["predict", "--checkpoint", str(demo_checkpoint), str(demo_data / "val2017"), "--score", "0.2"]
     assert main.main([*command, "--device", "cpu", "--output", str(tmp_path)]) == 0

@@ -14,7 +14,7 @@ from ssd.detectors.torchvision.boxes import anchors_ltrb_px
 from ssd.detectors.torchvision.builders import build
 from ssd.detectors.torchvision.dense import fcos, retinanet
 from ssd.detectors.torchvision.names import settings_of
-from ssd.detectors.torchvision.rcnn import proposals, roi_pooling
+from ssd.detectors.torchvision.rcnn import parts, proposals, roi_pooling
 from ssd.detectors.torchvision.rcnn.sampling import sample
 from ssd.detectors.torchvision.targets import Targets, limits_px, targets_of
 
@@ -54,6 +54,28 @@ def test_losses_of_dense_detectors_wait_for_nothing(family: str, monkeypatch: py
         assert waits.found == []
     for name, loss in losses.items():
         torch.testing.assert_close(values(loss), expected[name])
+
+
+def test_losses_of_masks_and_keypoints_wait_for_nothing() -> None:
+    torch.manual_seed(0)
+    boxes = torch.tensor([[2.0, 3, 20, 30], [5, 1, 33, 25], [8, 8, 30, 22]])
+    masks, windows, matched = torch.ones(2, 22, 22, dtype=torch.uint8), boxes[:2] + 1, torch.tensor([0, 1, -1])
+    points = torch.cat([torch.rand(3, 5, 2) * 35, torch.randint(0, 3, (3, 5, 1)).float()], dim=2)
+    logits, heatmaps, labels = torch.randn(3, 4, 8, 8), torch.randn(3, 5, 8, 8), torch.tensor([2, 1, 0])
+    inputs = (boxes, masks, windows, matched, points, logits, heatmaps, labels, labels > 0)
+
+    def losses(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+        boxes, masks, windows, matched, points, logits, heatmaps, labels, counted = inputs
+        of_masks = parts.mask_loss(logits, labels, parts.mask_targets(masks, windows, matched, boxes, 8), counted)
+        cells, stated = parts.keypoint_targets(points, boxes, 8)
+        return of_masks, parts.keypoint_loss(heatmaps, cells, stated & counted.unsqueeze(1))
+
+    expected = losses(*inputs)
+    with pretended_gpu() as waits:
+        found = losses(*map(pretend, inputs))
+        assert waits.found == []
+    for loss, value in zip(found, expected, strict=True):
+        torch.testing.assert_close(values(loss), value)
 
 
 def test_torchvisions_own_losses_wait(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from ssd.batch import GroundTruth
 from ssd.config import METRICS
+from ssd.evaluation.detect import Results
 from ssd.evaluation.metrics import DECIDING, metrics_of
 from ssd.evaluation.voc import voc_metrics
 
@@ -150,7 +151,7 @@ def test_a_second_implementation_agrees(year: str) -> None:
 
 
 def test_the_metrics_that_are_asked_for_stand_beside_cocos(refusal: Callable[..., str]) -> None:
-    truth, found = ground_truth([ONE], 1, 1), results((0, 0, 10, 10, 0.9))
+    truth, found = ground_truth([ONE], 1, 1), Results(results((0, 0, 10, 10, 0.9)))
     metrics = metrics_of(truth, found, names=("voc07", "coco", "voc12"))
     assert [metrics[name] for name in ("AP", "AP50", "VOC07", "VOC12")] == pytest.approx([1, 1, 1, 1])
     assert "VOC07" not in metrics_of(truth, found, names=("coco",))

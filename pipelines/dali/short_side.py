@@ -22,7 +22,7 @@ from pipelines.targets import eval_batch, ragged_batch
 from ssd.batch import EvalBatch, RaggedBatch
 from ssd.distributed import Ranks
 from ssd.images import normalise_padded
-from ssd.views import RaggedView
+from ssd.views import RaggedView, parts_of
 
 _BATCHES_READ_AHEAD = 2
 
@@ -123,7 +123,7 @@ class TrainLoader:
         )
         for images, step in zip(images_of_steps, self._order.steps(self._place), strict=False):
             self._place = step.after
-            yield ragged_batch(images, step.samples, self._annotations)
+            yield ragged_batch(images, step.samples, self._annotations, parts_of(self._view))
 
     def state(self) -> bytes:
         return state_of(self._place)

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from pipelines.demo.scenes import compose
-from pipelines.demo.shapes import CLASSES
+from pipelines.demo.shapes import CLASSES, POINTS
 from ssd.errors import InputError
 
-VERSION = 1  # raise it when a pixel or an annotation changes: older copies are then written anew
+VERSION = 2  # raise it when a pixel or an annotation changes: older copies are then written anew
 SPLITS = ("train2017", "val2017")
 MARKER = "demo-data.txt"
 
@@ -28,7 +28,8 @@ def write_demo_data(folder: Path, train_images: int = 512, val_images: int = 128
 
     The layout is COCO's: `train2017/*.jpg`, `val2017/*.jpg`, `annotations/instances_{train2017,val2017}.json`.
     `bbox` is xywh in px, tight around the whole object, hidden parts included, clipped to the image; `segmentation`
-    is the polygon of the same extent, and `area` its area in px. Crowds have uncompressed run lengths instead.
+    is the polygon of the same extent, and `area` its area in px. Crowds have uncompressed run lengths instead. Stars
+    have named points: eyes, mouth, hands and feet.
 
     Any number of processes may call this at once: one writes, the others wait for it. The set appears at `folder` in
     one move, complete. An older or damaged demo set is replaced; a folder holding anything else is left alone and
@@ -84,7 +85,15 @@ def _write_split(folder: Path, split: str, count: int, seed: int) -> None:
         "images": images,
         "annotations": annotations,
         "categories": [
-            {"id": category_id, "name": name, "supercategory": "picnic"} for category_id, (name, _) in CLASSES.items()
+            {"id": category_id, "name": name, "supercategory": "picnic", **_points_of(category_id)}
+            for category_id, (name, _) in CLASSES.items()
         ],
     }
     (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+
+
+def _points_of(category_id: int) -> dict[str, Any]:
+    if category_id not in POINTS:
+        return {}
+    names, links = POINTS[category_id]
+    return {"keypoints": list(names), "skeleton": [list(link) for link in links]}

@@ -107,6 +107,7 @@ class Shape:
     colour: Colour
     marks: list[Mark]
     relief: float  # how strongly it bulges towards the light
+    points: Floats | None = None  # [named points, 2] of a class that has such, see `shapes.POINTS`
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ class _Placed:
     category_id: int
     outline_px: Floats
     mask_px: int  # size of its mask within the image, before anything covers it
+    points_px: Floats | None = None  # [named points, 2], perhaps beyond the image
 
     @property
     def box_ltrb_px(self) -> Floats:
@@ -76,7 +77,8 @@ class Scene:
             if np.count_nonzero(self.owner == index) - hidden[index] < LEAST_VISIBLE * other.mask_px:
                 return False
         self.owner[rows, columns][covered] = len(self.objects)
-        self.objects.append(_Placed(category_id, outline_px, int(np.count_nonzero(covered))))
+        points_px = None if shape.points is None else to_px(shape.points)
+        self.objects.append(_Placed(category_id, outline_px, int(np.count_nonzero(covered)), points_px))
         layer.draw_on(self.pixels)
         return True
 
@@ -102,7 +104,7 @@ class Scene:
     def annotations(self) -> list[dict[str, Any]]:
         """COCO annotations, still without ids; coordinates in px."""
         found: list[dict[str, Any]] = []
-        for placed in self.objects:
+        for index, placed in enumerate(self.objects):
             left, top, right, bottom = placed.box_ltrb_px.tolist()
             found.append(
                 {
@@ -111,6 +113,7 @@ class Scene:
                     "area": round(area(placed.outline_px), 2),
                     "segmentation": [placed.outline_px.ravel().tolist()],
                     "iscrowd": 0,
+                    **self._keypoints(index, placed.points_px),
                 }
             )
         for category_id, mask in self.crowds:
@@ -126,6 +129,19 @@ class Scene:
                 }
             )
         return found
+
+    def _keypoints(self, index: int, points_px: Floats | None) -> dict[str, Any]:
+        """COCO's numbers of the object's named points: visible, hidden by another object, or beyond the image."""
+        if points_px is None:
+            return {}
+        height, width = self.owner.shape
+        numbers: list[float] = []
+        for x, y in points_px.round(2).tolist():
+            if not (0 <= x < width and 0 <= y < height):
+                numbers += [0, 0, 0]
+            else:
+                numbers += [x, y, 2 if self.owner[int(y), int(x)] == index else 1]
+        return {"keypoints": numbers, "num_keypoints": sum(visibility > 0 for visibility in numbers[2::3])}
 
 
 _WIDEN = ImageFilter.MaxFilter(5)

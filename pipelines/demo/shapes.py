@@ -82,7 +82,10 @@ def _star(rng: np.random.Generator) -> Shape:
         Mark(_ellipse(0.34, 0.09, 0.08, 0.05), (1.0, 0.6, 0.45)),
         Mark(np.stack([0.17 * np.cos(smile), 0.06 + 0.15 * np.sin(smile)], 1), ink, 0.05),
     ]
-    return Shape(_rounded(corners), colour, marks, 0.8)
+    # Its own left is on the right of who looks at it. The last are the tips of its arms and legs.
+    tips = 0.9 * np.stack([np.sin(angle), -np.cos(angle)], 1)[::2]
+    points = np.concatenate([_points((0.19, -0.1), (-0.19, -0.1), (0.0, 0.2)), tips[[1, 4, 2, 3]]])
+    return Shape(_rounded(corners), colour, marks, 0.8, points)
 
 
 def _donut(rng: np.random.Generator) -> Shape:
@@ -154,6 +157,15 @@ def _mushroom(rng: np.random.Generator) -> Shape:
         marks.append(Mark(_ellipse(x, y, radius, 0.85 * radius), cream))
     return Shape(outline, cream, marks, 0.75)
 
+
+POINTS: dict[int, tuple[tuple[str, ...], tuple[tuple[int, int], ...]]] = {
+    4: (
+        ("left_eye", "right_eye", "mouth", "left_hand", "right_hand", "left_foot", "right_foot"),
+        ((1, 2), (1, 3), (2, 3), (3, 4), (3, 5), (3, 6), (3, 7)),
+    )
+}
+"""By category id, of those that have named points: the names, in the order of `Shape.points`, and COCO's "skeleton",
+which counts them from 1."""
 
 CLASSES: dict[int, tuple[str, Callable[[np.random.Generator], Shape]]] = {
     1: ("balloon", _balloon),

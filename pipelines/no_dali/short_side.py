@@ -16,7 +16,7 @@ from pipelines.targets import eval_batch, ragged_batch
 from ssd.batch import EvalBatch, RaggedBatch
 from ssd.distributed import Ranks
 from ssd.images import normalise_padded
-from ssd.views import RaggedView, largest_px
+from ssd.views import RaggedView, largest_px, parts_of
 
 # DataLoader's default: so many batches a worker are under way while one is taken.
 _BATCHES_A_WORKER = 2
@@ -128,7 +128,7 @@ class TrainLoader:
         for pixels, step in zip(plain_errors(packed), self._order.steps(self._place), strict=False):
             self._place = step.after
             images = normalise_padded(_unpack(pixels, step.samples), self._view)
-            yield ragged_batch(images, step.samples, self._annotations)
+            yield ragged_batch(images, step.samples, self._annotations, parts_of(self._view))
 
     def state(self) -> bytes:
         return state_of(self._place)

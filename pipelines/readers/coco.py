@@ -23,8 +23,12 @@ from pipelines.annotations import MAX_IMAGE_SIDE_PX, Annotations, Category
 from pipelines.box_counts import count_boxes
 from pipelines.readers import text
 from pipelines.readers.json_stream import load_object
+from pipelines.readers.parts.compact import PART_KEYS, compact
+from pipelines.readers.parts.keypoints import read_keypoints
+from pipelines.readers.parts.segmentations import read_masks
 from pipelines.readers.rows import Defect, Table, shown
 from ssd.errors import InputError
+from ssd.views import BOXES, ObjectParts
 
 MIN_BOX_SIDE_PX = 0.1
 """Smaller boxes are dropped; the threshold of DALI's COCO reader."""
@@ -32,7 +36,7 @@ MIN_BOX_SIDE_PX = 0.1
 CLIP_TOLERANCE_PX = 0.5
 """Boxes that overhang the image by no more are clipped without being counted: annotators round to pixels."""
 
-# What the reader looks at of a row; COCO's masks are three quarters of a file.
+# What the reader looks at of a row for boxes; COCO's masks are three quarters of a file.
 _KEYS = (
     *("id", "image_id", "category_id", "bbox", "area", "iscrowd", "name", "file_name", "width", "height"),
     *("images", "annotations", "categories"),
@@ -60,16 +64,17 @@ def find_split(data_folder: Path, split: str) -> tuple[Path, Path]:
     return image_folder, file
 
 
-def read_annotations(data_folder: Path, split: str) -> Annotations:
+def read_annotations(data_folder: Path, split: str, parts: ObjectParts = BOXES) -> Annotations:
     """Reads and checks one split in COCO's own layout, and mends nothing; every image exists, every number is in range.
 
-    Raises InputError, one line that names the file, the entry and the remedy, for anything else.
+    parts: what is read of the objects beside their boxes. Raises InputError, one line that names the file, the entry
+    and the remedy, for anything else.
     """
     image_folder, file = find_split(data_folder, split)
-    return annotations_of(read_document(file), file, image_folder)
+    return annotations_of(read_document(file, parts), file, image_folder, parts)
 
 
-def annotations_of(document: dict[str, Any], file: Path, image_folder: Path) -> Annotations:
+def annotations_of(document: dict[str, Any], file: Path, image_folder: Path, parts: ObjectParts = BOXES) -> Annotations:
     """Checks the content of one file. Raises BadRows for entries that are wrong, InputError for what holds them."""
     # Of both tables first: without a row that can be read there is no category either, and that is not the cause.
     category_table, images = Table(document, "categories", file), Table(document, "images", file)
@@ -77,7 +82,15 @@ def annotations_of(document: dict[str, Any], file: Path, image_folder: Path) -> 
     image_ids, file_names, sizes_px = _read_images(images)
     _check_on_disk(images, file_names, image_folder)
     category_ids = np.array([category.id for category in categories], dtype=np.int64)
-    boxes = _read_boxes(Table(document, "annotations", file), image_ids, category_ids, sizes_px)
+    table = Table(document, "annotations", file)
+    rows, boxes = _read_boxes(table, image_ids, category_ids, sizes_px)
+    of_objects: dict[str, Any] = {}
+    if parts.masks:
+        image_of_row = np.repeat(np.arange(len(image_ids)), np.diff(boxes["box_starts"]))
+        of_objects["masks"], shortened = read_masks(table, rows, sizes_px[image_of_row])
+        boxes["repaired_rows"] |= shortened
+    if parts.keypoints:
+        of_objects["keypoints"] = read_keypoints(category_table, table, rows, boxes["labels"])
     return Annotations(
         file=file,
         image_folder=image_folder,
@@ -86,27 +99,28 @@ def annotations_of(document: dict[str, Any], file: Path, image_folder: Path) -> 
         file_names=file_names,
         sizes_px=sizes_px,
         **boxes,
+        **of_objects,
     )
 
 
-def read_document(file: Path) -> dict[str, Any]:
+def read_document(file: Path, parts: ObjectParts = BOXES) -> dict[str, Any]:
     """The file's JSON object, without what the reader does not look at. Raises InputError that names the place where it
     is none."""
     try:
         with file.open("rb") as stream:
-            return parse_document(stream, file)
+            return parse_document(stream, file, parts)
     except OSError as error:
         raise _cannot_be_read(file, error) from None
 
 
-def read_document_of_any_encoding(file: Path) -> tuple[dict[str, Any], str]:
+def read_document_of_any_encoding(file: Path, parts: ObjectParts = BOXES) -> tuple[dict[str, Any], str]:
     """As `read_document`, and what the encoding is called where it is not UTF-8 without a byte order mark, else ''."""
     try:
         with file.open("rb") as stream:
             is_marked = text.without_mark(stream.read(4))[1]
         if not is_marked:
             try:
-                return read_document(file), ""
+                return read_document(file, parts), ""
             except InputError as error:
                 if not isinstance(error.__cause__, UnicodeDecodeError):
                     raise
@@ -116,20 +130,22 @@ def read_document_of_any_encoding(file: Path) -> tuple[dict[str, Any], str]:
     except UnicodeDecodeError:
         raise InputError(f"{file}: UTF-16 that is cut short; fetch it again or save it as UTF-8") from None
     in_utf8 = io.BytesIO(content.encode(errors="surrogatepass"))
-    return parse_document(in_utf8, file), "UTF-8 with a byte order mark" if encoding == "UTF-8" else encoding
+    return parse_document(in_utf8, file, parts), "UTF-8 with a byte order mark" if encoding == "UTF-8" else encoding
 
 
 def _cannot_be_read(file: Path, error: OSError) -> InputError:
     return InputError(f"{file}: cannot be read ({error.strerror}); check the file and its permissions")
 
 
-def parse_document(stream: BinaryIO, file: Path) -> dict[str, Any]:
+def parse_document(stream: BinaryIO, file: Path, parts: ObjectParts = BOXES) -> dict[str, Any]:
     """As `read_document`, of UTF-8; file: for the messages."""
+    keys = _KEYS if parts == BOXES else (*_KEYS, *PART_KEYS)
 
     def without_the_rest(row: dict[str, Any]) -> dict[str, Any]:
         # Called for each object as soon as it is parsed: COCO's masks, three quarters of it, are never all in memory.
         # A new dict with keys of ours, because the old one would keep the room, and has each key as a text of its own.
-        return {key: row[key] for key in _KEYS if key in row}
+        kept = {key: row[key] for key in keys if key in row}
+        return kept if keys is _KEYS else compact(kept)
 
     try:
         document = load_object(stream, without_the_rest)
@@ -237,8 +253,10 @@ def _what_is_in(folder: Path) -> str:
     return f"which has {len(names)} entries, such as {shown(names[0])}" if names else "which is empty"
 
 
-def _read_boxes(table: Table, image_ids: np.ndarray, category_ids: np.ndarray, sizes_px: np.ndarray) -> dict[str, Any]:
-    """The fields of Annotations from `box_starts` on."""
+def _read_boxes(
+    table: Table, image_ids: np.ndarray, category_ids: np.ndarray, sizes_px: np.ndarray
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """The rows of the table that are kept, by image, and the fields of Annotations from `box_starts` on."""
     image_of_box = _known(table, "image_id", image_ids, Defect.UNKNOWN_IMAGE)
     labels = _known(table, "category_id", category_ids, Defect.UNKNOWN_CATEGORY) + 1
     crowd = table.column("iscrowd", {int, bool, type(None)}, "0 or 1")
@@ -272,7 +290,7 @@ def _read_boxes(table: Table, image_ids: np.ndarray, category_ids: np.ndarray, s
     rows = np.flatnonzero(kept)
     rows = rows[np.argsort(image_of_box[rows], kind="stable")]
     counts = np.bincount(image_of_box[rows], minlength=len(image_ids))
-    return {
+    return rows, {
         "box_starts": np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         "boxes_ltrb": (clipped_px[rows] / limits[rows]).astype(np.float32),
         "boxes_xywh_px": boxes_xywh_px[rows],

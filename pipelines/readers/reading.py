@@ -19,17 +19,26 @@ from pipelines.readers.repairs.file_names import repair_file_names
 from pipelines.readers.repairs.sizes import repair_sizes
 from pipelines.readers.repairs.values import repair_values
 from pipelines.readers.rows import BadRows, Document
+from ssd.errors import InputError
+from ssd.views import BOXES, ObjectParts
 
 _TABLES = ("categories", "images", "annotations")
 
 
-def read_document(source: Source) -> Document:
-    """The split's tables as its files state them. Raises InputError where they cannot be read."""
+def read_document(source: Source, parts: ObjectParts = BOXES) -> Document:
+    """The split's tables as its files state them, with these parts of the objects. Raises InputError where they cannot
+    be read, or state boxes alone."""
     if source.form is Form.COCO:
-        tables, encoding = coco.read_document_of_any_encoding(source.file)
+        tables, encoding = coco.read_document_of_any_encoding(source.file, parts)
         document = Document(tables, source.file, source.image_folder)
         document.note(f"{encoding} read", [source.file.name] if encoding else [])
         return document
+    if parts != BOXES:
+        what = "masks" if parts.masks else "keypoints"
+        raise InputError(
+            f"{source.file}: {what} are read from COCO's JSON, and this is {source.form}; convert it, or train a "
+            "detector of boxes, such as --detector fasterrcnn_resnet50_fpn"
+        )
     return (voc if source.form is Form.VOC else yolo).read_document(source)
 
 
@@ -40,19 +49,22 @@ def annotation_files(source: Source) -> list[Path]:
     return (voc if source.form is Form.VOC else yolo).annotation_files(source)
 
 
-def read_source(source: Source) -> Annotations:
+def read_source(source: Source, parts: ObjectParts = BOXES) -> Annotations:
     """Reads and checks one split; every image exists, every number is in range.
 
-    Raises InputError, one line that names the file, the entry and the remedy, for what cannot be mended.
+    parts: what is read of the objects beside their boxes. Raises InputError, one line that names the file, the entry
+    and the remedy, for what cannot be mended.
     """
 
     def refuse(bad: BadRows) -> None:
         raise bad
 
-    return read_tolerantly(read_document(source), source, refuse)
+    return read_tolerantly(read_document(source, parts), source, refuse, parts)
 
 
-def read_tolerantly(document: Document, source: Source, notice: Callable[[BadRows], None]) -> Annotations:
+def read_tolerantly(
+    document: Document, source: Source, notice: Callable[[BadRows], None], parts: ObjectParts = BOXES
+) -> Annotations:
     """Checks what a document holds, which is mended in place where that is needed, without the rows that are refused
     then, and without the boxes of images or categories refused.
 
@@ -60,12 +72,12 @@ def read_tolerantly(document: Document, source: Source, notice: Callable[[BadRow
     costs a new reading, so there are at most as many as there are checks. Raises InputError where no rows are left.
     """
     try:
-        return _finished(annotations_of(document.tables, document.file, document.image_folder), document, source)
+        return _finished(annotations_of(document.tables, document.file, document.image_folder, parts), document, source)
     except BadRows:
         repair_file_names(document, source.image_folders)
         repair_values(document)
         repair_sizes(document)
-    return _finished(_without_the_refused(document, notice), document, source)
+    return _finished(_without_the_refused(document, notice, parts), document, source)
 
 
 def _finished(annotations: Annotations, document: Document, source: Source) -> Annotations:
@@ -74,12 +86,12 @@ def _finished(annotations: Annotations, document: Document, source: Source) -> A
     return annotations.part(source.part) if source.part else annotations
 
 
-def _without_the_refused(document: Document, notice: Callable[[BadRows], None]) -> Annotations:
+def _without_the_refused(document: Document, notice: Callable[[BadRows], None], parts: ObjectParts) -> Annotations:
     tables: dict[str, Any] = document.tables
     numbers = {name: np.arange(len(rows)) for name in _TABLES if type(rows := tables.get(name)) is list}
     while True:
         try:
-            annotations = annotations_of(tables, document.file, document.image_folder)
+            annotations = annotations_of(tables, document.file, document.image_folder, parts)
         except BadRows as bad:
             problems = {int(numbers[bad.table][row]): problem for row, problem in bad.problems.items()}
             notice(BadRows(str(bad), bad.table, bad.defect, problems))

@@ -40,6 +40,7 @@ from pipelines.readers.reading import read_document, read_tolerantly
 from pipelines.readers.rows import BadRows, Defect
 from ssd.distributed import Ranks, broadcast_object
 from ssd.errors import InputError
+from ssd.views import BOXES, ObjectParts
 
 _FILE_THREADS = 8  # waiting for a disk or a network, mostly
 
@@ -246,12 +247,12 @@ def read_encoded(annotations: Annotations, index: int) -> np.ndarray:
     return np.frombuffer(content, dtype=np.uint8)
 
 
-def read_usable(source: Source, ranks: Ranks) -> Annotations:
+def read_usable(source: Source, ranks: Ranks, parts: ObjectParts = BOXES) -> Annotations:
     """As `read_source`, once a host, less the images that are missing, cannot be read or have another size than stated.
 
     Rank 0 looks at the images of its host, and all ranks leave out the same. Raises InputError where nothing is left.
     """
-    present = read_once_a_host(lambda: _read_present(source), ranks)
+    present = read_once_a_host(lambda: _read_present(source, parts), ranks)
     missing = present.left_out.get(Flaw.MISSING, [])
     bad_images = dict.fromkeys(missing, str(Flaw.MISSING)) | _bad_images(present) if ranks.is_main else None
     bad_images = broadcast_object(bad_images, ranks)
@@ -266,9 +267,9 @@ def read_usable(source: Source, ranks: Ranks) -> Annotations:
     return usable
 
 
-def _read_present(source: Source) -> Annotations:
+def _read_present(source: Source, parts: ObjectParts) -> Annotations:
     """The split without the images that are not there."""
-    document = read_document(source)
+    document = read_document(source, parts)
     missing: dict[str, str] = {}
 
     def leave_out(bad: BadRows) -> None:
@@ -276,5 +277,5 @@ def _read_present(source: Source) -> Annotations:
             raise bad
         missing.update((document.tables["images"][row]["file_name"], str(Flaw.MISSING)) for row in bad.problems)
 
-    present = read_tolerantly(document, source, leave_out)
+    present = read_tolerantly(document, source, leave_out, parts)
     return present.without(missing) if missing else present

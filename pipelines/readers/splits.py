@@ -14,6 +14,7 @@ from pipelines.readers.layouts import coco, voc, yolo
 from pipelines.readers.layouts.source import Source
 from pipelines.readers.reading import read_source
 from ssd.errors import InputError
+from ssd.views import BOXES, ObjectParts
 
 TRAIN_NAMES = ("train2017", "train", "training", "trainval", "train2014", "train2012", "train2007")
 VAL_NAMES = (
@@ -143,12 +144,12 @@ def held_out_text(source: Source) -> str:
     )
 
 
-def read_annotations(data_folder: Path, split: str) -> Annotations:
+def read_annotations(data_folder: Path, split: str, parts: ObjectParts = BOXES) -> Annotations:
     """Reads and checks one split; every image exists, every number is in range.
 
     Raises InputError, one line that names the file, the entry and the remedy, for what cannot be mended.
     """
-    return read_source(find_named(data_folder, split))
+    return read_source(find_named(data_folder, split), parts)
 
 
 def _pass_names(found: dict[str, Source]) -> str:

@@ -44,6 +44,10 @@ def check_parser() -> Parser:
     add_data_folder_flag(group)
     add_split_flags(group, "train", "val")
     add_exif_flag(group)
+    flag(
+        group, "--detector", dest="detector", metavar="NAME",
+        help="what the data are for: of a Mask or Keypoint R-CNN, broken masks or keypoints stop a run",
+    )  # fmt: skip
     group.add_argument("--num-workers", type=COUNT, metavar="N", help="threads that decode (default: one a core)")
     parser.add_argument(
         "--json", metavar="FILE", help="write every finding there; the console shows a few of each kind"
@@ -54,14 +58,16 @@ def check_parser() -> Parser:
 def check(arguments: Sequence[str]) -> int:
     options = vars(check_parser().parse_args(arguments))
     threads, json_file = options.pop("num_workers") or os.cpu_count() or 1, options.pop("json")
-    config = config_of(options, Config())
+    config = config_of(options, Config().with_detector(detector_in(arguments)))
     require_folder_of(json_file, "--json")
 
     from pipelines import check as data_check
     from ssd.console import Console
+    from ssd.detectors.table import view_of
+    from ssd.views import parts_of
 
     train, val = find_splits(config)
-    reports = data_check.check(train, val, threads, config.exif)
+    reports = data_check.check(train, val, threads, config.exif, parts_of(view_of(config.detector)))
     console = Console()
     for text in held_out_texts(train, val):
         console.print(f"note: {text}", markup=False, soft_wrap=True)
@@ -116,8 +122,9 @@ def show_data(arguments: Sequence[str]) -> int:
         )
         for name in names
     }
+    skeleton = split.keypoints.skeleton if split.keypoints else None
     class_names = [category.name for category in split.categories]
-    write_mosaic(output, loaders, class_names, view, rows=rows, columns=columns)
+    write_mosaic(output, loaders, class_names, view, rows=rows, columns=columns, skeleton=skeleton)
     if note := note_on_numbers({name: shown_in_picture(name, label) for label, name in enumerate(class_names, 1)}):
         print(f"note: {note}")
     print(f"wrote {output}")

@@ -56,20 +56,26 @@ def _flags(config: Config, role: Literal["train", "val"]) -> "SplitFlags":
 
 def read_split(config: Config, role: Literal["train", "val"]) -> "Annotations":
     from pipelines.readers.reading import read_source
+    from ssd.detectors.table import view_of
+    from ssd.views import parts_of
 
-    return read_source(find_split(config, role))
+    return read_source(find_split(config, role), parts_of(view_of(config.detector)))
 
 
 def read_to_run(config: Config, source: "Source", ranks: "Ranks") -> "Annotations":
     """The split, parsed once a host; without its bad images where the config says so."""
+    from ssd.detectors.table import view_of
+    from ssd.views import parts_of
+
+    parts = parts_of(view_of(config.detector))
     if config.on_bad_image == "error":
         from pipelines.readers.once_a_host import read_once_a_host
         from pipelines.readers.reading import read_source
 
-        return read_once_a_host(lambda: read_source(source), ranks)
+        return read_once_a_host(lambda: read_source(source, parts), ranks)
     from pipelines.readers.scan import read_usable
 
-    return read_usable(source, ranks)
+    return read_usable(source, ranks, parts)
 
 
 def split_to_judge(
@@ -83,13 +89,16 @@ def split_to_judge(
     import numpy as np
 
     from pipelines.annotations import Category
-    from pipelines.categories import differences_of, relabelled
+    from pipelines.categories import differences_of, relabelled, require_points
     from pipelines.exif import look_at_images
     from pipelines.plausibility import of_split
     from ssd.checkpoints.checkpoint import require_categories
+    from ssd.detectors.table import detector_of
 
     source = find_split(config, "val")
     split = read_to_run(config, source, ranks)
+    if skeleton := detector_of(config.detector).skeleton(config.detector):
+        require_points(skeleton.names, split, file.name)
     own = tuple(Category(*category) for category in content["categories"])
     if not differences_of(own, split, file.name):
         split = relabelled(split, own)

@@ -14,6 +14,7 @@ import torch
 import pipelines
 from pipelines.annotations import Annotations
 from pipelines.augmentation import CROP_ATTEMPTS
+from pipelines.categories import require_points
 from pipelines.exif import look_at_images
 from pipelines.plausibility import look_at_both
 from pipelines.readers.layouts.source import Source
@@ -28,7 +29,7 @@ from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.detectors.table import detector_of, to_dict, view_of
 from ssd.distributed import Ranks, broadcast_object
 from ssd.environment import hardware
-from ssd.evaluation.detect import detect_split
+from ssd.evaluation.detect import Results, detect_split
 from ssd.evaluation.metrics import metrics_of
 from ssd.mlperf.checker import check_run
 from ssd.mlperf.log import begin, run_seconds
@@ -100,6 +101,7 @@ def _train_in(
     places = [place for source in sources for place in (source.image_folder, source.file)]
     compliance = begin(config, folder, places, hardware(ranks.device)["device"], origin and origin.content, ranks)
     splits = train_split, val_split = read_both_splits(config, sources, ranks)
+    config = _with_points_of(config, train_split, origin)
     suspicions = look_at_both(*splits)
     with_empty = shows_empty(view_of(config.detector))
     indices = [train_split.trainable_indices(with_empty=with_empty), np.arange(len(val_split))]
@@ -172,6 +174,17 @@ def _fitted(config: Config, train_split: Annotations) -> tuple[Config, str]:
     boxes_ltrb = torch.from_numpy(train_split.boxes_ltrb[~train_split.is_crowd])
     settings, text = fitted(config.detector, boxes_ltrb)
     return config.with_detector(settings), text
+
+
+def _with_points_of(config: Config, split: Annotations, origin: Origin | None) -> Config:
+    """The config with a detector of the keypoints that the split's objects have, if it finds any. Raises InputError
+    where a run that goes on finds others."""
+    detector = detector_of(config.detector)
+    if split.keypoints is None or detector.with_skeleton is None:
+        return config
+    if origin and (skeleton := detector.skeleton(config.detector)):
+        require_points(skeleton.names, split, origin.file.name)
+    return config.with_detector(detector.with_skeleton(config.detector, split.keypoints.skeleton))
 
 
 def _build_loaders(
@@ -247,10 +260,10 @@ def _announce(
 def _judge(training: Training, showcase: Showcase, config: Config, ranks: Ranks) -> Judge:
     ground_truth = showcase.ground_truth
 
-    def detect() -> np.ndarray | None:
+    def detect() -> Results | None:
         found = detect_split(training.judged_model, showcase, ground_truth, config, ranks)
         if found is not None:
-            showcase.take(found, training.step)
+            showcase.take(found.rows, training.step)
         return found
 
     return Judge(detect, partial(metrics_of, ground_truth, names=config.metrics, engine=config.eval_engine))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ssd.batch import Batch, Detections, EvalBatch
 from ssd.config import Thresholds
 from ssd.detectors.channels import Stream
+from ssd.keypoints import Skeleton
 from ssd.views import View
 
 Forward = Callable[..., Any]
@@ -24,6 +25,10 @@ LossesOf = Callable[[Forward, Any], dict[str, Tensor]]
 minimises their sum."""
 Detect = Callable[[Forward, EvalBatch], Detections]
 """(the model in evaluation mode, in the run's precision; batch) -> what it finds, on the model's device."""
+
+
+def _no_skeleton(settings: Any) -> Skeleton | None:
+    return None
 
 
 class Exportable(NamedTuple):
@@ -64,6 +69,8 @@ class Detector(NamedTuple):
     fitted: (S, boxes_ltrb N x 4 of the training split) -> S with what depends on the data, and what the user should
     know of it or "".
     foreign_files: by the end of a file's name, (content of our checkpoint) -> the bytes of another program's file.
+    with_skeleton: (S, the points that a data set's objects have) -> S for these; of a detector that finds keypoints.
+    skeleton: S -> the points that it finds, None for none.
     """
 
     name: str
@@ -86,3 +93,5 @@ class Detector(NamedTuple):
     coverage: Callable[[Any, Tensor], dict[str, Any]] | None
     fitted: Callable[[Any, Tensor], tuple[Any, str]] | None = None
     foreign_files: dict[str, Callable[[dict[str, Any]], bytes]] = {}
+    with_skeleton: Callable[[Any, Skeleton], Any] | None = None
+    skeleton: Callable[[Any], Skeleton | None] = _no_skeleton

@@ -55,10 +55,15 @@ def to_dict(settings: Any) -> dict[str, Any]:
     return {"family": settings.family, **asdict(settings)}
 
 
+def _plain(value: Any) -> Any:
+    """Lists, also within each other, as tuples: JSON knows no other."""
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
+
+
 def from_dict(content: dict[str, Any]) -> Any:
     """The settings that `to_dict` wrote; a field that is not there has its default. Raises ValueError for a family or a
     field that is not known."""
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+    values = {name: _plain(value) for name, value in content.items()}
     family = values.pop("family", None)
     if family not in DETECTORS:
         raise ValueError(f"unknown detector {family!r}")

@@ -1,6 +1,7 @@
-"""A model's detections over a split, as rows of COCO results."""
+"""A model's detections over a split, as rows of COCO results, and their masks and keypoints."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,26 +14,89 @@ from ssd.config import Config
 from ssd.detectors.contract import Forward
 from ssd.detectors.table import detector_of
 from ssd.distributed import Ranks, gather_tensors
+from ssd.masks import pasted_counts
 from ssd.precision import autocast
+from ssd.views import ObjectParts, parts_of
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """Every detection of a split. Ids are the data set's own, pixels those of its images."""
+
+    rows: np.ndarray
+    """n x 7 float64: image id, x, y, w, h in pixels, score, category id."""
+    masks: list[bytes] | None = None
+    """n compressed run lengths of COCO's, over the whole image; None of a detector that finds none, as below."""
+    keypoints: np.ndarray | None = None
+    """n x P x 3 float64: x, y in pixels, and a score without bounds."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
 
 @torch.no_grad()
 def detect_split(
     model: nn.Module, loader: EvalLoader, ground_truth: GroundTruth, config: Config, ranks: Ranks
-) -> np.ndarray | None:
-    """Every detection of a split, on rank 0; None on the others.
-
-    n x 7 float64: image id, x, y, w, h in pixels, score, category id; the ids are the data set's own. The model is left
-    in the mode it was in.
-    """
+) -> Results | None:
+    """Every detection of a split, on rank 0; None on the others. The model is left in the mode it was in."""
     training = model.training
     model.eval()
+    points = len(ground_truth.skeleton.names) if ground_truth.skeleton else 0
+    rows, keypoints = [torch.zeros(0, 7, dtype=torch.float64)], [torch.zeros(0, points, 3, dtype=torch.float64)]
+    masks: list[bytes] = []
     detect = detector_of(config.detector).detect(config.detector, config.thresholds)
     forward = in_precision(model, config, ranks.device)
-    rows = detect_rows(lambda batch: detect(forward, batch), loader, ground_truth)
+    for batch in loader:
+        detections = on_host(detect(forward, batch))
+        rows.append(_coco_rows(detections, batch.indices, ground_truth))
+        sizes_px = torch.from_numpy(ground_truth.sizes_px[batch.indices.numpy()]).double()
+        if detections.masks is not None:
+            masks += _counts(detections, sizes_px)
+        if detections.keypoints is not None:
+            real = torch.arange(detections.scores.shape[1]) < detections.counts.unsqueeze(1)
+            scale = torch.cat([sizes_px, torch.ones_like(sizes_px[:, :1])], dim=1).view(-1, 1, 1, 3)
+            keypoints.append((detections.keypoints.double() * scale)[real])
     model.train(training)
-    parts = gather_tensors(rows, ranks)
-    return None if parts is None else torch.cat(parts).numpy()
+    view = detector_of(config.detector).view(config.detector)
+    return _joined(torch.cat(rows), masks, torch.cat(keypoints), parts_of(view), ranks)
+
+
+def _counts(detections: Detections, sizes_px: torch.Tensor) -> list[bytes]:
+    found: list[bytes] = []
+    assert detections.masks is not None
+    for row, (width, height) in enumerate(sizes_px.int().tolist()):
+        count = int(detections.counts[row])
+        boxes_ltrb_px = detections.boxes_ltrb[row, :count] * torch.tensor([width, height] * 2)
+        found += pasted_counts(detections.masks[row, :count], boxes_ltrb_px, (width, height))
+    return found
+
+
+def _joined(
+    rows: torch.Tensor, masks: list[bytes], keypoints: torch.Tensor, parts: ObjectParts, ranks: Ranks
+) -> Results | None:
+    """Of all ranks, on rank 0."""
+    of_ranks = gather_tensors(rows, ranks)
+    counts, points, lengths = None, None, None
+    if parts.masks:
+        lengths = gather_tensors(torch.tensor([len(each) for each in masks], dtype=torch.int64), ranks)
+        counts = gather_tensors(torch.frombuffer(bytearray(b"".join(masks)) or bytearray(1), dtype=torch.uint8), ranks)
+    if parts.keypoints:
+        points = gather_tensors(keypoints, ranks)
+    if of_ranks is None:
+        return None
+    return Results(
+        torch.cat(of_ranks).numpy(),
+        None if counts is None or lengths is None else _split(counts, lengths),
+        None if points is None else torch.cat(points).numpy(),
+    )
+
+
+def _split(counts: list[torch.Tensor], lengths: list[torch.Tensor]) -> list[bytes]:
+    found = []
+    for of_rank, ends in zip(counts, (each.cumsum(0).tolist() for each in lengths), strict=True):
+        content = of_rank.numpy().tobytes()
+        found += [content[first:end] for first, end in zip([0, *ends], ends, strict=False)]
+    return found
 
 
 def detect_rows(
@@ -40,7 +104,7 @@ def detect_rows(
 ) -> torch.Tensor:
     """This rank's rows of `detect_split`, by any function that detects a batch."""
     rows = [torch.zeros(0, 7, dtype=torch.float64)]
-    rows += [_coco_rows(detect(batch), batch.indices, ground_truth) for batch in loader]
+    rows += [_coco_rows(on_host(detect(batch)), batch.indices, ground_truth) for batch in loader]
     return torch.cat(rows)
 
 
@@ -55,7 +119,7 @@ def in_precision(model: Forward, config: Config, device: torch.device) -> Forwar
 
 
 def _coco_rows(detections: Detections, indices: torch.Tensor, ground_truth: GroundTruth) -> torch.Tensor:
-    boxes_ltrb, scores, labels, counts = on_host(detections)
+    boxes_ltrb, scores, labels, counts, *_ = detections
     boxes_xywh = ltrb_to_xywh(boxes_ltrb)
     real = torch.arange(scores.shape[1]) < counts.unsqueeze(1)
     sizes_px = torch.from_numpy(ground_truth.sizes_px[indices.numpy()]).double()

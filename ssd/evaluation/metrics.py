@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import numpy as np
-
 from ssd.batch import GroundTruth
-from ssd.evaluation.coco import coco_metrics
+from ssd.evaluation.detect import Results
+from ssd.evaluation.parts import all_metrics
 from ssd.evaluation.voc import voc_metrics
 
 DECIDING = {"coco": "AP", "voc07": "VOC07", "voc12": "VOC12"}
@@ -13,11 +12,11 @@ DECIDING = {"coco": "AP", "voc07": "VOC07", "voc12": "VOC12"}
 
 
 def metrics_of(
-    ground_truth: GroundTruth, results: np.ndarray, *, names: tuple[str, ...], engine: str = "faster"
+    ground_truth: GroundTruth, results: Results, *, names: tuple[str, ...], engine: str = "faster"
 ) -> dict[str, Any]:
-    """names: of config.METRICS. engine: as in `coco_metrics`, whose figures stand in the result too."""
-    metrics = coco_metrics(ground_truth, results, engine)
+    """names: of config.METRICS. engine: as in `all_metrics`, whose figures stand in the result too."""
+    metrics = all_metrics(ground_truth, results, engine)
     for name in names:
         if name != "coco":
-            metrics |= voc_metrics(ground_truth, results, name)
+            metrics |= voc_metrics(ground_truth, results.rows, name)
     return metrics

@@ -1,18 +1,26 @@
 """Detections drawn on the picture that they were made in, to be read at any size of it."""
 
+import numpy as np
+import pycocotools.mask
 from PIL import Image, ImageDraw
 
-from ssd.drawing import class_colour
+from ssd.drawing import class_colour, draw_skeleton, tint
 from ssd.inference.predictor import ImageDetections
+from ssd.keypoints import Skeleton
 from ssd.lettering import Font, picture_font, shown_in_picture
 
 _LEAST_SIDE_PX = 480  # of what is drawn on: a text would cover what is smaller
 
 
-def draw_detections(picture: Image.Image, detections: ImageDetections) -> Image.Image:
-    """A copy with boxes, names and scores, the best on top; small pictures come back enlarged."""
+def draw_detections(picture: Image.Image, detections: ImageDetections, skeleton: Skeleton | None = None) -> Image.Image:
+    """A copy with boxes, names and scores, the best on top, masks tinted and keypoints linked; small pictures come back
+    enlarged. skeleton: of the keypoints."""
     scale = max(1, -(-_LEAST_SIDE_PX // max(picture.size)))
     drawn = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.LANCZOS)
+    labels = detections.labels.tolist()
+    if detections.masks is not None:
+        for mask, label in reversed(list(zip(detections.masks, labels, strict=True))):
+            tint(drawn, np.asarray(pycocotools.mask.decode(mask)), label)
     draw = ImageDraw.Draw(drawn)
     mean_side_px = (drawn.width * drawn.height) ** 0.5
     line_px = max(2, round(mean_side_px / 200))
@@ -28,6 +36,11 @@ def draw_detections(picture: Image.Image, detections: ImageDetections) -> Image.
             width=line_px + 2 * edge_px,
         )
         draw.rectangle(_ordered(left, top, right, bottom), outline=class_colour(label), width=line_px)
+    if detections.keypoints_px is not None and skeleton is not None:
+        points_px = (detections.keypoints_px * scale).tolist()
+        for points, label in reversed(list(zip(points_px, labels, strict=True))):
+            if not np.isnan(points).any():
+                draw_skeleton(draw, [(x, y) for x, y, _ in points], skeleton, label, line_px)
     taken: list[tuple[float, float, float, float]] = []
     for box, label, name, score in rows:
         text = f"{shown_in_picture(name, label)} {score:.2f}"

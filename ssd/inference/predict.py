@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ssd.boxes import ltrb_to_xywh
@@ -20,6 +21,7 @@ from ssd.errors import InputError
 from ssd.images import SUFFIXES, read_picture
 from ssd.inference.drawn import draw_detections
 from ssd.inference.predictor import ImageDetections, ModelInput, Predictor, model_input
+from ssd.keypoints import Skeleton
 from ssd.lettering import note_on_numbers, shown_in_picture
 from ssd.views import View
 
@@ -116,7 +118,7 @@ def predict(
         _write_csv(output / RESULTS_CSV, results)
         not_drawn = 0
         task = bar.add_task("drawing", total=len(results))
-        for problem in pool.map(lambda each: _draw(each, output, upright), results):
+        for problem in pool.map(lambda each: _draw(each, output, upright, detector.skeleton), results):
             bar.advance(task)
             if problem:
                 not_drawn += 1
@@ -158,14 +160,14 @@ def _read(file: Path, view: View, upright: bool) -> tuple[ModelInput, bool]:
     return model_input(picture if upright else np.array(picture), view), is_turned
 
 
-def _draw(found: Found, output: Path, upright: bool) -> str:
+def _draw(found: Found, output: Path, upright: bool, skeleton: Skeleton | None) -> str:
     """'', or why there is no picture of this file: too wide or high for JPEG, or changed since it was read.
 
     Raises OSError of a disk that cannot be written to, which no other picture could be either.
     """
     try:
         # Read once more: kept until now, the pictures would take gigabytes.
-        drawn = draw_detections(read_picture(found.file, upright=upright)[0], found.detections)
+        drawn = draw_detections(read_picture(found.file, upright=upright)[0], found.detections, skeleton)
     except InputError as error:
         return str(error)
     if max(drawn.size) > _JPEG_LARGEST_PX:
@@ -207,16 +209,31 @@ def _write_json(file: Path, results: Sequence[Found], detector: Predictor) -> No
             "bbox": box_xywh_px,
             "score": score,
             "file_name": str(found.file),
+            **_parts(found.detections, row),
         }
         for found in results
-        for box_xywh_px, score, label in zip(
-            ltrb_to_xywh(found.detections.boxes_ltrb_px.double()).tolist(),
-            found.detections.scores.tolist(),
-            found.detections.labels.tolist(),
-            strict=True,
+        for row, (box_xywh_px, score, label) in enumerate(
+            zip(
+                ltrb_to_xywh(found.detections.boxes_ltrb_px.double()).tolist(),
+                found.detections.scores.tolist(),
+                found.detections.labels.tolist(),
+                strict=True,
+            )
         )
     ]
     file.write_text(json.dumps(rows) + "\n")
+
+
+def _parts(detections: ImageDetections, row: int) -> dict[str, Any]:
+    """A detection's mask and keypoints as COCO's results have them, which call every point visible."""
+    found: dict[str, Any] = {}
+    if detections.masks is not None:
+        found["segmentation"] = detections.masks[row]
+    if detections.keypoints_px is not None and not detections.keypoints_px[row].isnan().any():
+        points = detections.keypoints_px[row].double()
+        found["keypoints"] = torch.cat([points[:, :2], torch.ones_like(points[:, 2:])], dim=1).flatten().tolist()
+        found["keypoint_scores"] = points[:, 2].tolist()
+    return found
 
 
 def _write_csv(file: Path, results: Sequence[Found]) -> None:
@@ -225,6 +242,6 @@ def _write_csv(file: Path, results: Sequence[Found]) -> None:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["file", "name", "score", "left_px", "top_px", "right_px", "bottom_px"])
         for found in results:
-            boxes_ltrb_px, scores, _, names = found.detections
+            boxes_ltrb_px, scores, _, names = found.detections[:4]
             for box, score, name in zip(boxes_ltrb_px.tolist(), scores.tolist(), names, strict=True):
                 writer.writerow([found.file, name, f"{score:.4f}", *(f"{side:.1f}" for side in box)])

@@ -5,20 +5,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ssd.batch import EvalBatch, on_host, whole
+from ssd.batch import Detections, EvalBatch, on_host, whole
 from ssd.checkpoints import checkpoint, conversion
 from ssd.config import Config
 from ssd.detectors.table import detector_of
 from ssd.distributed import runs_on_gpu
 from ssd.evaluation.detect import in_precision
 from ssd.images import ImageLike, is_file, normalise, normalise_padded, resize, rgb_of
+from ssd.masks import pasted_counts
 from ssd.views import SquareView, View, evaluated_px
 
 
@@ -28,12 +29,17 @@ class ImageDetections(NamedTuple):
     boxes_ltrb_px: n x 4 float32 left, top, right, bottom in pixels of the image; of a file or PIL image, turned upright
     as its EXIF orientation says.
     scores: n float32 in [0, 1]. labels: n int64 in [1, K), as in `batch.Detections`. names: the labels' class names.
+    masks: of a detector that finds them, n run lengths as COCO's files have them, {"size": [height, width], "counts":
+    text}, which pycocotools.mask.decode takes. keypoints_px: of a detector that finds them, n x P x 3 float32: x, y and
+    a score without bounds; NaN of classes that have no points.
     """
 
     boxes_ltrb_px: Tensor
     scores: Tensor
     labels: Tensor
     names: list[str]
+    masks: list[dict[str, Any]] | None = None
+    keypoints_px: Tensor | None = None
 
 
 class ModelInput(NamedTuple):
@@ -78,6 +84,7 @@ class Predictor:
         self._model = model.to(self.device).to(memory_format=torch.channels_last).eval()
         detector = detector_of(config.detector)
         self.view = detector.view(config.detector)
+        self.skeleton = detector.skeleton(config.detector)
         self._title = detector.title(config.detector)
         self._forward = in_precision(self._model, config, self.device)
         self._detect = detector.detect(config.detector, config.thresholds)
@@ -100,13 +107,23 @@ class Predictor:
     def detect(self, inputs: Sequence[ModelInput]) -> list[ImageDetections]:
         """The detections of one batch."""
         batch = model_batch(inputs, self.view, self.device)
-        boxes_ltrb, scores, labels, counts = on_host(self._detect(self._forward, batch))
-        sizes_px = torch.tensor([image.size_px for image in inputs])
-        boxes_ltrb_px = boxes_ltrb * sizes_px.repeat(1, 2).unsqueeze(1)
-        return [
-            ImageDetections(boxes[:count], scores[:count], labels[:count], self._names(labels[:count]))
-            for boxes, scores, labels, count in zip(boxes_ltrb_px, scores, labels, counts.tolist(), strict=True)
-        ]
+        found = on_host(self._detect(self._forward, batch))
+        return [self._of_image(found, place, image.size_px) for place, image in enumerate(inputs)]
+
+    def _of_image(self, found: Detections, place: int, size_px: tuple[int, int]) -> ImageDetections:
+        count = int(found.counts[place])
+        boxes_ltrb, scores, labels = (part[place, :count] for part in found[:3])
+        masks, keypoints = (None if part is None else part[place, :count] for part in found[4:])
+        boxes_ltrb_px = boxes_ltrb * torch.tensor([*size_px, *size_px])
+        rles = None
+        if masks is not None:
+            counts = pasted_counts(masks, boxes_ltrb_px, size_px)
+            rles = [{"size": [size_px[1], size_px[0]], "counts": each.decode()} for each in counts]
+        if keypoints is not None and self.skeleton is not None:
+            has_points = torch.tensor([self.skeleton.is_of(label) for label in labels.tolist()], dtype=torch.bool)
+            keypoints = keypoints * torch.tensor([*size_px, 1])
+            keypoints = torch.where(has_points.view(-1, 1, 1), keypoints, torch.nan)
+        return ImageDetections(boxes_ltrb_px, scores, labels, self._names(labels), rles, keypoints)
 
     def __repr__(self) -> str:
         return f"<{self._title} of {len(self.categories)} classes on {self.device}>"

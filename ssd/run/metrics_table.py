@@ -19,6 +19,7 @@ def show_metrics(metrics: dict[str, Any], title: str, console: Console | None = 
         table.add_column(name, justify="right")
     table.add_row(*(_score(metrics[str(column.header)]) for column in table.columns))
     console.print(table)
+    _show_parts(metrics, console)
     per_class = metrics["per_class"]
     best_first = sorted(per_class, key=lambda name: -1 if per_class[name] is None else per_class[name], reverse=True)
     scores = [f"{name} {_score(per_class[name])}" for name in best_first if per_class[name] is not None]
@@ -32,6 +33,15 @@ def show_metrics(metrics: dict[str, Any], title: str, console: Console | None = 
             console.print(f"{name}, {_VOC[name]}: {_score(metrics[name])} ({own})", markup=False)
     if without := [name for name in best_first if per_class[name] is None]:
         console.print(f"without objects in the split: {', '.join(without)}", markup=False)
+
+
+def _show_parts(metrics: dict[str, Any], console: Console) -> None:
+    """A line each of what was found beside boxes."""
+    for kind, what in (("segm", "masks"), ("keypoints", "keypoints")):
+        names = [name for name in metrics if name.startswith(f"{kind}_")]
+        if names:
+            scores = (f"{name.removeprefix(f'{kind}_')} {_score(metrics[name])}" for name in names)
+            console.print(f"{what}: {'  '.join(scores)}", markup=False)
 
 
 def _score(value: float | None) -> str:

@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ssd.checkpoints.retention import Keeper
 from ssd.distributed import broadcast_object
 from ssd.evaluation.metrics import DECIDING
@@ -28,13 +26,13 @@ OVERLAP_FROM = 100_000
 class Judge(NamedTuple):
     """How the model is judged.
 
-    detect: runs the model over the split; all ranks call it. Rank 0 gets an array with a row for each detection, as
-    `detect.detect_split` returns it, the others None. metrics: turns that array into {"AP": 0.25, "AP50": 0.43, ...};
-    it can be pickled, because another process may call it.
+    detect: runs the model over the split; all ranks call it. Rank 0 gets what `detect.detect_split` returns, or
+    anything else that is as long as there are detections, the others None. metrics: turns that into
+    {"AP": 0.25, "AP50": 0.43, ...}; it can be pickled, because another process may call it.
     """
 
-    detect: Callable[[], np.ndarray | None]
-    metrics: Callable[[np.ndarray], dict[str, Any]]
+    detect: Callable[[], Any | None]
+    metrics: Callable[[Any], dict[str, Any]]
 
 
 class _Begun(NamedTuple):
@@ -42,7 +40,7 @@ class _Begun(NamedTuple):
 
     step: int
     waited_s: float
-    detections: np.ndarray
+    detections: Any
     metrics: Background
 
 

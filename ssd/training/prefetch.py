@@ -23,6 +23,6 @@ def on_side_stream(batches: Iterator[Batch], device: torch.device) -> Iterator[B
         training_stream = torch.cuda.current_stream(device)
         training_stream.wait_stream(stream)
         for tensor in batch:
-            if tensor.is_cuda:
+            if tensor is not None and tensor.is_cuda:
                 tensor.record_stream(training_stream)  # its memory is the side stream's again only after the step
         yield batch

@@ -56,6 +56,10 @@ def find_checkpoint(files: list[Path], ranks: Ranks) -> Origin | None:
     return Origin(file, content, notes)
 
 
+# Of a detector's settings: its own names, and what the data's fingerprint says too.
+_NOT_OF_DATA = ("name", "backbone", "keypoints", "keypoint_links", "keypoint_labels")
+
+
 def data_identity(
     config: Config, fingerprint: str, loader: TrainLoader, ranks: Ranks, compress: str | None = None
 ) -> dict[str, Any]:
@@ -66,7 +70,7 @@ def data_identity(
     return {
         "data": fingerprint,
         "data_pipeline": config.data_pipeline,
-        **{name: value for name, value in asdict(config.detector).items() if name not in ("name", "backbone")},
+        **{name: value for name, value in asdict(config.detector).items() if name not in _NOT_OF_DATA},
         **loader.identity,
         "seed": config.seed,
         "batch_size": config.batch_size,

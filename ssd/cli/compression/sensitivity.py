@@ -177,7 +177,7 @@ def _judge(
     def judge() -> "Judged":
         results = detect_split(model, to_judge, ground_truth, config, ranks)
         assert results is not None
-        ap = coco_metrics(ground_truth, results, config.eval_engine)["AP"] if len(results) else 0.0
+        ap = coco_metrics(ground_truth, results.rows, config.eval_engine)["AP"] if len(results) else 0.0
         torch.manual_seed(0)  # of the anchors and proposals that have a loss
         losses = [float(torch.stack(list(losses_of(model, batch).values())).sum()) for batch in to_learn]
         return Judged(ap, sum(losses) / len(losses))

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -21,8 +20,8 @@ from ssd.config import Config
 from ssd.detectors.table import view_of
 from ssd.distributed import Ranks
 from ssd.environment import git_revision, hardware, versions
-from ssd.evaluation.coco import coco_metrics
-from ssd.evaluation.detect import detect_rows, detect_split
+from ssd.evaluation.detect import Results, detect_rows, detect_split
+from ssd.evaluation.parts import all_metrics
 from ssd.files import written_whole
 from ssd.inference.exported import load_exported, pixels_of
 from ssd.report.example_pictures import Examples
@@ -60,7 +59,7 @@ def compare(
         release(ranks.device)
     for batch in seen[0].first:
         examples.remember(batch)
-    metrics = [coco_metrics(ground_truth, each, configs[0].eval_engine) for each in results]
+    metrics = [all_metrics(ground_truth, each, configs[0].eval_engine) for each in results]
 
     with tempfile.TemporaryDirectory() as folder:
         needs_onnx = {"onnxruntime", "openvino"} & set(runtimes)
@@ -108,7 +107,7 @@ def compare(
     figures.write_json(output / figures.FIGURES, found, {**about, "notes": notes})
     figures.write_plot(output / figures.PLOT, found)
     if len(examples):
-        sheet = examples.sheet([(each.name, rows) for each, rows in zip(found, results, strict=True)])
+        sheet = examples.sheet([(each.name, those.rows) for each, those in zip(found, results, strict=True)])
         with written_whole(output / figures.PICTURES) as temporary:
             Image.fromarray(sheet).save(temporary, format="JPEG", quality=88)
     figures.write_page(output, found, title, notes, about)
@@ -139,11 +138,11 @@ def _call(run: Run, given: tuple[Tensor, Tensor]) -> Callable[[], object]:
     return lambda: run(*given)
 
 
-def _results(subject: Subject, loader: Any, ground_truth: GroundTruth, config: Config, ranks: Ranks) -> np.ndarray:
+def _results(subject: Subject, loader: Any, ground_truth: GroundTruth, config: Config, ranks: Ranks) -> Results:
     """As of `detect.detect_split`: a checkpoint's in torch, an exported file's in onnxruntime."""
     if subject.content is None:
         exported = load_exported(subject.file, threads=torch.get_num_threads(), on_gpu=ranks.device.type == "cuda")
-        return detect_rows(exported.detect, loader, ground_truth).numpy()
+        return Results(detect_rows(exported.detect, loader, ground_truth).numpy())
     model = subject.model().to(ranks.device).to(memory_format=torch.channels_last)
     found = detect_split(model, loader, ground_truth, config, ranks)
     assert found is not None  # there is one rank

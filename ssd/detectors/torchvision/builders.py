@@ -21,7 +21,6 @@ from ssd.detectors.torchvision.rcnn.faster_rcnn import FasterRCNN, Numbers
 from ssd.detectors.torchvision.rcnn.roi_pooling import SIDE
 from ssd.detectors.torchvision.settings import Settings
 
-KEYPOINTS = 17
 _ASPECTS = (0.5, 1.0, 2.0)
 _HIDDEN = 1024
 
@@ -68,14 +67,10 @@ def _rcnn(settings: Settings, num_classes: int, parts: Parts) -> FasterRCNN:
     else:
         box_head = TwoMLPHead(CHANNELS * SIDE**2, _HIDDEN)
     roi_heads = nn.ModuleDict({"box_head": box_head, "box_predictor": FastRCNNPredictor(_HIDDEN, num_classes)})
-    # They are not run, and take no gradient, so that ranks do not wait for one. What was loaded is saved again as it
-    # was: a checkpoint goes back to torchvision, and its masks are those that it came with.
     if parts.family == "maskrcnn":
         roi_heads["mask_head"] = MaskRCNNHeads(CHANNELS, (256, 256, 256, 256), 1, norm_layer=norm)
         roi_heads["mask_predictor"] = MaskRCNNPredictor(256, 256, num_classes)
     elif parts.family == "keypointrcnn":
         roi_heads["keypoint_head"] = KeypointRCNNHeads(CHANNELS, (512,) * 8)
-        roi_heads["keypoint_predictor"] = KeypointRCNNPredictor(512, KEYPOINTS)
-    for name, module in roi_heads.items():
-        module.requires_grad_(name.startswith("box"))
+        roi_heads["keypoint_predictor"] = KeypointRCNNPredictor(512, len(settings.keypoints))
     return FasterRCNN(pyramid, rpn, roi_heads, numbers)

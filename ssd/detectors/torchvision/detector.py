@@ -1,6 +1,7 @@
 """torchvision's detectors to the rest of the house: one record for all of their families."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -9,13 +10,14 @@ from ssd.detectors.contract import Detector, LossesOf
 from ssd.detectors.torchvision.builders import build
 from ssd.detectors.torchvision.channels.streams import streams_of
 from ssd.detectors.torchvision.export import exportable
-from ssd.detectors.torchvision.names import title_of
+from ssd.detectors.torchvision.names import parts_of, title_of
 from ssd.detectors.torchvision.postprocess import detect
 from ssd.detectors.torchvision.settings import Settings
 from ssd.detectors.torchvision.synthetic import input_size_px, synthetic_batch
 from ssd.detectors.torchvision.targets import limits_px, targets_of
 from ssd.detectors.torchvision.weights import foreign, fresh_heads, load_backbone
-from ssd.views import ShortSideView
+from ssd.keypoints import Skeleton
+from ssd.views import ObjectParts, ShortSideView
 
 
 def _freeze_backbone(model: nn.Module) -> None:
@@ -23,7 +25,14 @@ def _freeze_backbone(model: nn.Module) -> None:
 
 
 def _view(settings: Settings) -> ShortSideView:
-    return ShortSideView(settings.short_sides_px, settings.long_side_px, settings.divisor)
+    family = parts_of(settings.builder).family
+    parts = ObjectParts(masks=family == "maskrcnn", keypoints=family == "keypointrcnn")
+    return ShortSideView(settings.short_sides_px, settings.long_side_px, settings.divisor, parts=parts)
+
+
+def _with_skeleton(settings: Settings, skeleton: Skeleton) -> Settings:
+    names, links, labels = skeleton
+    return replace(settings, keypoints=names, keypoint_links=links, keypoint_labels=labels)
 
 
 def _losses_of(settings: Settings, compiled: bool) -> LossesOf:
@@ -55,4 +64,6 @@ TORCHVISION = Detector(
     exportable=exportable,
     streams=streams_of,
     coverage=None,
+    with_skeleton=_with_skeleton,
+    skeleton=lambda settings: settings.skeleton,
 )

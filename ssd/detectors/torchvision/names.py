@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from ssd.detectors.torchvision.settings import Settings
 from ssd.errors import InputError
+from ssd.keypoints import PERSON
 
 RESNETS = (
     "resnet18",
@@ -76,6 +77,8 @@ def settings_of(name: str, backbone_weights: str = "imagenet") -> Settings:
         trainable_layers=all_layers if from_scratch else 3,
         short_sides_px=(320,) if parts.is_320 else short_sides_px,
         long_side_px=640 if parts.is_320 else 1333,
+        keypoints=PERSON.names if parts.family == "keypointrcnn" else (),
+        keypoint_links=PERSON.links if parts.family == "keypointrcnn" else (),
     )
 
 

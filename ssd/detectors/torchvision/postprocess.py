@@ -1,5 +1,6 @@
 """From a model's candidates to detections: threshold, suppression in each class, the best of an image."""
 
+import torch
 from torch import Tensor
 
 from ssd.batch import Detections, EvalBatch
@@ -7,6 +8,7 @@ from ssd.config import Thresholds
 from ssd.detectors import suppression
 from ssd.detectors.contract import Detect, Forward
 from ssd.detectors.torchvision.candidates import Candidates
+from ssd.detectors.torchvision.rcnn.parts import Boxes, CandidatesOfMaps, keypoints_found
 from ssd.detectors.torchvision.settings import Settings
 from ssd.detectors.torchvision.targets import limits_px
 
@@ -21,10 +23,25 @@ def detect(settings: Settings, thresholds: Thresholds) -> Detect:
 
     def detect_batch(forward: Forward, batch: EvalBatch) -> Detections:
         limits = limits_px(batch.placed_ltrb_px[:, 2:], batch.images.device)
-        candidates: Candidates = forward(batch.images, limits)
-        return detections_of(candidates, limits, thresholds)
+        said: Candidates | CandidatesOfMaps = forward(batch.images, limits)
+        if isinstance(said, Candidates):
+            return detections_of(said, limits, thresholds)
+        return _with_parts(detections_of(said.candidates, limits, thresholds), said.maps, limits, forward)
 
     return detect_batch
+
+
+def _with_parts(detections: Detections, maps: list[Tensor], limits: Tensor, forward: Forward) -> Detections:
+    """Looks at the boxes that were found once more, for their masks or keypoints."""
+    boxes_ltrb_px, real = detections.boxes_ltrb * limits, detections.labels > 0
+    masks, heatmaps = forward(maps, Boxes(boxes_ltrb_px, detections.labels))
+    if masks is not None:
+        masks = torch.where(real.unsqueeze(2).unsqueeze(3), masks.sigmoid(), 0)
+    keypoints = None
+    if heatmaps is not None:
+        keypoints = keypoints_found(heatmaps, boxes_ltrb_px, real)
+        keypoints[..., :2] /= limits[:, :, None, 2:]
+    return detections._replace(masks=masks, keypoints=keypoints)
 
 
 def detections_of(candidates: Candidates, limits: Tensor, thresholds: Thresholds) -> Detections:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ssd.errors import InputError
+from ssd.keypoints import Skeleton
 
 NORMS = ("frozen", "batch")
 
@@ -28,6 +29,12 @@ class Settings:
     """The longest that a side may become."""
     divisor: int = 32
     """A batch's height and width are multiples of it."""
+    keypoints: tuple[str, ...] = ()
+    """The names of the points that a Keypoint R-CNN finds, those of the data that it trains on."""
+    keypoint_links: tuple[tuple[int, int], ...] = ()
+    """Pairs of places among them, for pictures."""
+    keypoint_labels: tuple[int, ...] = ()
+    """The classes that have them, in [1, K); () for all."""
 
     def __post_init__(self) -> None:
         """Raises InputError, a ValueError, for values that make no sense."""
@@ -41,3 +48,7 @@ class Settings:
     @property
     def name(self) -> str:
         return self.builder
+
+    @property
+    def skeleton(self) -> Skeleton | None:
+        return Skeleton(self.keypoints, self.keypoint_links, self.keypoint_labels) if self.keypoints else None

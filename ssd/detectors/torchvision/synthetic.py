@@ -3,9 +3,11 @@
 import torch
 
 from ssd.batch import RaggedBatch
+from ssd.detectors.torchvision.names import parts_of
 from ssd.detectors.torchvision.settings import Settings
 
 _OBJECTS_AN_IMAGE = 7  # COCO 2017 has 7.3
+_MASK_SIDE = 112
 
 
 def input_size_px(settings: Settings) -> tuple[int, int]:
@@ -24,6 +26,13 @@ def synthetic_batch(settings: Settings, num_classes: int, device: torch.device, 
     sides = 0.05 + 0.45 * torch.rand(batch_size * _OBJECTS_AN_IMAGE, 2, generator=generator)
     corners = (1 - sides) * torch.rand(len(sides), 2, generator=generator)
     boxes_ltrb_px = torch.cat([corners, corners + sides], dim=1) * torch.tensor([width, height] * 2)
+    width_height = boxes_ltrb_px[:, 2:] - boxes_ltrb_px[:, :2]
+    points = boxes_ltrb_px[:, None, :2] + width_height[:, None] * torch.rand(
+        len(sides), len(settings.keypoints), 2, generator=generator
+    )
+    masks = torch.zeros(len(sides), _MASK_SIDE, _MASK_SIDE, dtype=torch.uint8)
+    masks[:, 1:-1, 1:-1] = 1
+    has_masks = parts_of(settings.builder).family == "maskrcnn"
     return RaggedBatch(
         images.to(device, memory_format=torch.channels_last),
         torch.tensor([[width, height]] * batch_size),
@@ -31,4 +40,7 @@ def synthetic_batch(settings: Settings, num_classes: int, device: torch.device, 
         torch.randint(1, num_classes, (len(sides),), generator=generator).to(device),
         torch.full((batch_size,), _OBJECTS_AN_IMAGE),
         torch.arange(batch_size),
+        masks.to(device) if has_masks else None,
+        boxes_ltrb_px.to(device) if has_masks else None,
+        torch.cat([points, torch.full_like(points[..., :1], 2)], dim=2).to(device) if settings.keypoints else None,
     )

@@ -17,18 +17,29 @@ class Targets(NamedTuple):
     move tensors to the GPU, where reading them waits.
 
     boxes_ltrb_px: N x 4 float32. labels: N int64. counts: of each image, N in all. sizes_px: of each image (width,
-    height).
+    height). The others as in `RaggedBatch`.
     """
 
     boxes_ltrb_px: Tensor
     labels: Tensor
     counts: tuple[int, ...]
     sizes_px: tuple[tuple[int, int], ...]
+    masks: Tensor | None = None
+    mask_windows_ltrb_px: Tensor | None = None
+    keypoints_px: Tensor | None = None
 
 
 def targets_of(batch: RaggedBatch) -> Targets:
     sizes_px = tuple((width, height) for width, height in batch.sizes_px.tolist())
-    return Targets(batch.boxes_ltrb_px, batch.labels, tuple(batch.counts.tolist()), sizes_px)
+    return Targets(
+        batch.boxes_ltrb_px,
+        batch.labels,
+        tuple(batch.counts.tolist()),
+        sizes_px,
+        batch.masks,
+        batch.mask_windows_ltrb_px,
+        batch.keypoints_px,
+    )
 
 
 def of_images(targets: Targets) -> list[slice]:

@@ -22,6 +22,7 @@ _BODY = "backbone.body."
 _DENSE_HEAD = "head.classification_head.cls_logits."
 _BOX_HEAD = "roi_heads.box_predictor."
 _MASK_HEAD = "roi_heads.mask_predictor.mask_fcn_logits."
+_KEYPOINT_HEAD = "roi_heads.keypoint_predictor.kps_score_lowres."
 
 
 def load_backbone(model: nn.Module, settings: Settings, source: str) -> None:
@@ -44,11 +45,12 @@ def load_backbone(model: nn.Module, settings: Settings, source: str) -> None:
 
 
 def fresh_heads(settings: Settings) -> tuple[str, ...]:
-    """The prefixes of the weights that depend on the classes."""
+    """The prefixes of the weights that depend on the classes, or on how many points the objects have."""
     family = parts_of(settings.builder).family
     if family in ("retinanet", "fcos"):
         return (_DENSE_HEAD,)
-    return (_BOX_HEAD, _MASK_HEAD) if family == "maskrcnn" else (_BOX_HEAD,)
+    others = {"maskrcnn": (_MASK_HEAD,), "keypointrcnn": (_KEYPOINT_HEAD,)}
+    return (_BOX_HEAD, *others.get(family, ()))
 
 
 def foreign(content: Any, file: Path) -> dict[str, Any] | None:
@@ -67,6 +69,9 @@ def foreign(content: Any, file: Path) -> dict[str, Any] | None:
         return None
     settings = _settings(state, family, file)
     num_classes = _num_classes(state, family, file)
+    if family == "keypointrcnn" and (points := len(state[f"{_KEYPOINT_HEAD}bias"])) != len(settings.keypoints):
+        names = tuple(f"point {number}" for number in range(1, 1 + points))  # their names are not in the file
+        settings = replace(settings, keypoints=names, keypoint_links=())
     with torch.device("meta"):  # without drawing weights that the file's replace
         model = build(settings, num_classes)
     try:

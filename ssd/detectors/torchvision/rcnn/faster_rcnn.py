@@ -1,7 +1,5 @@
-"""Faster R-CNN (Ren et al. 2015) on a feature pyramid with torchvision's parts, names and numbers.
-
-Mask and Keypoint R-CNN are this, with one more head that is held and not run: for now they find boxes.
-"""
+"""Faster R-CNN (Ren et al. 2015) on a feature pyramid with torchvision's parts, names and numbers, and with one more
+head Mask and Keypoint R-CNN (He et al. 2017)."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,8 +10,17 @@ from torch.nn import functional as F
 
 from ssd.detectors.torchvision.boxes import Cells, anchors_ltrb_px, cut, decode, encode
 from ssd.detectors.torchvision.candidates import Candidates
+from ssd.detectors.torchvision.rcnn.parts import (
+    Boxes,
+    CandidatesOfMaps,
+    PartMaps,
+    keypoint_loss,
+    keypoint_targets,
+    mask_loss,
+    mask_targets,
+)
 from ssd.detectors.torchvision.rcnn.proposals import Proposals, propose, with_boxes
-from ssd.detectors.torchvision.rcnn.roi_pooling import pool, rois_of
+from ssd.detectors.torchvision.rcnn.roi_pooling import PART_SIDE, pool, rois_of
 from ssd.detectors.torchvision.rcnn.rpn_samples import head_at
 from ssd.detectors.torchvision.rcnn.sampling import sample
 from ssd.detectors.torchvision.targets import BELOW, BETWEEN, Targets, gather, limits_px, match
@@ -21,6 +28,7 @@ from ssd.detectors.torchvision.targets import BELOW, BETWEEN, Targets, gather, l
 _BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 _SMOOTH_BETA = 1 / 9
 _SMALLEST_DETECTION_PX = 1e-2
+_OBJECTS_SHARE = 0.25
 # Where choosing costs no wait, what only fills up is dropped at once; elsewhere it is carried on and marked.
 _DROPS_AT_ONCE_ON = ("cpu",)
 
@@ -53,10 +61,22 @@ class FasterRCNN(nn.Module):
         # Its statistics are those of the boxes that have a loss, without any that fill up.
         self.has_batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in roi_heads["box_head"].modules())
 
-    def forward(self, images: Tensor, about: Targets | Tensor) -> dict[str, Tensor] | Candidates:
-        """The `losses` of a training batch, about which are its targets; or the `candidates`, with the limits of their
-        boxes."""
-        return self.losses(images, about) if isinstance(about, Targets) else self.candidates(images, about)
+        self.finds_parts = "mask_head" in roi_heads or "keypoint_head" in roi_heads
+
+    def forward(
+        self, seen: Tensor | list[Tensor], about: Targets | Tensor | Boxes
+    ) -> dict[str, Tensor] | Candidates | CandidatesOfMaps | PartMaps:
+        """The `losses` of images, about which are their targets. Or the candidates in images, with the limits of their
+        boxes; where the model finds masks or keypoints, with the feature maps too. Or, of such maps, what these heads
+        say of boxes."""
+        if isinstance(about, Targets):
+            return self.losses(seen, about)  # type: ignore[arg-type]
+        if isinstance(about, Boxes):
+            return self._parts_of(seen, about)  # type: ignore[arg-type]
+        if not self.finds_parts:
+            return self.candidates(seen, about)  # type: ignore[arg-type]
+        maps = list(self.backbone(seen).values())
+        return CandidatesOfMaps(self._candidates(maps, seen, about), maps)  # type: ignore[arg-type]
 
     def losses(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
         """The losses of a training batch, of a sample of its anchors and proposals."""
@@ -66,7 +86,8 @@ class FasterRCNN(nn.Module):
         of_rpn = self._rpn_losses(maps, anchors, targets)
         with torch.no_grad():  # proposals take no gradient to the head that made them
             rois = self._sampled(with_boxes(self._proposals(maps, anchors, limits), targets), targets)
-        return {**self._box_losses(maps, rois), **of_rpn}
+        of_parts = self._part_losses(maps, rois, targets) if self.finds_parts else {}
+        return {**self._box_losses(maps, rois), **of_parts, **of_rpn}
 
     def _proposals(self, maps: list[Tensor], anchors: Tensor, limits: Tensor) -> Proposals:
         objectness, offsets = self.rpn["head"](maps)
@@ -100,10 +121,14 @@ class FasterRCNN(nn.Module):
     def _sampled(self, proposals: Proposals, targets: Targets) -> "_Rois":
         matched = match(targets, proposals.boxes_ltrb_px, low=0.5, high=0.5, each_box_learns=False)
         labels = torch.where(matched == BELOW, 0, gather(targets.labels, matched))
-        place, counted = sample(torch.where(proposals.real, labels, -1), self.numbers.boxes_an_image, 0.25)
+        place, counted = sample(torch.where(proposals.real, labels, -1), self.numbers.boxes_an_image, _OBJECTS_SHARE)
         boxes = proposals.boxes_ltrb_px.gather(1, place.unsqueeze(2).expand(-1, -1, 4))
-        learned = gather(targets.boxes_ltrb_px, matched.gather(1, place))
-        rois = _Rois(rois_of(boxes), learned.flatten(0, 1), labels.gather(1, place).flatten(), counted.flatten())
+        matched = matched.gather(1, place)
+        learned = gather(targets.boxes_ltrb_px, matched)
+        rois = _Rois(
+            rois_of(boxes), learned.flatten(0, 1), labels.gather(1, place).flatten(), counted.flatten(),
+            matched.flatten(),
+        )  # fmt: skip
         if boxes.device.type in _DROPS_AT_ONCE_ON or self.has_batch_norm:
             kept = rois.counted.nonzero().squeeze(1)
             rois = _Rois(*(part.index_select(0, kept) for part in rois))
@@ -123,6 +148,56 @@ class FasterRCNN(nn.Module):
             "loss_box_reg": torch.where(is_object, of_boxes, 0).sum() / samples,
         }
 
+    def _part_losses(self, maps: list[Tensor], rois: "_Rois", targets: Targets) -> dict[str, Tensor]:
+        """Of the boxes that learn an object."""
+        is_object = rois.counted & (rois.labels > 0)
+        if rois.rois.device.type in _DROPS_AT_ONCE_ON or self.has_batch_norm:
+            kept = is_object.nonzero().squeeze(1)
+            if not len(kept):  # one that does not count, so that the heads have a gradient
+                kept = is_object.new_zeros(1, dtype=torch.int64)
+        else:
+            # The sampler puts objects first, and takes no more than a quarter.
+            each, most = len(rois.rois) // len(targets.counts), int(self.numbers.boxes_an_image * _OBJECTS_SHARE)
+            kept = torch.arange(len(rois.rois), device=is_object.device).view(-1, each)[:, :most].flatten()
+        boxes, _, labels, _, matched = (part.index_select(0, kept) for part in rois)
+        counted, boxes_ltrb_px = is_object.index_select(0, kept), boxes[:, 1:]
+        losses = {}
+        if "mask_head" in self.roi_heads:
+            assert targets.masks is not None and targets.mask_windows_ltrb_px is not None
+            logits = self._part_maps(maps, boxes, "mask")
+            aims = mask_targets(targets.masks, targets.mask_windows_ltrb_px, matched, boxes_ltrb_px, logits.shape[-1])
+            losses["loss_mask"] = mask_loss(logits, labels, aims, counted)
+        if "keypoint_head" in self.roi_heads:
+            assert targets.keypoints_px is not None
+            logits = self._part_maps(maps, boxes, "keypoint")
+            cells, stated = keypoint_targets(gather(targets.keypoints_px, matched), boxes_ltrb_px, logits.shape[-1])
+            losses["loss_keypoint"] = keypoint_loss(logits, cells, stated & counted.unsqueeze(1))
+        return losses
+
+    def _part_maps(self, maps: list[Tensor], rois: Tensor, kind: str) -> Tensor:
+        """What the "mask" or the "keypoint" head says of R rois: R x (classes or points) x S x S float32."""
+        strides = self.numbers.pooled_strides
+        pooled = pool(maps[: len(strides)], strides, rois, PART_SIDE)
+        said: Tensor = self.roi_heads[f"{kind}_predictor"](self.roi_heads[f"{kind}_head"](pooled))
+        return said.float()
+
+    def _parts_of(self, maps: list[Tensor], boxes: Boxes) -> PartMaps:
+        rois, batch = rois_of(boxes.boxes_ltrb_px), len(boxes.labels)
+        kept = boxes.labels.flatten().nonzero().squeeze(1) if rois.device.type in _DROPS_AT_ONCE_ON else None
+        found: list[Tensor | None] = []
+        for kind in ("mask", "keypoint"):
+            if f"{kind}_head" not in self.roi_heads:
+                found.append(None)
+                continue
+            said = self._part_maps(maps, rois if kept is None else rois[kept], kind)
+            if kind == "mask":
+                labels = boxes.labels.flatten() if kept is None else boxes.labels.flatten()[kept]
+                said = said.gather(1, labels.view(-1, 1, 1, 1).expand(-1, 1, *said.shape[2:])).squeeze(1)
+            if kept is not None:
+                said = said.new_zeros(len(rois), *said.shape[1:]).index_copy(0, kept, said)
+            found.append(said.unflatten(0, (batch, -1)))
+        return PartMaps(*found)
+
     def _of_boxes(self, maps: list[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
         """Of R rois as `rois_of` makes them: logits R x K, offsets R x K x 4, in float32."""
         strides = self.numbers.pooled_strides
@@ -131,7 +206,9 @@ class FasterRCNN(nn.Module):
         return logits.float(), offsets.float().unflatten(1, (-1, 4))
 
     def candidates(self, images: Tensor, limits: Tensor) -> Candidates:
-        maps = list(self.backbone(images).values())
+        return self._candidates(list(self.backbone(images).values()), images, limits)
+
+    def _candidates(self, maps: list[Tensor], images: Tensor, limits: Tensor) -> Candidates:
         proposals = self._proposals(maps, anchors_ltrb_px(self.numbers.cells, maps, images), limits)
         boxes_ltrb_px, real = proposals
         logits, offsets = self._of_boxes(maps, rois_of(boxes_ltrb_px))
@@ -147,12 +224,13 @@ class FasterRCNN(nn.Module):
 
 class _Rois(NamedTuple):
     """Proposals that have a loss. rois: R x 5 as `rois_of` makes them. learned: R x 4. labels: R, 0 background.
-    counted: R bool, false of what fills up."""
+    counted: R bool, false of what fills up. matched: R int64, the object that each learns, below 0 for none."""
 
     rois: Tensor
     learned_ltrb_px: Tensor
     labels: Tensor
     counted: Tensor
+    matched: Tensor
 
 
 def _per_anchor(head_map: Tensor, values: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""A 7 x 7 look at each box in that map of the pyramid that suits its size."""
+"""A look at each box in that map of the pyramid that suits its size."""
 
 import math
 from collections.abc import Sequence
@@ -8,6 +8,9 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 SIDE = 7
+"""Of a look for the box head, in cells."""
+PART_SIDE = 14
+"""Of one for the mask and the keypoint head."""
 _SAMPLES = 2
 # Feature Pyramid Networks (Lin et al. 2017), equation 1.
 _CANONICAL_SIDE_PX, _CANONICAL_LEVEL = 224, 4
@@ -32,19 +35,19 @@ def rois_of(boxes_ltrb_px: Tensor) -> Tensor:
     return torch.cat([image.to(boxes_ltrb_px.dtype), boxes_ltrb_px], dim=2).flatten(0, 1)
 
 
-def pool(maps: Sequence[Tensor], strides: Sequence[int], rois: Tensor) -> Tensor:
-    """maps: B x C x H x W each. rois: R x 5. Returns R x C x 7 x 7."""
+def pool(maps: Sequence[Tensor], strides: Sequence[int], rois: Tensor, side: int = SIDE) -> Tensor:
+    """maps: B x C x H x W each. rois: R x 5. Returns R x C x side x side."""
     level = level_of(rois[:, 1:], strides)
-    pooled = maps[0].new_zeros(rois.shape[0], maps[0].shape[1], SIDE, SIDE)
+    pooled = maps[0].new_zeros(rois.shape[0], maps[0].shape[1], side, side)
     for place, (features, stride) in enumerate(zip(maps, strides, strict=True)):
         is_own = level == place
         if rois.device.type in _CHOOSES_ON and not torch.compiler.is_compiling():
             own = is_own.nonzero().squeeze(1)
-            looked = roi_align(features, rois[own].to(features.dtype), SIDE, 1 / stride, _SAMPLES)
+            looked = roi_align(features, rois[own].to(features.dtype), side, 1 / stride, _SAMPLES)
             pooled = pooled.index_copy(0, own, looked.to(pooled.dtype))
         else:
             # A box far outside of the map reads nothing of it and gives 0.
             boxes = torch.where(is_own.unsqueeze(1), rois[:, 1:], _OUTSIDE_PX)
             seen = torch.cat([rois[:, :1], boxes], dim=1).to(features.dtype)
-            pooled = pooled + roi_align(features, seen, SIDE, 1 / stride, _SAMPLES).to(pooled.dtype)
+            pooled = pooled + roi_align(features, seen, side, 1 / stride, _SAMPLES).to(pooled.dtype)
     return pooled

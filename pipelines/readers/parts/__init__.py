@@ -1,0 +1,1 @@
+"""The strict readers of what COCO files state of objects beside their boxes."""
