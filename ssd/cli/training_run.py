@@ -245,7 +245,7 @@ def _judge(training: Training, showcase: Showcase, config: Config, ranks: Ranks)
     def detect() -> Results | None:
         found = detect_split(training.judged_model, showcase, ground_truth, config, ranks)
         if found is not None:
-            showcase.take(found.rows, training.step)
+            showcase.take(found, training.step)
         return found
 
     return Judge(detect, partial(all_metrics, ground_truth, engine=config.eval_engine))
