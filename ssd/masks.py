@@ -1,5 +1,7 @@
 """Masks as COCO's run lengths: column by column, beginning with how many pixels do not belong to the object."""
 
+from typing import Any
+
 import numpy as np
 import pycocotools.mask
 import torch
@@ -36,6 +38,16 @@ def runs_of(counts: str) -> np.ndarray:
     runs[1::2] = np.cumsum(runs[1::2])
     runs[2::2] = np.cumsum(runs[2::2])
     return runs
+
+
+def bitmap_of_segmentation(segmentation: Any, size_px: tuple[int, int]) -> np.ndarray:
+    """Height x width uint8, 1 where the object is. segmentation: polygons or run lengths, compressed or not, as COCO
+    states them. size_px: (width, height)."""
+    rles = segmentation
+    if isinstance(segmentation, list) or not isinstance(segmentation["counts"], str | bytes):
+        rles = pycocotools.mask.frPyObjects(segmentation, size_px[1], size_px[0])
+    bitmap: np.ndarray = pycocotools.mask.decode(pycocotools.mask.merge(rles) if isinstance(rles, list) else rles)
+    return bitmap
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import parts_data
 import pytest
 import ragged_data
 import torch
@@ -24,6 +25,7 @@ from torchvision.ops import nms
 from pipelines import augmentation
 from pipelines.no_dali import loaders
 from pipelines.order import Sample
+from pipelines.readers.coco import read_annotations
 from pipelines.targets import ragged_batch
 from ssd import constants
 from ssd.batch import Detections, GroundTruth, MatchedBatch, Predictions, on_host
@@ -41,7 +43,7 @@ from ssd.matching import decode, offsets_of
 from ssd.training import state
 from ssd.training.build import build_training
 from ssd.training.step import build_step
-from ssd.views import Augmentation, SquareView
+from ssd.views import Augmentation, ObjectParts, SquareView
 
 SETTINGS: dict[str, Any] = {"score_threshold": 0.05, "nms_iou": 0.5, "max_per_class": 200, "max_per_image": 200}
 
@@ -169,7 +171,8 @@ def warm_up() -> None:
 
 
 def same_bits(found: Detections, expected: Detections) -> None:
-    for ours, theirs in zip(found, expected, strict=True):
+    assert found[4:] == expected[4:] == (None, None)  # no masks, no keypoints
+    for ours, theirs in zip(found[:4], expected[:4], strict=True):
         assert ours.dtype == theirs.dtype
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
 
@@ -188,7 +191,7 @@ def test_detection_is_the_same_on_both_devices_and_waits_three_times(
         assert len(waits.found) <= 3, waits.found
         # Views among them. 150 rounds of two operators and three views each are the worst, and no tenth of what it was.
         assert waits.launches < 1200
-        same_bits(Detections(*map(values, found)), expected)
+        same_bits(Detections(*map(values, found[:4])), expected)
 
 
 def test_a_crowd_launches_no_more_than_few_objects() -> None:
@@ -236,7 +239,7 @@ def test_memory_is_bounded_by_comparing_in_parts(
         warm_up()
         waits.found = []
         monkeypatch.setattr(torch, "minimum", recording)
-        same_bits(Detections(*map(values, detect(on_gpu(predictions), **settings))), expected)
+        same_bits(Detections(*map(values, detect(on_gpu(predictions), **settings)[:4])), expected)
         assert len(waits.found) <= 3
     assert len(sizes) > 2 and max(sizes) <= 20_000
 
@@ -257,7 +260,7 @@ def test_the_fixed_point_is_torchvisions_nms(nms_iou: float) -> None:
 def coco_rows(found: Detections) -> Tensor:
     count = len(found.counts)
     truth = GroundTruth(np.arange(count), np.full((count, 2), 100, dtype=np.int32), [7, 8, 9, 11], list("abcd"), {})
-    return evaluation._coco_rows(found, torch.arange(count), truth)
+    return evaluation._coco_rows(on_host(found), torch.arange(count), truth)
 
 
 def test_an_evaluated_batch_waits_four_times() -> None:
@@ -394,10 +397,23 @@ def test_ragged_batches_are_finished_without_a_wait(learned: bool, tmp_path: Pat
         waits.found = []
         batch = ragged_batch(normalise_padded(list(pretend(pixels)), ragged_data.VIEW), samples, split)
         assert waits.found == []
-        for ours, theirs in zip(batch, expected, strict=True):
+        for ours, theirs in zip(batch[:6], expected[:6], strict=True):
             on_gpu = ours is batch.images or ours is batch.boxes_ltrb_px or ours is batch.labels
             assert torch.equal(values(ours) if on_gpu else ours, theirs)
-        assert [tensor.device.type for tensor in batch] == ["cuda", "cpu", "cuda", "cuda", "cpu", "cpu"]
+        assert [tensor.device.type for tensor in batch[:6]] == ["cuda", "cpu", "cuda", "cuda", "cpu", "cpu"]
+        assert batch[6:] == expected[6:] == (None, None, None)
+
+
+def test_masks_and_keypoints_come_to_the_device_without_a_wait(tmp_path: Path) -> None:
+    asked = ObjectParts(masks=True, keypoints=True)
+    split = read_annotations(parts_data.write(tmp_path / "data"), "train", asked)
+    samples = [Sample(0, (48, 32), True), Sample(1, (30, 40), False)]
+    expected = ragged_batch(torch.zeros(2, 3, 40, 48), samples, split, asked)
+    with pretended_gpu() as waits:
+        batch = ragged_batch(pretend(torch.zeros(2, 3, 40, 48)), samples, split, asked)
+        assert waits.found == []
+        for ours, theirs in zip(batch[6:], expected[6:], strict=True):
+            assert ours is not None and ours.device.type == "cuda" and torch.equal(values(ours), theirs)
 
 
 # The step

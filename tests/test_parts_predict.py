@@ -8,18 +8,23 @@ import numpy as np
 import pycocotools.mask
 import pytest
 import torch
-from parts_data import POINTS
+from parts_data import POINTS, circle
 from PIL import Image, ImageDraw
-from test_parts_evaluation import Says
+from test_parts_evaluation import ANIMAL, Says, truth_of
 
+from ssd.batch import RGB_MEAN, RGB_STD, EvalBatch
 from ssd.config import Config
 from ssd.console import Console
 from ssd.detectors.torchvision.names import settings_of
+from ssd.distributed import Ranks
 from ssd.drawing import class_colour, draw_skeleton, tint
+from ssd.evaluation.detect import Results
 from ssd.inference.drawn import draw_detections
 from ssd.inference.predict import predict
 from ssd.inference.predictor import Predictor
 from ssd.keypoints import Skeleton
+from ssd.report.examples import Showcase
+from ssd.run.files import Run
 
 
 def predictor(kind: str) -> Predictor:
@@ -78,3 +83,29 @@ def test_masks_are_tinted_and_points_linked() -> None:
     assert (pixels[20, 30] == own).all() and (pixels[20, 5] == 255).all() and (pixels[20, 9] < 30).all()
     assert (pixels[35, 30] == 255).all()
     assert torch.tensor(pixels).min() == 0
+
+
+def test_examples_of_an_evaluation_have_them_too(tmp_path: Path) -> None:
+    """A white picture of 320 x 240: where there is an object, and a point, it is white no more."""
+    here = Ranks(0, 0, 1, torch.device("cpu"))
+    truth = truth_of(1)._replace(image_ids=np.array([100]), sizes_px=np.array([[320, 240]]))
+    row = {**truth.dataset["annotations"][0], "category_id": ANIMAL, "bbox": [8, 8, 9, 9]}
+    row |= {"segmentation": [circle(60, 120, 30)], "keypoints": [200.0, 60, 2] * 5}
+    truth = truth._replace(dataset={**truth.dataset, "annotations": [row]})
+    white = (1 - torch.tensor(RGB_MEAN)) / torch.tensor(RGB_STD)
+    batch = EvalBatch(white.view(1, 3, 1, 1).expand(1, 3, 24, 32), torch.tensor([[0, 0, 32, 24]]), torch.tensor([0]))
+    shown = Showcase([batch], truth, Run(tmp_path / "run", here), "faster", plots=True)
+    assert len(list(shown)) == 1
+    mask = pycocotools.mask.frPyObjects([circle(260, 120, 30)], 240, 320)[0]["counts"]
+    found = Results(np.array([[100, 300, 220, 9, 9, 0.9, ANIMAL]]), [mask], np.full((1, 5, 3), 130.0))
+    shown.take(found, 1)
+    with Image.open(tmp_path / "run" / "plots" / "predictions.jpg") as picture:
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    scale = 300 / 320
+    below = pixels.shape[0] // 2  # where the row of detections begins
+
+    def is_white(x: float, y: float, first: int) -> bool:
+        return bool((pixels[first + round(y * scale), 8 + round(x * scale)] > 240).all())
+
+    assert not is_white(60, 120, 26) and is_white(260, 120, 26)
+    assert is_white(60, 120, below + 22) and not is_white(260, 120, below + 22)

@@ -12,6 +12,7 @@ from pipelines.readers.coco import read_annotations
 from ssd.batch import EvalBatch, whole
 from ssd.console import Console
 from ssd.distributed import Ranks
+from ssd.evaluation.detect import Results
 from ssd.report.examples import Showcase
 from ssd.run.files import Run
 from ssd.run.progress import StepProgress, rough_time
@@ -92,7 +93,7 @@ def test_example_detections_are_drawn_after_each_evaluation_and_named_once(
     category_id = truth.category_ids[0]
     for score in (0.5, 0.9):
         found = [[image_id, 30, 40, 100, 80, score, category_id] for image_id in truth.image_ids[:2]]
-        shown.take(np.array(found, dtype=np.float64), step=1)
+        shown.take(Results(np.array(found, dtype=np.float64)), step=1)
         with Image.open(file) as picture:
             assert picture.format == "JPEG" and np.array(picture).std() > 0
         file.rename(tmp_path / f"{score}.jpg")
@@ -106,5 +107,5 @@ def test_without_plots_no_examples_are_drawn(demo_data: Path, tmp_path: Path) ->
     batch = EvalBatch(images, whole(images), torch.tensor([0, 1]))
     shown = Showcase([batch], truth, Run(tmp_path / "run", HERE), "faster", plots=False)
     assert len(list(shown)) == 1
-    shown.take(np.zeros((0, 7)), step=1)
+    shown.take(Results(np.zeros((0, 7))), step=1)
     assert not (tmp_path / "run" / "plots").exists()

@@ -263,7 +263,7 @@ def _judge(training: Training, showcase: Showcase, config: Config, ranks: Ranks)
     def detect() -> Results | None:
         found = detect_split(training.judged_model, showcase, ground_truth, config, ranks)
         if found is not None:
-            showcase.take(found.rows, training.step)
+            showcase.take(found, training.step)
         return found
 
     return Judge(detect, partial(metrics_of, ground_truth, names=config.metrics, engine=config.eval_engine))

@@ -15,6 +15,7 @@ from torch import Tensor
 from ssd.batch import EvalBatch, EvalLoader, GroundTruth
 from ssd.evaluation.analysis import SHOWN_SCORE, analyse
 from ssd.evaluation.coco import class_names, precision_at_iou50
+from ssd.evaluation.detect import Results
 from ssd.files import written_whole
 from ssd.report.example_pictures import Examples
 from ssd.report.history import PREDICTIONS, read_history, write_csv
@@ -51,25 +52,22 @@ class Showcase:
                 self._examples.remember(batch)
             yield batch
 
-    def take(self, results: np.ndarray, step: int) -> None:
-        """Draws the examples, and sends the trackers curves and pictures.
-
-        results: as `detect.detect_split` returns them.
-        """
-        self._results = results
+    def take(self, found: Results, step: int) -> None:
+        """Draws the examples, and sends the trackers curves and pictures."""
+        self._results = results = found.rows
         if self._pictures is not None and self._examples:
-            self._draw(self._pictures, results)
+            self._draw(self._pictures, found)
         if self._run.trackers:
             precision = precision_at_iou50(self.ground_truth, results, self._engine)
             curves = zip(class_names(self.ground_truth), precision, strict=True)
             self._run.trackers.precision_recall({name: curve for name, curve in curves if curve[0] >= 0}, step)
             if self._examples:
-                self._run.trackers.image("predictions", self._mosaic(results), step)
+                self._run.trackers.image("predictions", self._mosaic(found), step)
 
-    def _draw(self, file: Path, results: np.ndarray) -> None:
+    def _draw(self, file: Path, found: Results) -> None:
         file.parent.mkdir(exist_ok=True)
         with written_whole(file) as temporary:
-            Image.fromarray(self._mosaic(results)).save(temporary, format="JPEG", quality=88)
+            Image.fromarray(self._mosaic(found)).save(temporary, format="JPEG", quality=88)
         if not self._drew:
             self._drew = True
             self._run.say(f"example detections, drawn anew after each evaluation: {file}")
@@ -89,5 +87,5 @@ class Showcase:
         if note := write_plots_and_report([self._run.folder], self._run.folder):
             self._run.say(f"note: {note}")
 
-    def _mosaic(self, results: np.ndarray) -> np.ndarray:
-        return self._examples.sheet([(f"detections that score {SHOWN_SCORE} or more", results)])
+    def _mosaic(self, found: Results) -> np.ndarray:
+        return self._examples.sheet([(f"detections that score {SHOWN_SCORE} or more", found)])

@@ -107,7 +107,7 @@ def compare(
     figures.write_json(output / figures.FIGURES, found, {**about, "notes": notes})
     figures.write_plot(output / figures.PLOT, found)
     if len(examples):
-        sheet = examples.sheet([(each.name, those.rows) for each, those in zip(found, results, strict=True)])
+        sheet = examples.sheet([(each.name, those) for each, those in zip(found, results, strict=True)])
         with written_whole(output / figures.PICTURES) as temporary:
             Image.fromarray(sheet).save(temporary, format="JPEG", quality=88)
     figures.write_page(output, found, title, notes, about)
