@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ssd.batch import RGB_MEAN, RGB_STD
+from ssd.constants import constant
 
 # Crop, as in SSD (Liu et al. 2016) and MLPerf's reference with max_samples 1: each round draws one of seven options
 # with equal odds (the whole image, or a crop whose IoU with every box reaches a threshold) and tries it once.
@@ -47,13 +48,11 @@ class _Constants(NamedTuple):
 
     rgb_to_yiq: Tensor
     yiq_to_rgb: Tensor
-    mean: Tensor
-    std: Tensor
 
 
 @functools.cache
 def _constants(device: torch.device) -> _Constants:
-    values = (_RGB_TO_YIQ, np.linalg.inv(_RGB_TO_YIQ), RGB_MEAN, RGB_STD)
+    values = (_RGB_TO_YIQ, np.linalg.inv(_RGB_TO_YIQ))
     return _Constants(*(torch.tensor(np.asarray(value), dtype=torch.float32, device=device) for value in values))
 
 
@@ -150,19 +149,27 @@ _PIXELS_A_ROW = 4
 _IMAGES_AT_ONCE_ON_CPU = 2
 
 
-def finish(images: Tensor, colour: Tensor, flip: Tensor | None = None, contrast_centre: float | None = None) -> Tensor:
-    """Flip, colour, clipping to [0, 255] and ImageNet's normalisation of a whole batch on its device.
+def finish(
+    images: Tensor,
+    colour: Tensor,
+    flip: Tensor | None = None,
+    contrast_centre: float | None = None,
+    *,
+    mean: tuple[float, float, float] = RGB_MEAN,
+    std: tuple[float, float, float] = RGB_STD,
+) -> Tensor:
+    """Flip, colour, clipping to [0, 255] and normalisation of a whole batch on its device.
 
     images: B x H x W x 3 uint8 RGB, H x W a multiple of 4. colour: B x 4 of `random_colour`.
-    flip: B of 0 or 1, or None for none. contrast_centre: of `Augmentation`. Returns B x 3 x H x W float32,
-    channels_last in memory.
+    flip: B of 0 or 1, or None for none. contrast_centre: of `Augmentation`. mean, std: of the view. Returns
+    B x 3 x H x W float32, channels_last in memory.
     """
     batch, height, width, _ = images.shape
-    _, _, mean, std = _constants(images.device)
+    means, stds = constant(mean, images.device), constant(std, images.device)
     pixel_map, mean_map = colour_maps(colour)
     # (map(x) / 255 - mean) / std is affine too, and the limits 0 and 255 move with it.
-    scale = (1 / (255 * std)).unsqueeze(1)
-    low, high = (-mean / std).repeat(_PIXELS_A_ROW), ((1 - mean) / std).repeat(_PIXELS_A_ROW)
+    scale = (1 / (255 * stds)).unsqueeze(1)
+    low, high = (-means / stds).repeat(_PIXELS_A_ROW), ((1 - means) / stds).repeat(_PIXELS_A_ROW)
     # Four pixels a row and the matrix four times on the diagonal: 12 x 12 is six times as fast as 3 x 3 on a CPU, where
     # a product with so few columns leaves the vector units idle.
     columns = 3 * _PIXELS_A_ROW
@@ -180,7 +187,7 @@ def finish(images: Tensor, colour: Tensor, flip: Tensor | None = None, contrast_
             image_mean = values.flatten(2).mean(dim=1).view(-1, width, 3).mean(dim=1)  # by rows first: longer vectors
         else:  # as an image of that grey would have it
             image_mean = values.new_full((len(values), 3), contrast_centre)
-        offset = (scale * mean_map[part] @ image_mean.unsqueeze(2)).squeeze(2) - mean / std
+        offset = (scale * mean_map[part] @ image_mean.unsqueeze(2)).squeeze(2) - means / stds
         offset = offset.repeat(1, _PIXELS_A_ROW).unsqueeze(1)
         rows = values.reshape(len(values), -1, columns)
         torch.baddbmm(offset, rows, blocks[part], out=finished[part]).clamp_(min=low, max=high)

@@ -24,7 +24,7 @@ _RAGGED_TILE_PX = 300
 
 def _draw(image: Tensor, offsets: Tensor, labels: Tensor, names: list[str], view: SquareView) -> Image.Image:
     """One tile: matched default boxes thin, the ground truth they learn thick, with its class."""
-    picture = picture_of(image, (view.size_px, view.size_px))
+    picture = picture_of(image, (view.size_px, view.size_px), view.mean, view.std)
     draw = ImageDraw.Draw(picture)
     positive = labels.cpu() > 0
     defaults_ltrb = cxcywh_to_ltrb(view.defaults_cxcywh)[positive] * view.size_px

@@ -20,7 +20,7 @@ class MatchedBatch(NamedTuple):
     """A finished training batch of squares whose boxes are matched with default boxes, all but its ids on the training
     device.
 
-    images: B x 3 x S x S float32, channels_last, RGB normalised by RGB_MEAN and RGB_STD.
+    images: B x 3 x S x S float32, channels_last, RGB normalised by the view's mean and standard deviation.
     offsets: B x A x 4 float32, SSD regression targets of `matching.encode`; rows without a match are 0.
     labels: B x A int64 in [0, K), 0 where no ground truth matched.
     image_ids: B int64 on the CPU, the data set's own ids, to name the images of a batch that went wrong.

@@ -68,10 +68,13 @@ def resize(pixels: np.ndarray, size_px: tuple[int, int], *, antialias: bool = Tr
     return resized.squeeze(0).permute(1, 2, 0).numpy()
 
 
-def normalise(images: Tensor) -> Tensor:
-    """B x 3 x H x W uint8 RGB -> as many float32, by RGB_MEAN and RGB_STD, in the same memory format."""
-    mean, std = (constant(values, images.device).mul(255).view(3, 1, 1) for values in (RGB_MEAN, RGB_STD))
-    return images.to(torch.float32).sub_(mean).div_(std)
+def normalise(
+    images: Tensor, mean: tuple[float, float, float] = RGB_MEAN, std: tuple[float, float, float] = RGB_STD
+) -> Tensor:
+    """B x 3 x H x W uint8 RGB -> as many float32, by the mean and standard deviation of [0, 1] RGB, in the same memory
+    format."""
+    means, stds = (constant(values, images.device).mul(255).view(3, 1, 1) for values in (mean, std))
+    return images.to(torch.float32).sub_(means).div_(stds)
 
 
 # On a CPU what lies between the steps should stay in the cache.

@@ -35,11 +35,16 @@ class SquareView(NamedTuple):
 
     size_px: width and height. augmentation: of training. defaults_cxcywh: A x 4 float32 on the CPU, the default boxes
     that learn the ground truth.
+    antialias: whether shrinking an image takes in its whole footprint where nothing is augmented: in evaluation.
+    mean, std: of R, G and B in [0, 1].
     """
 
     size_px: int
     augmentation: Augmentation
     defaults_cxcywh: Tensor
+    antialias: bool = True
+    mean: tuple[float, float, float] = RGB_MEAN
+    std: tuple[float, float, float] = RGB_STD
 
 
 class ShortSideView(NamedTuple):

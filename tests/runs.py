@@ -3,6 +3,8 @@
 import json
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,17 @@ SETTINGS = [
     *("--device", "cpu", "--num-workers", "1", "--log-interval", "1", "--no-plots"),
 ]
 
+# Runs one command line after the other in one process, whose imports are most of a short run's time.
+DRIVER = """
+import json, os, sys
+os.fsync = lambda descriptor: None
+import main
+for port, command in json.loads(sys.stdin.read()):
+    os.environ["MASTER_PORT"] = str(port)
+    if code := main.main(command):
+        sys.exit(code)
+"""
+
 
 def write_small_data(folder: Path) -> Path:
     """Five images to train on, of which one has no box, and two to judge by."""
@@ -38,6 +51,33 @@ def free_ports(count: int) -> list[int]:
     for each in sockets:
         each.close()
     return ports
+
+
+def run_all(commands: list[list[object]], ranks: int, driver: str = DRIVER) -> str:
+    """Each command on this number of ranks, one after the other; what rank 0 said. driver: a rank's program."""
+    ports = free_ports(len(commands))
+    orders = json.dumps([(port, [*map(str, command)]) for port, command in zip(ports, commands, strict=True)])
+    processes = []
+    for rank in range(ranks):
+        own = {"MASTER_ADDR": "127.0.0.1", "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-c", driver],
+                env={**ENVIRONMENT, **own},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+        stdin = processes[-1].stdin
+        assert stdin is not None
+        stdin.write(orders)
+        stdin.close()
+        processes[-1].stdin = None
+    said = [process.communicate(timeout=1200)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * ranks, "\n".join(said)
+    return said[0]
 
 
 def last_of(folder: Path) -> dict[str, Any]:

@@ -94,10 +94,12 @@ def test_the_paths_draw_and_turn_as_chosen(
     hues: list[float] = []
     finish, resize = augmentation.finish, images.resize
 
-    def recording_finish(pixels: Any, colour: Any, flip: Any, contrast_centre: float | None) -> Any:
+    def recording_finish(
+        pixels: Any, colour: Any, flip: Any, contrast_centre: float | None, **normalisation: Any
+    ) -> Any:
         hues.extend(colour[:, 0].tolist())
         assert contrast_centre == chosen.contrast_centre
-        return finish(pixels, colour, flip, contrast_centre)
+        return finish(pixels, colour, flip, contrast_centre, **normalisation)
 
     def checking_resize(pixels: np.ndarray, size_px: tuple[int, int], *, antialias: bool) -> np.ndarray:
         assert antialias == chosen.antialias

@@ -1,16 +1,13 @@
 """Resuming a run equals not having interrupted it, bit for bit; and what does not fit is noticed."""
 
-import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
-from runs import ENVIRONMENT, SETTINGS, assert_equal_runs, free_ports, last_of, log_of, write_small_data
+from runs import SETTINGS, assert_equal_runs, last_of, log_of, run_all, write_small_data
 
 from ssd.checkpoints import checkpoint
 
@@ -29,44 +26,6 @@ class Place(NamedTuple):
 
 
 PLACES = {1: Place(4, 3, 6), 2: Place(3, 2, 4)}  # by ranks: epochs of 3 and of 2 steps
-
-# Runs one command line after the other in one process, whose imports are most of a short run's time.
-DRIVER = """
-import json, os, sys
-os.fsync = lambda descriptor: None
-import main
-for port, command in json.loads(sys.stdin.read()):
-    os.environ["MASTER_PORT"] = str(port)
-    if code := main.main(command):
-        sys.exit(code)
-"""
-
-
-def run_all(commands: list[list[object]], ranks: int) -> str:
-    """Each command on this number of ranks, one after the other; what rank 0 said."""
-    ports = free_ports(len(commands))
-    orders = json.dumps([(port, [*map(str, command)]) for port, command in zip(ports, commands, strict=True)])
-    processes = []
-    for rank in range(ranks):
-        own = {"MASTER_ADDR": "127.0.0.1", "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-c", DRIVER],
-                env={**ENVIRONMENT, **own},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
-        stdin = processes[-1].stdin
-        assert stdin is not None
-        stdin.write(orders)
-        stdin.close()
-        processes[-1].stdin = None
-    said = [process.communicate(timeout=600)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * ranks, "\n".join(said)
-    return said[0]
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,6 +90,47 @@ def test_the_command_writes_what_it_shows(
     assert {each["name"] for each in written["tensors"]} == rows.keys()
 
 
+# Small images, as large ones take long.
+SMALL = ["--min-size", "96", "--max-size", "128"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (["ssd300", "--backbone", "resnet18"], {"trunk", "extra_blocks", "box_heads", "class_heads"}),
+        (["retinanet_resnet18_fpn", *SMALL], {"backbone", "head"}),
+        (["fcos_resnet18_fpn", *SMALL], {"backbone", "head"}),
+        (["maskrcnn_resnet18_fpn", *SMALL], {"backbone", "rpn", "roi_heads"}),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_detector_is_summed_up_without_a_checkpoint(
+    flags: list[str], parts: set[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "summary.json"
+    assert main.main(["summary", "--detector", *flags, "--classes", "3", "--output", str(file)]) == 0
+    written = json.loads(file.read_text())
+    *found, total = written["parts"]
+    assert {part["name"] for part in found} == parts and all(part["flops"] > 0 for part in found)
+    assert total["weights"] == sum(math.prod(each["shape"]) for each in written["tensors"])
+    assert "of an image of" in capsys.readouterr().out
+
+
+def test_the_classes_are_counted_without_the_background(tmp_path: Path) -> None:
+    file = tmp_path / "summary.json"
+    for words, classes in ((["--classes", "3"], 4), ([], 81)):
+        assert (
+            main.main(["summary", "--detector", "ssd300", "--backbone", "resnet18", "--output", str(file), *words]) == 0
+        )
+        shapes = {each["name"]: each["shape"] for each in json.loads(file.read_text())["tensors"]}
+        assert shapes["class_heads.0.bias"] == [4 * classes]
+
+
 def test_bad_input_is_refused(demo_checkpoint: Path, tmp_path: Path, refusal: Callable[..., str]) -> None:
     assert "ends in .json or .csv" in refusal("summary", "--checkpoint", demo_checkpoint, "--output", "summary.txt")
     assert "no such file" in refusal("summary", "--checkpoint", tmp_path / "none.pt")
+    assert "pass one of them" in refusal("summary")
+    both = ["summary", "--checkpoint", demo_checkpoint, "--detector", "ssd300"]
+    assert "pass one of them" in refusal(*both)
+    assert "--backbone: the checkpoint says" in refusal(*both[:3], "--backbone", "resnet18")
+    assert "did you mean fcos_resnet18_fpn?" in refusal("summary", "--detector", "fcos_resnet18_fnp")

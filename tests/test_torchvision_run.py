@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from runs import assert_equal_runs, last_of, log_of, write_small_data
+import torch
+from runs import assert_equal_runs, last_of, log_of, run_all, write_small_data
 
 import main
 import ssd
@@ -48,6 +49,80 @@ def test_a_run_goes_on_bit_for_bit(detector: list[str], name: str, data: Path, t
     )
     assert len(whole) == 6 and whole[4:] == again
     assert all(line["loss"] is not None for line in whole)
+
+
+# Each command in a process forked from one that has imported all and computed nothing. A command that is preceded by
+# "dies" is killed on rank 0 when it has written its first checkpoint and begins with the step after that; the other
+# ranks then end by themselves.
+FORKING_DRIVER = """
+import json, os, signal, sys
+import nvidia.dali, torchvision
+import main
+from ssd.training import loop
+os.fsync = lambda descriptor: None
+build_step = loop.build_step
+
+def build_mortal(training):
+    take_step = build_step(training)
+    def take_or_die(batch, lr):
+        if os.environ["RANK"] == "0" and training.step == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return take_step(batch, lr)
+    return take_or_die
+
+for port, command in json.loads(sys.stdin.read()):
+    dies = command[0] == "dies"
+    if (child := os.fork()) == 0:
+        os.environ["MASTER_PORT"] = str(port)
+        if dies:
+            loop.build_step = build_mortal
+        code = main.main(command[dies:])
+        sys.stdout.flush()
+        os._exit(code)
+    _, status = os.waitpid(child, 0)
+    killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    if dies and os.environ["RANK"] == "0" and not killed or not dies and status:
+        sys.exit(f"{command}: ended with status {status}")
+"""
+# Epochs of two steps on two ranks, so that a checkpoint after the third is within the second.
+ON_TWO_RANKS = {"retinanet": ("dali", RETINANET), "fasterrcnn": ("no_dali", FASTER)}
+
+
+@pytest.fixture(scope="module")
+def on_two_ranks(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with an undisturbed run on two ranks of each of `ON_TWO_RANKS`, and one that was killed in the middle
+    of its second epoch and went on."""
+    folder = tmp_path_factory.mktemp("ranks")
+    commands: list[list[object]] = []
+    for name, (path, flags) in ON_TWO_RANKS.items():
+        common = [*flags, *FLAGS, "--data", data, "--data_pipeline", path, "--epochs", 2]
+        common += ["--checkpoint-every", "3 steps"]
+        commands.append([*common, "--output", folder / f"{name}-whole"])
+        killed = [*common, "--output", folder / f"{name}-killed"]
+        commands += [["dies", *killed], [*killed, "--resume", "auto"]]
+    run_all(commands, 2, FORKING_DRIVER)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ON_TWO_RANKS)
+def test_a_killed_run_on_two_ranks_goes_on_bit_for_bit(name: str, on_two_ranks: Path) -> None:
+    whole, killed = (on_two_ranks / f"{name}-{kind}" for kind in ("whole", "killed"))
+    expected = last_of(whole)
+    assert expected["step"] == 4 and expected["data"]["world_size"] == len(expected["data_states"]) == 2
+    assert [line["step"] for line in log_of(killed, "resumed")] == [3]
+    assert_equal_runs(last_of(killed), expected)
+    losses = [
+        {
+            line["step"]: {key: value for key, value in line.items() if key.endswith("loss")}
+            for line in log_of(run, "train")
+        }
+        for run in (whole, killed)
+    ]
+    assert losses[0] == losses[1] and losses[0].keys() == {1, 2, 3, 4}
+    # The step after the kill mattered.
+    before = checkpoint.load_run(whole / "checkpoints" / "step-00000003.pt")["model"]
+    assert not torch.equal(before["backbone.body.conv1.weight"], expected["model"]["backbone.body.conv1.weight"])
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +187,7 @@ def test_fine_tuning_takes_the_checkpoints_detector_without_being_told(
 
 def test_bad_names_and_settings_are_named(refusal: Callable[..., str]) -> None:
     assert "did you mean retinanet_resnet50_fpn?" in refusal("--data", "x", "--detector", "retinanet_resnet50_fnp")
-    assert "made for it yet" not in refusal("--data", "x", "--detector", "yolo")
+    assert "there is no such detector" in refusal("--data", "x", "--detector", "yolo")
     said = refusal("--data", "x", *RETINANET, "--backbone", "resnet18")
     assert "that is an option of other detectors, such as --detector ssd300" in said
     assert "that is an option of other detectors, such as --detector retinanet" in refusal(

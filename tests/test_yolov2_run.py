@@ -20,6 +20,7 @@ from ssd.detectors.yolov2.darknet.weights import num_floats
 from ssd.detectors.yolov2.recipes import darknet, defaults
 from ssd.detectors.yolov2.settings import YOLOv2Settings, network_of, train_sizes_px
 from ssd.errors import InputError
+from ssd.schedule import plan_of
 
 FLAGS = (
     "--bs 2 --accumulate 1 --lr 0.01 --warmup 2 --seed 3 --device cpu --num-workers 1 --log-interval 1 --no-plots "
@@ -121,7 +122,15 @@ def test_a_run_starts_from_the_cfgs_recipe() -> None:
     assert config.learning_rate * config.batch_size / 32 == pytest.approx(1e-3)
     assert (config.schedule, config.warmup, config.warmup_power) == ("multistep", 1000, 4)
     config = darknet(detector=settings_named("yolov2-tiny-voc"))
-    assert (config.schedule, config.rate_steps) == ("steps", (-1, 100, 20000, 30000)) and config.warmup == 0
+    assert (config.steps, config.warmup, config.evaluation[:2]) == (40200, 0, (4020, 8040))
+    # Of steps=-1,100,20000,30000, counted from 1: its rates are those of darknet's own walk.
+    assert plan_of(config, 7).falls == ((0, 0.1), (99, 10.0), (19999, 0.1), (29999, 0.1))
+
+
+def test_a_scale_within_the_burn_in_waits_for_its_end() -> None:
+    own = "burn_in=4\nmax_batches=40\npolicy=steps\nsteps=2,11,5\nscales=.1,.2,.5\n[conv]"
+    plan = plan_of(darknet(detector=YOLOv2Settings("tiny.cfg", TINY.replace("[conv]", own, 1))), 7)
+    assert plan == (40, ((3, 0.1), (10, 0.2), (10, 0.5)), set(range(4, 41, 4)))
 
 
 def test_bad_input_is_named(data: Path, cfg: Path, tmp_path: Path, refusal: Callable[..., str]) -> None:
@@ -133,10 +142,9 @@ def test_bad_input_is_named(data: Path, cfg: Path, tmp_path: Path, refusal: Call
     assert "is an option of other detectors, such as --detector yolov2-voc" in refusal(*train, "--train-size", "320")
     assert "torchvision has none" in refusal(*train, "--detector", cfg, "--backbone-weights", "imagenet")
 
-    assert "2 steps have 1 --rate-scales" in refusal(
-        *train, "--detector", cfg, "--schedule", "steps", "--rate-steps", "-1", "5", "--rate-scales", "0.1"
+    assert "--multistep-factors: 1 for 2 of --multistep" in refusal(
+        *train, "--detector", cfg, "--multistep", "3", "5", "--multistep-factors", "0.1"
     )
-    assert "pass --schedule steps" in refusal(*train, "--detector", cfg, "--rate-steps", "5", "--rate-scales", "0.1")
     as_shipped = tmp_path / "one.cfg"
     as_shipped.write_text(TINY.replace("batch=4\nsubdivisions=2", "batch=1\nsubdivisions=1"))
     assert "--batch-size 1" in refusal(*train, "--detector", as_shipped)

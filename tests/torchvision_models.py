@@ -1,5 +1,6 @@
 """What the tests of torchvision's detectors share: a small batch, and torchvision's own models to compare with."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torchvision.models.resnet import resnet18
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
-from ssd.batch import RaggedBatch
+from ssd.batch import Detections, RaggedBatch
 
 NUM_CLASSES = 4
 FAMILIES = ("retinanet", "fcos", "fasterrcnn")
@@ -41,6 +42,23 @@ def their_targets(batch: RaggedBatch) -> list[dict[str, Tensor]]:
     counts = batch.counts.tolist()
     parts = zip(batch.boxes_ltrb_px.split(counts), batch.labels.split(counts), strict=True)
     return [{"boxes": boxes, "labels": labels} for boxes, labels in parts]
+
+
+def assert_same_detections(found: Sequence[Any], expected: Detections) -> None:
+    """What another program found, as arrays in the order of `Detections`, is what was expected, but for the order of
+    nearly equal scores, and for which of these is the last that has a place."""
+    boxes_ltrb, scores, labels, counts = (torch.as_tensor(part) for part in found)
+    assert torch.equal(counts, expected.counts) and counts.min() > 10
+    torch.testing.assert_close(scores, expected.scores, rtol=1e-3, atol=1e-4)
+    for image, count in enumerate(counts.tolist()):
+        # Labels are farther apart than boxes can be.
+        own, others = (
+            torch.cat([boxes[image, :count], 9 * label[image, :count, None]], dim=1)
+            for boxes, label in ((expected.boxes_ltrb, expected.labels), (boxes_ltrb, labels))
+        )
+        above_the_last = expected.scores[image, :count] > expected.scores[image, count - 1] + 1e-5
+        nearest = (own.unsqueeze(1) - others).abs().amax(dim=2).amin(dim=1)
+        assert above_the_last.sum() > 10 and nearest[above_the_last].max() < 1e-3
 
 
 class AsItIs(nn.Module):

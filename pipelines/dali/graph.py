@@ -135,7 +135,7 @@ def eval_graph(annotation_file: str, image_folder: str, ranks: Ranks, view: Squa
         name="reader",
     )
     if ranks.device.type == "cuda":
-        return resize(decode_on_gpu(encoded, upright=upright), view.size_px), indices
+        return resize(decode_on_gpu(encoded, upright=upright), view.size_px, antialias=view.antialias), indices
     images = fn.decoders.image(
         encoded, device="cpu", output_type=types.RGB, adjust_orientation=upright, jpeg_fancy_upsampling=True
     )

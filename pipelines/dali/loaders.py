@@ -142,7 +142,14 @@ class TrainLoader:
         self._iterator = _iterator(pipeline, names, self._ranks, size=-1)  # never ends
         for output in _outputs(self._iterator, self._annotations):
             pixels = _pixels(output["images"], self._view.size_px, antialias=settings.antialias)
-            images = augmentation.finish(pixels, output["colour"], output["flip"], settings.contrast_centre)
+            images = augmentation.finish(
+                pixels,
+                output["colour"],
+                output["flip"],
+                settings.contrast_centre,
+                mean=self._view.mean,
+                std=self._view.std,
+            )
             image_ids = torch.from_numpy(self._annotations.image_ids[output["indices"].flatten().cpu().numpy()])
             yield MatchedBatch(images, output["offsets"], output["labels"].long(), image_ids)
 
@@ -185,5 +192,6 @@ class EvalLoader:
         for output in _outputs(self._iterator, self._annotations):
             if len(output["indices"]) == 0:  # a rank with fewer images than others has a batch of padding at the end
                 continue
-            images = ssd_images.normalise(_pixels(output["images"], self._view.size_px).permute(0, 3, 1, 2))
+            pixels = _pixels(output["images"], self._view.size_px, antialias=self._view.antialias)
+            images = ssd_images.normalise(pixels.permute(0, 3, 1, 2), self._view.mean, self._view.std)
             yield EvalBatch(images, whole(images), output["indices"].flatten().long().cpu())

@@ -87,7 +87,7 @@ def _finish(host: _HostBatch, device: torch.device, view: SquareView) -> Matched
     labels = torch.zeros(len(pixels), len(view.defaults_cxcywh), dtype=torch.int64, device=device)
     offsets[image, default] = matched_offsets
     labels[image, default] = matched_labels
-    images = augmentation.finish(pixels, colour, flip, view.augmentation.contrast_centre)
+    images = augmentation.finish(pixels, colour, flip, view.augmentation.contrast_centre, mean=view.mean, std=view.std)
     return MatchedBatch(images, offsets, labels, torch.from_numpy(host.image_ids))
 
 
@@ -170,6 +170,7 @@ class EvalLoader:
 
     def __init__(self, annotations: Annotations, *, batch_size: int, num_workers: int, ranks: Ranks, view: SquareView):
         self.device = ranks.device
+        self._view = view
         self._loader = DataLoader(
             EvalSamples(annotations, view),
             batch_size=batch_size,
@@ -183,5 +184,6 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[EvalBatch]:
         for pixels, indices in plain_errors(self._loader):
-            images = normalise(pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2))
+            pixels = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+            images = normalise(pixels, self._view.mean, self._view.std)
             yield EvalBatch(images, whole(images), indices)

@@ -62,6 +62,7 @@ class EvalSamples(Dataset[tuple[int, np.ndarray]]):
     def __init__(self, annotations: Annotations, view: SquareView):
         self.annotations = annotations
         self.size_px = (view.size_px, view.size_px)
+        self.antialias = view.antialias
 
     def __getitem__(self, index: int) -> tuple[int, np.ndarray]:
-        return index, resize(read_image(self.annotations, index), self.size_px)
+        return index, resize(read_image(self.annotations, index), self.size_px, antialias=self.antialias)

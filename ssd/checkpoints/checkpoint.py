@@ -44,7 +44,7 @@ _RUN_KEYS: dict[str, type] = {
     "epoch": int,
     "steps_per_epoch": int,
     "global_batch_size": int,
-    "judged_epoch": int,
+    "judged_step": int,
     "best_ap": float,
     "skipped_steps": int,
     "tally": dict,
@@ -68,6 +68,8 @@ def require_model(content: Any, file: Path) -> dict[str, Any]:
         if isinstance(settings := content.get("settings"), dict) and "augmentation" in settings:
             own["augmentation"] = settings["augmentation"]
         content = {**content, "format": FORMAT, "detector": {"family": "ssd300", **own}}
+        if isinstance(epoch := content.get("judged_epoch"), int) and isinstance(content.get("steps_per_epoch"), int):
+            content["judged_step"] = epoch * content["steps_per_epoch"]
     if not isinstance(content, dict) or content.get("format") != FORMAT or not _has(content, _MODEL_KEYS):
         raise InputError(f"{file}: not a checkpoint of this program; pass a run's checkpoints/last.pt or best.pt")
     try:

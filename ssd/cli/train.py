@@ -84,7 +84,7 @@ def train_parser(settings: Any = Config.detector) -> Parser:
     )  # fmt: skip
     flag(
         group, "--freeze-backbone", dest="freeze_backbone", action="store_true",
-        help="leave the ResNet as it is, its batch norm too; the extra layers and heads train",
+        help="leave the backbone as it is, its batch norm too; the extra layers and heads train",
     )  # fmt: skip
 
     flag(
@@ -94,6 +94,10 @@ def train_parser(settings: Any = Config.detector) -> Parser:
 
     group = parser.add_argument_group("training")
     flag(group, "--epochs", "-e", dest="epochs", type=COUNT, metavar="N", help="times through the data")
+    flag(
+        group, "--steps", dest="steps", type=COUNT, metavar="N",
+        help="the length in steps in the place of epochs; --multistep and --evaluation then are steps too",
+    )  # fmt: skip
     flag(group, "--batch-size", "--bs", "-b", dest="batch_size", type=BATCH, metavar="N", help="images a rank")
     flag(
         group, "--learning-rate", "--lr", dest="learning_rate", type=POSITIVE, metavar="LR",
@@ -124,7 +128,7 @@ def train_parser(settings: Any = Config.detector) -> Parser:
     )  # fmt: skip
     flag(
         group, "--schedule", dest="schedule", choices=SCHEDULES,
-        help="how the rate falls; cosine: by half a cosine, to 0 at the end of the run; steps: by --rate-steps",
+        help="how the rate falls; cosine: by half a cosine, to 0 at the end of the run",
     )  # fmt: skip
     flag(group, "--warmup", dest="warmup", type=COUNT_FROM_0, metavar="STEPS", help="steps of warm-up, linear")
     flag(
@@ -132,16 +136,16 @@ def train_parser(settings: Any = Config.detector) -> Parser:
         help="the rate rises by this power of the steps; 4 is darknet's",
     )  # fmt: skip
     flag(
+        group, "--warmup-factor", dest="warmup_factor", type=FRACTION, metavar="F",
+        help="share of the rate that the warm-up starts from (default: that of one step, 1 / STEPS)",
+    )  # fmt: skip
+    flag(
         group, "--multistep", dest="multistep", type=COUNT, nargs="*", metavar="EPOCH",
         help="the rate falls to a tenth after these epochs",
     )  # fmt: skip
     flag(
-        group, "--rate-steps", dest="rate_steps", type=int, nargs="*", metavar="STEP",
-        help="with --schedule steps: from these steps on the rate is multiplied by --rate-scales",
-    )  # fmt: skip
-    flag(
-        group, "--rate-scales", dest="rate_scales", type=POSITIVE, nargs="*", metavar="X",
-        help="a factor for each of --rate-steps",
+        group, "--multistep-factors", dest="multistep_factors", type=POSITIVE, nargs="*", metavar="X",
+        help="what the rate is multiplied by at each of --multistep in the place of a tenth",
     )  # fmt: skip
     flag(group, "--seed", "-s", dest="seed", type=SEED, metavar="N", help="default: drawn and recorded")
 

@@ -13,7 +13,7 @@ WHAT = "a torchvision ResNet state dict"
 
 
 def read_backbone(source: str, name: str) -> dict[str, Tensor]:
-    """source: "imagenet" (torchvision's IMAGENET1K_V1 of the builder `name`, downloaded once) or a file, of torch or
+    """source: "imagenet" (torchvision's first ones of the builder `name`, downloaded once) or a file, of torch or
     safetensors, with a state dict. Raises InputError for what cannot be read."""
     if source == "imagenet":
         return _download_imagenet(name)
@@ -39,8 +39,9 @@ def _download_imagenet(name: str) -> dict[str, Tensor]:
     from torchvision.models import get_model_weights
 
     weights = get_model_weights(name)
-    # Bodies of later papers have no first version.
-    chosen = weights["IMAGENET1K_V1"] if "IMAGENET1K_V1" in weights.__members__ else weights.DEFAULT
+    # Of the VGG16 torchvision has those that its SSD begins with. Bodies of later papers have no first version.
+    versions = (name for name in ("IMAGENET1K_FEATURES", "IMAGENET1K_V1") if name in weights.__members__)
+    chosen = weights[next(versions, weights.DEFAULT.name)]
     try:
         state: dict[str, Tensor] = chosen.get_state_dict(progress=False, check_hash=True)
         return state

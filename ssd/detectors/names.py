@@ -9,6 +9,8 @@ from ssd.detectors.ssd300 import recipes as ssd300
 from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.detectors.torchvision import names as torchvision
 from ssd.detectors.torchvision import recipes as torchvision_recipes
+from ssd.detectors.torchvision.square import recipes as square_recipes
+from ssd.detectors.torchvision.square import settings as square
 from ssd.detectors.yolov2 import recipes as yolov2_recipes
 from ssd.detectors.yolov2 import settings as yolov2_settings
 from ssd.detectors.yolov2.darknet import configurations as yolov2
@@ -37,6 +39,9 @@ FAMILIES = {
         torchvision.NAMES, torchvision.unsettled, torchvision.settled, torchvision_recipes.defaults,
         torchvision_recipes.RECIPES,
     ),
+    "torchvision_ssd": Family(
+        square.NAMES, square.unsettled, square.settled, square_recipes.defaults, square_recipes.RECIPES
+    ),
     "yolov2": Family(
         yolov2.NAMES, yolov2_settings.settings_named, lambda settings, weights: settings, yolov2_recipes.defaults,
         yolov2_recipes.RECIPES, ".cfg",
@@ -49,11 +54,6 @@ def settings_named(name: str) -> Any:
     for family in FAMILIES.values():
         if name in family.names or (family.file_suffix and name.endswith(family.file_suffix)):
             return family.settings_named(name)
-    if name in torchvision.OF_SQUARES:
-        raise InputError(
-            f"--detector {name}: sees an image stretched to a square, which the data paths do not make for it yet; "
-            "pass ssd300 for a detector of squares"
-        )
     names = [each for family in FAMILIES.values() for each in family.names]
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
     raise InputError(

@@ -26,7 +26,18 @@ def _yolov2() -> Detector:
     return YOLOV2
 
 
-DETECTORS: dict[str, Callable[[], Detector]] = {"ssd300": _ssd300, "torchvision": _torchvision, "yolov2": _yolov2}
+def _torchvision_ssd() -> Detector:
+    from ssd.detectors.torchvision.square.detector import TORCHVISION_SSD
+
+    return TORCHVISION_SSD
+
+
+DETECTORS: dict[str, Callable[[], Detector]] = {
+    "ssd300": _ssd300,
+    "torchvision": _torchvision,
+    "torchvision_ssd": _torchvision_ssd,
+    "yolov2": _yolov2,
+}
 
 
 def detector_of(settings: Any) -> Detector:

@@ -48,7 +48,7 @@ def model_input(image: ImageLike, view: View) -> ModelInput:
     pixels = rgb_of(image)
     size_px = (pixels.shape[1], pixels.shape[0])
     if isinstance(view, SquareView):
-        return ModelInput(resize(pixels, (view.size_px, view.size_px)), size_px)
+        return ModelInput(resize(pixels, (view.size_px, view.size_px), antialias=view.antialias), size_px)
     resized = resize(pixels, evaluated_px(view, size_px), antialias=view.antialias)
     return ModelInput(resized, size_px)
 
@@ -58,7 +58,7 @@ def model_batch(inputs: Sequence[ModelInput], view: View, device: torch.device) 
     indices = torch.arange(len(inputs))
     if isinstance(view, SquareView):
         pixels = torch.from_numpy(np.stack([image.pixels for image in inputs])).to(device)
-        images = normalise(pixels.permute(0, 3, 1, 2))
+        images = normalise(pixels.permute(0, 3, 1, 2), view.mean, view.std)
         return EvalBatch(images, whole(images), indices)
     images = normalise_padded([torch.from_numpy(image.pixels).to(device) for image in inputs], view)
     placed = torch.tensor([[0, 0, image.pixels.shape[1], image.pixels.shape[0]] for image in inputs])

@@ -63,10 +63,19 @@ def _add_torchvision_flags(group: Any, training: bool) -> None:
             group, "--norm-eps", dest="norm_eps", type=POSITIVE, metavar="X",
             help="what frozen norms add to a variance; 0 for files from before torchvision 0.13",
         )  # fmt: skip
-        flag(
-            group, "--trainable-layers", dest="trainable_layers", type=COUNT_FROM_0, metavar="N",
-            help="parts of the body that learn, from its end (default: 3, with no weights all)",
-        )  # fmt: skip
+        _add_trainable_layers_flag(group, "3")
+
+
+def _add_torchvision_ssd_flags(group: Any, training: bool) -> None:
+    if training:
+        _add_trainable_layers_flag(group, "4, of the MobileNet all")
+
+
+def _add_trainable_layers_flag(group: Any, usual: str) -> None:
+    flag(
+        group, "--trainable-layers", dest="trainable_layers", type=COUNT_FROM_0, metavar="N",
+        help=f"parts of the body that learn, from its end (default: {usual}, with no weights all)",
+    )  # fmt: skip
 
 
 def _add_yolov2_flags(group: Any, training: bool) -> None:
@@ -96,7 +105,12 @@ def _anchor(text: str) -> Any:
 
 
 SIDE = number(int, 8, 100_000)
-OWN_FLAGS = {"ssd300": _add_ssd300_flags, "torchvision": _add_torchvision_flags, "yolov2": _add_yolov2_flags}
+OWN_FLAGS = {
+    "ssd300": _add_ssd300_flags,
+    "torchvision": _add_torchvision_flags,
+    "torchvision_ssd": _add_torchvision_ssd_flags,
+    "yolov2": _add_yolov2_flags,
+}
 """By family: (group, whether the command trains) adds them."""
 
 

@@ -254,12 +254,16 @@ def config_of(flags: dict[str, Any], base: Config, *, needs_data: bool = True) -
     if config.schedule == "cosine" and ("multistep" in flags or config.mlperf):
         other = "--multistep" if "multistep" in flags else "--mlperf"
         raise InputError(f"--schedule cosine and {other} exclude each other; pass one")
-    if len(config.rate_steps) != len(config.rate_scales):
-        raise InputError(
-            f"--rate-steps: {len(config.rate_steps)} steps have {len(config.rate_scales)} --rate-scales; pass as many"
-        )
-    if ("rate_steps" in flags or "rate_scales" in flags) and config.schedule != "steps":
-        raise InputError(f"--rate-steps: means nothing to --schedule {config.schedule}; pass --schedule steps too")
+    if config.steps and ("epochs" in flags or config.mlperf):
+        other = "--epochs" if "epochs" in flags else "--mlperf"
+        raise InputError(f"--steps and {other}: this run's length is {config.steps} steps; leave one of them out")
+    if config.warmup_factor is not None and not config.warmup:
+        raise InputError("--warmup-factor says nothing without --warmup; pass both or neither")
+    if config.warmup_factor is not None and config.warmup_power != 1:
+        raise InputError("--warmup-factor and --warmup-power exclude each other; pass one")
+    if config.multistep_factors and len(config.multistep_factors) != len(config.multistep):
+        lengths = f"{len(config.multistep_factors)} for {len(config.multistep)} of --multistep"
+        raise InputError(f"--multistep-factors: {lengths}; pass as many")
     if config.batch_size < 2:
         raise InputError(
             f"--batch-size {config.batch_size}: batch norm needs two images or more; pass more (a cfg file has batch=1 "

@@ -4,24 +4,10 @@ import torch
 
 from ssd.batch import MatchedBatch
 from ssd.detectors.ssd300.anchors import IMAGE_SIZE_PX, default_boxes_cxcywh
-from ssd.matching import encode
-
-_OBJECTS_AN_IMAGE = 7  # COCO 2017 has 7.3
+from ssd.detectors.synthetic_squares import synthetic_squares
+from ssd.views import Augmentation, SquareView
 
 
 def synthetic_batch(batch_size: int, num_classes: int, device: torch.device, seed: int = 0) -> MatchedBatch:
-    """Noise to look at and random boxes to find, matched to the default boxes as real ones are."""
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(batch_size, 3, IMAGE_SIZE_PX, IMAGE_SIZE_PX, generator=generator)
-    sides = 0.05 + 0.45 * torch.rand(batch_size, _OBJECTS_AN_IMAGE, 2, generator=generator)
-    corners = (1 - sides) * torch.rand(batch_size, _OBJECTS_AN_IMAGE, 2, generator=generator)
-    labels = torch.randint(1, num_classes, (batch_size, _OBJECTS_AN_IMAGE), generator=generator)
-    boxes_ltrb = torch.cat([corners, corners + sides], dim=2)
-    encoded = [encode(*image, default_boxes_cxcywh()) for image in zip(boxes_ltrb, labels, strict=True)]
-    offsets, default_labels = (torch.stack(part) for part in zip(*encoded, strict=True))
-    return MatchedBatch(
-        images.to(device, memory_format=torch.channels_last),
-        offsets.to(device),
-        default_labels.to(device),
-        torch.arange(batch_size),
-    )
+    view = SquareView(IMAGE_SIZE_PX, Augmentation(), default_boxes_cxcywh())
+    return synthetic_squares(view, num_classes, device, batch_size, seed)

@@ -1,4 +1,6 @@
-"""RetinaNet and FCOS with their post-processing as one graph of fixed shapes, for any number and size of images."""
+"""A detector with its post-processing as one graph of fixed shapes, for any number and size of images."""
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -7,9 +9,9 @@ from ssd.batch import Detections
 from ssd.config import Thresholds
 from ssd.detectors.contract import Exportable
 from ssd.detectors.graph_nms import greedy_nms
-from ssd.detectors.torchvision.names import parts_of, title_of
+from ssd.detectors.torchvision.candidates import Candidates
+from ssd.detectors.torchvision.rcnn.faster_rcnn import FasterRCNN
 from ssd.detectors.torchvision.settings import Settings
-from ssd.errors import InputError
 from ssd.images import normalise
 
 
@@ -33,39 +35,43 @@ class DetectsInGraph(nn.Module):
         inside = torch.arange(width) < sizes_px[:, 0].view(-1, 1, 1)
         inside = inside & (torch.arange(height).unsqueeze(1) < sizes_px[:, 1].view(-1, 1, 1))
         limits = sizes_px.to(torch.float32).repeat(1, 2).unsqueeze(1)
-        boxes_ltrb_px, scores, labels = self.model.candidates(  # type: ignore[operator]
-            normalise(images) * inside.unsqueeze(1), limits
-        )
-        scores = torch.where(scores > self.thresholds.score_threshold, scores, 0)
-        boxes_ltrb = boxes_ltrb_px / limits
-        own = labels.unsqueeze(1) == torch.arange(1, self.num_classes).view(1, -1, 1)
-        per_class = min(self.thresholds.max_per_class, scores.shape[1])
-        scores, place = torch.where(own, scores.unsqueeze(1), 0).topk(per_class, dim=2)
-        of_class = boxes_ltrb.unsqueeze(1).expand(-1, own.shape[1], -1, -1)
-        boxes_ltrb = of_class.gather(2, place.unsqueeze(3).expand(-1, -1, -1, 4))
-        scores = torch.where(greedy_nms(boxes_ltrb, scores > 0, self.thresholds.nms_iou), scores, 0)
+        candidates = self.model.candidates(normalise(images) * inside.unsqueeze(1), limits)  # type: ignore[operator]
+        boxes_ltrb, scores = self._of_classes(candidates._replace(boxes_ltrb_px=candidates.boxes_ltrb_px / limits))
+        scores, place = scores.topk(min(self.thresholds.max_per_class, scores.shape[2]), dim=2)
+        boxes_ltrb = boxes_ltrb.gather(2, place.unsqueeze(3).expand(-1, -1, -1, 4))
+        return detections_in_graph(boxes_ltrb, scores, self.thresholds)
 
-        per_image = min(self.thresholds.max_per_image, per_class * (self.num_classes - 1))
-        scores, place = scores.flatten(1).topk(per_image, dim=1)
-        boxes_ltrb = boxes_ltrb.flatten(1, 2).gather(1, place.unsqueeze(2).expand(-1, -1, 4)).clamp(0, 1)
-        real = scores > 0
-        detections = Detections(
-            boxes_ltrb=torch.where(real.unsqueeze(2), boxes_ltrb, 0),
-            scores=scores,
-            labels=torch.where(real, place // per_class + 1, 0),
-            counts=real.sum(dim=1),
-        )
-        return detections._asdict()
+    def _of_classes(self, candidates: Candidates) -> tuple[Tensor, Tensor]:
+        """The candidates of each class but background: boxes B x C x N x 4 and scores B x C x N, 0 of what is none."""
+        boxes, scores, labels = candidates
+        classes = self.num_classes - 1
+        if isinstance(self.model, FasterRCNN):  # each proposal has a box for each class, one class after the other
+            boxes, scores = boxes.unflatten(1, (-1, classes)), scores.unflatten(1, (-1, classes))
+            return boxes.transpose(1, 2), scores.transpose(1, 2)
+        own = labels.unsqueeze(1) == torch.arange(1, self.num_classes).view(1, -1, 1)
+        return boxes.unsqueeze(1).expand(-1, classes, -1, -1), torch.where(own, scores.unsqueeze(1), 0)
+
+
+def detections_in_graph(boxes_ltrb: Tensor, scores: Tensor, thresholds: Thresholds) -> dict[str, Tensor]:
+    """`batch.Detections` of the candidates of each class but background, best first: boxes B x C x N x 4 in [0, 1] and
+    scores B x C x N."""
+    _, classes, per_class = scores.shape
+    scores = torch.where(scores > thresholds.score_threshold, scores, 0)
+    scores = torch.where(greedy_nms(boxes_ltrb, scores > 0, thresholds.nms_iou), scores, 0)
+    scores, place = scores.flatten(1).topk(min(thresholds.max_per_image, per_class * classes), dim=1)
+    boxes_ltrb = boxes_ltrb.flatten(1, 2).gather(1, place.unsqueeze(2).expand(-1, -1, 4)).clamp(0, 1)
+    real = scores > 0
+    detections = Detections(
+        boxes_ltrb=torch.where(real.unsqueeze(2), boxes_ltrb, 0),
+        scores=scores,
+        labels=torch.where(real, place // per_class + 1, 0),
+        counts=real.sum(dim=1),
+    )
+    return detections._asdict()  # a file of torch.export knows no type of ours
 
 
 def exportable(model: nn.Module, settings: Settings, thresholds: Thresholds) -> Exportable:
-    """Raises InputError for R-CNNs, whose second look at proposals is in no graph yet."""
-    head = getattr(model, "head", None)
-    if head is None:
-        raise InputError(
-            f"--checkpoint: {title_of(settings)} cannot be exported yet, as its proposals are in no graph; "
-            f"export a RetinaNet or an FCOS, not a {parts_of(settings.builder).family}"
-        )
+    """Of any number of images, of any size that the inputs' text allows."""
     divisor = settings.divisor
     # So large that no feature map has one row or column, which torch.export takes for a constant.
     height, width = 9 * divisor, 10 * divisor
@@ -76,7 +82,7 @@ def exportable(model: nn.Module, settings: Settings, thresholds: Thresholds) -> 
     batch = torch.export.Dim("batch", min=1)
     rows, columns = (divisor * torch.export.Dim(name, min=5, max=128) for name in ("rows", "columns"))
     return Exportable(
-        DetectsInGraph(model, head.classification_head.num_classes, thresholds).eval(),
+        DetectsInGraph(model, _num_classes(model), thresholds).eval(),
         inputs,
         {"images": {0: batch, 2: rows, 3: columns}, "sizes_px": {0: batch}},
         f"images: uint8 B x 3 x H x W RGB, H and W multiples of {divisor}, {5 * divisor} at least; each the whole "
@@ -84,3 +90,12 @@ def exportable(model: nn.Module, settings: Settings, thresholds: Thresholds) -> 
         "whichever is less, bilinear without antialiasing, in the left top corner; sizes_px: int64 B x 2, (width, "
         "height) of each image in them",
     )
+
+
+def _num_classes(model: Any) -> int:
+    """K, background included."""
+    if isinstance(model, FasterRCNN):
+        classes: int = model.roi_heads["box_predictor"].cls_score.out_features  # type: ignore[union-attr, assignment]
+    else:
+        classes = model.head.classification_head.num_classes
+    return classes

@@ -30,8 +30,6 @@ _ENDINGS = {
     "keypointrcnn": ("_fpn",),
 }
 _OF_MOBILENET = (f"fasterrcnn_{MOBILENET}_fpn", f"fasterrcnn_{MOBILENET}_320_fpn")
-# Their view is a square that the image is stretched to, which no data path makes for them yet.
-OF_SQUARES = ("ssd300_vgg16", "ssdlite320_mobilenet_v3_large")
 
 NAMES: tuple[str, ...] = (
     *(f"{family}_{body}{ending}" for family, endings in _ENDINGS.items() for ending in endings for body in RESNETS),
@@ -52,11 +50,6 @@ class Parts(NamedTuple):
 
 def parts_of(name: str) -> Parts:
     """Raises InputError for a name that is none of NAMES, in one line that has the nearest."""
-    if name in OF_SQUARES:
-        raise InputError(
-            f"--detector {name}: sees an image stretched to a square, which the data paths do not make for it yet; "
-            "pass ssd300 for a detector of squares"
-        )
     if name not in NAMES:
         nearest = difflib.get_close_matches(name, NAMES, n=1)
         raise InputError(

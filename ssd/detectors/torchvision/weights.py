@@ -17,7 +17,7 @@ from ssd.detectors.torchvision.settings import Settings
 from ssd.errors import InputError
 
 # torchvision's labels are COCO's ids, of which 80 of 1 to 90 are in use.
-_COCO_LABELS = 91
+COCO_LABELS = 91
 _BODY = "backbone.body."
 _DENSE_HEAD = "head.classification_head.cls_logits."
 _BOX_HEAD = "roi_heads.box_predictor."
@@ -59,14 +59,9 @@ def foreign(content: Any, file: Path) -> dict[str, Any] | None:
     91 classes it was trained on COCO, whose 80 categories are made of them. Of others only the number is known. Raises
     InputError for a detector of torchvision that does not fit any of its builders.
     """
-    if not isinstance(content, dict) or "format" in content:
+    state = state_in(content)
+    if state is None:
         return None
-    state = content.get("model", content)
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        return None
-    state = {str(name).removeprefix("module."): value for name, value in state.items()}
-    if any(name.startswith("head.classification_head.module_list.") for name in state):
-        raise InputError(f"{file}: an SSD of torchvision, which is not taken yet; pass RetinaNet, FCOS or an R-CNN")
     family = _family(state)
     if family is None or not any(name.startswith(_BODY) for name in state):
         return None
@@ -81,13 +76,23 @@ def foreign(content: Any, file: Path) -> dict[str, Any] | None:
         raise InputError(f"{file}: not a whole {settings.builder} of torchvision ({what}); use another") from error
     weights = model.state_dict()
     categories = [(label, f"class {label}") for label in range(1, num_classes)]
-    if num_classes == _COCO_LABELS:
+    if num_classes == COCO_LABELS:
         categories = coco_categories()
         _keep_labels(weights, [0, *(id for id, _ in categories)])
     elif family == "keypointrcnn" and num_classes == 2:
         categories = [(1, "person")]
     detector = {"family": settings.family, **asdict(settings)}
     return {"detector": detector, "categories": categories, "model": weights}
+
+
+def state_in(content: Any) -> dict[str, Tensor] | None:
+    """The state dict in a file of torchvision's: the file is it, or has it as "model". None of anything else."""
+    if not isinstance(content, dict) or "format" in content:
+        return None
+    state = content.get("model", content)
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        return None
+    return {str(name).removeprefix("module."): value for name, value in state.items()}
 
 
 def _family(state: dict[str, Tensor]) -> str | None:
@@ -155,5 +160,5 @@ def _keep_labels(weights: dict[str, Tensor], labels: list[int]) -> None:
     }
     for name, rows in rows_of.items():
         if name in weights:
-            by_label = weights[name].unflatten(0, (-1, _COCO_LABELS, rows))
+            by_label = weights[name].unflatten(0, (-1, COCO_LABELS, rows))
             weights[name] = by_label[:, labels].flatten(0, 2)

@@ -69,6 +69,7 @@ YOLOV2 = Detector(
     trace=lambda model, images: [model(images).values],
     foreign=foreign,
     exportable=exportable,
+    streams=None,  # a filter before [reorg] is four channels behind it
     coverage=None,
     fitted=_fitted,
     foreign_files=FOREIGN_FILES,

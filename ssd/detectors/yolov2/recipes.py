@@ -1,11 +1,13 @@
 """YOLOv2's settings for a purpose: what a run starts from, and what --recipe names."""
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
 from ssd.config import Config, Recipe
 from ssd.detectors.yolov2.darknet.cfg import parse
 from ssd.detectors.yolov2.settings import YOLOv2Settings, settings_named
+from ssd.errors import InputError
 from ssd.schedule import REFERENCE_BATCH
 
 
@@ -38,16 +40,17 @@ def paper(batch_size: int | None = None, world_size: int = 1, detector: Any = No
 
 
 def darknet(batch_size: int | None = None, world_size: int = 1, detector: Any = None) -> Config:
-    """paper, but the rate falls by the cfg's own steps and scales; pass --epochs for its max_batches"""
+    """paper, but as many steps as the cfg's max_batches, and the rate falls by its steps and scales"""
     config = paper(batch_size, world_size, detector)
     net = parse(config.detector.cfg, config.detector.network).net
-    of_cfg = net.policy == "steps"
-    return replace(
-        config,
-        schedule="steps",
-        rate_steps=net.steps if of_cfg else (),
-        rate_scales=net.scales if of_cfg else (),
-    )
+    steps, scales = (net.steps, net.scales) if net.policy == "steps" else ((), ())
+    # darknet counts batches from 1, looks at steps in their order, and at none of them before the burn-in has ended.
+    falls = tuple(max(step, net.burn_in, 1) - 1 for step in itertools.accumulate(steps, max))
+    evaluation = tuple(net.max_batches * tenth // 10 for tenth in range(1, 11))
+    if not net.max_batches:
+        raise InputError(f"--recipe darknet: {config.detector.name} has no max_batches; pass --recipe paper")
+    length = net.max_batches
+    return replace(config, steps=length, evaluation=evaluation, multistep=falls, multistep_factors=scales)
 
 
 def demo(batch_size: int | None = None, world_size: int = 1, detector: Any = None) -> Config:

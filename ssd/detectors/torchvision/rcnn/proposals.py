@@ -4,9 +4,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torchvision.ops import batched_nms
 
 from ssd.detectors import suppression
+from ssd.detectors.graph_nms import greedy_nms
 from ssd.detectors.torchvision.boxes import cut, decode
 from ssd.detectors.torchvision.targets import Targets, of_images
 
@@ -35,16 +37,23 @@ def propose(
     """objectness: of each map B x A, before sigmoid. offsets: of each map B x A x 4. anchors: those of all maps."""
     logits, boxes, levels, first = [], [], [], 0
     for place, (of_map, offsets_of_map) in enumerate(zip(objectness, offsets, strict=True)):
-        anchors = anchors_ltrb_px[first : first + of_map.shape[1]]
-        first += of_map.shape[1]
+        count = of_map.shape[1]
+        anchors = anchors_ltrb_px[first : first + count]
+        first += count
+        if torch.compiler.is_compiling():  # where the number is a symbol, so that there are always enough
+            of_map = pad(of_map, (0, before_nms), value=-torch.inf)
         best, anchor = of_map.topk(min(before_nms, of_map.shape[1]), dim=1)
+        anchor = anchor.clamp(max=count - 1)
         logits.append(best)
         boxes.append(decode(offsets_of_map.gather(1, anchor.unsqueeze(2).expand(-1, -1, 4)), anchors[anchor]))
         levels.append(torch.full_like(anchor, place))
-    scores, level = torch.cat(logits, dim=1).sigmoid(), torch.cat(levels, dim=1)
+    logit, level = torch.cat(logits, dim=1), torch.cat(levels, dim=1)
+    scores = logit.sigmoid()
     boxes_ltrb_px = cut(torch.cat(boxes, dim=1), limits_px)
     is_box = (boxes_ltrb_px[..., 2:] - boxes_ltrb_px[..., :2]).amin(dim=2) >= _SMALLEST_PX
-    is_box &= scores >= least_objectness
+    is_box &= (scores >= least_objectness) & (logit > -torch.inf)
+    if torch.compiler.is_compiling():
+        return _suppressed_in_graph(boxes_ltrb_px, torch.where(is_box, scores, -1), len(objectness), after_nms)
     if boxes_ltrb_px.device.type in _AN_IMAGE_AFTER_THE_OTHER_ON:
         return _suppressed(boxes_ltrb_px, torch.where(is_box, scores, -1), level, after_nms)
     return suppressed_at_once(boxes_ltrb_px, torch.where(is_box, scores, -1), level, limits_px, before_nms, after_nms)
@@ -82,6 +91,14 @@ def suppressed_at_once(
     found = suppression.suppress(candidates, nms_iou=_NMS_IOU, max_per_image=after_nms)
     real = torch.arange(after_nms, device=scores.device) < found.counts.unsqueeze(1)
     return Proposals(found.boxes_ltrb * limits_px, real)
+
+
+def _suppressed_in_graph(boxes_ltrb_px: Tensor, scores: Tensor, levels: int, after_nms: int) -> Proposals:
+    """`_suppressed` in a graph of fixed shapes. Each level has as many boxes, best first."""
+    stays = greedy_nms(boxes_ltrb_px.unflatten(1, (levels, -1)), scores.unflatten(1, (levels, -1)) >= 0, _NMS_IOU)
+    scores = torch.where(stays.flatten(1), scores, -1)
+    scores, place = scores.topk(min(after_nms, scores.shape[1]), dim=1)
+    return Proposals(boxes_ltrb_px.gather(1, place.unsqueeze(2).expand(-1, -1, 4)), scores >= 0)
 
 
 def _first(counts: list[int], padded: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ SIDE = 7
 _SAMPLES = 2
 # Feature Pyramid Networks (Lin et al. 2017), equation 1.
 _CANONICAL_SIDE_PX, _CANONICAL_LEVEL = 224, 4
-# Where choosing boxes costs no wait for the device, each map looks at its own only; elsewhere at all of them.
+# Where choosing boxes costs no wait for the device, each map looks at its own only; elsewhere, and in a graph, whose
+# shapes are fixed, at all of them.
 _CHOOSES_ON = ("cpu",)
 _OUTSIDE_PX = -1e4
 
@@ -34,10 +35,10 @@ def rois_of(boxes_ltrb_px: Tensor) -> Tensor:
 def pool(maps: Sequence[Tensor], strides: Sequence[int], rois: Tensor) -> Tensor:
     """maps: B x C x H x W each. rois: R x 5. Returns R x C x 7 x 7."""
     level = level_of(rois[:, 1:], strides)
-    pooled = maps[0].new_zeros(len(rois), maps[0].shape[1], SIDE, SIDE)
+    pooled = maps[0].new_zeros(rois.shape[0], maps[0].shape[1], SIDE, SIDE)
     for place, (features, stride) in enumerate(zip(maps, strides, strict=True)):
         is_own = level == place
-        if rois.device.type in _CHOOSES_ON:
+        if rois.device.type in _CHOOSES_ON and not torch.compiler.is_compiling():
             own = is_own.nonzero().squeeze(1)
             looked = roi_align(features, rois[own].to(features.dtype), SIDE, 1 / stride, _SAMPLES)
             pooled = pooled.index_copy(0, own, looked.to(pooled.dtype))
