@@ -13,6 +13,8 @@ from ssd.detectors.yolov2.darknet.configurations import cfg_named
 from ssd.detectors.yolov2.darknet.model import Darknet
 from ssd.detectors.yolov2.darknet.sections import Network
 from ssd.detectors.yolov2.darknet.weights import copy_into, num_floats, read_weights, write_weights
+from ssd.detectors.yolov2.files import load_backbone
+from ssd.detectors.yolov2.settings import YOLOv2Settings
 from ssd.errors import InputError
 
 NETWORK = parse(TINY, "tiny.cfg")
@@ -73,6 +75,22 @@ def test_the_backbone_of_yolov2_is_the_first_eighteen_convolutions() -> None:
     assert len(content) == 79_327_120
     weights = read_weights(content, network, FILE, is_backbone=True)
     assert len(weights.layers) == 18 and weights.layers[-1] == 22
+
+
+def test_a_backbone_fills_the_first_layers_and_leaves_the_others(tmp_path: Path) -> None:
+    file = tmp_path / "tiny.conv.3"
+    floats = (8 * 3 * 9 + 4 * 8) + (8 * 8 * 9 + 4 * 8)
+    file.write_bytes(content_of(NETWORK, (0, 1, 0), seen=0, floats=floats))
+    model = Darknet(NETWORK)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    said = load_backbone(model, YOLOv2Settings("tiny.cfg", TINY), str(file))
+    assert said == f"{file} fills 2 of 4 convolutions of tiny.cfg, up to layer 2"
+    for name, value in model.state_dict().items():
+        is_filled = name.startswith(("layers.0.", "layers.2.")) and "num_batches" not in name
+        assert torch.equal(value, before[name]) != is_filled, name
+    assert load_backbone(model, YOLOv2Settings("tiny.cfg", TINY), "none") is None
+    with pytest.raises(InputError, match="no-such: cannot be read"):
+        load_backbone(model, YOLOv2Settings("tiny.cfg", TINY), str(tmp_path / "no-such"))
 
 
 def test_a_file_that_does_not_come_out_even_is_refused_with_both_sizes() -> None:

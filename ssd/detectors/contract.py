@@ -51,7 +51,8 @@ class Detector(NamedTuple):
     settings: the class of S.
     title: S -> what a person calls it, such as "SSD300-resnet50".
     build: (S, K) -> a model with fresh weights; K classes with 0 the background.
-    load_backbone: (model, S, source) fills the trunk: source is "imagenet", "none" or a file. Raises InputError.
+    load_backbone: (model, S, source) fills the trunk: source is "imagenet", "none" or a file. Returns what the user
+    should know of it, if anything. Raises InputError.
     freeze_backbone: leaves the trunk as it is in training too; None: it has none that can be left.
     fresh_heads: S -> the prefixes of the weights that depend on the classes, which fine-tuning on others begins anew.
     view: S -> what a data path makes of images.
@@ -77,7 +78,7 @@ class Detector(NamedTuple):
     settings: type
     title: Callable[[Any], str]
     build: Callable[[Any, int], nn.Module]
-    load_backbone: Callable[[Any, Any, str], None]
+    load_backbone: Callable[[Any, Any, str], str | None]
     freeze_backbone: Callable[[Any], None] | None
     fresh_heads: Callable[[Any], tuple[str, ...]]
     view: Callable[[Any], View]

@@ -52,7 +52,8 @@ def build_training(
             + (", with new class heads" if fresh else "")
         )
     else:
-        detector.load_backbone(model, settings, config.backbone_weights)
+        note = detector.load_backbone(model, settings, config.backbone_weights)
+        notes += [note] if note else []
     if config.freeze_backbone:
         if detector.freeze_backbone is None:
             raise InputError(f"--freeze-backbone: {detector.title(settings)} has none that can be left as it is")

@@ -20,11 +20,11 @@ VOC_CLASSES = (
 """In the order of VOC's development kit."""
 
 
-def load_backbone(model: Darknet, settings: YOLOv2Settings, source: str) -> None:
+def load_backbone(model: Darknet, settings: YOLOv2Settings, source: str) -> str | None:
     """source: "none" (keep the fresh weights), or a file of darknet that ends behind any layer of the network, such as
-    darknet19_448.conv.23. Raises InputError for any other file."""
+    darknet19_448.conv.23. Returns which layers it filled. Raises InputError for any other file."""
     if source == "none":
-        return
+        return None
     if source == "imagenet":
         raise InputError(
             f"--backbone-weights imagenet: torchvision has none for {settings.network}; pass a file of darknet such as "
@@ -35,7 +35,10 @@ def load_backbone(model: Darknet, settings: YOLOv2Settings, source: str) -> None
         content = file.read_bytes()
     except OSError as error:
         raise InputError(f"--backbone-weights {file}: cannot be read ({error.strerror}); pass another file") from None
-    copy_into(read_weights(content, model.network, file, is_backbone=True), model.state_dict())
+    weights = read_weights(content, model.network, file, is_backbone=True)
+    copy_into(weights, model.state_dict())
+    filled, of_all = len(weights.layers), len(model.convolutions())
+    return f"{file} fills {filled} of {of_all} convolutions of {settings.network}, up to layer {weights.layers[-1]}"
 
 
 def foreign(content: Any, file: Path) -> dict[str, Any] | None:
