@@ -1,0 +1,80 @@
+"""A schedule put beside a training."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ssd.compression.schedules.distiller_yaml import Schedule, load_schedule, read_schedule
+from ssd.compression.schedules.masks import Compression
+from ssd.compression.thinning.removal import thin_in_place
+from ssd.config import Config
+from ssd.detectors.table import detector_of
+from ssd.distributed import Ranks, broadcast_object
+from ssd.errors import InputError
+from ssd.schedule import peak_lr
+from ssd.training.state import Training
+
+
+def read_for_all(config: Config, ranks: Ranks) -> Schedule | None:
+    """The schedule of --compress as rank 0 reads it, if there is one. Raises InputError for one that cannot be used."""
+    if config.compress is None:
+        return None
+    if config.cuda_graphs:
+        raise InputError("--cuda-graphs freezes a step that --compress changes as it goes; leave one of them out")
+    file = Path(config.compress)
+    text = broadcast_object(load_schedule(file).text if ranks.is_main else None, ranks)
+    schedule = read_schedule(text, file)
+    if config.compile and any(each.instance.class_name.startswith("Activation") for each in schedule.policies):
+        raise InputError(
+            f"--compile: {file} ranks filters by what they say, which a compiled step does not tell; leave it out"
+        )
+    return schedule
+
+
+def compress(training: Training, schedule: Schedule, steps_per_epoch: int) -> list[str]:
+    """Has the training follow the schedule; returns what the user should know of it.
+
+    Before `Training.restore`. Raises InputError where the schedule does not fit the model.
+    """
+    config = training.config
+    companion = Compression(
+        schedule,
+        training.model,
+        None if training.average is None else training.average.model,
+        training.ranks,
+        steps_per_epoch=steps_per_epoch,
+        num_epochs=config.epochs,
+        base_lr=peak_lr(config.learning_rate, config.batch_size * training.ranks.world_size),
+        warmup_steps=config.warmup,
+        seed=config.seed or 0,
+    )
+    companion.hook(training.optimizer)
+    if companion.removers:
+        if detector_of(config.detector).streams is None:
+            raise InputError(
+                f"{schedule.file}: nothing can be taken out of a {config.detector.name}; leave removers out"
+            )
+        companion.remove_filters = partial(_remove_filters, training, companion)
+    training.losses_of = companion.losses_of(training.losses_of)
+    training.companions.append(companion)
+    return companion.notes
+
+
+def _remove_filters(training: Training, companion: Compression) -> None:
+    """Takes filters of zeros, and what is read with zeros only, out of the model that trains and out of its average."""
+    model, average = training.model, training.average
+    streams: Any = detector_of(training.config.detector).streams
+    momentum = {
+        name: training.optimizer.state[p]["momentum_buffer"]
+        for name, p in model.named_parameters()
+        if "momentum_buffer" in training.optimizer.state.get(p, {})
+    }
+    cut = thin_in_place([model, *([average.model] if average is not None else [])], streams(model))
+    if cut is None:
+        return
+    training.take_up_layers({name: cut(name, buffer) for name, buffer in momentum.items()})
+    companion.cut(model, None if average is None else average.model, cut)
+    companion.hook(training.optimizer)
+    if training.ranks.is_main:
+        weights = sum(p.numel() for p in model.parameters())
+        print(f"epoch {companion.epoch}: filters of zeros are taken out, {weights:,} weights are left", flush=True)
