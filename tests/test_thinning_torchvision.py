@@ -12,9 +12,9 @@ from torchvision_models import NUM_CLASSES, batch_of
 from ssd.compression.thinning.removal import thin
 from ssd.detectors.channels import thinned
 from ssd.detectors.torchvision.builders import build
+from ssd.detectors.torchvision.channels.streams import streams_of
 from ssd.detectors.torchvision.names import settings_of
 from ssd.detectors.torchvision.settings import Settings
-from ssd.detectors.torchvision.channels.streams import streams_of
 from ssd.detectors.torchvision.targets import targets_of
 
 NAMES = [

@@ -51,9 +51,7 @@ def compress(training: Training, schedule: Schedule, steps_per_epoch: int) -> li
     companion.hook(training.optimizer)
     if companion.removers:
         if detector_of(config.detector).streams is None:
-            raise InputError(
-                f"{schedule.file}: nothing can be taken out of a {config.detector.name}; leave removers out"
-            )
+            raise InputError(f"{schedule.file}: nothing can go out of a {config.detector.name}; leave removers out")
         companion.remove_filters = partial(_remove_filters, training, companion)
     training.losses_of = companion.losses_of(training.losses_of)
     training.companions.append(companion)

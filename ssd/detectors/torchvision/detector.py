@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from ssd.detectors.contract import Detector, LossesOf
 from ssd.detectors.torchvision.builders import build
+from ssd.detectors.torchvision.channels.streams import streams_of
 from ssd.detectors.torchvision.export import exportable
 from ssd.detectors.torchvision.names import title_of
 from ssd.detectors.torchvision.postprocess import detect
 from ssd.detectors.torchvision.settings import Settings
-from ssd.detectors.torchvision.channels.streams import streams_of
 from ssd.detectors.torchvision.synthetic import input_size_px, synthetic_batch
 from ssd.detectors.torchvision.targets import limits_px, targets_of
 from ssd.detectors.torchvision.weights import foreign, fresh_heads, load_backbone
