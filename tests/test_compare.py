@@ -101,26 +101,29 @@ def test_the_commands_from_a_checkpoint_to_the_page(
     one_export: None, demo_data: Path, demo_checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("onnxruntime")
-    int8, output = tmp_path / "int8.onnx", tmp_path / "out"
+    thin, int8, output = tmp_path / "thin.pt", tmp_path / "int8.onnx", tmp_path / "out"
+    assert main.main(["thin", "--checkpoint", str(demo_checkpoint), "--output", str(thin), "--flops", "0.1"]) == 0
     data = ["--data", str(demo_data), "--data_pipeline", "no_dali", "--num-workers", "0"]
     few = ["--max-per-class", "20", "--max-per-image", "20"]
-    command = ["export", "--checkpoint", str(demo_checkpoint), "--output", str(int8), "--int8", *data, *few]
+    command = ["export", "--checkpoint", str(thin), "--output", str(int8), "--int8", *data, *few]
     assert main.main([*command, "--calibration-images", "4"]) == 0
     said = capfd.readouterr().out
     assert "calibrating on 4 images" in said and "of the file in float32" in said
+    # Of a detector that has not been trained: many of its boxes are nearly as good as others.
+    assert max(map(float, re.findall(r"([\d.]+)% of its confident", said))) > 80
 
-    files = [str(demo_checkpoint), str(int8)]
+    files = [str(thin), str(int8)]
     command = ["compare", *files, *data, *few, "--output", str(output), "--device", "cpu"]
     assert main.main([*command, "--batch-sizes", "1", "--rounds", "1", "--warmup-rounds", "0", "--no-memory"]) == 0
     found = json.loads((output / "comparison.json").read_text())
-    dense, quantised = found["files"]
-    assert dense["name"] == "demo.pt" and quantised["name"] == "int8.onnx"
-    assert quantised["size"]["bytes_raw"] < 0.3 * dense["size"]["bytes_raw"]
-    assert quantised["size"]["flops"] == dense["size"]["flops"]
-    assert dense["speeds"].keys() == {"eager", "onnxruntime"} and quantised["speeds"].keys() == {"onnxruntime"}
-    assert dense["speeds"]["eager"]["batch_1"]["times_as_fast"] == 1
+    thinned, quantised = found["files"]
+    assert thinned["name"] == "thin.pt" and quantised["name"] == "int8.onnx"
+    assert quantised["size"]["bytes_raw"] < 0.6 * thinned["size"]["bytes_raw"]
+    assert quantised["size"]["flops"] == thinned["size"]["flops"]
+    assert thinned["speeds"].keys() == {"eager", "onnxruntime"} and quantised["speeds"].keys() == {"onnxruntime"}
+    assert thinned["speeds"]["eager"]["batch_1"]["times_as_fast"] == 1
     assert quantised["speeds"]["onnxruntime"]["batch_1"]["milliseconds_per_image"] > 0
-    assert {"AP", "AP50", "APs"} <= dense["metrics"].keys() and found["images"] == 5
+    assert {"AP", "AP50", "APs"} <= thinned["metrics"].keys() and found["images"] == 5
     page = (output / "comparison.html").read_text()
     assert len(re.findall('src="data:image/(?:png|jpeg);base64,', page)) == 2 and "int8.onnx" in page
     assert not re.findall('(?:src|href)="(?!data:)', page)

@@ -1,5 +1,6 @@
 """A schedule beside a training of a few weights: masks hold after every step, and resume is exact."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,14 @@ from toy_training import CPU, DESCRIBE, UNOFFICIAL, Loader, losses_of, on_two_ra
 
 from ssd.batch import MatchedBatch
 from ssd.checkpoints import checkpoint
-from ssd.compression.schedules.attach import compress
+from ssd.compression import attach
+from ssd.compression.attach import compress
 from ssd.compression.schedules.distiller_yaml import read_schedule
 from ssd.compression.schedules.masks import Compression
 from ssd.config import Config
+from ssd.detectors.channels import Plan, Stream, thinned
+from ssd.detectors.contract import Detector
+from ssd.detectors.ssd300.detector import DETECTOR
 from ssd.distributed import Ranks
 from ssd.run.files import Run
 from ssd.training.evaluations import Judge
@@ -39,10 +44,13 @@ class Net(nn.Module):
         return self.last(self.second(self.norm(self.first(images[:, :, None, None])).relu()).flatten(1).relu())
 
 
-def new_training(text: str, ranks: Ranks = CPU, scaler: Any = None, **settings: Any) -> tuple[Training, Compression]:
+def new_training(
+    text: str, ranks: Ranks = CPU, scaler: Any = None, channels: Plan | None = None, **settings: Any
+) -> tuple[Training, Compression]:
+    """channels: of a model that was thinned."""
     torch.manual_seed(0)
     config = Config(**{"learning_rate": 1.0, "batch_size": 2, "epochs": 4, "log_interval": 1, "seed": 5, **settings})
-    model = Net()
+    model = thinned(Net(), channels) if channels else Net()
     scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
     training = Training(model, build_optimizer(model, config), scaler, losses_of, config, ranks)
     compress(training, read_schedule(text, Path("s.yaml")), STEPS_PER_EPOCH)
@@ -73,6 +81,7 @@ def take_steps(
         after(step)
 
 
+FILTERS = ("weights: [second.weight, first.weight]", "group_type: Filters")
 HALF = schedule_of("SparsityLevelParameterPruner", "levels: {second.weight: 0.5, last.weight: 0.25}", epochs=[0])
 
 
@@ -227,6 +236,69 @@ def test_batch_norm_may_weigh_the_ranking() -> None:
         assert masked.nonzero().flatten().tolist() == expected
 
 
+def net_as_detector(settings: Any) -> Detector:
+    """A record that says what can be taken out of a Net."""
+    return DETECTOR._replace(streams=lambda model: [Stream([[("first", "norm")]], ["second"])])
+
+
+@pytest.fixture
+def streams_of_net(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attach, "detector_of", net_as_detector)
+
+
+REMOVER = """extensions:
+  remover: {class: FilterRemover, thinning_func_str: remove_filters, arch: any, dataset: any}
+"""
+REMOVES = "  - extension: {instance_name: remover}\n    epochs: [1]\n"
+
+
+@pytest.mark.parametrize("ema", [None, 0.5])
+def test_filters_are_taken_out_while_training_goes_on(streams_of_net: None, ema: float | None) -> None:
+    text = REMOVER + schedule_of(
+        "L1RankedStructureParameterPruner", "weights: [first.weight]", FILTERS[1], "desired_sparsity: 0.5", epochs=[0],
+        more=REMOVES,
+    )  # fmt: skip
+    training, companion = new_training(text, ema=ema)
+    take_steps(training, 0, STEPS_PER_EPOCH)
+    model: Any = training.model
+    assert model.first.out_channels == 8
+    kept = companion.masks["first.weight"].flatten(1).amin(dim=1).bool()
+    momentum = training.optimizer.state[model.norm.weight]["momentum_buffer"]
+    judged = [training.model, training.judged_model]
+    images = Loader.random_images(77)
+    before = [copy.deepcopy(each).eval()(images) for each in judged]
+    companion.before_step(STEPS_PER_EPOCH, 0.05)
+    # One of the filters of zeros may stay and say what all of them do.
+    assert kept.sum() == 4 and 4 <= model.first.out_channels <= 5 and model.channel_plan["first"]["out"] < 8
+    for each, expected in zip(judged, before, strict=True):
+        torch.testing.assert_close(copy.deepcopy(each).eval()(images), expected, rtol=1e-5, atol=1e-6)
+    found = training.optimizer.state[model.norm.weight]["momentum_buffer"]
+    assert set(momentum[kept].tolist()) <= set(found.tolist()) and found.abs().max() > 0
+    assert training.version == 1 and companion.masks["first.weight"].shape == model.first.weight.shape
+    values = {name: value.clone() for name, value in model.named_parameters()}
+    take_steps(training, STEPS_PER_EPOCH, 2 * STEPS_PER_EPOCH)
+    assert all((value != values[name]).any() for name, value in model.named_parameters())
+    assert all(p is q for p, q in zip(companion.weights.values(), model.parameters(), strict=True))
+    if ema is not None:
+        assert training.judged_model.get_parameter("first.weight").shape == model.first.weight.shape
+
+
+def test_channels_that_nothing_reads_are_taken_out(streams_of_net: None) -> None:
+    text = REMOVER.replace("FilterRemover", "ChannelRemover") + schedule_of(
+        "L1RankedStructureParameterPruner", "weights: [second.weight]", "group_type: Channels", "desired_sparsity: 0.5",
+        epochs=[0], more=REMOVES,
+    )  # fmt: skip
+    training, companion = new_training(text)
+    take_steps(training, 0, STEPS_PER_EPOCH)
+    model: Any = training.model
+    images = Loader.random_images(77)
+    before = copy.deepcopy(model).eval()(images)
+    companion.before_step(STEPS_PER_EPOCH, 0.05)
+    assert (model.first.out_channels, model.norm.num_features, model.second.in_channels) == (4, 4, 4)
+    assert model.channel_plan == {"first": {"out": 4}, "norm": {"out": 4}, "second": {"in": 4}}
+    torch.testing.assert_close(copy.deepcopy(model).eval()(images), before, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(("kind", "statistic"), [("APoZ", "active"), ("Mean", "mean")])
 def test_filters_are_ranked_by_what_they_said_in_the_epoch_before(kind: str, statistic: str) -> None:
     text = schedule_of(
@@ -301,7 +373,6 @@ def test_a_schedules_own_rates() -> None:
 
 # --- interruptions ---
 
-FILTERS = ("weights: [second.weight, first.weight]", "group_type: Filters")
 AGP = ("initial_sparsity: 0.1", "final_sparsity: 0.6")
 STEP = "{mini_batch_pruning_frequency: 2}"
 BAIDU = ("q: 0.3", "ramp_epoch_offset: 1", "ramp_slope_mult: 1.5")
@@ -335,6 +406,7 @@ SCHEDULES = {
         "StructureParameterPruner", "reg_regims: {second.weight: [0.15, Channels]}", "threshold_criteria: Mean_Abs"
     ),
     "regularized": REGULARIZED.replace("0.05", "0.2"),
+    "remover": REMOVER + schedule_of("L1RankedStructureParameterPruner_AGP", *AGP, *FILTERS, more=REMOVES),
 }  # fmt: skip
 
 
@@ -345,7 +417,7 @@ def run_of(training: Training, loader: Loader, folder: Path) -> None:
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_an_interrupted_run_ends_with_the_same_weights(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, streams_of_net: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Within an epoch and at its end, with all that the schedule remembers, bit for bit."""
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
@@ -357,7 +429,8 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     assert name == "discard" or any((p == 0).any() for p in training.model.parameters())
     for step in (4, 6):
         content = checkpoint.load_run(undisturbed / "checkpoints" / f"step-{step:08}.pt")
-        resumed, loader = new_training(text, **{**settings, "checkpoint_every": (9, "steps")})[0], Loader()
+        again = {**settings, "checkpoint_every": (9, "steps"), "channels": content.get("channels")}
+        resumed, loader = new_training(text, **again)[0], Loader()
         resumed.model.load_state_dict(content["model"])
         resumed.restore(content)
         loader.restore(bytes(content["data_states"][0].tolist()))
@@ -385,6 +458,7 @@ from test_compression import *
 from ssd.distributed import process_group
 
 folder = Path(sys.argv[1])
+attach.detector_of = net_as_detector
 with process_group("cpu") as ranks:
     found = {}
     for name, text in SCHEDULES.items():

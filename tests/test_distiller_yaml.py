@@ -145,6 +145,8 @@ def test_what_a_schedule_does_to_a_model_is_said() -> None:
         (schedule_of("SparsityLevelPruner", "levels: {a: 1}"), "did you mean SparsityLevelParameterPruner?"),
         (schedule_of("FMReconstructionChannelPruner"), "needs feature maps"),
         (schedule_of(LEVEL[0], "level: {a: 1}"), "yaml:4: p: SparsityLevelParameterPruner takes no argument 'level'"),
+        ("extensions: {e: {class: FilterRemover, archi: x}}\npolicies: []", "no argument 'archi'; did you mean arch"),
+        ("extensions: {e: {class: FilterRemove}}\npolicies: []", "did you mean FilterRemover?"),
         (schedule_of(LEVEL[0]), "p: SparsityLevelParameterPruner needs levels"),
         (schedule_of(LEVEL[0], "levels: {a: 1.5}"), "prune.yaml:4: p: levels must be a number in 0..1"),
         (schedule_of("MagnitudeParameterPruner", "thresholds: {a: 1}"), "must have an entry '*'"),

@@ -22,7 +22,7 @@ from pipelines.readers.reading import annotation_files
 from ssd.batch import EvalLoader, TrainLoader
 from ssd.checkpoints import checkpoint, conversion
 from ssd.cli.splits import data_name, find_splits, held_out_texts, judged_text, read_both_splits
-from ssd.compression.schedules.attach import compress, read_for_all
+from ssd.compression.attach import compress, read_for_all
 from ssd.compression.schedules.distiller_yaml import Schedule
 from ssd.config import Config
 from ssd.detectors.ssd300.settings import SSD300Settings

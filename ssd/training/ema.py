@@ -19,6 +19,10 @@ class Average:
         """decay: in [0, 1)."""
         self.decay = decay
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.follow(model)
+
+    def follow(self, model: nn.Module) -> None:
+        """Averages this model from now on, whose shapes the average has."""
         self.statistics = join_statistics(self.model)
         self._own, self._models = _averaged(self.model), _averaged(model)
 

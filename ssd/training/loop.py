@@ -36,7 +36,7 @@ def train(
     Preempted, after a checkpoint, one or two steps after a signal has asked any rank to end.
     """
     config, ranks = training.config, training.ranks
-    take_step = build_step(training)
+    take_step, version = build_step(training), training.version
     steps_per_epoch, plan = loader.steps_per_epoch, plan_of(config, loader.steps_per_epoch)
     total_steps = plan.total_steps
     keeper, meter, vote = Keeper(run.folder, config), Meter(run, training, total_steps, steps_per_epoch), Vote(ranks)
@@ -83,6 +83,8 @@ def train(
                 lr = _lr(training, plan)
                 for companion in training.companions:
                     lr = companion.before_step(training.step, lr)
+                if training.version != version:
+                    take_step, version = build_step(training), training.version
                 meter.wait_for_data()
                 batch = next(batches)
                 meter.data_is_here()
@@ -147,6 +149,7 @@ def _checkpoint(training: Training, loader: TrainLoader, describe: dict[str, Any
     return {
         "format": checkpoint.FORMAT,
         **describe,
+        **({"channels": plan} if (plan := getattr(training.model, "channel_plan", {})) else {}),
         "epoch": training.step // loader.steps_per_epoch,
         "steps_per_epoch": loader.steps_per_epoch,
         "global_batch_size": training.config.batch_size * training.ranks.world_size,

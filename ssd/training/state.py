@@ -14,6 +14,7 @@ from ssd.distributed import Ranks, gather_tensors
 from ssd.precision import autocast
 from ssd.running_statistics import join_statistics
 from ssd.training.ema import Average
+from ssd.training.optimizer import build_optimizer, take_momentum
 
 Forward = Callable[[Tensor], Any]
 
@@ -79,12 +80,24 @@ class Training:
     loss_names: tuple[str, ...] = ()
     """Of what `train_step` returns; known from the first step on."""
     companions: list[Companion] = field(default_factory=list)
+    version: int = 0
+    """Of the model's layers: how a step is taken has to be built anew where it has changed."""
 
     def __post_init__(self) -> None:
         self.skipped_steps = torch.zeros((), dtype=torch.int64, device=self.ranks.device)
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.statistics = join_statistics(self.model)
         self.average = None if self.config.ema is None else Average(self.model, self.config.ema)
+
+    def take_up_layers(self, momentum: dict[str, Tensor]) -> None:
+        """Goes on after layers of the model, and of its average, were replaced. momentum: by the name of a weight."""
+        self.optimizer = build_optimizer(self.model, self.config)
+        take_momentum(self.optimizer, self.model, momentum)
+        self._parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.statistics = join_statistics(self.model)
+        if self.average is not None:
+            self.average.follow(self.model)
+        self.version += 1
 
     @property
     def judged_model(self) -> nn.Module:

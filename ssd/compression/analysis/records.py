@@ -61,7 +61,7 @@ def write_plot(file: Path, points: Sequence[Point]) -> None:
             ap[place], loss[place] = point.ap - dense.ap, point.loss - dense.loss
     figure = Figure(figsize=(4.5 + 1.1 * len(levels), 1.6 + 0.22 * len(names)), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    titles = (f"AP less {dense.ap:.3f}", f"loss less {dense.loss:.3f}")
+    titles = (f"change of AP, dense {dense.ap:.3f}", f"change of loss, dense {dense.loss:.3f}")
     for panel, values, title, colours in zip(panels, (ap, loss), titles, ("Reds_r", "Reds"), strict=True):
         finite = values[np.isfinite(values)]
         worst = max(1e-3, float(np.abs(finite).max())) if finite.size else 1.0
@@ -78,6 +78,6 @@ def write_plot(file: Path, points: Sequence[Point]) -> None:
                     column, row, f"{value:+.3f}" if abs(value) < 10 else f"{value:+.0f}", fontsize=6, ha="center",
                     va="center", color="white" if is_dark else "black",
                 )  # fmt: skip
-        figure.colorbar(image, ax=panel, fraction=0.05)
+        figure.colorbar(image, ax=panel, fraction=0.05).ax.tick_params(labelsize=7)
     with written_whole(file) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

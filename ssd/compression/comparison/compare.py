@@ -104,6 +104,9 @@ def compare(
         "git_revision": git_revision(),
     }
     notes = notes_on(subjects, found, configs)
+    if needs_onnx:
+        in_torch_only = [each.name for each, file in zip(subjects, files, strict=True) if file is None]
+        notes += [f"{name} has no form without this program, so torch alone runs it" for name in in_torch_only]
     figures.write_json(output / figures.FIGURES, found, {**about, "notes": notes})
     figures.write_plot(output / figures.PLOT, found)
     if len(examples):

@@ -88,15 +88,17 @@ def show_tables(found: Sequence[Compared]) -> None:
     from ssd.console import Console
 
     console = Console(soft_wrap=True)
-    titles = ("accuracy", "size, for one image", "milliseconds an image, from pixels to detections")
-    for title, (heading, rows) in zip(titles, (accuracy_rows(found), size_rows(found), speed_rows(found)), strict=True):
-        shown = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
-        for name in heading:
-            shown.add_column(name.replace(", ", "\n"), justify="right" if name else "left", no_wrap=True)
-        for row in rows:
-            shown.add_row(*row)
-        # Figures that are cut short say nothing: a narrow terminal wraps the lines.
-        console.print(shown, width=max(console.width, 40 + 12 * len(heading)))
+    shown = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for name in ("", *(each.name for each in found)):
+        shown.add_column(name, justify="right" if name else "left", overflow="fold")
+    parts = (("", accuracy_rows(found)), ("", size_rows(found)), ("ms an image, ", speed_rows(found)))
+    for prefix, (heading, rows) in parts:
+        # A column a file: there are fewer of these than of figures.
+        for figure, *values in zip(heading, *rows, strict=True):
+            if figure:
+                shown.add_row(prefix + figure, *values)
+        shown.add_section()
+    console.print(shown)
 
 
 def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -128,9 +130,12 @@ def write_plot(file: Path, found: Sequence[Compared]) -> None:
             if best := frontier(points):
                 panel.plot(*zip(*best, strict=True), color="0.7", linewidth=1, zorder=1)
         panel.set(xlabel="ms / image", title=f"batch {batch_size}")
+        panel.margins(x=0.08)
         panel.set_xlim(left=0)
         panel.grid(color="0.92")
-        panel.margins(y=0.15)
+    aps = [max(0.0, each.metrics["AP"]) for each in found]
+    margin = max(0.02, 0.15 * (max(aps) - min(aps)))
+    panels[0].set_ylim(max(0.0, min(aps) - margin), max(aps) + margin)
     panels[0].set_ylabel("AP")
     marks = [
         Line2D([], [], color=c, marker="o", linestyle="", label=e.name) for e, c in zip(found, colours, strict=True)

@@ -23,9 +23,16 @@ class ActivationStatistics:
         self._model = model
         self._sums: Statistics = {}
         self._steps: dict[str, int] = {}
+        self._hooks: list[Any] = []
         for name in tensors:
             layer = norms.get(name) or model.get_submodule(name.rpartition(".")[0])
-            layer.register_forward_hook(lambda _module, _inputs, output, name=name: self._add(name, output))
+            self._hooks.append(
+                layer.register_forward_hook(lambda _module, _inputs, output, name=name: self._add(name, output))
+            )
+
+    def stop(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
 
     @torch.no_grad()
     def _add(self, name: str, output: Tensor) -> None:

@@ -50,7 +50,7 @@ def _bound(schedule: Schedule, policy: Policy, parameters: Mapping[str, Tensor])
     arguments = dict(instance.arguments)
     if "levels" in policy.args:
         arguments["levels"] = policy.args["levels"]
-    if policy.kind == "lr_scheduler":
+    if policy.kind in ("lr_scheduler", "extension"):
         return Bound(policy, arguments, [])
 
     def name_of(written: str) -> str:

@@ -180,16 +180,20 @@ REGULARIZERS: dict[str, dict[str, Argument]] = {
     },
 }
 
+# Extensions: what they are of is a model's own matter, and not Distiller's name for it.
+_REMOVER = {
+    "thinning_func_str": Argument(one_of("remove_filters", "remove_channels"), required=False),
+    "arch": Argument(lambda value: value, required=False),
+    "dataset": Argument(lambda value: value, required=False),
+}
+EXTENSIONS: dict[str, dict[str, Argument]] = {"FilterRemover": _REMOVER, "ChannelRemover": _REMOVER}
+
 # What Distiller has and this does not, with what to do about it.
 REFUSED = {
     "FMReconstructionChannelPruner": "needs feature maps of images, which are not kept; "
     "L1RankedStructureParameterPruner ranks channels by weights",
     "DropFilterRegularizer": "is not supported; BernoulliFilterPruner drops filters at random",
     "DistributionRegularizer": "belongs to quantisation and is not supported; take it out",
-    **dict.fromkeys(
-        ("FilterRemover", "ChannelRemover"),
-        "removes filters while training goes on, which is not supported; take it out",
-    ),
     **dict.fromkeys(("LambdaLR", "MultiplicativeLR"), "takes a function, which a file cannot hold; use MultiStepLR"),
     **dict.fromkeys(("SequentialLR", "ChainedScheduler"), "takes other schedulers; give each a policy of its own"),
     "ReduceLROnPlateau": "depends on metrics, so that the rate is no function of the step; use MultiStepLR",

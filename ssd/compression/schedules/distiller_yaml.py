@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd.compression.schedules.classes import (
+    EXTENSIONS,
     PRUNER_POLICY_ARGUMENTS,
     PRUNERS,
     REFUSED,
@@ -144,7 +145,7 @@ class _Reader:
             except ValueError as error:
                 raise self.error(line, f"{name}: {error}") from None
             return Instance(name, class_name, arguments, {}, line)
-        classes = {"pruners": PRUNERS, "regularizers": REGULARIZERS}.get(section, {})
+        classes = {"pruners": PRUNERS, "regularizers": REGULARIZERS, "extensions": EXTENSIONS}.get(section, {})
         if class_name not in classes:
             raise self.error(line, f"unknown class {class_name!r} in {section}{nearest_to(class_name, classes)}")
         arguments, lines = self.arguments(name, class_name, given, classes[class_name], line)

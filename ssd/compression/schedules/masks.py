@@ -50,6 +50,9 @@ class Compression:
         self.schedule, self.ranks, self.steps_per_epoch, self.warmup = schedule, ranks, steps_per_epoch, warmup
         bound, self.notes = bind(schedule, model, num_epochs)
         self.pruners = [each for each in bound if each.policy.kind == "pruner"]
+        self.removers = [each for each in bound if each.policy.kind == "extension"]
+        self.remove_filters: Callable[[], None] | None = None
+        """Takes out of the model what its removers are to take out, and calls `cut`; where there are any."""
         self.regularizers = [each for each in bound if each.policy.kind == "regularizer"]
         schedulers = [
             (each.policy.instance.class_name, each.arguments, each.policy.epochs)
@@ -57,12 +60,7 @@ class Compression:
             if each.policy.kind == "lr_scheduler"
         ]
         self.rates = rates_of(schedulers, base_lr, num_epochs) if schedulers else None
-        self.weights = dict(model.named_parameters())
-        self.averages = dict(average.named_parameters()) if average is not None else {}
-        self.norms = norms_after(model)
-        by_activation = [each for each in self.pruners if each.policy.instance.class_name in NEEDS_ACTIVATIONS]
-        tensors = dict.fromkeys(name for each in by_activation for name in each.tensors)
-        self.activations = ActivationStatistics(model, tensors, self.norms) if tensors else None
+        self._follow(model, average)
         self.epoch = -1
         """The last that has begun."""
         self.masks: dict[str, Tensor] = {}
@@ -73,6 +71,26 @@ class Compression:
         self.gradients: dict[str, Tensor] = {}
         """Of the step before a resumed run's first, for the pruners that rank by them."""
         self.memory = Memory(generator=torch.Generator().manual_seed(seed))
+
+    def _follow(self, model: nn.Module, average: nn.Module | None) -> None:
+        self.weights = dict(model.named_parameters())
+        self.averages = dict(average.named_parameters()) if average is not None else {}
+        self.norms = norms_after(model)
+        by_activation = [each for each in self.pruners if each.policy.instance.class_name in NEEDS_ACTIVATIONS]
+        tensors = dict.fromkeys(name for each in by_activation for name in each.tensors)
+        self.activations = ActivationStatistics(model, tensors, self.norms) if tensors else None
+
+    def cut(self, model: nn.Module, average: nn.Module | None, cut: Callable[[str, Tensor], Tensor]) -> None:
+        """Goes on with smaller layers. cut: of all that has a weight's shape. What has been measured of filters is
+        forgotten, and measured anew."""
+        if self.activations is not None:
+            self.activations.stop()
+        self._follow(model, average)
+        for held in (self.masks, self.dense, self.gradients):
+            for name, value in held.items():
+                held[name] = torch.empty_like(self.weights[name], dtype=value.dtype).copy_(cut(name, value))
+        self.memory.leaders.clear()
+        self.memory.activations = {}
 
     # What the training calls
 
@@ -89,6 +107,8 @@ class Compression:
                 self._prune(index, each)
             elif begins and epoch in each.policy.epochs:
                 self._take_hold(index, each)
+        if begins and any(epoch in each.policy.epochs for each in self.removers) and self.remove_filters is not None:
+            self.remove_filters()
         for name, index in self.holder.items():
             args = self.pruners[index].policy.args
             if args.get("use_double_copies") and not args.get("mask_on_forward_only") and name in self.masks:

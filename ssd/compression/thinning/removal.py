@@ -7,7 +7,7 @@ are added to those that read it: the same sums, also at the borders, where paddi
 """
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,16 +16,18 @@ from torch import Tensor, nn
 from ssd.detectors.channels import Plan, Stream, plan_between, thinned
 from ssd.errors import InputError
 
+Cut = Callable[[str, Tensor], Tensor]
+"""(a name in the state dict, a tensor of the shape that it had) -> the part of it that stays."""
+
 
 class Thinned(NamedTuple):
     """model: the smaller one, with its channel_plan. removed: how many filters went. left: how many filters of zeros
-    stay, because they say a constant or to round. cut: (a name in the state dict, a tensor of the shape that it had) ->
-    the part of it that stays."""
+    stay, because they say a constant or to round. cut: of what belongs to the model's weights."""
 
     model: nn.Module
     removed: int
     left: int
-    cut: Callable[[str, Tensor], Tensor]
+    cut: Cut
 
 
 @torch.no_grad()
@@ -37,54 +39,128 @@ def thin(model: nn.Module, fresh: nn.Module, streams: Iterable[Stream], *, round
     Raises InputError where a whole layer is 0.
     """
     source = copy.deepcopy(model)
-    keeps_out: dict[str, Tensor] = {}
-    keeps_in: dict[str, Tensor] = {}
-    removed = left = 0
-    for stream in streams:
-        kept, zeros = _kept_channels(source, stream, round_to)
-        gone = int((~kept).sum())
-        removed, left = removed + gone * len(stream.writers), left + (zeros - gone) * len(stream.writers)
-        index = kept.nonzero().flatten()
-        for writer, norm in stream.writers:
-            keeps_out[writer] = index
-            if norm:
-                keeps_out[norm] = index
-        for reader in stream.readers:
-            keeps_in[reader] = index
+    decisions = [_decide(source, stream, round_to) for stream in streams]
+    keeps_out, keeps_in = _indices(decisions)
     shapes = thinned(copy.deepcopy(model), _plan(keeps_out, keeps_in))
     smaller: nn.Module = thinned(fresh, plan_between(fresh, shapes))
 
     def cut(name: str, value: Tensor) -> Tensor:
         return _cut(name, value, keeps_out, keeps_in)
 
+    for each in decisions:
+        _join_constants(source, each)
     smaller.load_state_dict({name: cut(name, value) for name, value in source.state_dict().items()})
-    return Thinned(smaller.train(model.training), removed, left, cut)
+    removed = sum(int((~each.kept).sum()) * len(each.stream.writers) for each in decisions)
+    zeros = sum(each.zeros * len(each.stream.writers) for each in decisions)
+    return Thinned(smaller.train(model.training), removed, zeros - removed, cut)
 
 
-def _kept_channels(model: nn.Module, stream: Stream, round_to: int) -> tuple[Tensor, int]:
-    """Which channels stay (C bool), and how many have only filters of zeros. Changes the weights of readers."""
+@torch.no_grad()
+def thin_in_place(models: Sequence[nn.Module], streams: Iterable[Stream], round_to: int = 1) -> Cut | None:
+    """As `thin`, but the models themselves lose filters: those that are 0 in the first, in all of them. They keep their
+    other layers as the objects that they are, and their `channel_plan` says what they have become.
+
+    models: of one detector, with equal shapes. Returns how what belongs to their weights is to be cut; None where
+    nothing goes.
+    """
+    decisions = [_decide(models[0], stream, round_to) for stream in streams]
+    if all(bool(each.kept.all()) for each in decisions):
+        return None
+    keeps_out, keeps_in = _indices(decisions)
+    plan = plan_between(models[0], thinned(copy.deepcopy(models[0]), _plan(keeps_out, keeps_in)))
+
+    def cut(name: str, value: Tensor) -> Tensor:
+        return _cut(name, value, keeps_out, keeps_in)
+
+    for model in models:
+        for each in decisions:
+            _join_constants(model, each)
+        state = {name: cut(name, value).clone() for name, value in model.state_dict().items()}
+        before: Plan = getattr(model, "channel_plan", {})
+        device = next(model.parameters()).device
+        # As it lies in memory, so do sums come out to the last bit: a resumed run has it all in one way.
+        is_channels_last = any(
+            p.dim() == 4 and not p.is_contiguous() and p.is_contiguous(memory_format=torch.channels_last)
+            for p in model.parameters()
+        )
+        was_training = {name: module.training for name, module in model.named_modules()}
+        thinned(model, plan).channel_plan = {
+            name: {**before.get(name, {}), **plan.get(name, {})} for name in {**before, **plan}
+        }
+        model.load_state_dict(state)
+        model.to(device)
+        if is_channels_last:
+            model.to(memory_format=torch.channels_last)
+        for name, module in model.named_modules():
+            module.training = was_training[name]
+    return cut
+
+
+class _Decision(NamedTuple):
+    """kept: which channels of the stream stay (C bool). zeros: how many could go. speaks: those whose filters are 0 and
+    say a constant that the first of them is to say for all; none where that cannot be."""
+
+    stream: Stream
+    kept: Tensor
+    zeros: int
+    speaks: Tensor
+
+
+def _decide(model: nn.Module, stream: Stream, round_to: int) -> _Decision:
     writers: list[Any] = [model.get_submodule(name) for name, _ in stream.writers]
     is_zero = torch.stack([(layer.weight == 0).flatten(1).all(dim=1) for layer in writers]).all(dim=0)
     if is_zero.all():
         raise InputError(f"{stream.writers[0][0]}: all of its filters are 0; thinning would remove the whole layer")
     constants = torch.stack(_constants(model, stream))  # additions x C
-    says_nothing = is_zero & (constants == 0).all(dim=0)
+    is_unread = _unread(model, stream)
+    says_nothing = (is_zero & (constants == 0).all(dim=0)) | is_unread
     kept = ~says_nothing
     speaks = (is_zero & ~says_nothing).nonzero().flatten()
     # After several additions the readers see different constants, which no one filter has in their proportions.
-    if len(stream.additions) == 1 and len(speaks) > 1:
-        speaker, others = speaks[0], speaks[1:]
-        shares = constants[0, others] / constants[0, speaker]
-        for name in stream.readers:
-            weight: Any = model.get_submodule(name).weight
-            weight[:, speaker] += torch.einsum("ok...,k->o...", weight[:, others], shares)
-        kept[others] = False
+    if len(stream.additions) > 1 or len(speaks) < 2:
+        speaks = speaks[:0]
+    kept[speaks[1:]] = False
     missing = -int(kept.sum()) % round_to if len(kept) % round_to == 0 else 0
     gone = (~kept).nonzero().flatten()
-    if len(stream.additions) == 1 and len(speaks) > 1:
-        gone = gone[~torch.isin(gone, speaks)]  # what these say is said already
+    gone = gone[~torch.isin(gone, speaks)]  # what these say is said already
     kept[gone[:missing]] = True
-    return kept, int(is_zero.sum())
+    return _Decision(stream, kept, int((is_zero | is_unread).sum()), speaks)
+
+
+def _unread(model: nn.Module, stream: Stream) -> Tensor:
+    """C bool: the channels that all readers multiply by 0; none of them where that is so for all, as in a head that has
+    not been trained."""
+    readers: list[Any] = [model.get_submodule(name) for name in stream.readers]
+    found = torch.stack([(layer.weight == 0).transpose(0, 1).flatten(1).all(dim=1) for layer in readers]).all(dim=0)
+    return found & ~found.all()
+
+
+def _join_constants(model: nn.Module, decision: _Decision) -> None:
+    """Adds the weights that read the constants of `speaks` to those that read the first of them."""
+    stream, speaks = decision.stream, decision.speaks
+    if len(speaks) < 2:
+        return
+    constants = _constants(model, stream)[0]
+    speaker, others = speaks[0], speaks[1:]
+    shares = constants[others] / constants[speaker]
+    for name in stream.readers:
+        weight: Any = model.get_submodule(name).weight
+        weight[:, speaker] += torch.einsum("ok...,k->o...", weight[:, others], shares)
+
+
+def _indices(decisions: Iterable[_Decision]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """By the names of layers, which of their outputs and of their inputs stay."""
+    keeps_out: dict[str, Tensor] = {}
+    keeps_in: dict[str, Tensor] = {}
+    for each in decisions:
+        index = each.kept.nonzero().flatten()
+        for writer, norm in each.stream.writers:
+            keeps_out[writer] = index
+            if norm:
+                keeps_out[norm] = index
+        for reader in each.stream.readers:
+            keeps_in[reader] = index
+    return keeps_out, keeps_in
 
 
 def _constants(model: nn.Module, stream: Stream) -> list[Tensor]:
@@ -94,7 +170,7 @@ def _constants(model: nn.Module, stream: Stream) -> list[Tensor]:
         total = found[-1].clone() if found else torch.zeros(())
         for writer, norm_name in addition:
             layer: Any = model.get_submodule(writer)
-            said = torch.zeros(len(layer.weight)) if layer.bias is None else layer.bias
+            said = layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias
             if norm_name:
                 norm: Any = model.get_submodule(norm_name)
                 said = norm.bias + norm.weight * (said - norm.running_mean) / (norm.running_var + norm.eps).sqrt()

@@ -1,10 +1,14 @@
 """A schedule put beside a training."""
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ssd.compression.schedules.distiller_yaml import Schedule, load_schedule, read_schedule
 from ssd.compression.schedules.masks import Compression
+from ssd.compression.thinning.removal import thin_in_place
 from ssd.config import Config
+from ssd.detectors.table import detector_of
 from ssd.distributed import Ranks, broadcast_object
 from ssd.errors import InputError
 from ssd.schedule import peak_lr, plan_of, warmup_of
@@ -45,6 +49,30 @@ def compress(training: Training, schedule: Schedule, steps_per_epoch: int) -> li
         seed=config.seed or 0,
     )
     companion.hook(training.optimizer)
+    if companion.removers:
+        if detector_of(config.detector).streams is None:
+            raise InputError(f"{schedule.file}: nothing can go out of a {config.detector.name}; leave removers out")
+        companion.remove_filters = partial(_remove_filters, training, companion)
     training.losses_of = companion.losses_of(training.losses_of)
     training.companions.append(companion)
     return companion.notes
+
+
+def _remove_filters(training: Training, companion: Compression) -> None:
+    """Takes filters of zeros, and what is read with zeros only, out of the model that trains and out of its average."""
+    model, average = training.model, training.average
+    streams: Any = detector_of(training.config.detector).streams
+    momentum = {
+        name: training.optimizer.state[p]["momentum_buffer"]
+        for name, p in model.named_parameters()
+        if "momentum_buffer" in training.optimizer.state.get(p, {})
+    }
+    cut = thin_in_place([model, *([average.model] if average is not None else [])], streams(model))
+    if cut is None:
+        return
+    training.take_up_layers({name: cut(name, buffer) for name, buffer in momentum.items()})
+    companion.cut(model, None if average is None else average.model, cut)
+    companion.hook(training.optimizer)
+    if training.ranks.is_main:
+        weights = sum(p.numel() for p in model.parameters())
+        print(f"epoch {companion.epoch}: filters of zeros are taken out, {weights:,} weights are left", flush=True)
