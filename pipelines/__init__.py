@@ -14,7 +14,7 @@ from pipelines.exif import look_at_images
 from ssd.batch import EvalLoader, TrainLoader
 from ssd.distributed import Ranks
 from ssd.errors import InputError
-from ssd.views import ShortSideView, View
+from ssd.views import SquareView, View
 
 
 def build_train(
@@ -64,7 +64,7 @@ def _path(name: str, view: View) -> ModuleType | Any:
     if name == "no_dali":
         from pipelines.no_dali import loaders, short_side
 
-        return short_side if isinstance(view, ShortSideView) else loaders
+        return loaders if isinstance(view, SquareView) else short_side
     try:
         from pipelines.dali import loaders as dali_loaders
         from pipelines.dali import short_side as dali_short_side
@@ -75,4 +75,4 @@ def _path(name: str, view: View) -> ModuleType | Any:
             "--data_pipeline dali: DALI is not installed; pip install nvidia-dali-cuda120 (on Linux), "
             "or pass --data_pipeline no_dali"
         ) from error
-    return dali_short_side if isinstance(view, ShortSideView) else dali_loaders
+    return dali_loaders if isinstance(view, SquareView) else dali_short_side

@@ -158,6 +158,12 @@ class Annotations:
         held_out[order[: max(1, round(HELD_OUT_SHARE * len(self)))]] = True
         return self._only(held_out if which == "val" else ~held_out)
 
+    def spread(self, count: int) -> "Annotations":
+        """So many of its images, evenly spread over it; all of them where it has no more."""
+        kept = np.zeros(len(self), dtype=bool)
+        kept[np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int)] = True
+        return self._only(kept)
+
     def _only(self, kept: np.ndarray) -> "Annotations":
         """kept: N bool."""
         rows = kept[self.image_of_box()]

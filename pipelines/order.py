@@ -9,18 +9,22 @@ import numpy as np
 
 from pipelines.annotations import Annotations
 from ssd.distributed import Ranks
-from ssd.views import ShortSideView, resized_px
+from ssd.views import RaggedView, StretchView, evaluated_px, resized_px
 
 
 class Sample(NamedTuple):
     """An image as a view shows it once.
 
     image: its index in `Annotations`. size_px: (width, height) that it is resized to. flip: whether it is mirrored.
+    window_ltrb_px: the part that is shown, in pixels of the image, beyond which it may reach; None is the whole.
+    colour: what is added to the hue, as a share of the circle, and the factors of saturation and value; None leaves it.
     """
 
     image: int
     size_px: tuple[int, int]
     flip: bool
+    window_ltrb_px: tuple[int, int, int, int] | None = None
+    colour: tuple[float, float, float] | None = None
 
 
 Place = tuple[int, int]
@@ -36,7 +40,7 @@ def place_of(state: bytes) -> Place | None:
     return (int.from_bytes(state[:8]), int.from_bytes(state[8:])) if state else None
 
 
-def identity_of(view: ShortSideView) -> dict[str, str]:
+def identity_of(view: RaggedView) -> dict[str, str]:
     """`ssd.batch.TrainLoader.identity` as far as the view goes."""
     return {name: str(value) for name, value in view._asdict().items()}
 
@@ -67,11 +71,11 @@ class TrainingOrder:
     batch_size: images a rank.
     """
 
-    def __init__(self, annotations: Annotations, view: ShortSideView, *, batch_size: int, seed: int, ranks: Ranks):
+    def __init__(self, annotations: Annotations, view: RaggedView, *, batch_size: int, seed: int, ranks: Ranks):
         self._annotations, self._view, self._seed = annotations, view, seed
         self._images = annotations.trainable_indices()
         width, height = annotations.sizes_px.T
-        self._is_tall = (width < height) & view.by_shape
+        self._is_tall = (width < height) & (not isinstance(view, StretchView) and view.by_shape)
         tall = int(self._is_tall[self._images].sum())
         self._counts = (len(self._images) - tall, tall)
         self._global_batch_size = batch_size * ranks.world_size
@@ -83,7 +87,8 @@ class TrainingOrder:
         """From a place on, without end. It need not be one of as many ranks."""
         for shape, first, after in self._global_batches(place):
             numbers = range(first, first + self._global_batch_size)[self._share]
-            yield Step([self._sample(*self._taken(shape, number)) for number in numbers], after)
+            size_px = self._size_of_step_px(first // self._global_batch_size)
+            yield Step([self._sample(*self._taken(shape, number), size_px) for number in numbers], after)
 
     def place_after(self, steps: int) -> Place:
         """The place after so many steps of these ranks from the beginning."""
@@ -121,22 +126,58 @@ class TrainingOrder:
         is_tall = self._is_tall[images]
         return _Pass(images, (np.flatnonzero(~is_tall), np.flatnonzero(is_tall)))
 
-    def _sample(self, number: int, image: int) -> Sample:
+    def _size_of_step_px(self, step: int) -> tuple[int, int] | None:
+        """The same on all ranks, and after a resume."""
+        if not isinstance(self._view, StretchView):
+            return None
+        rng = np.random.default_rng((self._seed, step // self._view.steps_a_size, 0, _FOR_SIZES))
+        return self._view.train_sizes_px[rng.integers(len(self._view.train_sizes_px))]
+
+    def _sample(self, number: int, image: int, size_px: tuple[int, int] | None) -> Sample:
         rng = np.random.default_rng((self._seed, number, image))
+        if isinstance(self._view, StretchView):
+            assert size_px is not None
+            return _stretched(self._annotations, self._view, image, size_px, rng)
         short_side_px = self._view.short_sides_px[rng.integers(len(self._view.short_sides_px))]
         flip = bool(rng.random() < 0.5) and self._view.flips
-        return _resized(self._annotations, self._view, image, short_side_px, flip)
+        width, height = self._annotations.sizes_px[image].tolist()
+        return Sample(image, resized_px(self._view, (width, height), short_side_px), flip)
+
+
+_FOR_SIZES = 1
+"""Keeps the numbers that sizes are drawn with apart from others of the same seed."""
+
+
+def _stretched(
+    annotations: Annotations, view: StretchView, image: int, size_px: tuple[int, int], rng: np.random.Generator
+) -> Sample:
+    flip = bool(rng.random() < 0.5) and view.flips
+    window_ltrb_px = colour = None
+    if view.jitter:
+        width, height = annotations.sizes_px[image].tolist()
+        # As darknet draws them: whole pixels, at most the jitter's share of a side.
+        left, top, right, bottom = (
+            (rng.uniform(-view.jitter, view.jitter, 4) * (width, height, width, height)).astype(int).tolist()
+        )
+        window_ltrb_px = (left, top, max(left + 1, width - right), max(top + 1, height - bottom))
+    if view.distorts_colour:
+        turn = float(rng.uniform(-view.hue, view.hue))
+        colour = (turn, _factor(rng, view.saturation), _factor(rng, view.exposure))
+    return Sample(image, size_px, flip, window_ltrb_px, colour)
+
+
+def _factor(rng: np.random.Generator, largest: float) -> float:
+    factor = float(rng.uniform(1, largest))
+    return factor if rng.random() < 0.5 else 1 / factor
 
 
 def evaluation_batches(
-    annotations: Annotations, view: ShortSideView, *, batch_size: int, ranks: Ranks
+    annotations: Annotations, view: RaggedView, *, batch_size: int, ranks: Ranks
 ) -> list[list[Sample]]:
     """One rank's images, in order: every world_size-th of the split, each once."""
     images = range(ranks.rank, len(annotations), ranks.world_size)
-    samples = [_resized(annotations, view, image, view.short_sides_px[-1], False) for image in images]
+    sizes_px = annotations.sizes_px
+    samples = [
+        Sample(image, evaluated_px(view, (int(sizes_px[image][0]), int(sizes_px[image][1]))), False) for image in images
+    ]
     return [samples[first : first + batch_size] for first in range(0, len(samples), batch_size)]
-
-
-def _resized(annotations: Annotations, view: ShortSideView, image: int, short_side_px: int, flip: bool) -> Sample:
-    width, height = annotations.sizes_px[image].tolist()
-    return Sample(image, resized_px(view, (width, height), short_side_px), flip)

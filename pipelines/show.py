@@ -14,7 +14,7 @@ from ssd.boxes import cxcywh_to_ltrb
 from ssd.drawing import Box, class_colour, draw_boxes, picture_of
 from ssd.lettering import picture_font, shown_in_picture
 from ssd.matching import decode
-from ssd.views import ShortSideView, SquareView, View
+from ssd.views import RaggedView, SquareView, View
 
 _GAP_PX = 8
 _TITLE_PX = 26
@@ -58,13 +58,13 @@ def _tiles(loader: TrainLoader, count: int, names: list[str], view: View) -> lis
 
 def _tiles_of(batch: Batch, names: list[str], view: View) -> list[Image.Image]:
     if isinstance(batch, RaggedBatch):
-        assert isinstance(view, ShortSideView)
+        assert not isinstance(view, SquareView)
         return [_draw_ragged(each, names, view) for each in batch.split(len(batch.images))]
     assert isinstance(view, SquareView)
     return [_draw(*sample, names, view) for sample in zip(batch.images, batch.offsets, batch.labels, strict=True)]
 
 
-def _draw_ragged(batch: RaggedBatch, names: list[str], view: ShortSideView) -> Image.Image:
+def _draw_ragged(batch: RaggedBatch, names: list[str], view: RaggedView) -> Image.Image:
     """One tile of a batch of one image: without its padding, as large as the tile lets it be, with its boxes."""
     ((width, height),) = batch.sizes_px.tolist()
     scale = _RAGGED_TILE_PX / max(width, height)

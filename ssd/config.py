@@ -63,6 +63,8 @@ class Config:
     """Leave the backbone's weights and its batch norm's statistics as they are; all else trains."""
 
     epochs: int = 65
+    steps: int | None = None
+    """The length of the run in the place of epochs; multistep and evaluation then count steps too."""
     batch_size: int = 32
     """Images a step on each rank."""
     accumulate: int = 1
@@ -79,11 +81,17 @@ class Config:
     ema: float | None = None
     """Decay in [0, 1) of the weights' moving average, which is then evaluated and saved."""
     warmup: int = 0
-    """Steps over which the rate rises linearly."""
+    """Steps over which the rate rises: linearly, or by warmup_power."""
+    warmup_factor: float | None = None
+    """The share of the rate that the warm-up starts from, such as Detectron's 1/3; None is one step's share."""
+    warmup_power: float = 1.0
+    """The rate rises by this power of the steps; darknet's is 4."""
     schedule: str = "multistep"
-    """One of SCHEDULES: how the rate falls, in steps of a tenth or by half a cosine to 0 at the end of the run."""
+    """One of SCHEDULES: how the rate falls, at multistep or by half a cosine to 0 at the end of the run."""
     multistep: tuple[int, ...] = (43, 54)
-    """The rate falls to a tenth after each of these epochs."""
+    """The rate falls to a tenth after each of these epochs, or steps."""
+    multistep_factors: tuple[float, ...] = ()
+    """What the rate is multiplied by at each of multistep; () is a tenth each."""
     seed: int | None = None
     """None draws one, which config.json then records."""
 
@@ -99,7 +107,7 @@ class Config:
     """One of GRADIENT_COMPRESSIONS: what ranks send each other, float32 as computed or bfloat16."""
 
     evaluation: tuple[int, ...] = (21, 31, 37, 42, 48, 53, 59, 64)
-    """Evaluate after these epochs; after the last epoch always."""
+    """Evaluate after these epochs, or steps; at the end always."""
     eval_batch_size: int = 32
     target: float | None = None
     """AP in [0, 1] that ends the run."""
@@ -155,14 +163,24 @@ class Config:
 
     def of_detector(self) -> dict[str, Any]:
         """The detector's name and its own settings."""
-        own = {name: value for name, value in asdict(self.detector).items() if name != "builder"}
+        # What its name says, and the text of a file, which checkpoints have.
+        own = {
+            name: value for name, value in asdict(self.detector).items() if name not in ("builder", "network", "cfg")
+        }
         return {"detector": self.detector.name, **own}
 
     def with_detector(self, settings: Any) -> "Config":
         return replace(self, detector=settings)
 
     def overlaid(self, settings: dict[str, Any]) -> "Config":
-        """With these settings, by their flat names: the detector's own go into `detector`."""
+        """With these settings, by their flat names: the detector's own go into `detector`.
+
+        Where steps take the place of epochs, what is told in epochs and not given anew keeps its share of the run.
+        """
+        if (steps := settings.get("steps")) and self.steps is None:
+            shares = {name: tuple(max(1, round(steps * epoch / self.epochs)) for epoch in getattr(self, name))
+                      for name in ("multistep", "evaluation")}  # fmt: skip
+            settings = {**shares, **settings}
         own = {field.name for field in fields(self.detector)} & settings.keys()
         detector = replace(self.detector, **{name: settings[name] for name in own})
         common = {name: value for name, value in settings.items() if name not in own}

@@ -22,7 +22,7 @@ from torch import Tensor
 from ssd.batch import RGB_MEAN, RGB_STD
 from ssd.constants import constant
 from ssd.errors import InputError
-from ssd.views import ShortSideView, padded_px
+from ssd.views import RaggedView, padded_px
 
 ImageLike = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray | Tensor
 """A file by its path, by its content or open for reading bytes; a PIL image; an array H x W, or H x W x 1, 3 or 4; a
@@ -81,7 +81,7 @@ def normalise(
 _ROWS_AT_ONCE_ON_CPU = 32
 
 
-def normalise_padded(images: Sequence[Tensor], view: ShortSideView) -> Tensor:
+def normalise_padded(images: Sequence[Tensor], view: RaggedView) -> Tensor:
     """Images h x w x 3 uint8 RGB, all on one device -> `RaggedBatch.images` there: normalised by the view, each in the
     left top corner, and 0 right of it and below."""
     device = images[0].device

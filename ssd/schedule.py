@@ -1,7 +1,10 @@
-"""The learning rate as a pure function of the step."""
+"""A run over its steps: its length, when it is judged, and the learning rate as a pure function of the step."""
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
+
+from ssd.config import Config
 
 DECAY = 0.1
 REFERENCE_BATCH = 32
@@ -12,30 +15,84 @@ def peak_lr(base_lr: float, global_batch_size: int) -> float:
     return base_lr * global_batch_size / REFERENCE_BATCH
 
 
+class Plan(NamedTuple):
+    """When things happen in a run, all after so many steps.
+
+    total_steps: it ends. falls: (steps, factor), the rate is multiplied by it. judged: the model is evaluated;
+    total_steps is among them.
+    """
+
+    total_steps: int
+    falls: tuple[tuple[int, float], ...]
+    judged: frozenset[int]
+
+
+def plan_of(config: Config, steps_per_epoch: int) -> Plan:
+    """Of settings that count in epochs, or in steps where config.steps is given."""
+    unit, length = (1, config.steps) if config.steps else (steps_per_epoch, config.epochs)
+    factors = config.multistep_factors or (DECAY,) * len(config.multistep)
+    falls = tuple((unit * after, factor) for after, factor in zip(config.multistep, factors, strict=True))
+    judged = frozenset(unit * after for after in (*config.evaluation, length) if after <= length)
+    return Plan(unit * length, falls, judged)
+
+
+def epochs_at(step: int, steps_per_epoch: int) -> int | float:
+    """How many epochs so many steps are: a whole number where it is one, else with four digits."""
+    epochs, into_epoch = divmod(step, steps_per_epoch)
+    return round(step / steps_per_epoch, 4) if into_epoch else epochs
+
+
+class Warmup(NamedTuple):
+    """How the rate rises: over so many steps, by this power of them, or from factor x peak on."""
+
+    steps: int = 0
+    power: float = 1.0
+    factor: float | None = None
+
+
+NO_WARMUP = Warmup()
+
+
+def warmup_of(config: Config) -> Warmup:
+    return Warmup(config.warmup, config.warmup_power, config.warmup_factor)
+
+
+def warmth_at(step: int, warmup: Warmup) -> float:
+    """The share in [0, 1] that the warm-up leaves of the rate of a step (from 0).
+
+    ((step + 1) / steps) ** power: darknet's burn-in has power 4. With a factor, the share rises from it at step 0 to 1
+    at step `steps`, as Detectron and torch's LinearLR do it.
+    """
+    if step >= warmup.steps:
+        return 1.0
+    if warmup.factor is None:
+        return float(((step + 1) / warmup.steps) ** warmup.power)
+    way = step / warmup.steps
+    return warmup.factor * (1 - way) + way
+
+
 def lr_at(
     step: int,
     *,
     base_lr: float,
     global_batch_size: int,
-    steps_per_epoch: int,
-    warmup_steps: int,
-    multistep: Sequence[int],
+    warmup: Warmup = NO_WARMUP,
+    falls: Sequence[tuple[int, float]] = (),
     cosine_steps: int | None = None,
 ) -> float:
-    """The rate of step (from 0): that of `peak_lr`, risen to linearly over warmup_steps, and a tenth after each epoch
-    of multistep.
+    """The rate of step (from 0): that of `peak_lr`, risen to by the warm-up, and multiplied after the steps of falls by
+    their factors.
 
-    Step 0 has the first rung of the warm-up, not 0 as in the ancestors, where it trains nothing. cosine_steps: if
-    given, the rate falls by half a cosine instead (Loshchilov and Hutter 2017), from the warm-up's end to 0 at this
-    step, which is the first that a run has no more.
+    Step 0 has the first rung of the warm-up, not 0 as in the ancestors, where it trains nothing; `warmth_at` has the
+    other ways to rise. cosine_steps: if given, the rate falls by half a cosine instead (Loshchilov and Hutter 2017),
+    from the warm-up's end to 0 at this step, which is the first that a run has no more.
     """
     peak = peak_lr(base_lr, global_batch_size)
-    warmth = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+    warmth = warmth_at(step, warmup)
     if cosine_steps is not None:
-        way = max(0, step - warmup_steps) / max(1, cosine_steps - warmup_steps)
+        way = max(0, step - warmup.steps) / max(1, cosine_steps - warmup.steps)
         return peak * warmth * (1 + math.cos(math.pi * min(1.0, way))) / 2
-    decays = sum(step >= epoch * steps_per_epoch for epoch in multistep)
-    return peak * warmth * DECAY**decays
+    return peak * warmth * math.prod(factor for fall, factor in falls if step >= fall)
 
 
 def step_after_change(

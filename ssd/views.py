@@ -70,7 +70,37 @@ class ShortSideView(NamedTuple):
     std: tuple[float, float, float] = RGB_STD
 
 
-View = SquareView | ShortSideView
+class StretchView(NamedTuple):
+    """The whole image, or in training a window that may reach beyond it, stretched to a size that all images of a batch
+    have, in a `RaggedBatch`. As YOLOv2's paper has it; its later code fits images in and pads instead.
+
+    size_px: (width, height) of evaluation. train_sizes_px: of training; one of them is drawn for every steps_a_size
+    steps. jitter: each edge of the window is drawn up to this share of the image's side from the image's own edge,
+    inwards or outwards; beyond the image its border pixels are repeated. flips: whether half of the training images are
+    mirrored. hue: largest turn, of 1 for the whole circle. saturation, exposure: largest factor; it or its inverse is
+    drawn. antialias: as in `ShortSideView`. mean, std: of R, G and B in [0, 1].
+    """
+
+    size_px: tuple[int, int]
+    train_sizes_px: tuple[tuple[int, int], ...]
+    steps_a_size: int = 10
+    jitter: float = 0.0
+    flips: bool = True
+    hue: float = 0.0
+    saturation: float = 1.0
+    exposure: float = 1.0
+    antialias: bool = False
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    @property
+    def distorts_colour(self) -> bool:
+        return (self.hue, self.saturation, self.exposure) != (0.0, 1.0, 1.0)
+
+
+RaggedView = ShortSideView | StretchView
+"""The views of a `RaggedBatch`."""
+View = SquareView | ShortSideView | StretchView
 
 
 def resized_px(view: ShortSideView, size_px: tuple[int, int], short_side_px: int) -> tuple[int, int]:
@@ -81,12 +111,20 @@ def resized_px(view: ShortSideView, size_px: tuple[int, int], short_side_px: int
     return width, height
 
 
-def largest_px(view: ShortSideView) -> int:
+def evaluated_px(view: RaggedView, size_px: tuple[int, int]) -> tuple[int, int]:
+    """(width, height) that the view gives an image of that size in evaluation."""
+    return view.size_px if isinstance(view, StretchView) else resized_px(view, size_px, view.short_sides_px[-1])
+
+
+def largest_px(view: RaggedView) -> int:
     """No image that the view resizes has more pixels."""
+    if isinstance(view, StretchView):
+        return max(width * height for width, height in (view.size_px, *view.train_sizes_px))
     return min(max(view.short_sides_px), view.long_side_px) * view.long_side_px
 
 
-def padded_px(view: ShortSideView, sizes_px: Sequence[tuple[int, int]]) -> tuple[int, int]:
+def padded_px(view: RaggedView, sizes_px: Sequence[tuple[int, int]]) -> tuple[int, int]:
     """(width, height) of a batch of images of these sizes."""
-    width, height = (-(-max(sides) // view.divisor) * view.divisor for sides in zip(*sizes_px, strict=True))
+    divisor = 1 if isinstance(view, StretchView) else view.divisor
+    width, height = (-(-max(sides) // divisor) * divisor for sides in zip(*sizes_px, strict=True))
     return width, height

@@ -57,7 +57,12 @@ def read(file: Path, what: str) -> Any:
 
 def read_any(file: Path, what: str) -> Any:
     """A torch file's content; of a safetensors file {"model": its tensors} with what `conversion.save` noted of
-    them, if it did. Raises InputError for any other file."""
+    them, if it did; of a .weights file its bytes. Raises InputError for any other file."""
+    if file.suffix == ".weights" and file.is_file():
+        try:
+            return file.read_bytes()
+        except OSError as error:
+            raise InputError(f"{file}: cannot be read ({error.strerror}); use another file") from None
     if file.suffix != ".safetensors" or not file.is_file():
         return read(file, what)
     try:

@@ -106,7 +106,7 @@ def demo_run_checkpoint(demo_checkpoint: Path) -> Path:
         "epoch": 0,
         "steps_per_epoch": 1,
         "global_batch_size": 2,
-        "judged_epoch": 0,
+        "judged_step": 0,
         "best_ap": 0.0,
         "skipped_steps": 0,
         "tally": {},

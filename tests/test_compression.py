@@ -8,14 +8,14 @@ import pytest
 import torch
 from runs import assert_equal
 from schedules import schedule_of
-from test_train import CPU, DESCRIBE, UNOFFICIAL, Loader, losses_of, on_two_ranks
 from torch import Tensor, nn
+from toy_training import CPU, DESCRIBE, UNOFFICIAL, Loader, losses_of, on_two_ranks
 
 from ssd.batch import MatchedBatch
 from ssd.checkpoints import checkpoint
-from ssd.compression.attach import compress
-from ssd.compression.distiller_yaml import read_schedule
-from ssd.compression.masks import Compression
+from ssd.compression.schedules.attach import compress
+from ssd.compression.schedules.distiller_yaml import read_schedule
+from ssd.compression.schedules.masks import Compression
 from ssd.config import Config
 from ssd.distributed import Ranks
 from ssd.run.files import Run
@@ -227,6 +227,42 @@ def test_batch_norm_may_weigh_the_ranking() -> None:
         assert masked.nonzero().flatten().tolist() == expected
 
 
+@pytest.mark.parametrize(("kind", "statistic"), [("APoZ", "active"), ("Mean", "mean")])
+def test_filters_are_ranked_by_what_they_said_in_the_epoch_before(kind: str, statistic: str) -> None:
+    text = schedule_of(
+        f"Activation{kind}RankedFilterPruner", "weights: [first.weight]", FILTERS[1], "desired_sparsity: 0.5",
+        epochs=[0, 1],
+    )  # fmt: skip
+    training, companion = new_training(text)
+    assert any("prunes nothing in epoch 0" in note for note in companion.notes)
+    model: Any = training.model
+    said: list[Tensor] = []
+    model.norm.register_forward_hook(lambda _module, _inputs, output: said.append(output.detach().flatten(1).relu()))
+    take_steps(training, 0, STEPS_PER_EPOCH)
+    assert "first.weight" not in companion.masks
+    model.eval()
+    model(Loader.random_images(99))  # an evaluation, which does not count
+    of_steps = torch.stack([(each > 0).float() if statistic == "active" else each for each in said[:-1]])
+    scores = of_steps.mean(dim=(0, 1))
+    take_steps(training, STEPS_PER_EPOCH, STEPS_PER_EPOCH + 1)
+    torch.testing.assert_close(companion.memory.activations["first.weight"][statistic], scores)
+    kept = companion.masks["first.weight"].flatten(1).amin(dim=1)
+    assert kept.sum() == 4 and set(scores.argsort(stable=True)[4:].tolist()) == set(kept.nonzero().flatten().tolist())
+
+
+def test_a_filter_that_is_gone_stays_gone() -> None:
+    """Its batch norm may say more than any other."""
+    from ssd.compression.schedules.pruners import Span
+    from ssd.compression.schedules.rules import Call, Memory, new_masks
+
+    weight = torch.ones(4, 1, 1, 1)
+    weight[2] = 0
+    memory = Memory(activations={"w": {"mean": torch.tensor([0.3, 0.1, 9.0, 0.2])}})
+    given = {"desired_sparsity": 0.5, "group_type": "Filters", "weights": ["w"]}
+    call = Call("p", given, {"w": weight}, {"w": None}, {"w": None}, Span(1, 0, 4, 1), memory)
+    assert new_masks("ActivationMeanRankedFilterPruner", call)["w"].flatten().tolist() == [1, 0, 0, 1]
+
+
 REGULARIZED = """
 regularizers:
   lasso: {class: GroupLassoRegularizer, reg_regims: {second.weight: [0.05, 3D]}, threshold_criteria: Mean_Abs}
@@ -287,6 +323,7 @@ SCHEDULES = {
     ),
     "bernoulli": schedule_of("BernoulliFilterPruner", *FILTERS, "desired_sparsity: 0.4", args=DENSE),
     "gradient": schedule_of("GradientRankedFilterPruner_AGP", *AGP, *FILTERS),
+    "activation": schedule_of("ActivationAPoZRankedFilterPruner_AGP", *AGP, *FILTERS),
     "double copies": schedule_of(
         "SparsityLevelParameterPruner", "levels: {'*': 0.3}", args="{use_double_copies: true}"
     ),

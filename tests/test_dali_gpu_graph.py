@@ -10,12 +10,14 @@ import ragged_data
 import torch
 from square_view import VIEW, view_with
 
-from pipelines.order import Sample, evaluation_batches
+from pipelines.annotations import Annotations
+from pipelines.order import Sample, TrainingOrder, evaluation_batches
 from pipelines.readers.coco import read_annotations
 from pipelines.readers.scan import read_encoded, read_image
+from pipelines.shown import shown
 from ssd.distributed import Ranks
 from ssd.images import normalise_padded, resize
-from ssd.views import AUGMENTATIONS, ShortSideView
+from ssd.views import AUGMENTATIONS, RaggedView, StretchView
 
 pytest.importorskip("nvidia.dali", reason="DALI is not installed")
 
@@ -155,9 +157,11 @@ def test_its_batches_are_those_of_the_cpu_graph(
 # Of a view that keeps shapes
 
 
-def ragged_pipeline(batch: list[Sample], encoded: list[np.ndarray], ranks: Ranks, view: ShortSideView) -> Any:
+def ragged_pipeline(
+    batch: list[Sample], encoded: list[np.ndarray], ranks: Ranks, view: RaggedView, split: Annotations
+) -> Any:
     return short_side_graph.short_side_graph(
-        source=lambda: short_side_graph.inputs_of(batch, encoded, view),
+        source=lambda: short_side_graph.inputs_of(batch, encoded, view, split),
         view=view,
         ranks=ranks,
         upright=False,
@@ -167,8 +171,9 @@ def ragged_pipeline(batch: list[Sample], encoded: list[np.ndarray], ranks: Ranks
     )
 
 
-def test_ragged_batches_are_made_on_the_gpu() -> None:
-    found = operators_of(ragged_pipeline([Sample(0, (8, 8), False)], [], ON_A_GPU[0], ragged_data.VIEW))
+def test_ragged_batches_are_made_on_the_gpu(tmp_path: Path) -> None:
+    split = ragged_data.write(tmp_path)
+    found = operators_of(ragged_pipeline([Sample(0, (8, 8), False)], [], ON_A_GPU[0], ragged_data.VIEW, split))
     devices = {name: settings["device"] for name, settings in found}
     expected = {"decoders__Image": b"mixed", "Resize": b"gpu", "CropMirrorNormalize": b"gpu"}
     assert {name: devices[name] for name in expected} == {name: [device] for name, device in expected.items()}
@@ -188,7 +193,7 @@ def test_its_ragged_batches_are_those_of_torch(
     )
     for batch in evaluation_batches(split, view, batch_size=6, ranks=CPU):
         batch = [sample._replace(flip=number % 2 == 1) for number, sample in enumerate(batch)]
-        pipeline = ragged_pipeline(batch, [read_encoded(split, s.image) for s in batch], ON_A_GPU[0], view)
+        pipeline = ragged_pipeline(batch, [read_encoded(split, s.image) for s in batch], ON_A_GPU[0], view, split)
         pipeline.build()
         (output,) = pipeline.run()
         found = torch.from_numpy(np.array(output.as_tensor())).permute(0, 3, 1, 2)
@@ -200,3 +205,28 @@ def test_its_ragged_batches_are_those_of_torch(
             inside = (ours - theirs)[:, :height, :width] * torch.tensor(view.std).view(3, 1, 1)
             assert inside.abs().mean() < 1 / 255 and inside.abs().max() < 3 / 255
             assert not ours[:, height:].any() and not ours[:, :, width:].any()
+
+
+def test_its_windows_reach_beyond_the_image_as_in_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CPU operators: DALI repeats the border. Near a window's edge it sees the image beyond, which the crop does not
+    have, so a pixel there may be another; on average they are within 2/255."""
+    split = ragged_data.write(tmp_path)
+    view = StretchView((32, 24), ((32, 24), (48, 40)), steps_a_size=1, jitter=0.4)
+    options = dict(output_type=types.RGB, adjust_orientation=False, jpeg_fancy_upsampling=True)
+    monkeypatch.setattr(
+        short_side_graph, "decode_on_gpu", lambda encoded, upright: fn.decoders.image(encoded, device="cpu", **options)
+    )
+    order = TrainingOrder(split, view, batch_size=10, seed=1, ranks=CPU)
+    differences, beyond = [], 0
+    for _, step in zip(range(3), order.steps((0, 0)), strict=False):
+        batch = step.samples
+        pipeline = ragged_pipeline(batch, [read_encoded(split, s.image) for s in batch], ON_A_GPU[0], view, split)
+        pipeline.build()
+        (output,) = pipeline.run()
+        found = torch.from_numpy(np.array(output.as_tensor())).permute(0, 3, 1, 2)
+        pixels = [shown(read_image(split, s.image), s, antialias=False) for s in batch]
+        expected = normalise_padded(pixels, view)
+        assert found.shape == expected.shape
+        differences += (found - expected).abs().mean(dim=(1, 2, 3)).tolist()
+        beyond += sum(s.window_ltrb_px is not None and min(s.window_ltrb_px[:2]) < 0 for s in batch)
+    assert beyond > 10 and max(differences) < 2 / 255

@@ -7,12 +7,13 @@ import torch
 from schedules import MASK_RCNN, MASK_RCNN_BOX_HEAD, mask_rcnn_schedule, schedule_of
 from torch import nn
 
-from ssd.compression.binding import bind
-from ssd.compression.distiller_yaml import Schedule, load_schedule, read_schedule
-from ssd.compression.lr_rates import rates_of
-from ssd.compression.masks import Compression
+from ssd.compression.schedules.binding import bind
+from ssd.compression.schedules.distiller_yaml import Schedule, load_schedule, read_schedule
+from ssd.compression.schedules.lr_rates import rates_of
+from ssd.compression.schedules.masks import Compression
 from ssd.distributed import Ranks
 from ssd.errors import InputError
+from ssd.schedule import Warmup
 
 FILE = Path("prune.yaml")
 
@@ -81,7 +82,7 @@ def test_the_published_mask_rcnn_schedule_leaves_the_published_non_zeros() -> No
     one_rank = Ranks(0, 0, 1, torch.device("cpu"))
     companion = Compression(
         read(mask_rcnn_schedule()), model, None, one_rank,
-        steps_per_epoch=1, num_epochs=45, base_lr=0.02, warmup_steps=0, seed=0,
+        steps_per_epoch=1, num_epochs=45, base_lr=0.02, warmup=Warmup(), seed=0,
     )  # fmt: skip
     for epoch in (42, 44):  # the last of the box head's policy, which acts every third, and of the others
         companion.before_step(epoch, 0.02)
@@ -142,7 +143,7 @@ def test_what_a_schedule_does_to_a_model_is_said() -> None:
         ("pruners: {p: {weights: [a]}}\npolicies: []", "prune.yaml:1: p has no class"),
         ("quantizers: {q: {class: PACTQuantizer}}\npolicies: []", "export --int8"),
         (schedule_of("SparsityLevelPruner", "levels: {a: 1}"), "did you mean SparsityLevelParameterPruner?"),
-        (schedule_of("FMReconstructionChannelPruner"), "needs statistics of activations"),
+        (schedule_of("FMReconstructionChannelPruner"), "needs feature maps"),
         (schedule_of(LEVEL[0], "level: {a: 1}"), "yaml:4: p: SparsityLevelParameterPruner takes no argument 'level'"),
         (schedule_of(LEVEL[0]), "p: SparsityLevelParameterPruner needs levels"),
         (schedule_of(LEVEL[0], "levels: {a: 1.5}"), "prune.yaml:4: p: levels must be a number in 0..1"),
@@ -214,6 +215,15 @@ def test_rates_of_a_schedule() -> None:
     assert at == pytest.approx({15: 0.1, 30: 0.01, 33: 0.01, 60: 1e-3, 79: 1e-3, 80: 2e-4})
     polynomial = ("PolynomialLR", {"T_max": 4, "power": 2}, range(10))
     assert rates_of([polynomial], 1.0, 6) == pytest.approx([1, 0.5625, 0.25, 0.0625, 0, 0])
+    # Of those that count steps, an epoch is one. Up by 0.3 an epoch, and down again.
+    cyclic = {"base_lr": 0.1, "max_lr": 0.7, "step_size_up": 2, "cycle_momentum": False}
+    assert rates_of([("CyclicLR", cyclic, range(9))], 1.0, 6) == pytest.approx([0.1, 0.4, 0.7, 0.4, 0.1, 0.4])
+    # From 1/25 to 1 at 0.5 x 9 - 1, and down to nothing at 8.
+    once = {"max_lr": 1.0, "total_steps": 9, "pct_start": 0.5, "anneal_strategy": "linear", "cycle_momentum": False}
+    rates = rates_of([("OneCycleLR", once, range(9))], 1.0, 9)
+    assert rates[:5] == pytest.approx([0.04 + 0.96 * e / 3.5 for e in range(4)] + [1 - 0.5 / 4.5], abs=1e-5)
+    with pytest.raises(InputError, match="has no rate for epoch 10"):
+        rates_of([("OneCycleLR", once, range(20))], 1.0, 20)
     # torch's own; it acts in epochs 2 and 3, so that the rate changes from epoch 3 on.
     assert rates_of([("ExponentialLR", {"gamma": 0.5}, (2, 3))], 1.0, 6) == pytest.approx(
         [1, 1, 1, 0.125, 0.0625, 0.0625]

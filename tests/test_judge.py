@@ -14,7 +14,8 @@ import numpy as np
 import psutil
 import pytest
 from runs import ENVIRONMENT, ROOT, log_of
-from test_train import (
+from torch import Tensor
+from toy_training import (
     CPU,
     DESCRIBE,
     UNOFFICIAL,
@@ -26,7 +27,6 @@ from test_train import (
     resumed,
     weights_of,
 )
-from torch import Tensor
 
 from ssd.checkpoints import checkpoint
 from ssd.run.files import Run
@@ -86,8 +86,8 @@ def test_nothing_but_the_time_is_other(tmp_path: Path, monkeypatch: pytest.Monke
         for name, file in (("overlapping", "best.pt"), ("here", "best.pt"), ("overlapping", "last.pt"))
     )
     assert equal(best["model"], expected_best["model"])
-    assert [best[key] for key in ("step", "best_ap", "judged_epoch")] == [6, 0.3, 2]
-    assert [last[key] for key in ("step", "best_ap", "judged_epoch")] == [9, 0.3, 3]
+    assert [best[key] for key in ("step", "best_ap", "judged_step")] == [6, 0.3, 6]
+    assert [last[key] for key in ("step", "best_ap", "judged_step")] == [9, 0.3, 9]
     assert_no_children()
 
 
@@ -106,7 +106,7 @@ def test_a_signal_waits_for_the_metrics_and_changes_nothing(tmp_path: Path) -> N
         run_training(training, tmp_path / "run", interrupt_at(4, training), metrics=made_up_metrics.obstinate)
     assert evaluations(tmp_path / "run") == EVALUATIONS[:1]
     training, loader = resumed(tmp_path / "run" / "checkpoints" / "last.pt", **SETTINGS)
-    assert (training.step, training.judged_epoch, training.best_ap) == (4, 1, 0.1)
+    assert (training.step, training.judged_step, training.best_ap) == (4, 3, 0.1)
     run_training(training, tmp_path / "run", loader)
     assert equal(weights_of(training), weights_of(undisturbed))
     assert evaluations(tmp_path / "run") == EVALUATIONS
@@ -143,8 +143,8 @@ def test_a_run_that_dies_after_the_metrics_and_before_a_checkpoint_judges_again(
             new_training(evaluation=(1,), epochs=99, checkpoint_every=(99, "epochs")), tmp_path, Loader(images_of)
         )
     best, last = (checkpoint.load_run(tmp_path / "checkpoints" / name) for name in ("best.pt", "last.pt"))
-    assert (best["step"], best["judged_epoch"], last["step"], last["judged_epoch"]) == (3, 1, 3, 0)
-    Run(tmp_path, CPU).rewind(last["step"], last["judged_epoch"])
+    assert (best["step"], best["judged_step"], last["step"], last["judged_step"]) == (3, 3, 3, 0)
+    Run(tmp_path, CPU).rewind(last["step"], last["judged_step"])
     training, loader = resumed(tmp_path / "checkpoints" / "last.pt", **SETTINGS)
     run_training(training, tmp_path, loader)
     assert evaluations(tmp_path) == EVALUATIONS

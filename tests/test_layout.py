@@ -108,6 +108,18 @@ def test_a_room_imports_from_lower_floors_only(file: Path) -> None:
             assert other == room or FLOOR[other] < FLOOR[room], f"{module_name(file)} imports {name}"
 
 
+def test_the_rooms_within_compression_know_nothing_of_each_other() -> None:
+    """They share what lies flat in it, which knows none of them."""
+    folder = ROOT / "ssd" / "compression"
+    rooms = {file.name for file in folder.iterdir() if file.is_dir() and file.name != "__pycache__"}
+    assert "schedules" in rooms
+    for file in folder.glob("**/*.py"):
+        own = file.relative_to(folder).parts[0]
+        for name in modules_imported(file):
+            other = name.removeprefix("ssd.compression.").partition(".")[0]
+            assert not (name.startswith("ssd.compression.") and other in rooms - {own}), f"{file} imports {name}"
+
+
 def test_every_room_is_on_a_floor() -> None:
     assert {room_of(module_name(file)) for file in SSD_FILES} == FLOOR.keys()
 
@@ -135,7 +147,7 @@ def test_no_files_import_each_other_in_a_circle() -> None:
         follow(name, [])
 
 
-@pytest.mark.parametrize("file", [file for file in SSD_FILES if file.parent.name != "cli"], ids=module_name)
+@pytest.mark.parametrize("file", [file for file in SSD_FILES if "cli" not in file.parts], ids=module_name)
 def test_only_the_command_line_imports_pipelines(file: Path) -> None:
     assert packages(imported(file.read_text())).isdisjoint({"pipelines", "nvidia", "main", "tests"})
 
@@ -165,7 +177,7 @@ def test_only_its_own_path_imports_dali(file: Path) -> None:
 
 
 def test_importing_all_of_ssd_but_its_command_line_loads_neither_pipelines_nor_dali() -> None:
-    modules = [module_name(file) for file in SSD_FILES if file.parent.name != "cli"]
+    modules = [module_name(file) for file in SSD_FILES if "cli" not in file.parts]
     loaded = loaded_after("\n".join(f"import {name}" for name in modules))
     assert set(modules) <= loaded
     assert {name for name in loaded if name.split(".")[0] == "pipelines" or name.startswith("nvidia.dali")} == set()

@@ -291,7 +291,7 @@ def test_going_back_to_an_older_checkpoint(closed_log: Path, tmp_path: Path) -> 
     """And after the end: what a run did and lost is not in its log, but the time that it took is."""
     toy_run(tmp_path, CLOSED, REACHED)
     newest = torch.load(tmp_path / "checkpoints" / "best.pt")
-    older = {**newest, "step": 2 * 43, "epoch": 43, "judged_epoch": 40, "best_ap": 0.21}
+    older = {**newest, "step": 2 * 43, "epoch": 43, "judged_step": 2 * 40, "best_ap": 0.21}
     torch.save(older, tmp_path / "checkpoints" / "older.pt")
     log = toy_run(tmp_path, CLOSED, REACHED, resume="older.pt")
     assert_passes(log)

@@ -5,9 +5,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils import prune
 
-from ssd.compression import pruners, regularizers, structures
-from ssd.compression.pruners import Span
-from ssd.compression.rules import Call, Memory, new_masks
+from ssd.compression import structures
+from ssd.compression.schedules import pruners, regularizers
+from ssd.compression.schedules.pruners import Span
+from ssd.compression.schedules.rules import Call, Memory, new_masks
 
 # Of automated gradual pruning from .05 to .85 over epochs 0-45, every epoch, as Distiller prints them.
 AGP_BY_1 = """.05 .103315 .154207 .202733 .248948 .292909 .334673 .374296 .411833 .447342 .480879 .5125 .542261 .570220

@@ -2,9 +2,10 @@
 
 import pytest
 
-from ssd.schedule import lr_at, step_after_change
+from ssd.config import Config
+from ssd.schedule import Warmup, epochs_at, lr_at, plan_of, step_after_change
 
-PLAIN = {"base_lr": 0.08, "global_batch_size": 32, "steps_per_epoch": 10, "warmup_steps": 0, "multistep": ()}
+PLAIN = {"base_lr": 0.08, "global_batch_size": 32, "falls": ()}
 
 
 def lr(step: int, **settings: object) -> float:
@@ -33,32 +34,46 @@ def test_linear_scaling(batch: int, expected: float) -> None:
     [(0, 0.02), (1, 0.04), (2, 0.06), (3, 0.08), (4, 0.08), (50, 0.08)],  # 1/4, 2/4, 3/4, 4/4, and no more
 )
 def test_warmup_rises_in_equal_steps_from_the_first(step: int, expected: float) -> None:
-    assert lr(step, warmup_steps=4) == near(expected)
+    assert lr(step, warmup=Warmup(4)) == near(expected)
 
 
 def test_warmup_of_one_step_is_none() -> None:
-    assert lr(0, warmup_steps=1) == 0.08
+    assert lr(0, warmup=Warmup(1)) == 0.08
 
 
 @pytest.mark.parametrize(
     ("step", "expected"),
     [
         (0, 0.08),
-        (19, 0.08),  # the last step of the second epoch
-        (20, 0.008),  # the first of the third: after epoch 2
+        (19, 0.08),
+        (20, 0.008),  # the first after 20 steps
         (29, 0.008),
-        (30, 0.0008),  # after epoch 3
+        (30, 0.0008),
         (1000, 0.0008),
     ],
 )
-def test_a_tenth_right_after_each_epoch_of_multistep(step: int, expected: float) -> None:
-    assert lr(step, multistep=(2, 3)) == near(expected)
+def test_a_tenth_right_after_each_fall(step: int, expected: float) -> None:
+    assert lr(step, falls=((20, 0.1), (30, 0.1))) == near(expected)
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (0, 0.08 * (1 / 4) ** 4),  # the first update is the first of four
+        (1, 0.08 * (2 / 4) ** 4),
+        (3, 0.008),
+        (9, 0.008),
+        (10, 0.0016),
+    ],
+)
+def test_a_warmup_by_a_power_and_falls_of_their_own(step: int, expected: float) -> None:
+    assert lr(step, warmup=Warmup(4, power=4), falls=[(3, 0.1), (10, 0.2)]) == near(expected)
 
 
 @pytest.mark.parametrize(("step", "expected"), [(9, 0.04), (10, 0.0044), (18, 0.0076), (19, 0.008), (25, 0.008)])
 def test_warmup_across_a_decay(step: int, expected: float) -> None:
     # Of 20 steps of warm-up: 10/20 x 0.08; then a tenth of 11/20, 19/20 and 20/20 of it.
-    assert lr(step, warmup_steps=20, multistep=(1,)) == near(expected)
+    assert lr(step, warmup=Warmup(20), falls=((10, 0.1),)) == near(expected)
 
 
 @pytest.mark.parametrize(
@@ -75,8 +90,44 @@ def test_warmup_across_a_decay(step: int, expected: float) -> None:
     ],
 )
 def test_the_published_recipe(step: int, expected: float) -> None:
-    recipe = {"base_lr": 2.6e-3, "global_batch_size": 256, "steps_per_epoch": 459, "warmup_steps": 300}
-    assert lr(step, **recipe, multistep=(43, 54)) == near(expected)
+    recipe = {"base_lr": 2.6e-3, "global_batch_size": 256, "warmup": Warmup(300)}
+    assert lr(step, **recipe, falls=plan_of(Config(), 459).falls) == near(expected)
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [(0, 0.02), (1, 0.035), (2, 0.05), (3, 0.065), (4, 0.08), (50, 0.08)],  # 1/4 + 3/4 x step / 4
+)
+def test_warmup_from_a_factor_reaches_the_peak_at_its_last_step(step: int, expected: float) -> None:
+    assert lr(step, warmup=Warmup(4, factor=0.25)) == near(expected)
+
+
+# --- the length ---
+
+
+def test_epochs_are_as_many_steps_as_the_data_has() -> None:
+    plan = plan_of(Config(epochs=4, multistep=(2, 3), evaluation=(1, 3, 9)), 10)
+    assert plan == (40, ((20, 0.1), (30, 0.1)), {10, 30, 40})  # not after epoch 9, which it has not, and after the last
+
+
+def test_steps_count_for_themselves_whatever_an_epoch_is() -> None:
+    config = Config().overlaid({"steps": 90, "multistep": (60, 80), "evaluation": (45,)})
+    assert plan_of(config, 10) == plan_of(config, 7) == (90, ((60, 0.1), (80, 0.1)), {45, 90})
+
+
+def test_a_length_in_steps_keeps_the_shares_of_the_run() -> None:
+    recipe = Config(epochs=10, multistep=(6, 8), evaluation=(5, 10))
+    assert plan_of(recipe.overlaid({"steps": 1000}), 7) == (1000, ((600, 0.1), (800, 0.1)), {500, 1000})
+    assert plan_of(recipe.overlaid({"steps": 1000}).overlaid({"steps": 500, "evaluation": ()}), 7) == (
+        500,
+        ((600, 0.1), (800, 0.1)),  # were told in steps already
+        {500},
+    )
+
+
+def test_epochs_are_whole_where_they_are() -> None:
+    assert [epochs_at(step, 8) for step in (0, 8, 12, 16)] == [0, 1, 1.5, 2]
+    assert isinstance(epochs_at(16, 8), int)
 
 
 # --- another global batch ---

@@ -11,8 +11,8 @@ import main
 from ssd.batch import MatchedBatch
 from ssd.checkpoints import checkpoint, conversion
 from ssd.compression.summary import parts_of, summarize
-from ssd.compression.thinning import Thinned
-from ssd.compression.thinning import thin as thin_streams
+from ssd.compression.thinning.removal import Thinned
+from ssd.compression.thinning.removal import thin as thin_streams
 from ssd.detectors.channels import thinned
 from ssd.detectors.ssd300.anchors import IMAGE_SIZE_PX
 from ssd.detectors.ssd300.loss import ssd_losses

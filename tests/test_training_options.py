@@ -11,7 +11,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from runs import assert_equal
-from test_train import (
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from toy_training import (
     CPU,
     GOOD,
     NAN,
@@ -24,15 +26,13 @@ from test_train import (
     run_training,
     weights_of,
 )
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from ssd.batch import MatchedBatch
 from ssd.checkpoints import checkpoint
 from ssd.config import Config
 from ssd.detectors.ssd300.model import SSD300
 from ssd.errors import InputError
-from ssd.schedule import lr_at
+from ssd.schedule import Warmup, lr_at
 from ssd.training.interruption import Preempted
 from ssd.training.optimizer import build_optimizer
 from ssd.training.state import Training
@@ -220,8 +220,8 @@ def test_clipping_still_skips_what_is_not_finite() -> None:
 
 
 def cosine(step: int, **settings: Any) -> float:
-    plain: dict[str, Any] = {"base_lr": 0.08, "global_batch_size": 32, "steps_per_epoch": 10, "warmup_steps": 0}
-    return lr_at(step, **{**plain, "multistep": (1,), "cosine_steps": 40, **settings})
+    plain: dict[str, Any] = {"base_lr": 0.08, "global_batch_size": 32}
+    return lr_at(step, **{**plain, "falls": ((10, 0.1),), "cosine_steps": 40, **settings})
 
 
 @pytest.mark.parametrize(
@@ -235,10 +235,10 @@ def test_half_a_cosine_to_zero(step: int, expected: float) -> None:
 
 def test_the_cosine_begins_after_the_warmup() -> None:
     # 20 steps of warm-up, then 60: a third of the way at 40, two thirds at 60.
-    settings = {"warmup_steps": 20, "cosine_steps": 80}
+    settings = {"warmup": Warmup(20), "cosine_steps": 80}
     assert [cosine(step, **settings) for step in (9, 19, 20)] == pytest.approx([0.04, 0.08, 0.08], rel=1e-12)
     assert [cosine(step, **settings) for step in (40, 60)] == pytest.approx([0.06, 0.02], rel=1e-12)
-    assert cosine(5, warmup_steps=50, cosine_steps=40) == pytest.approx(0.08 * 6 / 50, rel=1e-12)  # no time to fall
+    assert cosine(5, warmup=Warmup(50), cosine_steps=40) == pytest.approx(0.08 * 6 / 50, rel=1e-12)  # no time to fall
 
 
 # --- the frozen trunk ---

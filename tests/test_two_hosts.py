@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from test_faults import MAIN, WITHIN_S, command, steps_done, torchrun, wait_unti
 
 pytestmark = pytest.mark.slow
 
-EPOCHS = 60
+EPOCHS = 999  # more than it gets to
 PORT = 29400  # in a network of its own
 ADDRESSES = ("10.99.0.1", "10.99.0.2")
 
@@ -110,8 +111,9 @@ def test_a_host_that_is_cut_off_and_comes_back(hosts: Hosts, tmp_path: Path) -> 
         if second.poll() is not None:  # it may have given up, and then its scheduler starts it anew
             others.enter_context(host(1))
         wait_until(lambda: world_sizes()[-1:] == [2], [first])
-        assert first.wait(timeout=WITHIN_S) == 0, (tmp_path / "0.txt").read_text()
+        together_from = steps_done(output)
+        wait_until(lambda: steps_done(output) > together_from, [first])
+        first.send_signal(signal.SIGTERM)
+        first.wait(timeout=WITHIN_S)
     last = last_of(output)
-    assert last["epoch"] == EPOCHS and last["data"]["world_size"] == 2
-    assert last["step"] == 2 * EPOCHS
-    assert (output / "results.json").exists()
+    assert last["data"]["world_size"] == 2 and last["step"] > together_from, (tmp_path / "0.txt").read_text()

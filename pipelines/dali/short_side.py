@@ -1,4 +1,5 @@
-"""The DALI data path of a `ShortSideView`: DALI is fed with files in our order, so that its state is a place in it."""
+"""The DALI data path of whole images (`RaggedView`): DALI is fed with files in our order, so that its state is a place
+in it."""
 
 import itertools
 import sys
@@ -9,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import nvidia.dali
-import torch
 from nvidia.dali.plugin.pytorch import DALIRaggedIterator
 from torch import Tensor
 
@@ -17,11 +17,12 @@ from pipelines.annotations import Annotations
 from pipelines.dali.short_side_graph import inputs_of, short_side_graph
 from pipelines.order import Place, Sample, TrainingOrder, evaluation_batches, identity_of, place_of, state_of
 from pipelines.readers.scan import read_encoded, read_image
+from pipelines.shown import shown
 from pipelines.targets import eval_batch, ragged_batch
 from ssd.batch import EvalBatch, RaggedBatch
 from ssd.distributed import Ranks
-from ssd.images import normalise_padded, resize
-from ssd.views import ShortSideView
+from ssd.images import normalise_padded
+from ssd.views import RaggedView
 
 _BATCHES_READ_AHEAD = 2
 
@@ -41,7 +42,7 @@ def _read_ahead(
 
 def _finished(
     annotations: Annotations,
-    view: ShortSideView,
+    view: RaggedView,
     batches: Iterable[list[Sample]],
     *,
     batch_size: int,
@@ -56,7 +57,7 @@ def _finished(
     def fed() -> Iterator[Any]:
         for samples, encoded in _read_ahead(annotations, batches, num_threads):
             in_dali.append(samples)
-            yield inputs_of(samples, encoded, view) if on_gpu else encoded
+            yield inputs_of(samples, encoded, view, annotations) if on_gpu else encoded
 
     pipeline = short_side_graph(
         source=fed(),
@@ -82,13 +83,9 @@ def _finished(
         yield output["images"].permute(0, 3, 1, 2) if on_gpu else _finished_on_cpu(output["images"], samples, view)
 
 
-def _finished_on_cpu(images: list[Tensor], samples: list[Sample], view: ShortSideView) -> Tensor:
-    resized = [
-        torch.from_numpy(resize(image.numpy(), sample.size_px, antialias=view.antialias))
-        for image, sample in zip(images, samples, strict=True)
-    ]
-    flipped = [image.flip(1) if sample.flip else image for image, sample in zip(resized, samples, strict=True)]
-    return normalise_padded(flipped, view)
+def _finished_on_cpu(images: list[Tensor], samples: list[Sample], view: RaggedView) -> Tensor:
+    pairs = zip(images, samples, strict=True)
+    return normalise_padded([shown(image.numpy(), sample, antialias=view.antialias) for image, sample in pairs], view)
 
 
 class TrainLoader:
@@ -104,7 +101,7 @@ class TrainLoader:
         num_workers: int,
         seed: int,
         ranks: Ranks,
-        view: ShortSideView,
+        view: RaggedView,
     ):
         self._annotations, self._view, self._ranks = annotations, view, ranks
         self._batch_size, self._num_workers = batch_size, num_workers
@@ -138,9 +135,7 @@ class TrainLoader:
 class EvalLoader:
     """See `ssd.batch.EvalLoader` for the contract."""
 
-    def __init__(
-        self, annotations: Annotations, *, batch_size: int, num_workers: int, ranks: Ranks, view: ShortSideView
-    ):
+    def __init__(self, annotations: Annotations, *, batch_size: int, num_workers: int, ranks: Ranks, view: RaggedView):
         self._annotations, self._view, self._ranks = annotations, view, ranks
         self._batch_size, self._num_workers = batch_size, num_workers
         self._batches = evaluation_batches(annotations, view, batch_size=batch_size, ranks=ranks)

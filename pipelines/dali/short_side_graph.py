@@ -1,4 +1,4 @@
-"""DALI's graph of a `ShortSideView`. It draws nothing: which images come, their sizes and flips are fed to it.
+"""DALI's graph of a `RaggedView`. It draws nothing: which images come, their sizes and flips are fed to it.
 
 Without a GPU it only decodes. The rest is torch's then, as in the PyTorch path: DALI's CPU kernels take 13 ms to resize
 an image to 800 x 1066 and 12 to finish it, torch's 2 and 4.
@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 from nvidia.dali import fn, pipeline_def, types
 
+from pipelines.annotations import Annotations
 from pipelines.dali.graph import decode_on_gpu
 from pipelines.order import Sample
 from ssd.distributed import Ranks
-from ssd.views import ShortSideView, padded_px
+from ssd.views import RaggedView, StretchView, padded_px
 
 
-def inputs_of(samples: list[Sample], encoded: list[np.ndarray], view: ShortSideView) -> tuple[list[np.ndarray], ...]:
+def inputs_of(
+    samples: list[Sample], encoded: list[np.ndarray], view: RaggedView, annotations: Annotations
+) -> tuple[list[np.ndarray], ...]:
     """What the graph for a GPU is fed with for a batch. encoded: the files' bytes."""
     width, height = padded_px(view, [sample.size_px for sample in samples])
     return (
@@ -24,11 +27,22 @@ def inputs_of(samples: list[Sample], encoded: list[np.ndarray], view: ShortSideV
         [np.array(sample.size_px[::-1], dtype=np.float32) for sample in samples],
         [np.array([height, width], dtype=np.float32)] * len(samples),
         [np.array(sample.flip, dtype=np.int32) for sample in samples],
+        *(_windows(samples, annotations) if isinstance(view, StretchView) else ()),
+    )
+
+
+def _windows(samples: list[Sample], annotations: Annotations) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Where each sample's window begins and ends: (y, x) in pixels of the image."""
+    whole = [(0, 0, *map(int, annotations.sizes_px[sample.image])) for sample in samples]
+    windows = [sample.window_ltrb_px or all_of_it for sample, all_of_it in zip(samples, whole, strict=True)]
+    return (
+        [np.array(window[1::-1], dtype=np.float32) for window in windows],
+        [np.array(window[:1:-1], dtype=np.float32) for window in windows],
     )
 
 
 @pipeline_def
-def short_side_graph(source: Iterator[Any], view: ShortSideView, ranks: Ranks, upright: bool) -> Any:
+def short_side_graph(source: Iterator[Any], view: RaggedView, ranks: Ranks, upright: bool) -> Any:
     """source: for a GPU of what `inputs_of` makes, otherwise of lists of files' bytes alone. upright: as EXIF has it.
 
     Returns finished images for a GPU, H x W x 3 float32, all of one size; otherwise decoded ones, uint8.
@@ -41,16 +55,19 @@ def short_side_graph(source: Iterator[Any], view: ShortSideView, ranks: Ranks, u
             adjust_orientation=upright,
             jpeg_fancy_upsampling=True,
         )
-    encoded, size_px, padded_size_px, flip = fn.external_source(source=source, num_outputs=4, batch=True)
-    return finish(decode_on_gpu(encoded, upright=upright), size_px, padded_size_px, flip, view)
+    num_inputs = 6 if isinstance(view, StretchView) else 4
+    encoded, *inputs = fn.external_source(source=source, num_outputs=num_inputs, batch=True)
+    return finish(decode_on_gpu(encoded, upright=upright), *inputs, view=view)
 
 
-def finish(images: Any, size_px: Any, padded_size_px: Any, flip: Any, view: ShortSideView) -> Any:
-    """Resized, mirrored, normalised and padded: what `images.resize` and `images.normalise_padded` make.
+def finish(images: Any, size_px: Any, padded_size_px: Any, flip: Any, *window: Any, view: RaggedView) -> Any:
+    """Resized, mirrored, normalised and padded: what `shown.shown` and `images.normalise_padded` make.
 
-    size_px, padded_size_px: (height, width). flip: 0 or 1.
+    size_px, padded_size_px: (height, width). flip: 0 or 1. window: of a `StretchView`, (y, x) where it begins and
+    where it ends, in pixels; beyond the image DALI repeats its border.
     """
-    resized = fn.resize(images, size=size_px, interp_type=types.INTERP_LINEAR, antialias=view.antialias)
+    region = dict(zip(("roi_start", "roi_end"), window, strict=False))
+    resized = fn.resize(images, size=size_px, interp_type=types.INTERP_LINEAR, antialias=view.antialias, **region)
     # A crop that is larger than the image pads it, after it is normalised. The crop is mirrored as a whole: so that the
     # image lies on the left, what is to be mirrored has to lie on the right.
     return fn.crop_mirror_normalize(

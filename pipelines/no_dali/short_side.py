@@ -1,5 +1,5 @@
-"""The pure-PyTorch data path of a `ShortSideView`: worker processes decode, resize and flip; normalisation and padding
-run on the training device."""
+"""The pure-PyTorch data path of whole images (`RaggedView`): worker processes decode, resize and flip; colour,
+normalisation and padding run on the training device."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -11,11 +11,12 @@ from pipelines.annotations import Annotations
 from pipelines.no_dali.workers import outlast_stop_signals, plain_errors
 from pipelines.order import Place, Sample, TrainingOrder, evaluation_batches, identity_of, place_of, state_of
 from pipelines.readers.scan import read_image
+from pipelines.shown import shown
 from pipelines.targets import eval_batch, ragged_batch
 from ssd.batch import EvalBatch, RaggedBatch
 from ssd.distributed import Ranks
-from ssd.images import normalise_padded, resize
-from ssd.views import ShortSideView, largest_px
+from ssd.images import normalise_padded
+from ssd.views import RaggedView, largest_px
 
 # DataLoader's default: so many batches a worker are under way while one is taken.
 _BATCHES_A_WORKER = 2
@@ -30,7 +31,7 @@ class _Pixels(Dataset[Tensor | int]):
     batch costs a page fault for every 4 KiB, in the worker and again where the batch is read.
     """
 
-    def __init__(self, annotations: Annotations, view: ShortSideView, blocks: Tensor | None):
+    def __init__(self, annotations: Annotations, view: RaggedView, blocks: Tensor | None):
         self._annotations, self._antialias, self._blocks = annotations, view.antialias, blocks
 
     def __getitem__(self, key: tuple[int, list[Sample]]) -> Tensor | int:
@@ -43,9 +44,7 @@ class _Pixels(Dataset[Tensor | int]):
         return count
 
     def _pixels(self, sample: Sample) -> Tensor:
-        image = read_image(self._annotations, sample.image)
-        pixels = torch.from_numpy(resize(image, sample.size_px, antialias=self._antialias))
-        return pixels.flip(1) if sample.flip else pixels
+        return shown(read_image(self._annotations, sample.image), sample, antialias=self._antialias)
 
 
 def _unpack(packed: Tensor, samples: Sequence[Sample]) -> list[Tensor]:
@@ -57,7 +56,7 @@ def _unpack(packed: Tensor, samples: Sequence[Sample]) -> list[Tensor]:
 
 def _packed(
     annotations: Annotations,
-    view: ShortSideView,
+    view: RaggedView,
     batches: Iterable[list[Sample]],
     *,
     batch_size: int,
@@ -105,7 +104,7 @@ class TrainLoader:
         num_workers: int,
         seed: int,
         ranks: Ranks,
-        view: ShortSideView,
+        view: RaggedView,
     ):
         self._annotations, self._view, self._device = annotations, view, ranks.device
         self._batch_size, self._num_workers = batch_size, num_workers
@@ -141,9 +140,7 @@ class TrainLoader:
 class EvalLoader:
     """See `ssd.batch.EvalLoader` for the contract."""
 
-    def __init__(
-        self, annotations: Annotations, *, batch_size: int, num_workers: int, ranks: Ranks, view: ShortSideView
-    ):
+    def __init__(self, annotations: Annotations, *, batch_size: int, num_workers: int, ranks: Ranks, view: RaggedView):
         self._annotations, self._view, self._device = annotations, view, ranks.device
         self._batch_size, self._num_workers = batch_size, num_workers
         self._batches = evaluation_batches(annotations, view, batch_size=batch_size, ranks=ranks)

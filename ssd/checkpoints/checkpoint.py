@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ssd.detectors.channels import thinned
+from ssd.detectors.contract import Detector
 from ssd.detectors.table import detector_of, from_dict
 from ssd.errors import InputError
 from ssd.files import written_whole
@@ -43,7 +44,7 @@ _RUN_KEYS: dict[str, type] = {
     "epoch": int,
     "steps_per_epoch": int,
     "global_batch_size": int,
-    "judged_epoch": int,
+    "judged_step": int,
     "best_ap": float,
     "skipped_steps": int,
     "tally": dict,
@@ -67,6 +68,8 @@ def require_model(content: Any, file: Path) -> dict[str, Any]:
         if isinstance(settings := content.get("settings"), dict) and "augmentation" in settings:
             own["augmentation"] = settings["augmentation"]
         content = {**content, "format": FORMAT, "detector": {"family": "ssd300", **own}}
+        if isinstance(epoch := content.get("judged_epoch"), int) and isinstance(content.get("steps_per_epoch"), int):
+            content["judged_step"] = epoch * content["steps_per_epoch"]
     if not isinstance(content, dict) or content.get("format") != FORMAT or not _has(content, _MODEL_KEYS):
         raise InputError(f"{file}: not a checkpoint of this program; pass a run's checkpoints/last.pt or best.pt")
     try:
@@ -175,6 +178,11 @@ def require_detector(content: dict[str, Any], what: str, settings: Any) -> None:
         differ = [name for name, value in asdict(own).items() if value != getattr(settings, name)]
         option = f"--{differ[0].replace('_', '-')} {getattr(own, differ[0])}"
     raise InputError(f"{what}: holds {own_title}, and this run trains {title}; pass {option}")
+
+
+def detector_of_content(content: dict[str, Any]) -> Detector:
+    """The record of the checkpoint's detector."""
+    return detector_of(settings_of(content))
 
 
 def title_of(content: dict[str, Any]) -> str:

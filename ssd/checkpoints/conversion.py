@@ -7,25 +7,32 @@ from typing import Any
 import safetensors.torch
 
 from ssd.checkpoints import checkpoint
-from ssd.detectors.table import DETECTORS
+from ssd.detectors.table import DETECTORS, detector_of
 from ssd.files import written_whole
 from ssd.weight_files import ABOUT_KEY, read_any
 
-_A_MODEL = "a checkpoint of this program, of NVIDIA's DLE SSD or of torchvision"
+_A_MODEL = "a checkpoint of this program, of NVIDIA's DLE SSD, of torchvision or of darknet"
 
 
 def load(file: Path) -> dict[str, Any]:
     """The model of a file as `checkpoint.load` returns it: a checkpoint of this program or of another that a detector
     knows, or either's weights in a safetensors file. Raises InputError for any other file."""
     content = read_any(file, _A_MODEL)
-    for detector_of in DETECTORS.values():
-        if (found := detector_of().foreign(content, file)) is not None:
+    for record_of in DETECTORS.values():
+        if (found := record_of().foreign(content, file)) is not None:
             return {"format": checkpoint.FORMAT, **found}
     return checkpoint.require_model(content, file)
 
 
 def save(file: Path, content: dict[str, Any]) -> None:
-    """Writes a checkpoint's model, whole or not at all: as a safetensors file if its name ends so, else as ours."""
+    """Writes a checkpoint's model, whole or not at all: as a safetensors file if its name ends so, as another program's
+    if its detector has one with that ending, else as ours."""
+    writers = detector_of(checkpoint.settings_of(content)).foreign_files
+    if file.suffix in writers:
+        written = writers[file.suffix](content)
+        with written_whole(file) as temporary:
+            temporary.write_bytes(written)
+        return
     keys = ("format", "detector", "categories", "channels")
     about: dict[str, Any] = {key: content[key] for key in keys if key in content}
     if file.suffix != ".safetensors":

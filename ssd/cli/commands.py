@@ -7,7 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from ssd.cli.benchmark import benchmark, benchmark_data_parser, benchmark_parser, benchmark_steps_parser
-from ssd.cli.compression import summary, summary_parser, thin, thin_parser
+from ssd.cli.compression.compare import compare, compare_parser
+from ssd.cli.compression.sensitivity import sensitivity, sensitivity_parser
+from ssd.cli.compression.summary import summary, summary_parser
+from ssd.cli.compression.thin import thin, thin_parser
 from ssd.cli.convert import convert, convert_parser
 from ssd.cli.data import check, check_parser, download, download_parser, show_data, show_data_parser
 from ssd.cli.evaluate import evaluate, evaluate_parser
@@ -42,7 +45,9 @@ COMMANDS = {
     "plot": plot,
     "convert": convert,
     "summary": summary,
+    "sensitivity": sensitivity,
     "thin": thin,
+    "compare": compare,
     "download": download,
     "doctor": _doctor,
 }
@@ -63,7 +68,9 @@ def every_parser() -> list[Parser]:
         plot_parser(),
         convert_parser(),
         summary_parser(),
+        sensitivity_parser(),
         thin_parser(),
+        compare_parser(),
         download_parser(),
         benchmark_parser(),
         benchmark_data_parser(),

@@ -15,23 +15,31 @@ if TYPE_CHECKING:
     pass
 
 
+_OURS, _DARKNETS = (".pt", ".pth", ".safetensors"), (".weights", ".cfg", ".names")
+
+
 def convert_parser() -> Parser:
     parser = Parser(
         "main.py convert",
         description="Write the model of a checkpoint, without the rest of its run, in this program's form.\n"
-        "Checkpoints of NVIDIA's DeepLearningExamples (DLE) SSD300 on any ResNet can be read, too.",
+        "Checkpoints of NVIDIA's DeepLearningExamples (DLE) SSD300 on any ResNet can be read, too, torchvision's, and\n"
+        ".weights of darknet's YOLOv2, which is also written as darknet's .weights, .cfg and .names.",
         epilog=f"example: main.py convert nvidia_ssd.pt ssd300-r50.safetensors\n{EXIT_CODES}",
     )
-    parser.add_argument("source", metavar="IN", help="a checkpoint of a run or of DLE, as .pt or .safetensors")
-    parser.add_argument("target", metavar="OUT", help="a name that ends in .pt, .pth or .safetensors")
+    parser.add_argument(
+        "source", metavar="IN", help="a checkpoint of a run or of DLE, as .pt or .safetensors; .weights of darknet"
+    )
+    parser.add_argument(
+        "target", metavar="OUT", help="a name that ends in .pt, .pth or .safetensors, or in .weights, .cfg or .names"
+    )
     return parser
 
 
 def convert(arguments: Sequence[str]) -> int:
     options = convert_parser().parse_args(arguments)
     source, target = Path(options.source), Path(options.target)
-    if target.suffix not in (".pt", ".pth", ".safetensors"):
-        raise InputError(f"{target}: pass a name that ends in .pt, .pth or .safetensors")
+    if target.suffix not in (*_OURS, *_DARKNETS):
+        raise InputError(f"{target}: pass a name that ends in {', '.join(_OURS)} or {', '.join(_DARKNETS)}")
     if target.exists() and target.samefile(source):
         raise InputError(f"{target}: would be written over itself; pass another name")
     require_folder_of(str(target), "convert")
@@ -40,6 +48,8 @@ def convert(arguments: Sequence[str]) -> int:
 
     content = conversion.load(source)
     checkpoint.build_model(content, source)
+    if target.suffix in _DARKNETS and target.suffix not in checkpoint.detector_of_content(content).foreign_files:
+        raise InputError(f"{target}: {checkpoint.title_of(content)} has no such file; convert a YOLOv2, or pass .pt")
     conversion.save(target, content)
     print(f"wrote {target}: {checkpoint.title_of(content)}, {len(content['categories'])} categories")
     return 0

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssd.cli.splits import data_name, find_split, held_out_texts, judged_text, read_to_run
+from ssd.cli.splits import data_name, held_out_texts, judged_text, split_to_judge
 from ssd.config import Config
 from ssd.errors import InputError
 from ssd.options.detectors import for_detector
@@ -56,14 +56,9 @@ def evaluate(arguments: Sequence[str]) -> int:
 def _evaluate(config: Config, given: set[str], ranks: "Ranks", json_file: str | None) -> int:
     import json
 
-    import numpy as np
     import torch
 
     import pipelines
-    from pipelines.annotations import Category
-    from pipelines.categories import differences_of, relabelled
-    from pipelines.exif import look_at_images
-    from pipelines.plausibility import of_split
     from ssd.checkpoints import checkpoint, conversion
     from ssd.detectors.table import view_of
     from ssd.evaluation.coco import coco_metrics
@@ -73,18 +68,7 @@ def _evaluate(config: Config, given: set[str], ranks: "Ranks", json_file: str | 
     file = Path(config.checkpoint or "")
     content = conversion.load(file)
     config = for_detector(checkpoint.settings_of(content), config, given)
-    source = find_split(config, "val")
-    split = read_to_run(config, source, ranks)
-    own = tuple(Category(*category) for category in content["categories"])
-    if not differences_of(own, split, file.name):
-        split = relabelled(split, own)
-    (split,), exif_text = look_at_images([split], [np.arange(len(split))], ranks, config.exif)
-    for suspicion in of_split(split):
-        if suspicion.stops:
-            raise InputError(f"{split.file}: {suspicion}")
-        if ranks.is_main:
-            print(f"warning: {split.file}: {suspicion}", file=sys.stderr)
-    checkpoint.require_categories(content, file, list(split.categories), config.data)
+    source, split, exif_text = split_to_judge(content, file, config, ranks)
     model = checkpoint.build_model(content, file).to(ranks.device).to(memory_format=torch.channels_last)
     loader = pipelines.build_eval(
         config.data_pipeline, split, batch_size=config.eval_batch_size, num_workers=config.num_workers, ranks=ranks,

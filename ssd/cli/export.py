@@ -1,20 +1,23 @@
 """main.py export: a detector as a file that needs none of this code."""
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ssd.config import Config
+from ssd.errors import InputError
 from ssd.options.flags import (
     CHECKPOINT_HELP,
+    COUNT,
     Parser,
+    add_data_flags,
     add_detection_flags,
     config_of,
     require_folder_of,
 )
 
-if TYPE_CHECKING:
-    pass
+_CALIBRATION_BATCH = 8
 
 
 def export_parser() -> Parser:
@@ -35,16 +38,69 @@ def export_parser() -> Parser:
     )  # fmt: skip
     parser.add_argument("--output", required=True, metavar="FILE", help="such as ssd300.onnx or ssd300.pt2")
     add_detection_flags(parser.add_argument_group("post-processing"))
+    group = parser.add_argument_group("8 bits")
+    group.add_argument(
+        "--int8", action="store_true",
+        help="compute the convolutions of the ONNX file in 8 bits, calibrated on images of --data; layers that this "
+        "would change too much stay in float32",
+    )  # fmt: skip
+    group.add_argument(
+        "--calibration-images", type=COUNT, metavar="N",
+        help="how many, spread over the training split (default: 128)",
+    )  # fmt: skip
+    add_data_flags(parser, training=True)
     return parser
 
 
 def export(arguments: Sequence[str]) -> int:
     options = vars(export_parser().parse_args(arguments))
     form, output = options.pop("format"), Path(options.pop("output"))
-    config = config_of(options, Config(), needs_data=False)
+    in_8_bits, count = options.pop("int8"), options.pop("calibration_images")
+    if in_8_bits and form != "onnx":
+        raise InputError(f"--format {form}: --int8 writes ONNX; leave one of them out")
+    if not in_8_bits and (count is not None or options.get("data")):
+        name = "--data" if options.get("data") else "--calibration-images"
+        raise InputError(f"{name} is for --int8, which calibrates by images; pass both or neither")
+    config = config_of(options, Config(), needs_data=in_8_bits)
     require_folder_of(str(output), "--output")
 
     from ssd.inference import export as exporting
 
-    print(exporting.export(Path(config.checkpoint or ""), output, form, config))
+    source = Path(config.checkpoint or "")
+    if not in_8_bits:
+        print(exporting.export(source, output, form, config))
+        return 0
+    batches = _calibration_batches(source, config, count or 128)
+
+    from ssd.inference.int8 import to_int8
+
+    with tempfile.TemporaryDirectory() as folder:
+        in_float = Path(folder, "float.onnx")
+        said = exporting.export(source, in_float, form, config)
+        images = sum(len(batch.images) for batch in batches)
+        print(f"calibrating on {images} images of {config.data}", flush=True)
+        to_int8(in_float, output, batches, print)
+        sizes = [file.stat().st_size / 1e6 for file in (in_float, output)]
+        print(said.replace(str(in_float), str(output)).replace(f"{sizes[0]:.0f} MB", f"{sizes[1]:.1f} MB", 1))
+        print(f"{sizes[1] / sizes[0]:.0%} of the file in float32; main.py compare says what it costs and gains")
     return 0
+
+
+def _calibration_batches(file: Path, config: Config, count: int) -> list[Any]:
+    """Images of the training split as evaluation has them, spread over it. Raises InputError where there are none."""
+    import pipelines
+    from ssd.checkpoints import checkpoint, conversion
+    from ssd.cli.splits import read_split
+    from ssd.detectors.table import view_of
+    from ssd.distributed import process_group
+
+    view = view_of(checkpoint.settings_of(conversion.load(file)))
+    with process_group("cpu", None, config.timeout) as ranks:
+        split = read_split(config, "train")
+        if len(split) == 0:
+            raise InputError(f"{split.file}: has no images to calibrate by; pass another --data or --train-split")
+        loader = pipelines.build_eval(
+            config.data_pipeline, split.spread(count), batch_size=_CALIBRATION_BATCH, num_workers=config.num_workers,
+            ranks=ranks, view=view,
+        )  # fmt: skip
+        return list(loader)

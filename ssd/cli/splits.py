@@ -4,9 +4,10 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ssd.config import Config
+from ssd.errors import InputError
 
 if TYPE_CHECKING:
     from pipelines.annotations import Annotations
@@ -69,6 +70,37 @@ def read_to_run(config: Config, source: "Source", ranks: "Ranks") -> "Annotation
     from pipelines.readers.scan import read_usable
 
     return read_usable(source, ranks)
+
+
+def split_to_judge(
+    content: dict[str, Any], file: Path, config: Config, ranks: "Ranks"
+) -> "tuple[Source, Annotations, str]":
+    """The split to judge a detector by, with its labels: where it lies, what is in it, and what to say of its EXIF.
+
+    content: with the detector's "categories". file: that it is in. Raises InputError where the split has other
+    categories, or cannot be judged by.
+    """
+    import numpy as np
+
+    from pipelines.annotations import Category
+    from pipelines.categories import differences_of, relabelled
+    from pipelines.exif import look_at_images
+    from pipelines.plausibility import of_split
+    from ssd.checkpoints.checkpoint import require_categories
+
+    source = find_split(config, "val")
+    split = read_to_run(config, source, ranks)
+    own = tuple(Category(*category) for category in content["categories"])
+    if not differences_of(own, split, file.name):
+        split = relabelled(split, own)
+    (split,), exif_text = look_at_images([split], [np.arange(len(split))], ranks, config.exif)
+    for suspicion in of_split(split):
+        if suspicion.stops:
+            raise InputError(f"{split.file}: {suspicion}")
+        if ranks.is_main:
+            print(f"warning: {split.file}: {suspicion}", file=sys.stderr)
+    require_categories(content, file, list(split.categories), config.data)
+    return source, split, exif_text
 
 
 def judged_text(split: "Annotations") -> str:

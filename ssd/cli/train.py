@@ -94,6 +94,10 @@ def train_parser(settings: Any = Config.detector) -> Parser:
 
     group = parser.add_argument_group("training")
     flag(group, "--epochs", "-e", dest="epochs", type=COUNT, metavar="N", help="times through the data")
+    flag(
+        group, "--steps", dest="steps", type=COUNT, metavar="N",
+        help="the length in steps in the place of epochs; --multistep and --evaluation then are steps too",
+    )  # fmt: skip
     flag(group, "--batch-size", "--bs", "-b", dest="batch_size", type=BATCH, metavar="N", help="images a rank")
     flag(
         group, "--learning-rate", "--lr", dest="learning_rate", type=POSITIVE, metavar="LR",
@@ -126,10 +130,22 @@ def train_parser(settings: Any = Config.detector) -> Parser:
         group, "--schedule", dest="schedule", choices=SCHEDULES,
         help="how the rate falls; cosine: by half a cosine, to 0 at the end of the run",
     )  # fmt: skip
-    flag(group, "--warmup", dest="warmup", type=COUNT_FROM_0, metavar="STEPS", help="steps of linear warm-up")
+    flag(group, "--warmup", dest="warmup", type=COUNT_FROM_0, metavar="STEPS", help="steps of warm-up, linear")
+    flag(
+        group, "--warmup-power", dest="warmup_power", type=POSITIVE, metavar="P",
+        help="the rate rises by this power of the steps; 4 is darknet's",
+    )  # fmt: skip
+    flag(
+        group, "--warmup-factor", dest="warmup_factor", type=FRACTION, metavar="F",
+        help="share of the rate that the warm-up starts from (default: that of one step, 1 / STEPS)",
+    )  # fmt: skip
     flag(
         group, "--multistep", dest="multistep", type=COUNT, nargs="*", metavar="EPOCH",
         help="the rate falls to a tenth after these epochs",
+    )  # fmt: skip
+    flag(
+        group, "--multistep-factors", dest="multistep_factors", type=POSITIVE, nargs="*", metavar="X",
+        help="what the rate is multiplied by at each of --multistep in the place of a tenth",
     )  # fmt: skip
     flag(group, "--seed", "-s", dest="seed", type=SEED, metavar="N", help="default: drawn and recorded")
 

@@ -20,8 +20,8 @@ from pipelines.readers.reading import annotation_files
 from ssd.batch import EvalLoader, TrainLoader
 from ssd.checkpoints import checkpoint, conversion
 from ssd.cli.splits import data_name, find_splits, held_out_texts, judged_text, read_both_splits
-from ssd.compression.attach import compress, read_for_all
-from ssd.compression.distiller_yaml import Schedule
+from ssd.compression.schedules.attach import compress, read_for_all
+from ssd.compression.schedules.distiller_yaml import Schedule
 from ssd.config import Config
 from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.detectors.table import detector_of, to_dict, view_of
@@ -80,7 +80,8 @@ def _say_it_is_over(folder: Path, content: dict[str, Any], config: Config, ranks
     reached = config.target is None or content["best_ap"] >= config.target
     missed = "" if reached else f", and --target {config.target} was not reached"
     if ranks.is_main:
-        print(f"{folder}: this run is over after epoch {content['epoch']}{missed}; pass --epochs with more to go on")
+        unit = "step" if config.steps else "epoch"
+        print(f"{folder}: this run is over after {unit} {content[unit]}{missed}; pass --{unit}s with more to go on")
     return 0 if reached else 1
 
 
@@ -121,7 +122,7 @@ def _train_in(
     run.write_config(config, ranks)
     trackers.open(folder, config.to_dict(), training.step)
     # Also the log of a run that was killed before its first checkpoint.
-    run.rewind(*(origin.content["step"], origin.content["judged_epoch"]) if origin else (0, 0))
+    run.rewind(*(origin.content["step"], origin.content["judged_step"]) if origin else (0, 0))
     if origin:
         run.log("resumed", step=training.step, checkpoint=str(origin.file), world_size=ranks.world_size, how=notes[-1])
     mended = [split.mended_text for split in splits if split.mended_text]
@@ -131,7 +132,8 @@ def _train_in(
     detector = detector_of(config.detector)
     coverage = detector.coverage and partial(detector.coverage, config.detector)
     ground_truth = val_split.ground_truth()
-    showcase = Showcase(val_loader, ground_truth, run, config.eval_engine, coverage, plots=config.plots)
+    view = view_of(config.detector)
+    showcase = Showcase(val_loader, ground_truth, run, config.eval_engine, view, coverage, plots=config.plots)
     try:
         judge = _judge(training, showcase, config, ranks)
         results, reached = run_training(training, loader, judge, run, compliance, describe)

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ssd.compression.structures import groups, misfit
+from ssd.detectors.table import detector_of
 from ssd.files import written_whole
 
 _Weighted = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
@@ -52,6 +54,21 @@ def summarize(model: nn.Module, run: Callable[[], Any]) -> list[TensorSummary]:
     """Every parameter, in the model's order. run: one pass in which each layer is called as a module."""
     flops = flops_by_weight(model, run)
     return [_summary(name, p.detach(), flops.get(name, 0)) for name, p in model.named_parameters()]
+
+
+def summarize_detector(model: nn.Module, settings: Any) -> list[TensorSummary]:
+    """As `summarize`, of a detector and one image of its usual size. settings: its own."""
+    return summarize(model, pass_of(model, settings))
+
+
+def pass_of(model: nn.Module, settings: Any) -> Callable[[], Any]:
+    """One pass of one image of the detector's usual size, in which each layer is called as a module."""
+    detector = detector_of(settings)
+    width, height = detector.input_size_px(settings)
+    images = torch.zeros(1, 3, height, width, device=next(model.parameters()).device)
+    # Where a detector's own pass joins layers, it has one that does not.
+    run: Any = getattr(model, "every_layer", partial(detector.trace, model))
+    return lambda: run(images)
 
 
 @torch.no_grad()

@@ -3,18 +3,19 @@
 from typing import Any, NamedTuple
 
 from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
 
 Plan = dict[str, dict[str, int]]
-"""By the name of a convolution or batch norm, how many channels it has where they are not the detector's own: "out" and
-"in". Of a batch norm "out"."""
+"""By the name of a convolution, linear layer or batch norm, how many channels it has where they are not the detector's
+own: "out" and "in". Of a batch norm "out"."""
 
 
 class Stream(NamedTuple):
     """Channels that layers write and read.
 
-    additions: one after the other, each with a ReLU after it; of each the (convolution, its batch norm) that write it.
-    With several, each adds to what the ones before have made (a ResNet's stage); with one, there is only that. readers:
-    the convolutions that the channels go into.
+    additions: one after the other, each with a ReLU after it; of each the (layer, its batch norm) that write it, with
+    "" where there is no norm. With several, each adds to what the ones before have made (a ResNet's stage); with one,
+    there is only that. readers: the layers that the channels go into. Layers are convolutions or linear.
     """
 
     additions: list[list[tuple[str, str]]]
@@ -49,14 +50,26 @@ def apply_plan(model: nn.Module, plan: Plan) -> None:
 
 
 def _resized(layer: nn.Module, channels: dict[str, int], name: str) -> nn.Module:
+    """A fresh layer, which trains where the layer did."""
     own = _own_channels(layer)
     if not channels.keys() <= own.keys() or any(n > own[key] for key, n in channels.items()):
         raise ValueError(f"{name} has not so many channels")
+    counts = {**own, **channels}
+    resized = _fresh(layer, counts.get("in", 0), counts["out"])
+    for parameter, before in zip(resized.parameters(), layer.parameters(), strict=True):
+        parameter.requires_grad_(before.requires_grad)
+    return resized
+
+
+def _fresh(layer: nn.Module, ins: int, outs: int) -> nn.Module:
     if isinstance(layer, nn.BatchNorm2d):
-        return nn.BatchNorm2d(channels.get("out", layer.num_features), layer.eps, layer.momentum)
+        return nn.BatchNorm2d(outs, layer.eps, layer.momentum)
+    if isinstance(layer, FrozenBatchNorm2d):
+        return FrozenBatchNorm2d(outs, layer.eps)
+    if isinstance(layer, nn.Linear):
+        return nn.Linear(ins, outs, bias=layer.bias is not None)
     assert isinstance(layer, nn.Conv2d)
     given: Any = {key: getattr(layer, key) for key in ("kernel_size", "stride", "padding", "dilation")}
-    ins, outs = channels.get("in", layer.in_channels), channels.get("out", layer.out_channels)
     resized = nn.Conv2d(ins, outs, bias=layer.bias is not None, **given)
     nn.init.xavier_uniform_(resized.weight)  # what class heads begin with, which a fine-tuned model may keep
     return resized
@@ -66,6 +79,10 @@ def _own_channels(layer: nn.Module) -> dict[str, int]:
     """Those that a plan may change: none of layers of other kinds."""
     if isinstance(layer, nn.BatchNorm2d):
         return {"out": layer.num_features}
+    if isinstance(layer, FrozenBatchNorm2d):
+        return {"out": len(layer.running_mean)}
+    if isinstance(layer, nn.Linear):
+        return {"in": layer.in_features, "out": layer.out_features}
     if isinstance(layer, nn.Conv2d) and layer.groups == 1:
         return {"in": layer.in_channels, "out": layer.out_channels}
     return {}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ssd.batch import Batch, Detections, EvalBatch
 from ssd.config import Thresholds
+from ssd.detectors.channels import Stream
 from ssd.views import View
 
 Forward = Callable[..., Any]
@@ -58,7 +59,9 @@ class Detector(NamedTuple):
     foreign: (content of a file, file) -> content of our checkpoint without its format, or None if it is not another
     program's file of this detector.
     exportable: (model, S, thresholds) -> what a file that runs without this program is made of.
+    streams: the model -> which of its layers share channels, so that filters can be taken out of it.
     coverage: (S, boxes_ltrb N x 4 float32 in [0, 1]) -> how a data set's boxes suit the detector, for the report.
+    foreign_files: by the end of a file's name, (content of our checkpoint) -> the bytes of another program's file.
     """
 
     name: str
@@ -77,4 +80,6 @@ class Detector(NamedTuple):
     trace: Callable[[Any, Tensor], Sequence[Tensor]]
     foreign: Callable[[Any, Path], dict[str, Any] | None]
     exportable: Callable[[Any, Any, Thresholds], Exportable] | None
+    streams: Callable[[Any], list[Stream]] | None
     coverage: Callable[[Any, Tensor], dict[str, Any]] | None
+    foreign_files: dict[str, Callable[[dict[str, Any]], bytes]] = {}

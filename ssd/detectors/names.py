@@ -11,19 +11,23 @@ from ssd.detectors.torchvision import names as torchvision
 from ssd.detectors.torchvision import recipes as torchvision_recipes
 from ssd.detectors.torchvision.square import recipes as square_recipes
 from ssd.detectors.torchvision.square import settings as square
+from ssd.detectors.yolov2 import recipes as yolov2_recipes
+from ssd.detectors.yolov2 import settings as yolov2_settings
+from ssd.detectors.yolov2.darknet import configurations as yolov2
 from ssd.errors import InputError
 
 
 class Family(NamedTuple):
     """names: all that --detector takes for it, the first as an example. settings_named: one of these names -> its
     settings; what is None in them `settled` decides by --backbone-weights. defaults: settings -> what a run starts from
-    without a recipe. recipes: what --recipe names."""
+    without a recipe. recipes: what --recipe names. file_suffix: how files end that --detector takes as well."""
 
     names: tuple[str, ...]
     settings_named: Callable[[str], Any]
     settled: Callable[[Any, str], Any]
     defaults: Callable[[Any], Config]
     recipes: dict[str, Recipe]
+    file_suffix: str = ""
 
 
 FAMILIES = {
@@ -36,7 +40,11 @@ FAMILIES = {
         torchvision_recipes.RECIPES,
     ),
     "torchvision_ssd": Family(
-        square.NAMES, square.unsettled, square.settled, square_recipes.defaults, square_recipes.RECIPES
+        square.NAMES, square.unsettled, square.settled, square_recipes.defaults, square_recipes.RECIPES,
+    ),
+    "yolov2": Family(
+        yolov2.NAMES, yolov2_settings.settings_named, lambda settings, weights: settings, yolov2_recipes.defaults,
+        yolov2_recipes.RECIPES, ".cfg",
     ),
 }  # fmt: skip
 
@@ -44,7 +52,7 @@ FAMILIES = {
 def settings_named(name: str) -> Any:
     """The settings that --detector NAME stands for. Raises InputError with the nearest name for an unknown one."""
     for family in FAMILIES.values():
-        if name in family.names:
+        if name in family.names or (family.file_suffix and name.endswith(family.file_suffix)):
             return family.settings_named(name)
     names = [each for family in FAMILIES.values() for each in family.names]
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.4)

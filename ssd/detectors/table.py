@@ -26,10 +26,17 @@ def _torchvision_ssd() -> Detector:
     return TORCHVISION_SSD
 
 
+def _yolov2() -> Detector:
+    from ssd.detectors.yolov2.detector import YOLOV2
+
+    return YOLOV2
+
+
 DETECTORS: dict[str, Callable[[], Detector]] = {
     "ssd300": _ssd300,
     "torchvision": _torchvision,
     "torchvision_ssd": _torchvision_ssd,
+    "yolov2": _yolov2,
 }
 
 

@@ -1,12 +1,13 @@
 """A model's detections over a split, as rows of COCO results."""
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from ssd.batch import Detections, EvalLoader, GroundTruth, on_host
+from ssd.batch import Detections, EvalBatch, EvalLoader, GroundTruth, on_host
 from ssd.boxes import ltrb_to_xywh
 from ssd.config import Config
 from ssd.detectors.contract import Forward
@@ -26,15 +27,21 @@ def detect_split(
     """
     training = model.training
     model.eval()
-    rows = [torch.zeros(0, 7, dtype=torch.float64)]
     detect = detector_of(config.detector).detect(config.detector, config.thresholds)
     forward = in_precision(model, config, ranks.device)
-    for batch in loader:
-        detections = detect(forward, batch)
-        rows.append(_coco_rows(detections, batch.indices, ground_truth))
+    rows = detect_rows(lambda batch: detect(forward, batch), loader, ground_truth)
     model.train(training)
-    parts = gather_tensors(torch.cat(rows), ranks)
+    parts = gather_tensors(rows, ranks)
     return None if parts is None else torch.cat(parts).numpy()
+
+
+def detect_rows(
+    detect: Callable[[EvalBatch], Detections], loader: Iterable[EvalBatch], ground_truth: GroundTruth
+) -> torch.Tensor:
+    """This rank's rows of `detect_split`, by any function that detects a batch."""
+    rows = [torch.zeros(0, 7, dtype=torch.float64)]
+    rows += [_coco_rows(detect(batch), batch.indices, ground_truth) for batch in loader]
+    return torch.cat(rows)
 
 
 def in_precision(model: Forward, config: Config, device: torch.device) -> Forward:

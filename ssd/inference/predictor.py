@@ -19,7 +19,7 @@ from ssd.detectors.table import detector_of
 from ssd.distributed import runs_on_gpu
 from ssd.evaluation.detect import in_precision
 from ssd.images import ImageLike, is_file, normalise, normalise_padded, resize, rgb_of
-from ssd.views import SquareView, View, resized_px
+from ssd.views import SquareView, View, evaluated_px
 
 
 class ImageDetections(NamedTuple):
@@ -49,7 +49,7 @@ def model_input(image: ImageLike, view: View) -> ModelInput:
     size_px = (pixels.shape[1], pixels.shape[0])
     if isinstance(view, SquareView):
         return ModelInput(resize(pixels, (view.size_px, view.size_px), antialias=view.antialias), size_px)
-    resized = resize(pixels, resized_px(view, size_px, view.short_sides_px[-1]), antialias=view.antialias)
+    resized = resize(pixels, evaluated_px(view, size_px), antialias=view.antialias)
     return ModelInput(resized, size_px)
 
 

@@ -11,15 +11,22 @@ from ssd.config import Config
 from ssd.detectors.names import FAMILIES, family_of, settings_named
 from ssd.detectors.ssd300.settings import AUGMENTATIONS, BACKBONES, SSD300Settings
 from ssd.detectors.torchvision.settings import NORMS
+from ssd.detectors.yolov2.settings import REGION_LOSSES
 from ssd.errors import InputError
-from ssd.options.flags import COUNT, COUNT_FROM_0, POSITIVE, Parser, flag, number
+from ssd.options.flags import ABOVE_0, COUNT, COUNT_FROM_0, POSITIVE, Parser, flag, number
 
 
 def add_detector_flags(parser: Parser, settings: Any, *, training: bool = True) -> None:
     """--detector, and the flags of this one's own settings. settings: of the detector that the command line names."""
     names = ", ".join(sorted(family.names[0] for family in FAMILIES.values()))
     group = parser.add_argument_group(f"detector ({settings.name})")
-    flag(group, "--detector", dest="detector", metavar="NAME", help=f"such as {names}; with --help: its own flags")
+    flag(
+        group,
+        "--detector",
+        dest="detector",
+        metavar="NAME",
+        help=f"such as {names}, or a cfg file of darknet; with --help: its own flags",
+    )
     OWN_FLAGS[settings.family](group, training)
     for family, add in OWN_FLAGS.items():
         if family != settings.family:
@@ -71,11 +78,33 @@ def _add_trainable_layers_flag(group: Any, usual: str) -> None:
     )  # fmt: skip
 
 
+def _add_yolov2_flags(group: Any, training: bool) -> None:
+    flag(
+        group, "--input-size", dest="input_px", type=SIDE, nargs=2, metavar=("WIDTH", "HEIGHT"),
+        help="what an image is stretched to (default: the cfg's)",
+    )  # fmt: skip
+    if training:
+        flag(
+            group, "--train-size", dest="train_px", type=SIDE, nargs="+", metavar="PX",
+            help="side of training images; of a least and a largest, one is drawn every ten steps (default: 10 to 19 "
+            "cells where the cfg says random=1, else --input-size)",
+        )  # fmt: skip
+        flag(
+            group, "--anchors", dest="anchors", type=ABOVE_0, nargs="+", metavar="CELLS",
+            help="pairs of width and height, in cells of the output (default: the cfg's)",
+        )  # fmt: skip
+        flag(
+            group, "--region-loss", dest="region_loss", choices=REGION_LOSSES,
+            help="square-root: sides by their roots and classes by squares, as in YOLOv1's paper, for comparison",
+        )  # fmt: skip
+
+
 SIDE = number(int, 8, 100_000)
 OWN_FLAGS = {
     "ssd300": _add_ssd300_flags,
     "torchvision": _add_torchvision_flags,
     "torchvision_ssd": _add_torchvision_ssd_flags,
+    "yolov2": _add_yolov2_flags,
 }
 """By family: (group, whether the command trains) adds them."""
 

@@ -20,7 +20,7 @@ TRAINING_EXIT_CODES = (
     "exit codes: 0 done, 1 --target not reached, MLPerf log not compliant, loss infinite for good or --timeout,\n"
     "2 bad input, 3 another rank lost, 75 asked to end by SIGTERM or SIGUSR1 (saved; --resume auto), 130 interrupted"
 )
-CHECKPOINT_HELP = "a run's checkpoints/best.pt or last.pt, NVIDIA's DLE SSD, torchvision's, or of convert"
+CHECKPOINT_HELP = "a run's checkpoints/best.pt or last.pt, NVIDIA's DLE SSD, torchvision's, darknet's, or of convert"
 
 
 CONSOLE_COMMAND = "ssd-dali"
@@ -250,6 +250,21 @@ def config_of(flags: dict[str, Any], base: Config, *, needs_data: bool = True) -
     if config.schedule == "cosine" and ("multistep" in flags or config.mlperf):
         other = "--multistep" if "multistep" in flags else "--mlperf"
         raise InputError(f"--schedule cosine and {other} exclude each other; pass one")
+    if config.steps and ("epochs" in flags or config.mlperf):
+        other = "--epochs" if "epochs" in flags else "--mlperf"
+        raise InputError(f"--steps and {other}: this run's length is {config.steps} steps; leave one of them out")
+    if config.warmup_factor is not None and not config.warmup:
+        raise InputError("--warmup-factor says nothing without --warmup; pass both or neither")
+    if config.warmup_factor is not None and config.warmup_power != 1:
+        raise InputError("--warmup-factor and --warmup-power exclude each other; pass one")
+    if config.multistep_factors and len(config.multistep_factors) != len(config.multistep):
+        lengths = f"{len(config.multistep_factors)} for {len(config.multistep)} of --multistep"
+        raise InputError(f"--multistep-factors: {lengths}; pass as many")
+    if config.batch_size < 2:
+        raise InputError(
+            f"--batch-size {config.batch_size}: batch norm needs two images or more; pass more (a cfg file has batch=1 "
+            "for darknet's tests)"
+        )
     if config.batch_size % config.accumulate or config.batch_size // config.accumulate < 2:
         raise InputError(
             f"--accumulate {config.accumulate}: does not part a batch of {config.batch_size} into equal parts of two "

@@ -13,17 +13,15 @@ from PIL import Image
 from torch import Tensor
 
 from ssd.batch import EvalBatch, EvalLoader, GroundTruth
-from ssd.drawing import Box, draw_boxes, mosaic, picture_of
 from ssd.evaluation.analysis import SHOWN_SCORE, analyse
 from ssd.evaluation.coco import class_names, precision_at_iou50
 from ssd.files import written_whole
-from ssd.lettering import shown_in_picture
+from ssd.report.example_pictures import Examples
 from ssd.report.history import PREDICTIONS, read_history, write_csv
 from ssd.run.files import Run
+from ssd.views import View
 
 EXAMPLES = 8
-_COLUMNS = 4
-_TILE_PX = 300
 
 
 class Showcase:
@@ -35,32 +33,25 @@ class Showcase:
         ground_truth: GroundTruth,
         run: Run,
         engine: str,
+        view: View,
         coverage: Callable[[Tensor], dict[str, Any]] | None = None,
         *,
         plots: bool,
     ) -> None:
-        """engine: one of config.EVAL_ENGINES. coverage: as `Detector.coverage`. plots: draw the examples, plots
-        and the report into the run's folder."""
+        """engine: one of config.EVAL_ENGINES. view: the loader's. coverage: as `Detector.coverage`. plots: draw the
+        examples, plots and the report into the run's folder."""
         self._coverage = coverage
         self._loader, self.ground_truth, self._run, self._engine = loader, ground_truth, run, engine
-        self._names = class_names(ground_truth)
-        self._with_objects = {row["image_id"] for row in ground_truth.dataset["annotations"]}
-        self._examples: dict[int, Tensor] = {}  # index -> 3 x H x W
+        self._examples = Examples(ground_truth, EXAMPLES, view)
         self._results: np.ndarray | None = None
         self._pictures = run.folder / "plots" / PREDICTIONS if plots else None
         self._drew = False
 
     def __iter__(self) -> Iterator[EvalBatch]:
         for batch in self._loader:
-            if self._run.is_main and len(self._examples) < EXAMPLES:
-                self._remember(batch)
+            if self._run.is_main:
+                self._examples.remember(batch)
             yield batch
-
-    def _remember(self, batch: EvalBatch) -> None:
-        for row, index in enumerate(batch.indices.tolist()):
-            if self.ground_truth.image_ids[index] in self._with_objects and len(self._examples) < EXAMPLES:
-                left, top, right, bottom = batch.placed_ltrb_px[row].tolist()
-                self._examples[index] = batch.images[row, :, top:bottom, left:right].cpu()
 
     def take(self, results: np.ndarray, step: int) -> None:
         """Draws the examples, and sends the trackers curves and pictures.
@@ -101,33 +92,4 @@ class Showcase:
             self._run.say(f"note: {note}")
 
     def _mosaic(self, results: np.ndarray) -> np.ndarray:
-        """The examples, in rows: ground truth above, detections below."""
-        truths, found = [], []
-        for index, image in self._examples.items():
-            width, height = self.ground_truth.sizes_px[index].tolist()
-            scale = _TILE_PX / max(width, height)
-            size_px = max(1, round(scale * width)), max(1, round(scale * height))
-            picture = picture_of(image, size_px)
-            truths.append(picture.copy())
-            draw_boxes(truths[-1], self._true_boxes(index))
-            rows = results[(results[:, 0] == self.ground_truth.image_ids[index]) & (results[:, 5] >= SHOWN_SCORE)]
-            found.append(picture)
-            boxes = [(row[1:5].tolist(), int(row[6]), f" {row[5]:.2f}") for row in rows]
-            draw_boxes(found[-1], [self._box(index, *box) for box in boxes])
-        titled = []
-        for first in range(0, len(found), _COLUMNS):
-            titled.append(("ground truth", truths[first : first + _COLUMNS]))
-            titled.append((f"detections that score {SHOWN_SCORE} or more", found[first : first + _COLUMNS]))
-        return mosaic(titled, _TILE_PX)
-
-    def _true_boxes(self, index: int) -> list[Box]:
-        image_id = self.ground_truth.image_ids[index]
-        rows = [row for row in self.ground_truth.dataset["annotations"] if row["image_id"] == image_id]
-        return [self._box(index, row["bbox"], row["category_id"], " (crowd)" if row["iscrowd"] else "") for row in rows]
-
-    def _box(self, index: int, xywh_px: list[float], category_id: int, more: str) -> Box:
-        width, height = self.ground_truth.sizes_px[index].tolist()
-        x, y, w, h = xywh_px
-        label = self.ground_truth.category_ids.index(category_id)
-        ltrb = x / width, y / height, (x + w) / width, (y + h) / height
-        return Box(ltrb, label + 1, shown_in_picture(self._names[label], label + 1) + more)
+        return self._examples.sheet([(f"detections that score {SHOWN_SCORE} or more", results)])

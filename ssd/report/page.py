@@ -1,8 +1,7 @@
 """report.html: all there is to see of a run, in one file that needs no other. Of several runs, beside each other."""
 
-import base64
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from ssd.errors import InputError
 from ssd.evaluation.coco import METRIC_NAMES
 from ssd.lettering import note_on_numbers
 from ssd.report.history import PREDICTIONS, History, read_history, write_csv
+from ssd.report.html import cards, page, picture, table
 from ssd.report.plots import shown_names, write_plots
 
 _CAPTIONS = {
@@ -50,17 +50,24 @@ def write_plots_and_report(folders: Sequence[Path], output: Path) -> str:
 def report(histories: Sequence[History], pictures: Sequence[Path], note: str = "") -> str:
     """The page. pictures: PNG or JPEG files, whose names without ending are keys of _CAPTIONS. note: on their names."""
     title = " · ".join(history.name for history in histories)
-    return _PAGE.format(
-        title=escape(title),
-        subtitle=escape(_about(histories[0]) if len(histories) == 1 else f"{len(histories)} runs compared"),
-        cards="".join(_card(*card) for card in _headline(histories[0])) if len(histories) == 1 else "",
-        results=_results(histories),
-        wide="".join(_picture(file) for file in pictures if file.stem in _WIDE),
-        narrow="".join(_picture(file) for file in pictures if file.stem not in _WIDE),
-        classes=(f"<p>{escape(note)}</p>" if note else "") + _classes(histories),
-        settings=_settings(histories),
-        machine=_machine(histories),
+    subtitle = _about(histories[0]) if len(histories) == 1 else f"{len(histories)} runs compared"
+    wide, narrow = (
+        "".join(picture(file, _CAPTIONS[file.stem]) for file in pictures if (file.stem in _WIDE) == is_wide)
+        for is_wide in (True, False)
     )
+    about_names = f"<p>{escape(note)}</p>" if note else ""
+    body = f"""{cards(_headline(histories[0]) if len(histories) == 1 else [])}
+{wide}
+<div class="columns">{narrow}</div>
+<h2>COCO metrics of the last evaluation</h2>
+{_results(histories)}
+<h2>Classes</h2>
+{about_names}{_classes(histories)}
+<h2>Settings</h2>
+<div class="list">{_settings(histories)}</div>
+<h2>Machine</h2>
+<div class="list">{_machine(histories)}</div>"""
+    return page(title, subtitle, body)
 
 
 def _about(history: History) -> str:
@@ -70,8 +77,15 @@ def _about(history: History) -> str:
     title = history.config.get("detector") or f"SSD300-{settings['backbone']}"
     return (
         f"{title} on {Path(settings['data']).name}, {settings['data_pipeline']}, "
-        f"{history.config['world_size']} × {device}, {history.steps[-1]['epoch']:.4g} of {settings['epochs']} epochs"
+        f"{history.config['world_size']} × {device}, {_so_far(history)}"
     )
+
+
+def _so_far(history: History) -> str:
+    last, settings = history.steps[-1], history.config["settings"]
+    if settings.get("steps"):
+        return f"{last['step']} of {settings['steps']} steps"
+    return f"{last['epoch']:.4g} of {settings['epochs']} epochs"
 
 
 def _headline(history: History) -> list[tuple[str, str]]:
@@ -83,7 +97,7 @@ def _headline(history: History) -> list[tuple[str, str]]:
         cards += [(_score(judged[name]), name) for name in ("AP", "AP50", "AP75")]
         best = max(history.evaluations, key=lambda line: float(line["AP"]))
         if best["AP"] > judged["AP"]:
-            cards.append((_score(best["AP"]), f"best AP, epoch {best['epoch']}"))
+            cards.append((_score(best["AP"]), f"best AP, epoch {best['epoch']:.4g}"))
     speed = (history.results or last)["images_per_second"]
     waited = sum(line["data_wait_s"] for line in history.steps)
     images = {"loss": last["loss"], "images a second": speed}
@@ -102,39 +116,13 @@ def _score(value: float | None) -> str:
     return "–" if value is None or value < 0 else f"{value:.3f}"
 
 
-def _card(figure: str, what: str) -> str:
-    return f'<div class="card"><b>{escape(figure)}</b><span>{escape(what)}</span></div>'
-
-
-def _picture(file: Path) -> str:
-    kind = "jpeg" if file.suffix == ".jpg" else "png"
-    content = base64.b64encode(file.read_bytes()).decode()
-    caption = _CAPTIONS[file.stem]
-    source = f"data:image/{kind};base64,{content}"
-    return (
-        f'<figure><img src="{source}" alt="{file.stem.replace("_", " ")}"/><figcaption>{caption}</figcaption></figure>'
-    )
-
-
-def _table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A row's first cell is its name."""
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in heading)
-    body = "".join(f"<tr>{_cells(row)}</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _cells(row: Sequence[str]) -> str:
-    name, *values = row
-    return f"<th>{escape(name)}</th>" + "".join(f"<td>{escape(value)}</td>" for value in values)
-
-
 def _results(histories: Sequence[History]) -> str:
     rows = [
-        [history.name, str(line["epoch"]), *(_score(line[name]) for name in METRIC_NAMES)]
+        [history.name, f"{line['epoch']:.4g}", *(_score(line[name]) for name in METRIC_NAMES)]
         for history in histories
         for line in history.evaluations[-1:]
     ]
-    return _table(["run", "epoch", *METRIC_NAMES], rows) if rows else "<p>Not evaluated yet.</p>"
+    return table(["run", "epoch", *METRIC_NAMES], rows) if rows else "<p>Not evaluated yet.</p>"
 
 
 def _classes(histories: Sequence[History]) -> str:
@@ -155,7 +143,7 @@ def _classes(histories: Sequence[History]) -> str:
         for row in rows:
             curve = curves[row[0]]
             row += [_score(None if curve is None else sum(curve) / len(curve)), str(boxes[row[0]])]
-    return _table(heading, rows)
+    return table(heading, rows)
 
 
 def _settings(histories: Sequence[History]) -> str:
@@ -166,7 +154,7 @@ def _settings(histories: Sequence[History]) -> str:
     usual = {name for name, values in rows.items() if set(values) == {_shown(base.get(name))}}
     heading = ["setting", *(history.name for history in histories)]
     tables = [
-        _table(heading, [[name, *values] for name, values in rows.items() if (name in usual) == is_usual])
+        table(heading, [[name, *values] for name, values in rows.items() if (name in usual) == is_usual])
         for is_usual in (False, True)
     ]
     others = "left at their defaults" if len(every) == 1 else "equal in all runs"
@@ -195,59 +183,4 @@ def _machine(histories: Sequence[History]) -> str:
         )
     names = list(dict.fromkeys(name for column in columns for name in column))
     rows = [[name, *(column.get(name, "–") for column in columns)] for name in names]
-    return _table(["", *(history.name for history in histories)], rows)
-
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8"/>
-<meta name="viewport" content="width=device-width, initial-scale=1"/>
-<title>{title}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif;
-  color: #24292f; background: #f6f8fa; margin: 0; }}
-main {{ max-width: 1120px; margin: 0 auto; padding: 32px 20px 64px; }}
-h1 {{ font-size: 28px; margin: 0; overflow-wrap: anywhere; }}
-h2 {{ font-size: 19px; margin: 40px 0 12px; }}
-p {{ margin: 4px 0 0; color: #57606a; }}
-.cards {{ display: flex; flex-wrap: wrap; gap: 12px; margin: 24px 0; }}
-.card {{ background: #fff; border: 1px solid #d8dee4; border-radius: 8px; padding: 10px 18px; min-width: 84px; }}
-.card b {{ display: block; font-size: 24px; line-height: 1.3; font-variant-numeric: tabular-nums; }}
-.card span {{ color: #57606a; font-size: 13px; }}
-.columns {{ columns: 2 440px; column-gap: 16px; }}
-figure {{ background: #fff; border: 1px solid #d8dee4; border-radius: 8px; margin: 0 0 16px; padding: 14px;
-  break-inside: avoid; }}
-img {{ display: block; max-width: 100%; height: auto; margin: 0 auto; }}
-figcaption {{ color: #57606a; font-size: 13px; margin-top: 8px; }}
-.scroll {{ overflow-x: auto; background: #fff; border: 1px solid #d8dee4; border-radius: 8px; }}
-table {{ border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; }}
-th, td {{ text-align: right; padding: 5px 12px; border-top: 1px solid #eaeef2; overflow-wrap: anywhere; }}
-thead th {{ border-top: 0; color: #57606a; font-weight: 600; }}
-th:first-child {{ text-align: left; font-weight: 500; white-space: nowrap; }}
-.list table {{ table-layout: fixed; }}
-.list td {{ text-align: left; }}
-.list th:first-child {{ width: 170px; }}
-.list thead th {{ text-align: left; }}
-summary {{ color: #57606a; cursor: pointer; padding: 10px 12px; }}
-</style>
-</head>
-<body>
-<main>
-<h1>{title}</h1>
-<p>{subtitle}</p>
-<div class="cards">{cards}</div>
-{wide}
-<div class="columns">{narrow}</div>
-<h2>COCO metrics of the last evaluation</h2>
-{results}
-<h2>Classes</h2>
-{classes}
-<h2>Settings</h2>
-<div class="list">{settings}</div>
-<h2>Machine</h2>
-<div class="list">{machine}</div>
-</main>
-</body>
-</html>
-"""
+    return table(["", *(history.name for history in histories)], rows)

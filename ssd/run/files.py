@@ -80,10 +80,10 @@ class Run:
             with file.open("a") as stream:
                 stream.write(json.dumps(content) + "\n")
 
-    def rewind(self, step: int, judged_epoch: int) -> None:
-        """Takes out of log.jsonl the steps after this one and the evaluations after that epoch, to which a killed run
-        had got that goes on from here, and a line that it did not end; and earlier results, which are those of a run
-        that is over."""
+    def rewind(self, step: int, judged_step: int) -> None:
+        """Takes out of log.jsonl the steps after this one and the evaluations after judged_step, to which a killed
+        run had got that goes on from here, and a line that it did not end; and earlier results, which are those of a
+        run that is over."""
         file = self.folder / "log.jsonl"
         if not self.is_main:
             return
@@ -92,7 +92,7 @@ class Run:
         if not file.exists():
             return
         lines = file.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("}\n") and _happened_by(json.loads(line), step, judged_epoch)]
+        kept = [line for line in lines if line.endswith("}\n") and _happened_by(json.loads(line), step, judged_step)]
         with written_whole(file) as temporary:
             temporary.write_text("".join(kept))
 
@@ -123,8 +123,8 @@ class Run:
         show_metrics(metrics, title, self.console)
 
 
-def _happened_by(line: dict[str, Any], step: int, judged_epoch: int) -> bool:
-    return line.get("step", 0) <= step and (line["event"] != "evaluation" or line["epoch"] <= judged_epoch)
+def _happened_by(line: dict[str, Any], step: int, judged_step: int) -> bool:
+    return line.get("step", 0) <= (judged_step if line["event"] == "evaluation" else step)
 
 
 def _scalars(values: dict[str, Any], prefix: str) -> dict[str, float]:

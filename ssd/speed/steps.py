@@ -186,7 +186,7 @@ def measure(
     # Before the steps, which may leave no memory for it.
     ceiling = matmul_flops(compute_dtype(training.config, device) or torch.float32, device)
     step = build(training, watch)
-    _reset_peak_memory(device)
+    reset_peak_memory(device)
     for _ in range(warmup_steps):
         step(batches)
     _synchronise(device)
@@ -196,7 +196,7 @@ def measure(
         step(batches)
     _synchronise(device)
     speed = timed_steps * training.config.batch_size / (time.perf_counter() - began)
-    milliseconds, peak = watch.milliseconds(), _peak_memory_bytes(device)
+    milliseconds, peak = watch.milliseconds(), peak_memory_bytes(device)
     if trace is not None:
         _write_trace(trace, lambda: step(batches), device)
     return Measurement(speed, milliseconds, speed * flops_per_image / ceiling, peak)
@@ -287,7 +287,7 @@ def _write_trace(file: Path, step: Callable[[], None], device: torch.device) -> 
     profiler.export_chrome_trace(str(file))
 
 
-def _reset_peak_memory(device: torch.device) -> None:
+def reset_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
@@ -295,7 +295,7 @@ def _reset_peak_memory(device: torch.device) -> None:
             Path("/proc/self/clear_refs").write_text("5")
 
 
-def _peak_memory_bytes(device: torch.device) -> int:
+def peak_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     import resource

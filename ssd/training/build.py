@@ -11,7 +11,7 @@ from ssd.detectors.table import detector_of
 from ssd.distributed import Ranks
 from ssd.errors import InputError
 from ssd.precision import grad_scaler, has_16_bit_units
-from ssd.training.optimizer import build_optimizer
+from ssd.training.optimizer import build_optimizer, take_momentum
 from ssd.training.resume import Origin
 from ssd.training.state import Training
 
@@ -28,6 +28,7 @@ def build_training(
     checkpoint's. Raises InputError where weights and settings or categories do not fit.
     """
     notes: list[str] = []
+    momentum: dict[str, torch.Tensor] = {}
     if (config.fp16 or config.bf16) and not has_16_bit_units(ranks.device):
         notes.append("this CPU has no 16-bit units, so all is computed in float32, which is faster here")
     elif config.fp16 and ranks.device.type == "cpu":
@@ -42,8 +43,14 @@ def build_training(
         model = checkpoint.build_model(origin.content, origin.file)
     elif config.checkpoint:
         file = Path(config.checkpoint)
-        fresh = checkpoint.load_for_fine_tuning(model, settings, conversion.load(file), file)
-        notes.append(f"starting from {file}" + (", with new class heads" if fresh else ""))
+        content = conversion.load(file)
+        fresh = checkpoint.load_for_fine_tuning(model, settings, content, file)
+        momentum = content.get("momentum", {})
+        notes.append(
+            f"starting from {file}"
+            + (" and its momentum" if momentum else "")
+            + (", with new class heads" if fresh else "")
+        )
     else:
         detector.load_backbone(model, settings, config.backbone_weights)
     if config.freeze_backbone:
@@ -52,5 +59,6 @@ def build_training(
         detector.freeze_backbone(model)
     model = model.to(ranks.device).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(model, config)
+    take_momentum(optimizer, model, momentum)
     losses_of = detector.losses_of(settings, config.compile)
     return Training(model, optimizer, grad_scaler(config, ranks.device), losses_of, config, ranks), notes

@@ -15,6 +15,7 @@ from ssd.checkpoints.retention import Keeper
 from ssd.distributed import broadcast_object
 from ssd.mlperf.log import ComplianceLog
 from ssd.run.files import Run
+from ssd.schedule import epochs_at
 from ssd.training.background import Background, ProcessLostError
 from ssd.training.state import Training
 
@@ -38,7 +39,6 @@ class Judge(NamedTuple):
 class _Begun(NamedTuple):
     """An evaluation whose metrics are being computed. waited_s: what training has waited for it so far."""
 
-    epoch: int
     step: int
     waited_s: float
     detections: np.ndarray
@@ -48,14 +48,17 @@ class _Begun(NamedTuple):
 class Evaluations:
     """metrics: those of the last evaluation, on rank 0."""
 
-    def __init__(self, judge: Judge, training: Training, run: Run, compliance: ComplianceLog, keeper: Keeper):
+    def __init__(self, judge: Judge, training: Training, run: Run, compliance: ComplianceLog, keeper: Keeper,
+                 steps_per_epoch: int):  # fmt: skip
         self.judge, self.training, self.run, self.compliance, self.keeper = judge, training, run, compliance, keeper
         self.metrics: dict[str, Any] = {}
+        self.steps_per_epoch = steps_per_epoch
         self._begun: _Begun | None = None
 
-    def evaluate(self, epoch: int, *, may_overlap: bool) -> float | None:
+    def evaluate(self, *, may_overlap: bool) -> float | None:
         """The model's AP, on all ranks; None if its metrics are left to `collect`."""
         started = time.perf_counter()
+        epoch = self.training.step // self.steps_per_epoch
         self.compliance.eval_start(epoch)
         detections = self.judge.detect()
         many = may_overlap and detections is not None and len(detections) >= OVERLAP_FROM
@@ -63,12 +66,12 @@ class Evaluations:
             if detections is not None:
                 waited_s = time.perf_counter() - started
                 metrics = Background(self.judge.metrics, detections)
-                self._begun = _Begun(epoch, self.training.step, waited_s, detections, metrics)
+                self._begun = _Begun(self.training.step, waited_s, detections, metrics)
             return None
         if detections is not None:
             self.metrics = self.judge.metrics(detections)
             self.compliance.eval_stop(epoch, self.metrics["AP"])
-            self._tell(epoch, self.training.step, time.perf_counter() - started)
+            self._tell(self.training.step, time.perf_counter() - started)
         ap: float = broadcast_object(self.metrics.get("AP"), self.training.ranks)
         return ap
 
@@ -82,19 +85,25 @@ class Evaluations:
         try:
             self.metrics = begun.metrics.value()
         except ProcessLostError as error:
-            self.run.say(f"warning: epoch {begun.epoch}: lost the process that judges it ({error}); judging it here")
+            when = self._when(begun.step)
+            self.run.say(f"warning: {when}: lost the process that judges it ({error}); judging it here")
             self.metrics = self.judge.metrics(begun.detections)
         self._begun = None
-        self._tell(begun.epoch, begun.step, begun.waited_s + time.perf_counter() - started)
+        self._tell(begun.step, begun.waited_s + time.perf_counter() - started)
         training, ap = self.training, self.metrics["AP"]
-        is_best, training.best_ap, training.judged_epoch = ap > training.best_ap, max(ap, training.best_ap), begun.epoch
+        is_best, training.best_ap, training.judged_step = ap > training.best_ap, max(ap, training.best_ap), begun.step
         if is_best:
-            self.keeper.promote(begun.step, best_ap=ap, judged_epoch=begun.epoch)
+            self.keeper.promote(begun.step, best_ap=ap, judged_step=begun.step)
 
-    def _tell(self, epoch: int, step: int, seconds: float) -> None:
+    def _when(self, step: int) -> str:
+        epochs, into_epoch = divmod(step, self.steps_per_epoch)
+        return f"step {step}" if into_epoch else f"epoch {epochs}"
+
+    def _tell(self, step: int, seconds: float) -> None:
         metrics = self.metrics
+        epoch = epochs_at(step, self.steps_per_epoch)
         self.run.log("evaluation", epoch=epoch, step=step, evaluation_s=round(seconds, 3), **metrics)
-        self.run.say(f"epoch {epoch}: AP {metrics['AP']:.3f}  AP50 {metrics['AP50']:.3f}  ({seconds:.0f} s)")
+        self.run.say(f"{self._when(step)}: AP {metrics['AP']:.3f}  AP50 {metrics['AP50']:.3f}  ({seconds:.0f} s)")
 
     def end(self) -> None:
         """Does without the metrics that are not there yet."""

@@ -7,12 +7,11 @@ import torch
 from ssd.batch import TrainLoader
 from ssd.checkpoints import checkpoint
 from ssd.checkpoints.retention import Keeper
-from ssd.config import Config
 from ssd.distributed import Vote, gather_tensors
 from ssd.mlperf.log import ComplianceLog
 from ssd.run.files import Run
 from ssd.running_statistics import average_statistics
-from ssd.schedule import lr_at
+from ssd.schedule import Plan, epochs_at, lr_at, plan_of, warmup_of
 from ssd.training.evaluations import Evaluations, Judge
 from ssd.training.interruption import Preempted, Watchdog, stop_signals
 from ssd.training.loss_log import Meter
@@ -29,7 +28,7 @@ def train(
     compliance: ComplianceLog,
     describe: dict[str, Any],
 ) -> tuple[dict[str, Any], bool]:
-    """Trains from training.step to the last epoch, or to the target.
+    """Trains from training.step to the end of the run, or to the target.
 
     judge: of the model on the validation split. describe: what every checkpoint says of its run.
     Returns rank 0's results (the last evaluation's metrics, images_per_second, train_seconds, ...) and whether the
@@ -38,10 +37,11 @@ def train(
     """
     config, ranks = training.config, training.ranks
     take_step = build_step(training)
-    steps_per_epoch, total_steps = loader.steps_per_epoch, config.epochs * loader.steps_per_epoch
-    keeper, meter, vote = Keeper(run.folder, config), Meter(run, training, total_steps), Vote(ranks)
+    steps_per_epoch, plan = loader.steps_per_epoch, plan_of(config, loader.steps_per_epoch)
+    total_steps = plan.total_steps
+    keeper, meter, vote = Keeper(run.folder, config), Meter(run, training, total_steps, steps_per_epoch), Vote(ranks)
     watchdog = Watchdog(60 * config.timeout)
-    evaluations = Evaluations(judge, training, run, compliance, keeper)
+    evaluations = Evaluations(judge, training, run, compliance, keeper, steps_per_epoch)
     reached = config.target is not None and training.best_ap >= config.target
     must_stop = False
     # For an AP: with a target the next step depends on it, and MLPerf's log has an order.
@@ -57,13 +57,14 @@ def train(
         if ranks.is_main:
             keeper.save(content, is_best=is_best)
 
-    def evaluate(epoch: int, *, may_overlap: bool = False) -> None:
+    def evaluate(*, may_overlap: bool = False) -> None:
         nonlocal reached
         watchdog.is_alive()
-        ap = evaluations.evaluate(epoch, may_overlap=may_overlap)
+        ap = evaluations.evaluate(may_overlap=may_overlap)
         if ap is None:
             return
-        is_best, training.best_ap, training.judged_epoch = ap > training.best_ap, max(ap, training.best_ap), epoch
+        is_best, training.best_ap = ap > training.best_ap, max(ap, training.best_ap)
+        training.judged_step = training.step
         reached = reached or (config.target is not None and ap >= config.target)
         save(is_best=is_best)
 
@@ -73,14 +74,13 @@ def train(
     run.start_progress(total_steps, training.step)
     try:
         with stop_signals() as request:
-            epoch, into_epoch = divmod(training.step, steps_per_epoch)
-            is_due = into_epoch == 0 and training.judged_epoch < epoch and _is_judged(epoch, config)
+            is_due = training.judged_step < training.step and training.step in plan.judged
             if is_due or reached or training.step >= total_steps:  # ended between a checkpoint and what follows it
-                evaluate(epoch)
+                evaluate()
             while training.step < total_steps and not (reached or must_stop):
                 if training.step % steps_per_epoch == 0:
                     compliance.epoch_start(training.step // steps_per_epoch + 1)
-                lr = _lr(training, steps_per_epoch)
+                lr = _lr(training, plan)
                 for companion in training.companions:
                     lr = companion.before_step(training.step, lr)
                 meter.wait_for_data()
@@ -94,7 +94,7 @@ def train(
 
                 must_stop, is_time = vote.cast(request.received, ranks.is_main and keeper.asks())
                 epoch, into_epoch = divmod(training.step, steps_per_epoch)
-                judges = into_epoch == 0 and _is_judged(epoch, config)
+                judges = training.step in plan.judged
                 saves = judges or must_stop or is_time or keeper.is_due(training.step, steps_per_epoch)
                 if saves or into_epoch == 0 or training.step % config.log_interval == 0:
                     meter.log(lr)
@@ -102,13 +102,14 @@ def train(
                 if into_epoch == 0:
                     compliance.epoch_stop(epoch)
                     meter.end_epoch(epoch, lr)
+                if into_epoch == 0 or judges:
                     average_statistics(training.model, ranks)
                     if training.average is not None:
                         average_statistics(training.average.model, ranks)
                 if saves:
                     save()  # before an evaluation too, which may take longer than a signal leaves time for
                 if judges and not must_stop:
-                    evaluate(epoch, may_overlap=nothing_waits and training.step < total_steps)
+                    evaluate(may_overlap=nothing_waits and training.step < total_steps)
                 if saves or into_epoch == 0:
                     meter.restart()
         vote.end()
@@ -120,24 +121,19 @@ def train(
         run.stop_progress()
     if must_stop:
         raise Preempted(f"ended after step {training.step} of {total_steps}, as it was asked to")
-    return {**evaluations.metrics, **meter.totals(), "epochs": training.step // steps_per_epoch}, reached
+    return {**evaluations.metrics, **meter.totals(), "epochs": epochs_at(training.step, steps_per_epoch)}, reached
 
 
-def _lr(training: Training, steps_per_epoch: int) -> float:
+def _lr(training: Training, plan: Plan) -> float:
     config = training.config
     return lr_at(
         training.step,
         base_lr=config.learning_rate,
         global_batch_size=config.batch_size * training.ranks.world_size,
-        steps_per_epoch=steps_per_epoch,
-        warmup_steps=config.warmup,
-        multistep=config.multistep,
-        cosine_steps=config.epochs * steps_per_epoch if config.schedule == "cosine" else None,
+        warmup=warmup_of(config),
+        falls=plan.falls,
+        cosine_steps=plan.total_steps if config.schedule == "cosine" else None,
     )
-
-
-def _is_judged(epoch: int, config: Config) -> bool:
-    return epoch in config.evaluation or epoch == config.epochs
 
 
 def _checkpoint(training: Training, loader: TrainLoader, describe: dict[str, Any]) -> dict[str, Any]:

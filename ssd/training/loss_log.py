@@ -21,9 +21,9 @@ class NonFiniteLossError(RuntimeError):
 class Meter:
     """The steps since the last line of the log."""
 
-    def __init__(self, run: Run, training: Training, total_steps: int):
+    def __init__(self, run: Run, training: Training, total_steps: int, steps_per_epoch: int):
         self.run, self.training = run, training
-        self.total_steps = total_steps
+        self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
         self.global_batch_size = training.config.batch_size * training.ranks.world_size
         self.began = time.perf_counter() - training.tally.elapsed_s
         # The first line's steps warm caches, allocators and workers up: the average speed leaves them out if it can.
@@ -77,7 +77,7 @@ class Meter:
         self.run.log(
             "train",
             step=training.step,
-            epoch=round(training.step * training.config.epochs / self.total_steps, 4),
+            epoch=round(training.step / self.steps_per_epoch, 4),
             loss=sum(of_lines) / steps if steps else None,
             **{f"{name}_loss": loss / steps if steps else None for name, loss in by_name.items()},
             skipped_steps=int(training.skipped_steps),
@@ -130,9 +130,9 @@ class Meter:
 
     def end_epoch(self, epoch: int, lr: float) -> None:
         tally = self.training.tally
-        images = self.global_batch_size * tally.steps
+        images, epochs = self.global_batch_size * tally.steps, self.total_steps / self.steps_per_epoch
         self.run.say(
-            f"epoch {epoch}/{self.training.config.epochs}  loss {_means(tally.losses, tally.steps)}  lr {lr:.2g}"
+            f"epoch {epoch}/{epochs:.4g}  loss {_means(tally.losses, tally.steps)}  lr {lr:.2g}"
             f"  {images / tally.seconds:.1f} img/s"
         )
         tally.losses, tally.steps, tally.seconds = {}, 0, 0.0

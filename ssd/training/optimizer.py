@@ -22,3 +22,14 @@ def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
     for _, parameter in parameters:
         optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
+
+
+def take_momentum(optimizer: torch.optim.Optimizer, model: nn.Module, momentum: dict[str, torch.Tensor]) -> None:
+    """Begins with the momentum of a checkpoint of main.py thin, where it has some of a weight of that name and shape.
+
+    momentum: by the name of a weight.
+    """
+    for name, parameter in model.named_parameters():
+        buffer = momentum.get(name)
+        if parameter.requires_grad and buffer is not None and buffer.shape == parameter.shape:
+            optimizer.state[parameter]["momentum_buffer"].copy_(buffer)

@@ -13,13 +13,14 @@ from ssd.checkpoints import checkpoint
 from ssd.config import Config
 from ssd.distributed import Ranks, broadcast_object
 from ssd.errors import InputError
-from ssd.schedule import step_after_change
+from ssd.schedule import plan_of, step_after_change
 from ssd.training.state import Training
 
 
 def is_over(resumed: dict[str, Any], config: Config) -> bool:
-    """Whether a checkpoint is a run's last: all epochs done, or the target reached."""
-    return resumed["epoch"] >= config.epochs or (config.target is not None and resumed["best_ap"] >= config.target)
+    """Whether a checkpoint is a run's last: all epochs or steps done, or the target reached."""
+    is_done = resumed["step"] >= plan_of(config, resumed["steps_per_epoch"]).total_steps
+    return is_done or (config.target is not None and resumed["best_ap"] >= config.target)
 
 
 class Origin(NamedTuple):
@@ -108,12 +109,15 @@ def resume(
             "change it back, or pass --resume-anyway to go on with the images in a new order"
         )
     training.restore(resumed)
-    training.step = step_after_change(
-        resumed["step"],
-        steps_per_epoch=resumed["steps_per_epoch"],
-        global_batch_size=resumed["global_batch_size"],
-        new_steps_per_epoch=loader.steps_per_epoch,
-        new_global_batch_size=config.batch_size * ranks.world_size,
+    training.step, training.judged_step = (
+        step_after_change(
+            step,
+            steps_per_epoch=resumed["steps_per_epoch"],
+            global_batch_size=resumed["global_batch_size"],
+            new_steps_per_epoch=loader.steps_per_epoch,
+            new_global_batch_size=config.batch_size * ranks.world_size,
+        )
+        for step in (resumed["step"], resumed["judged_step"])
     )
     goes_on = same_data and (same_ranks or loader.ranks_share_state)
     if goes_on:

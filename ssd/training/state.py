@@ -71,8 +71,8 @@ class Training:
     ranks: Ranks
     step: int = 0
     best_ap: float = float("-inf")  # pycocotools says -1 of a split without objects
-    judged_epoch: int = 0
-    """The last epoch whose evaluation, if it was due, is in best_ap."""
+    judged_step: int = 0
+    """The last step whose evaluation, if it was due, is in best_ap."""
     tally: Tally = field(default_factory=Tally)
     graph: torch.cuda.CUDAGraph | None = None
     """The captured step of --cuda-graphs. NCCL does not end before it is reset."""
@@ -153,7 +153,7 @@ class Training:
             "scaler": self.scaler.state_dict(),
             "step": self.step,
             "best_ap": self.best_ap,
-            "judged_epoch": self.judged_epoch,
+            "judged_step": self.judged_step,
             "skipped_steps": int(self.skipped_steps),
             "tally": asdict(self.tally),
             **({"companions": {each.name: each.state() for each in self.companions}} if self.companions else {}),
@@ -178,7 +178,7 @@ class Training:
             group.update(own)
         if content["scaler"]:
             self.scaler.load_state_dict(content["scaler"])
-        self.step, self.best_ap, self.judged_epoch = content["step"], content["best_ap"], content["judged_epoch"]
+        self.step, self.best_ap, self.judged_step = content["step"], content["best_ap"], content["judged_step"]
         self.skipped_steps.fill_(content["skipped_steps"])
         self.tally = _tally_of(content["tally"])
         if self.average is not None:

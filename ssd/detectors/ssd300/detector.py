@@ -10,6 +10,7 @@ from ssd.detectors.ssd300.export import exportable
 from ssd.detectors.ssd300.loss import compiled_ssd_losses, ssd_losses
 from ssd.detectors.ssd300.model import SSD300
 from ssd.detectors.ssd300.settings import SSD300Settings
+from ssd.detectors.ssd300.streams import streams_of
 from ssd.detectors.ssd300.synthetic import synthetic_batch
 from ssd.detectors.ssd300.weights import foreign, load_backbone
 from ssd.views import AUGMENTATIONS, SquareView
@@ -47,5 +48,6 @@ DETECTOR = Detector(
     trace=lambda model, images: model(images),
     foreign=foreign,
     exportable=exportable,
+    streams=streams_of,
     coverage=lambda settings, boxes_ltrb: box_sizes(boxes_ltrb),
 )

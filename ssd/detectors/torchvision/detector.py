@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ssd.detectors.contract import Detector, LossesOf
 from ssd.detectors.torchvision.builders import build
+from ssd.detectors.torchvision.channels.streams import streams_of
 from ssd.detectors.torchvision.export import exportable
 from ssd.detectors.torchvision.names import title_of
 from ssd.detectors.torchvision.postprocess import detect
@@ -52,5 +53,6 @@ TORCHVISION = Detector(
     trace=_trace,
     foreign=foreign,
     exportable=exportable,
+    streams=streams_of,
     coverage=None,
 )

@@ -60,4 +60,5 @@ TORCHVISION_SSD = Detector(
     foreign=foreign,
     exportable=exportable,
     coverage=None,
+    streams=None,
 )

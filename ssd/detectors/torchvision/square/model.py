@@ -59,7 +59,7 @@ def build(settings: SquareSettings, num_classes: int) -> SSD:
         norm = functools.partial(nn.BatchNorm2d, eps=0.001, momentum=0.03)
         body, fourth_stage = _mobilenet(settings, norm)
         backbone: Any = SSDLiteFeatureExtractorMobileNet(body, fourth_stage, norm)
-        channels = [backbone.features[0][-1].out_channels, body[-1].out_channels, *_LITE_EXTRA_CHANNELS]  # type: ignore[union-attr]
+        channels = [backbone.features[0][-1].out_channels, body[-1].out_channels, *_LITE_EXTRA_CHANNELS]
         head = SSDLiteHead(channels, square.boxes_a_cell, num_classes, norm)
     else:
         body = _vgg(settings)

@@ -128,6 +128,11 @@ _OF_STRUCTURES = {
 _OF_RANKING = {"noise": Argument(_FRACTION, required=False), "group_size": Argument(_one, required=False)}
 _FRACTIONS = {"sensitivities": Argument(by_name(number(0)), names_tensors=True)}
 
+_RANKED_FILTERS = (
+    "GradientRankedFilterPruner", "RandomRankedFilterPruner", "BernoulliFilterPruner",
+    "ActivationAPoZRankedFilterPruner", "ActivationMeanRankedFilterPruner",
+)  # fmt: skip
+
 PRUNERS: dict[str, dict[str, Argument]] = {
     "MagnitudeParameterPruner": {
         "thresholds": Argument(by_name(number(0), needs_star=True), names_tensors=True),
@@ -157,9 +162,8 @@ PRUNERS: dict[str, dict[str, Argument]] = {
     "L1RankedStructureParameterPruner_AGP": {**_OF_STRUCTURES, **_AGP},
     "L2RankedStructureParameterPruner_AGP": {**_OF_STRUCTURES, **_AGP},
     **{name: {**_OF_FILTERS, **_LEVEL, **_DEPENDENCY} for name in
-       ("GradientRankedFilterPruner", "RandomRankedFilterPruner", "BernoulliFilterPruner")},
-    **{f"{name}_AGP": {**_OF_FILTERS, **_AGP, **_DEPENDENCY} for name in
-       ("GradientRankedFilterPruner", "RandomRankedFilterPruner", "BernoulliFilterPruner")},
+       _RANKED_FILTERS},
+    **{f"{name}_AGP": {**_OF_FILTERS, **_AGP, **_DEPENDENCY} for name in _RANKED_FILTERS},
 }  # fmt: skip
 
 REGULARIZERS: dict[str, dict[str, Argument]] = {
@@ -178,11 +182,8 @@ REGULARIZERS: dict[str, dict[str, Argument]] = {
 
 # What Distiller has and this does not, with what to do about it.
 REFUSED = {
-    **dict.fromkeys(
-        ("ActivationAPoZRankedFilterPruner", "ActivationMeanRankedFilterPruner", "ActivationAPoZRankedFilterPruner_AGP",
-         "ActivationMeanRankedFilterPruner_AGP", "FMReconstructionChannelPruner"),
-        "needs statistics of activations, which are not gathered; L1RankedStructureParameterPruner ranks by weights",
-    ),
+    "FMReconstructionChannelPruner": "needs feature maps of images, which are not kept; "
+    "L1RankedStructureParameterPruner ranks channels by weights",
     "DropFilterRegularizer": "is not supported; BernoulliFilterPruner drops filters at random",
     "DistributionRegularizer": "belongs to quantisation and is not supported; take it out",
     **dict.fromkeys(
@@ -192,9 +193,6 @@ REFUSED = {
     **dict.fromkeys(("LambdaLR", "MultiplicativeLR"), "takes a function, which a file cannot hold; use MultiStepLR"),
     **dict.fromkeys(("SequentialLR", "ChainedScheduler"), "takes other schedulers; give each a policy of its own"),
     "ReduceLROnPlateau": "depends on metrics, so that the rate is no function of the step; use MultiStepLR",
-    **dict.fromkeys(
-        ("CyclicLR", "OneCycleLR"), "changes the rate every step, and policies act once an epoch; use CosineAnnealingLR"
-    ),
 }  # fmt: skip
 
 PRUNER_POLICY_ARGUMENTS: dict[str, Argument] = {

@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ssd.compression import pruners, structures
-from ssd.compression.pruners import Span
+from ssd.compression import structures
+from ssd.compression.schedules import pruners
+from ssd.compression.schedules.activations import Statistics
+from ssd.compression.schedules.pruners import Span
 
 
 @dataclass
@@ -16,12 +18,14 @@ class Memory:
     """What pruners remember from call to call; part of a run's checkpoints.
 
     measured: by tensor, statistics of its weights at the first call. leaders: by pruner, which groups its leader keeps,
-    and the sparsity that they were chosen for. generator: of all random draws, on the CPU.
+    and the sparsity that they were chosen for. generator: of all random draws, on the CPU. activations: of the epoch
+    before this one.
     """
 
     measured: dict[str, dict[str, float]] = field(default_factory=dict)
     leaders: dict[str, tuple[float, Tensor]] = field(default_factory=dict)
     generator: torch.Generator = field(default_factory=torch.Generator)
+    activations: Statistics = field(default_factory=dict)
 
     def once(self, tensor: str, statistic: str, value: Callable[[], Tensor]) -> float:
         found = self.measured.setdefault(tensor, {})
@@ -219,6 +223,20 @@ def _by_gradient(call: Call, name: str, sparsity: float) -> Tensor | None:
     return structures.keep_highest(scores, num_pruned) if bool(scores.isfinite().all()) else None
 
 
+def _by_activation(statistic: str) -> _Kept:
+    """The filters of the least statistic of `activations.Statistics`. Distiller takes those of the greatest mean."""
+
+    def kept(call: Call, name: str, sparsity: float) -> Tensor | None:
+        weight, found = call.weights[name], call.memory.activations.get(name)
+        num_pruned = int(sparsity * len(weight))
+        if found is None or num_pruned == 0:
+            return None
+        is_zero = (weight == 0).flatten(1).all(dim=1)  # what its batch norm says does not bring it back
+        return structures.keep_highest(torch.where(is_zero, -1.0, found[statistic]), num_pruned)
+
+    return kept
+
+
 RULES: dict[str, Callable[[Call], Masks]] = {
     "MagnitudeParameterPruner": _magnitude,
     "SparsityLevelParameterPruner": _level,
@@ -233,5 +251,10 @@ RULES: dict[str, Callable[[Call], Masks]] = {
     "RandomRankedFilterPruner": _ranked(_at_random),
     "BernoulliFilterPruner": _ranked(_bernoulli),
     "GradientRankedFilterPruner": _ranked(_by_gradient),
+    "ActivationAPoZRankedFilterPruner": _ranked(_by_activation("active")),
+    "ActivationMeanRankedFilterPruner": _ranked(_by_activation("mean")),
 }
+NEEDS_ACTIVATIONS = tuple(
+    f"Activation{kind}RankedFilterPruner{form}" for kind in ("APoZ", "Mean") for form in ("", "_AGP")
+)
 NEEDS_GRADIENTS = ("GradientRankedFilterPruner", "GradientRankedFilterPruner_AGP")

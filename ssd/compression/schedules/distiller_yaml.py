@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssd.compression.classes import (
+from ssd.compression.schedules.classes import (
     PRUNER_POLICY_ARGUMENTS,
     PRUNERS,
     REFUSED,
@@ -17,8 +17,8 @@ from ssd.compression.classes import (
     REGULARIZERS,
     Argument,
 )
-from ssd.compression.lr_rates import LR_SCHEDULERS, scheduler_class
-from ssd.compression.yaml_lines import Node, Place, nearest_to, plain, read_yaml
+from ssd.compression.schedules.lr_rates import LR_SCHEDULERS, scheduler_class
+from ssd.compression.schedules.yaml_lines import Node, Place, nearest_to, plain, read_yaml
 from ssd.errors import InputError
 
 # Key in a policy -> section that it takes its instance from.

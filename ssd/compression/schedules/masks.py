@@ -12,13 +12,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ssd.compression import regularizers
-from ssd.compression.binding import Bound, bind, folded, norms_after
-from ssd.compression.distiller_yaml import Schedule
-from ssd.compression.lr_rates import rates_of
-from ssd.compression.pruners import Span
-from ssd.compression.rules import NEEDS_GRADIENTS, Call, Memory, new_masks
+from ssd.compression.schedules import regularizers
+from ssd.compression.schedules.activations import ActivationStatistics, on_cpu
+from ssd.compression.schedules.binding import Bound, bind, folded, norms_after
+from ssd.compression.schedules.distiller_yaml import Schedule
+from ssd.compression.schedules.lr_rates import rates_of
+from ssd.compression.schedules.pruners import Span
+from ssd.compression.schedules.rules import NEEDS_ACTIVATIONS, NEEDS_GRADIENTS, Call, Memory, new_masks
 from ssd.distributed import Ranks
+from ssd.schedule import Warmup, warmth_at
 
 _Losses = dict[str, Tensor]
 
@@ -26,8 +28,8 @@ _Losses = dict[str, Tensor]
 class Compression:
     """A `training.state.Companion`. notes: what the user should know of the schedule.
 
-    model, average: what trains, and its moving average if there is one. base_lr, warmup_steps: of the run, for the
-    rates of a schedule that has its own.
+    model, average: what trains, and its moving average if there is one. base_lr, warmup: of the run,
+    for the rates of a schedule that has its own.
     """
 
     name = "compression"
@@ -42,15 +44,10 @@ class Compression:
         steps_per_epoch: int,
         num_epochs: int,
         base_lr: float,
-        warmup_steps: int,
+        warmup: Warmup,
         seed: int,
     ) -> None:
-        self.schedule, self.ranks, self.steps_per_epoch, self.warmup_steps = (
-            schedule,
-            ranks,
-            steps_per_epoch,
-            warmup_steps,
-        )
+        self.schedule, self.ranks, self.steps_per_epoch, self.warmup = schedule, ranks, steps_per_epoch, warmup
         bound, self.notes = bind(schedule, model, num_epochs)
         self.pruners = [each for each in bound if each.policy.kind == "pruner"]
         self.regularizers = [each for each in bound if each.policy.kind == "regularizer"]
@@ -63,6 +60,9 @@ class Compression:
         self.weights = dict(model.named_parameters())
         self.averages = dict(average.named_parameters()) if average is not None else {}
         self.norms = norms_after(model)
+        by_activation = [each for each in self.pruners if each.policy.instance.class_name in NEEDS_ACTIVATIONS]
+        tensors = dict.fromkeys(name for each in by_activation for name in each.tensors)
+        self.activations = ActivationStatistics(model, tensors, self.norms) if tensors else None
         self.epoch = -1
         """The last that has begun."""
         self.masks: dict[str, Tensor] = {}
@@ -82,6 +82,8 @@ class Compression:
         epoch, minibatch = divmod(step, self.steps_per_epoch)
         if begins := epoch > self.epoch:
             self.epoch = epoch
+            if self.activations is not None:
+                self.memory.activations = self.activations.take()
         for index, each in enumerate(self.pruners):
             if epoch in each.policy.epochs and self._is_due(each, step, minibatch, begins=begins):
                 self._prune(index, each)
@@ -94,8 +96,7 @@ class Compression:
                     self.dense[name] = self.weights[name].detach().clone()
         if self.rates is None:
             return lr
-        warmth = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
-        return self.rates[min(epoch, len(self.rates) - 1)] * warmth
+        return self.rates[min(epoch, len(self.rates) - 1)] * warmth_at(step, self.warmup)
 
     @torch.no_grad()
     def before_optimizer(self, *_: Any) -> None:
@@ -283,6 +284,8 @@ class Compression:
             "measured": {name: dict(values) for name, values in self.memory.measured.items()},
             "leaders": {name: [sparsity, kept.cpu()] for name, (sparsity, kept) in self.memory.leaders.items()},
             "generator": self.memory.generator.get_state(),
+            "activations": on_cpu(self.memory.activations),
+            **({"gathered": self.activations.state()} if self.activations is not None else {}),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -302,6 +305,12 @@ class Compression:
         self.memory.measured = {name: dict(values) for name, values in state["measured"].items()}
         self.memory.leaders = {name: (sparsity, kept.to(device)) for name, (sparsity, kept) in state["leaders"].items()}
         self.memory.generator.set_state(state["generator"])
+        self.memory.activations = {
+            name: {key: value.to(device) for key, value in values.items()}
+            for name, values in state.get("activations", {}).items()
+        }
+        if self.activations is not None and "gathered" in state:
+            self.activations.restore(state["gathered"], device)
 
 
 def _packed(mask: Tensor) -> Tensor:

@@ -10,12 +10,13 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from ssd.compression.yaml_lines import nearest_to
+from ssd.compression.schedules.yaml_lines import nearest_to
+from ssd.errors import InputError
 
 # What a policy may call once an epoch; the others of torch are in `classes.REFUSED`.
 LR_SCHEDULERS = (
     "StepLR", "MultiStepLR", "ConstantLR", "LinearLR", "ExponentialLR", "CosineAnnealingLR",
-    "CosineAnnealingWarmRestarts", "PolynomialLR", "MultiStepMultiGammaLR",
+    "CosineAnnealingWarmRestarts", "PolynomialLR", "MultiStepMultiGammaLR", "CyclicLR", "OneCycleLR",
 )  # fmt: skip
 _FILLED_IN = ("self", "optimizer", "last_epoch", "verbose")
 
@@ -60,6 +61,8 @@ def scheduler_class(name: str, arguments: dict[str, Any]) -> Any:
     for key in arguments:
         if key not in known:
             raise ValueError(f"{name} takes no argument {key!r}{nearest_to(key, known)}")
+    if "cycle_momentum" in known and arguments.get("cycle_momentum", True):
+        raise ValueError(f"{name} changes the momentum too, which is the run's; pass cycle_momentum: false")
     missing = [key for key, p in known.items() if p.default is p.empty and key not in arguments]
     if missing:
         raise ValueError(f"{name} needs {', '.join(missing)}")
@@ -88,8 +91,14 @@ def rates_of(
         for epoch in range(num_epochs):
             rates.append(float(optimizer.param_groups[0]["lr"]))
             for scheduler, epochs in made:
-                if epoch in epochs:
-                    scheduler.step(epoch + 1)
+                if epoch in epochs and epoch + 1 < num_epochs:
+                    try:
+                        scheduler.step(epoch + 1)
+                    except ValueError as error:  # of one that ends
+                        raise InputError(
+                            f"{type(scheduler).__name__} has no rate for epoch {epoch + 1} ({error}); end its policy "
+                            "before, or give it more steps: one is an epoch"
+                        ) from error
     return rates
 
 

@@ -1,4 +1,5 @@
-"""Filters that are 0 taken out of a model for good, with what they said as far as it mattered.
+"""Filters that are 0 taken out of a model for good, with what they said as far as it mattered. A filter is all that
+makes one channel: also a row of a linear layer.
 
 A filter of zeros still says something: its batch norm makes a constant of 0. Where that constant dies in the ReLU, the
 filter goes. Where it does not, the constants of a layer are left to one filter, and the weights that read the others
@@ -6,7 +7,7 @@ are added to those that read it: the same sums, also at the borders, where paddi
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -18,11 +19,13 @@ from ssd.errors import InputError
 
 class Thinned(NamedTuple):
     """model: the smaller one, with its channel_plan. removed: how many filters went. left: how many filters of zeros
-    stay, because they say a constant or to round."""
+    stay, because they say a constant or to round. cut: (a name in the state dict, a tensor of the shape that it had) ->
+    the part of it that stays."""
 
     model: nn.Module
     removed: int
     left: int
+    cut: Callable[[str, Tensor], Tensor]
 
 
 @torch.no_grad()
@@ -43,19 +46,25 @@ def thin(model: nn.Module, fresh: nn.Module, streams: Iterable[Stream], *, round
         removed, left = removed + gone * len(stream.writers), left + (zeros - gone) * len(stream.writers)
         index = kept.nonzero().flatten()
         for writer, norm in stream.writers:
-            keeps_out[writer] = keeps_out[norm] = index
+            keeps_out[writer] = index
+            if norm:
+                keeps_out[norm] = index
         for reader in stream.readers:
             keeps_in[reader] = index
     shapes = thinned(copy.deepcopy(model), _plan(keeps_out, keeps_in))
     smaller: nn.Module = thinned(fresh, plan_between(fresh, shapes))
-    smaller.load_state_dict({n: _cut(n, v, keeps_out, keeps_in) for n, v in source.state_dict().items()})
-    return Thinned(smaller.train(model.training), removed, left)
+
+    def cut(name: str, value: Tensor) -> Tensor:
+        return _cut(name, value, keeps_out, keeps_in)
+
+    smaller.load_state_dict({name: cut(name, value) for name, value in source.state_dict().items()})
+    return Thinned(smaller.train(model.training), removed, left, cut)
 
 
 def _kept_channels(model: nn.Module, stream: Stream, round_to: int) -> tuple[Tensor, int]:
     """Which channels stay (C bool), and how many have only filters of zeros. Changes the weights of readers."""
     writers: list[Any] = [model.get_submodule(name) for name, _ in stream.writers]
-    is_zero = torch.stack([(conv.weight == 0).flatten(1).all(dim=1) for conv in writers]).all(dim=0)
+    is_zero = torch.stack([(layer.weight == 0).flatten(1).all(dim=1) for layer in writers]).all(dim=0)
     if is_zero.all():
         raise InputError(f"{stream.writers[0][0]}: all of its filters are 0; thinning would remove the whole layer")
     constants = torch.stack(_constants(model, stream))  # additions x C
@@ -84,10 +93,12 @@ def _constants(model: nn.Module, stream: Stream) -> list[Tensor]:
     for addition in stream.additions:
         total = found[-1].clone() if found else torch.zeros(())
         for writer, norm_name in addition:
-            norm: Any = model.get_submodule(norm_name)
-            bias = getattr(model.get_submodule(writer), "bias", None)
-            given = torch.zeros_like(norm.running_mean) if bias is None else bias
-            total = total + norm.bias + norm.weight * (given - norm.running_mean) / (norm.running_var + norm.eps).sqrt()
+            layer: Any = model.get_submodule(writer)
+            said = torch.zeros(len(layer.weight)) if layer.bias is None else layer.bias
+            if norm_name:
+                norm: Any = model.get_submodule(norm_name)
+                said = norm.bias + norm.weight * (said - norm.running_mean) / (norm.running_var + norm.eps).sqrt()
+            total = total + said
         found.append(total.relu())
     return found
 

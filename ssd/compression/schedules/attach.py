@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from ssd.compression.distiller_yaml import Schedule, load_schedule, read_schedule
-from ssd.compression.masks import Compression
+from ssd.compression.schedules.distiller_yaml import Schedule, load_schedule, read_schedule
+from ssd.compression.schedules.masks import Compression
 from ssd.config import Config
 from ssd.distributed import Ranks, broadcast_object
 from ssd.errors import InputError
-from ssd.schedule import peak_lr
+from ssd.schedule import peak_lr, plan_of, warmup_of
 from ssd.training.state import Training
 
 
@@ -19,7 +19,12 @@ def read_for_all(config: Config, ranks: Ranks) -> Schedule | None:
         raise InputError("--cuda-graphs freezes a step that --compress changes as it goes; leave one of them out")
     file = Path(config.compress)
     text = broadcast_object(load_schedule(file).text if ranks.is_main else None, ranks)
-    return read_schedule(text, file)
+    schedule = read_schedule(text, file)
+    if config.compile and any(each.instance.class_name.startswith("Activation") for each in schedule.policies):
+        raise InputError(
+            f"--compile: {file} ranks filters by what they say, which a compiled step does not tell; leave it out"
+        )
+    return schedule
 
 
 def compress(training: Training, schedule: Schedule, steps_per_epoch: int) -> list[str]:
@@ -34,9 +39,9 @@ def compress(training: Training, schedule: Schedule, steps_per_epoch: int) -> li
         None if training.average is None else training.average.model,
         training.ranks,
         steps_per_epoch=steps_per_epoch,
-        num_epochs=config.epochs,
+        num_epochs=-(-plan_of(config, steps_per_epoch).total_steps // steps_per_epoch),
         base_lr=peak_lr(config.learning_rate, config.batch_size * training.ranks.world_size),
-        warmup_steps=config.warmup,
+        warmup=warmup_of(config),
         seed=config.seed or 0,
     )
     companion.hook(training.optimizer)

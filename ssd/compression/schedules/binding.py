@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from ssd.compression import structures
-from ssd.compression.distiller_yaml import Policy, Schedule
-from ssd.compression.yaml_lines import Place, nearest_to
+from ssd.compression.schedules.distiller_yaml import Policy, Schedule
+from ssd.compression.schedules.yaml_lines import Place, nearest_to
 
 # What torchvision called parts of its R-CNNs until 0.12 -> what it calls them now.
 _RENAMED = (
@@ -114,6 +114,11 @@ def _notes(schedule: Schedule, bound: list[Bound], parameters: Mapping[str, Tens
             )
         if policy.kind == "pruner" and set(each.tensors) == set(parameters):
             notes.append(f"{schedule.file}:{policy.instance.line}: '*' prunes biases and batch norm too")
+        if policy.instance.class_name.startswith("Activation") and policy.start == 0:
+            notes.append(
+                f"{schedule.file}:{policy.line}: {policy.instance.name} ranks by what filters said in the epoch "
+                "before, so it prunes nothing in epoch 0"
+            )
     for i, one in enumerate(pruners):
         for other in pruners[i + 1 :]:
             both = [name for name in one.tensors if name in set(other.tensors)]

@@ -1,0 +1,1 @@
+"""The commands that make models smaller, and say what came of it."""

@@ -1,0 +1,100 @@
+"""main.py summary: what a model consists of."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssd.config import Config
+from ssd.errors import InputError
+from ssd.options.detectors import add_detector_flags, detector_in
+from ssd.options.flags import CHECKPOINT_HELP, COUNT, EXIT_CODES, Parser, config_of, require_folder_of
+
+if TYPE_CHECKING:
+    from ssd.compression.summary import Part, TensorSummary
+
+
+def summary_parser(settings: Any = Config.detector) -> Parser:
+    parser = Parser(
+        "main.py summary",
+        description="List a model's tensors by the names that a schedule may use: their shapes, how many of their\n"
+        "weights, filters and channels are 0, and what their layers compute for one image. The model is a\n"
+        "checkpoint's, or that of --detector with fresh weights.",
+        base=Config(detector=settings),
+        epilog=f"example: main.py summary --checkpoint runs/a/checkpoints/best.pt --output summary.csv\n"
+        f"         main.py summary --detector retinanet_resnet50_fpn\n{EXIT_CODES}",
+    )
+    parser.add_argument("--checkpoint", metavar="FILE", help=CHECKPOINT_HELP)
+    add_detector_flags(parser, settings, training=False)
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--classes", type=COUNT, metavar="N", help="that --detector tells apart, without the background (default: 80)"
+    )
+    parser.add_argument("--output", metavar="FILE", help="write it there too: a name that ends in .json or .csv")
+    parser.add_argument(
+        "--all", action="store_true", help="show biases and batch norm too, not only what has 2 dimensions"
+    )
+    return parser
+
+
+def summary(arguments: Sequence[str]) -> int:
+    options = vars(summary_parser(detector_in(arguments)).parse_args(arguments))
+    output, shows_all = options.pop("output"), options.pop("all")
+    file, classes = options.pop("checkpoint"), options.pop("classes")
+    if output is not None and Path(output).suffix not in (".json", ".csv"):
+        raise InputError(f"--output {output}: pass a name that ends in .json or .csv")
+    require_folder_of(output, "--output")
+    if (file is None) == ("detector" not in options):
+        raise InputError("summary takes --checkpoint FILE or --detector NAME; pass one of them")
+    if file is not None and (options or classes):
+        name = next(iter(options), "classes").replace("_", "-")
+        raise InputError(f"--{name}: the checkpoint says all of its detector; leave it out")
+
+    from ssd.checkpoints import checkpoint, conversion
+    from ssd.compression.summary import parts_of, summarize_detector, write_summary
+    from ssd.detectors.table import detector_of
+
+    if file is not None:
+        content = conversion.load(Path(file))
+        settings, model = checkpoint.settings_of(content), checkpoint.build_model(content, Path(file))
+    else:
+        settings = config_of(options, Config(detector=detector_in(arguments)), needs_data=False).detector
+        model = detector_of(settings).build(settings, 1 + (classes or 80))
+    detector = detector_of(settings)
+    tensors = summarize_detector(model, settings)
+    shown = [each for each in tensors if shows_all or len(each.shape) > 1]
+    width, height = detector.input_size_px(settings)
+    about = f"{len(shown)} of {len(tensors)} tensors, of an image of {width} x {height} pixels"
+    _show(f"{file or detector.title(settings)}: {about}", shown, parts_of(tensors))
+    if output is not None:
+        write_summary(Path(output), tensors)
+    return 0
+
+
+def _show(title: str, tensors: "list[TensorSummary]", parts: "list[Part]") -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from ssd.console import Console
+
+    table = Table(title=escape(title), title_justify="left")
+    columns = ("tensor", "shape", "weights", "not 0", "0 %", "filters 0 %", "channels 0 %", "MFLOP", "MFLOP not 0")
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("tensor", "shape") else "right", no_wrap=True)
+    for each in tensors:
+        shares = (_percent(share) for share in (each.zeros, each.zero_filters, each.zero_channels))
+        computed = (f"{flops / 1e6:.1f}" if each.flops else "" for flops in (each.flops, each.nonzero_flops))
+        shape = " x ".join(map(str, each.shape))
+        table.add_row(each.name, shape, f"{each.weights:,}", f"{each.nonzeros:,}", *shares, *computed)
+    table.add_section()
+    for part in parts:
+        computed = (f"{flops / 1e6:.1f}" for flops in (part.flops, part.nonzero_flops))
+        table.add_row(part.name, "", f"{part.weights:,}", f"{part.nonzeros:,}", _percent(part.zeros), "", "", *computed)
+    console = Console(soft_wrap=True)
+    # In a pipe, or a terminal that is narrower, lines are longer than it rather than cut to nothing.
+    wide = console.options.update(max_width=10_000)
+    console.width = max(console.width, console.measure(table, options=wide).maximum)
+    console.print(table)
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.2f}"

@@ -1,0 +1,1 @@
+"""What pruning costs, tensor by tensor."""

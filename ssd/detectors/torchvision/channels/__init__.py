@@ -1,0 +1,1 @@
+"""Which channels of the detectors can be taken out."""

@@ -1,0 +1,63 @@
+"""Which layers of torchvision's detectors share channels: what has to change together when a filter goes.
+
+The pyramid's own channels stay, as all that reads it shares them; so do towers with group norm, where a filter changes
+what its neighbours say, the convolutions in groups of a ResNeXt, and MobileNet's.
+"""
+
+from typing import Any
+
+from torch import nn
+
+from ssd.detectors.channels import Stream
+from ssd.detectors.resnet_streams import resnet_streams
+
+_BODY = "backbone.body"
+
+
+def streams_of(model: Any) -> list[Stream]:
+    streams = _of_body(model)
+    if "rpn" in dict(model.named_children()):
+        tower = [f"rpn.head.conv.{i}.0" for i in range(len(model.rpn["head"].conv))]
+        streams += _chain([(name, "") for name in tower], ["rpn.head.cls_logits", "rpn.head.bbox_pred"])
+        return streams + _of_box_head(model.roi_heads["box_head"])
+    for head, readers in (("classification_head", ["cls_logits"]), ("regression_head", None)):
+        module = getattr(model.head, head)
+        tower = [f"head.{head}.conv.{i}" for i, each in enumerate(module.conv) if isinstance(each, nn.Sequential)]
+        if not tower or any(isinstance(each, nn.GroupNorm) for each in module.conv.modules()):
+            continue
+        if readers is None:
+            readers = [name for name in ("bbox_reg", "bbox_ctrness") if hasattr(module, name)]
+        streams += _chain([(f"{name}.0", "") for name in tower], [f"head.{head}.{name}" for name in readers])
+    return streams
+
+
+def _of_body(model: Any) -> list[Stream]:
+    if not hasattr(model.backbone.body, "layer1"):
+        return []
+    names = [f"{_BODY}.layer{i}" for i in (1, 2, 3, 4)]
+    found = resnet_streams(model, (f"{_BODY}.conv1", f"{_BODY}.bn1"), names)
+    levels = model.backbone.fpn.inner_blocks
+    for place, name in enumerate(names[-len(levels) :]):
+        found.stages[name].readers.append(f"backbone.fpn.inner_blocks.{place}.0")
+    extra = model.backbone.fpn.extra_blocks
+    if getattr(extra, "use_P5", True) is False:
+        found.stages[names[-1]].readers.append("backbone.fpn.extra_blocks.p6")
+    return [*found.within, *{id(each): each for each in found.stages.values()}.values()]
+
+
+def _of_box_head(head: Any) -> list[Stream]:
+    name, readers = "roi_heads.box_head", ["roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred"]
+    if hasattr(head, "fc6"):
+        return _chain([(f"{name}.fc6", ""), (f"{name}.fc7", "")], readers)
+    convolutions = [i for i, each in enumerate(head) if isinstance(each, nn.Sequential)]
+    linear = [i for i, each in enumerate(head) if isinstance(each, nn.Linear)]
+    pairs = [(f"{name}.{i}.0", f"{name}.{i}.1" if len(head[i]) > 2 else "") for i in convolutions]
+    # The last map is flattened, so that a channel of it is many inputs: it stays.
+    streams = [Stream([[pair]], [reader]) for pair, (reader, _) in zip(pairs, pairs[1:], strict=False)]
+    return streams + _chain([(f"{name}.{i}", "") for i in linear], readers)
+
+
+def _chain(writers: list[tuple[str, str]], readers: list[str]) -> list[Stream]:
+    """Layers of which each reads the one before; readers: of the last."""
+    nexts = [[name] for name, _ in writers[1:]]
+    return [Stream([[writer]], each) for writer, each in zip(writers, [*nexts, readers], strict=True)]

@@ -1,0 +1,1 @@
+"""YOLOv2 as darknet defines it."""

@@ -1,0 +1,1 @@
+"""darknet's own: its cfg language, its layers, its files of weights."""

@@ -1,0 +1,62 @@
+"""YOLOv2 to the rest of the house: one record for every network that a cfg file describes."""
+
+from torch import Tensor
+
+from ssd.batch import RaggedBatch
+from ssd.detectors.contract import Detector, Forward, LossesOf
+from ssd.detectors.yolov2.darknet.cfg import parse
+from ssd.detectors.yolov2.darknet.model import Darknet
+from ssd.detectors.yolov2.export import exportable
+from ssd.detectors.yolov2.files import FOREIGN_FILES, foreign, load_backbone
+from ssd.detectors.yolov2.loss import region_losses
+from ssd.detectors.yolov2.postprocess import detect, region_of
+from ssd.detectors.yolov2.settings import YOLOv2Settings, input_size_px, network_of, train_sizes_px
+from ssd.detectors.yolov2.synthetic import synthetic_batch
+from ssd.views import StretchView
+
+
+def _view(settings: YOLOv2Settings) -> StretchView:
+    network = network_of(settings)
+    return StretchView(
+        size_px=input_size_px(settings),
+        train_sizes_px=train_sizes_px(settings),
+        jitter=network.region.jitter,
+        hue=network.net.hue,
+        saturation=network.net.saturation,
+        exposure=network.net.exposure,
+    )
+
+
+def _losses_of(settings: YOLOv2Settings, compiles: bool) -> LossesOf:
+    def losses(forward: Forward, batch: RaggedBatch) -> dict[str, Tensor]:
+        raw = forward(batch.images)
+        return region_losses(raw, batch, region_of(settings, raw.values), settings.region_loss)
+
+    return losses
+
+
+def _fresh_heads(settings: YOLOv2Settings) -> tuple[str, ...]:
+    return (f"layers.{len(parse(settings.cfg, settings.network).layers) - 2}.",)
+
+
+YOLOV2 = Detector(
+    name="yolov2",
+    settings=YOLOv2Settings,
+    title=lambda settings: f"YOLOv2 {settings.network}",
+    build=lambda settings, num_classes: Darknet(network_of(settings, num_classes - 1)),
+    load_backbone=load_backbone,
+    freeze_backbone=None,
+    fresh_heads=_fresh_heads,
+    view=_view,
+    losses_of=_losses_of,
+    detect=detect,
+    input_size_px=input_size_px,
+    synthetic=synthetic_batch,
+    one_shape=lambda settings: False,  # batches have other numbers of objects, and often of pixels
+    trace=lambda model, images: [model(images).values],
+    foreign=foreign,
+    exportable=exportable,
+    streams=None,  # a filter before [reorg] is four channels behind it
+    coverage=None,
+    foreign_files=FOREIGN_FILES,
+)

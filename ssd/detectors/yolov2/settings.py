@@ -1,0 +1,106 @@
+"""What shapes a YOLOv2 and what it sees of an image: plain values, without torch."""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from ssd.detectors.yolov2.darknet.cfg import fitted, parse
+from ssd.detectors.yolov2.darknet.configurations import NAMES, cfg_named
+from ssd.detectors.yolov2.darknet.sections import Network
+from ssd.errors import InputError
+
+REGION_LOSSES = ("darknet", "square-root")
+
+
+@dataclass(frozen=True)
+class YOLOv2Settings:
+    """One network. `settings_named` makes it of a name or a file."""
+
+    family: ClassVar[str] = "yolov2"
+    network: str
+    """One of darknet's configurations, or the name of the file that the network came from."""
+    cfg: str
+    """The text of its cfg file."""
+    input_px: tuple[int, ...] = ()
+    """The (width, height) that an image becomes; () is the cfg's."""
+    train_px: tuple[int, ...] = ()
+    """The side of training images, or the least and the largest of those that are drawn; () is as the cfg's random
+    says."""
+    anchors: tuple[float, ...] = ()
+    """Pairs of width and height in cells of the output; () is the cfg's."""
+    region_loss: str = "darknet"
+    """One of REGION_LOSSES."""
+
+    def __post_init__(self) -> None:
+        """Raises InputError, a ValueError, for values that make no sense."""
+        network = parse(self.cfg, self.network)
+        if self.region_loss not in REGION_LOSSES:
+            raise InputError(f"--region-loss {self.region_loss}: is none of {', '.join(REGION_LOSSES)}")
+        if len(self.input_px) not in (0, 2):
+            raise InputError("--input-size: takes a width and a height")
+        if any(side % network.downsampling for side in self.input_px):
+            raise InputError(
+                f"--input-size {' '.join(map(str, self.input_px))}: sides have to be multiples of "
+                f"{network.downsampling}, the pixels of a cell of {self.network}"
+            )
+        if len(self.train_px) > 2 or any(side % network.downsampling or side < 1 for side in self.train_px):
+            raise InputError(
+                f"--train-size {' '.join(map(str, self.train_px))}: takes one side, or the least and the largest, in "
+                f"multiples of {network.downsampling}"
+            )
+        if len(self.anchors) % 2 or any(side <= 0 for side in self.anchors):
+            raise InputError("--anchors: takes pairs of width and height above 0")
+
+    @property
+    def name(self) -> str:
+        return self.network
+
+
+def settings_named(name: str) -> YOLOv2Settings:
+    """Of one of darknet's configurations, or of a cfg file. Raises InputError for one that cannot be read."""
+    if name in NAMES:
+        return YOLOv2Settings(name, cfg_named(name))
+    try:
+        text = Path(name).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise InputError(f"--detector {name}: cannot be read ({reason}); pass a cfg file of darknet") from None
+    return YOLOv2Settings(Path(name).name, text)
+
+
+@functools.lru_cache(maxsize=64)
+def network_of(settings: YOLOv2Settings, classes: int | None = None) -> Network:
+    """The network for so many classes, without the background; None: those of the cfg."""
+    network = parse(settings.cfg, settings.network)
+    region = network.region
+    return fitted(
+        network,
+        classes=region.classes if classes is None else classes,
+        anchors=settings.anchors or region.anchors,
+        size_px=input_size_px(settings),
+    )
+
+
+# darknet's, where random=1.
+_DRAWN_CELLS = range(10, 20)
+
+
+def train_sizes_px(settings: YOLOv2Settings) -> tuple[tuple[int, int], ...]:
+    """(width, height) of training images; each run of ten steps draws one of them."""
+    network = parse(settings.cfg, settings.network)
+    if settings.train_px:
+        step = network.downsampling
+        sides = range(settings.train_px[0], settings.train_px[-1] + step, step)
+    elif network.region.random:
+        first, last = _DRAWN_CELLS[0] * network.downsampling, _DRAWN_CELLS[-1] * network.downsampling
+        sides = range(first, last + network.downsampling, network.downsampling)
+    else:
+        return (input_size_px(settings),)
+    return tuple((side, side) for side in sides)
+
+
+def input_size_px(settings: YOLOv2Settings) -> tuple[int, int]:
+    """(width, height)."""
+    net = parse(settings.cfg, settings.network).net
+    return (settings.input_px[0], settings.input_px[1]) if settings.input_px else (net.width, net.height)

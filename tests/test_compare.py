@@ -1,0 +1,141 @@
+"""Detectors side by side: sizes and speeds by hand, refusals, and the command on small files of all kinds."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from exported_files import SIDE_PX, write_small_onnx
+from PIL import Image
+
+import main
+from ssd.checkpoints import checkpoint
+from ssd.compression.comparison import runtimes
+from ssd.compression.comparison.figures import frontier
+from ssd.compression.comparison.onnx_sizes import onnx_sizes
+from ssd.compression.comparison.subjects import load_subjects
+from ssd.compression.comparison.timing import in_turns
+
+
+def test_speeds_are_medians_of_rounds_and_of_their_ratios() -> None:
+    # Of each call its seconds; the machine is slow in the third round, for all.
+    takes = iter([9.0, 9.0, 2.0, 1.0, 20.0, 10.0, 2.0, 0.5])
+    now = 0.0
+
+    def run() -> None:
+        nonlocal now
+        now += next(takes)
+
+    found = in_turns({"a": run, "b": run}, batch_size=4, warmup_rounds=1, rounds=3, clock=lambda: now)
+    assert found["a"] == (1e3 * 2 / 4, 1.0)
+    assert found["b"] == (1e3 * 1 / 4, 2.0)
+
+
+def test_the_frontier_has_what_nothing_is_better_than() -> None:
+    points = [(3.0, 0.5), (1.0, 0.2), (2.0, 0.1), (2.5, 0.5), (4.0, 0.6)]
+    assert frontier(points) == [(1.0, 0.2), (2.5, 0.5), (4.0, 0.6)]
+    assert frontier([]) == []
+
+
+def test_the_sizes_of_a_file_by_hand(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    file = write_small_onnx(tmp_path / "small.onnx")
+    # Places of the output x weights: 4 x 4 x 8 of 3 x 4 x 4; 4 x 4 x 8 of 8 x 9; 2 x 2 x 5 of 8, of two parts.
+    flops = 2 * (128 * 48 + 128 * 72 + 20 * 8)
+    weights = 8 * 48 + 8 * 72 + 5 * 8
+    assert onnx_sizes(file, SIDE_PX, SIDE_PX) == (weights, weights, flops, flops)
+
+
+def write_checkpoint(file: Path, like: Path, **changes: Any) -> Path:
+    checkpoint.save(file, {**checkpoint.load(like), **changes})
+    return file
+
+
+def test_bad_input(demo_checkpoint: Path, tmp_path: Path, refusal: Callable[..., str]) -> None:
+    def refused(*files: Path, more: tuple[str, ...] = ()) -> str:
+        return refusal("compare", *files, "--data", "demo", "--output", tmp_path / "out", "--runtimes", "eager", *more)
+
+    content = checkpoint.load(demo_checkpoint)
+    renamed = [(number, f"a {name}") for number, name in content["categories"]]
+    other = write_checkpoint(tmp_path / "other.pt", demo_checkpoint, categories=renamed)
+    said = refused(demo_checkpoint, other)
+    assert "detects a balloon" in said and "trained on the same categories" in said
+    assert "given more than once" in refused(demo_checkpoint, demo_checkpoint)
+    assert "no such file" in refused(tmp_path / "none.pt")
+    assert not (tmp_path / "out").exists()
+    if runtimes.importlib.util.find_spec("openvino") is None:
+        assert "openvino is not installed" in refused(demo_checkpoint, more=("--runtimes", "openvino"))
+
+
+def test_files_are_called_by_what_tells_them_apart(demo_checkpoint: Path, tmp_path: Path) -> None:
+    files = [tmp_path / run / "best.pt" for run in ("a", "b")]
+    for file in files:
+        file.parent.mkdir()
+        shutil.copy(demo_checkpoint, file)
+    assert [each.name for each in load_subjects(files)] == ["a/best.pt", "b/best.pt"]
+
+
+@pytest.fixture(scope="module")
+def one_export() -> Iterator[None]:
+    """Files are exported once, which takes seconds, and copied after that."""
+    export, made = runtimes.export, {}
+
+    def once(source: Path, target: Path, form: str, config: Any) -> str:
+        if source not in made:
+            made[source] = export(source, target, form, config), target.read_bytes()
+        target.write_bytes(made[source][1])
+        return made[source][0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ssd.inference.export.export", once)
+        patch.setattr(runtimes, "export", once)
+        yield
+
+
+@pytest.mark.slow
+def test_the_commands_from_a_checkpoint_to_the_page(
+    one_export: None, demo_data: Path, demo_checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    int8, output = tmp_path / "int8.onnx", tmp_path / "out"
+    data = ["--data", str(demo_data), "--data_pipeline", "no_dali", "--num-workers", "0"]
+    few = ["--max-per-class", "20", "--max-per-image", "20"]
+    command = ["export", "--checkpoint", str(demo_checkpoint), "--output", str(int8), "--int8", *data, *few]
+    assert main.main([*command, "--calibration-images", "4"]) == 0
+    said = capfd.readouterr().out
+    assert "calibrating on 4 images" in said and "of the file in float32" in said
+
+    files = [str(demo_checkpoint), str(int8)]
+    command = ["compare", *files, *data, *few, "--output", str(output), "--device", "cpu"]
+    assert main.main([*command, "--batch-sizes", "1", "--rounds", "1", "--warmup-rounds", "0", "--no-memory"]) == 0
+    found = json.loads((output / "comparison.json").read_text())
+    dense, quantised = found["files"]
+    assert dense["name"] == "demo.pt" and quantised["name"] == "int8.onnx"
+    assert quantised["size"]["bytes_raw"] < 0.3 * dense["size"]["bytes_raw"]
+    assert quantised["size"]["flops"] == dense["size"]["flops"]
+    assert dense["speeds"].keys() == {"eager", "onnxruntime"} and quantised["speeds"].keys() == {"onnxruntime"}
+    assert dense["speeds"]["eager"]["batch_1"]["times_as_fast"] == 1
+    assert quantised["speeds"]["onnxruntime"]["batch_1"]["milliseconds_per_image"] > 0
+    assert {"AP", "AP50", "APs"} <= dense["metrics"].keys() and found["images"] == 5
+    page = (output / "comparison.html").read_text()
+    assert len(re.findall('src="data:image/(?:png|jpeg);base64,', page)) == 2 and "int8.onnx" in page
+    assert not re.findall('(?:src|href)="(?!data:)', page)
+    for name, width in (("frontier.png", 500), ("detections.jpg", 600)):
+        with Image.open(output / name) as picture:
+            assert picture.width > width, name
+
+
+@pytest.mark.slow
+def test_peak_memory_is_that_of_the_detector(demo_checkpoint: Path) -> None:
+    """Of a model of 29 MB: its weights, and the maps of two images, but neither torch nor this process."""
+    from ssd.compression.comparison.memory import peak_bytes
+    from ssd.config import Config
+    from ssd.detectors.ssd300.settings import SSD300Settings
+
+    config = Config(detector=SSD300Settings(backbone="resnet18"))
+    peak = peak_bytes("eager", demo_checkpoint, None, config, torch.device("cpu"), 2)
+    assert peak is not None and 30e6 < peak < 800e6

@@ -1,0 +1,107 @@
+"""Quantised files run, are smaller, and find what the float ones find; what costs too much stays in float32."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from exported_files import CELLS, SIDE_PX, write_small_onnx
+from square_view import VIEW
+
+from ssd.batch import Detections, EvalBatch, whole
+from ssd.errors import InputError
+from ssd.images import normalise
+from ssd.inference.exported import feed_of, load_exported, pixels_of
+from ssd.inference.int8 import agreement, to_int8
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+
+def batches(count: int = 4) -> list[EvalBatch]:
+    pixels = torch.randint(0, 256, (count, 2, 3, SIDE_PX, SIDE_PX), generator=torch.Generator().manual_seed(0))
+    return [
+        EvalBatch(normalise(each.to(torch.uint8)), whole(each), torch.arange(2)) for each in pixels
+    ]  # fmt: skip
+
+
+def convolutions_in_8_bits(file: Path) -> list[str]:
+    """Those whose input comes of 8 bits, in order."""
+    graph = onnx.load(file).graph
+    made_by = {output: node.op_type for node in graph.node for output in node.output}
+    return [
+        node.name for node in graph.node if node.op_type == "Conv" and made_by.get(node.input[1]) == "DequantizeLinear"
+    ]
+
+
+def test_the_pixels_of_a_batch_come_back_exactly() -> None:
+    pixels = torch.arange(256, dtype=torch.uint8).repeat(3, 1).view(1, 3, 16, 16)
+    for view in (VIEW, VIEW._replace(mean=(0.5, 0.4, 0.3), std=(1 / 255, 1 / 255, 0.2))):
+        batch = EvalBatch(normalise(pixels, view.mean, view.std), whole(pixels), torch.arange(1))
+        assert torch.equal(pixels_of(batch, view), pixels)
+
+
+def test_a_file_in_8_bits_finds_the_same(tmp_path: Path) -> None:
+    source, target = write_small_onnx(tmp_path / "float.onnx"), tmp_path / "int8.onnx"
+    said: list[str] = []
+    assert to_int8(source, target, batches(), said.append) >= 0.95
+    assert convolutions_in_8_bits(target) == ["conv_first", "conv_second", "conv_head"]
+    before, after = load_exported(source), load_exported(target)
+    assert after.categories == [(7, "kite")] and after.settings == before.settings and after.about == before.about
+    for batch in batches():
+        a, b = before.detect(batch), after.detect(batch)
+        assert a.counts.tolist() == b.counts.tolist() == [CELLS, CELLS]
+        # A sigmoid's slope is 1/4, and what goes in is of a range of some 16: of weights in 127 steps, thrice.
+        torch.testing.assert_close(b.scores, a.scores, rtol=0, atol=0.1)
+        torch.testing.assert_close(b.boxes_ltrb, a.boxes_ltrb, rtol=0, atol=0.01)
+        assert (b.scores != a.scores).any()
+    assert said[-1] == "written: all convolutions in 8 bits"
+
+
+def test_heads_that_lose_too_much_stay_in_float32(tmp_path: Path) -> None:
+    """One scale is for all that a convolution says: beside boxes a thousand times as large, a score is one number."""
+    source, target = write_small_onnx(tmp_path / "float.onnx", box_scale=1000), tmp_path / "int8.onnx"
+    said: list[str] = []
+    assert to_int8(source, target, batches(), said.append) >= 0.95
+    assert convolutions_in_8_bits(target) == ["conv_first", "conv_second"]
+    assert len(said) == 3 and said[-1] == "written: all convolutions but the heads in 8 bits"
+
+
+def found(*rows: tuple[list[float], int, float]) -> Detections:
+    boxes, labels, scores = zip(*rows, strict=True)
+    count = torch.tensor([len(rows)])
+    return Detections(torch.tensor([boxes]), torch.tensor([scores]), torch.tensor([labels]), count)
+
+
+def test_agreement_by_hand() -> None:
+    one = found(([0, 0, 0.5, 0.5], 1, 0.9), ([0.5, 0.5, 1, 1], 2, 0.8), ([0, 0.5, 0.5, 1], 1, 0.1))
+    assert agreement([one], [one]) == 1
+    # The first has a partner of IoU 0.8; the second's has another label; the third is not confident.
+    other = found(([0, 0, 0.5, 0.4], 1, 0.7), ([0.5, 0.5, 1, 1], 1, 0.6))
+    assert agreement([one], [other]) == agreement([other], [one]) == 2 / 4
+    # Where none is confident, the best count: one of three and one of two have a partner.
+    unsure = [each._replace(scores=each.scores / 10) for each in (one, other)]
+    assert agreement(unsure[:1], unsure[1:]) == 2 / 5
+
+
+def test_bad_input(demo_checkpoint: Path, tmp_path: Path, refusal: Callable[..., str]) -> None:
+    command = ("export", "--checkpoint", demo_checkpoint, "--output", tmp_path / "x.onnx")
+    assert "--data is missing" in refusal(*command, "--int8")
+    assert "--data is for --int8" in refusal(*command, "--data", "demo")
+    assert "--int8 writes ONNX" in refusal(*command, "--int8", "--data", "demo", "--format", "torch")
+    (tmp_path / "empty").mkdir()
+    assert str(tmp_path / "empty") in refusal(*command, "--int8", "--data", tmp_path / "empty")
+    (tmp_path / "no.onnx").write_bytes(b"no")
+    with pytest.raises(InputError, match="not a file that onnxruntime can run"):
+        load_exported(tmp_path / "no.onnx")
+    other = onnx.load(write_small_onnx(tmp_path / "other.onnx"))
+    del other.metadata_props[:]
+    onnx.save(other, tmp_path / "other.onnx")
+    with pytest.raises(InputError, match="not written by main.py export"):
+        load_exported(tmp_path / "other.onnx")
+
+
+def test_a_feed_has_what_the_file_takes() -> None:
+    (batch,) = batches(1)
+    feed = feed_of(pixels_of(batch, VIEW), batch.placed_ltrb_px, ["images", "sizes_px"])
+    assert feed["images"].shape == (2, 3, SIDE_PX, SIDE_PX) and feed["sizes_px"].tolist() == [[SIDE_PX, SIDE_PX]] * 2
