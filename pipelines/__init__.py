@@ -14,7 +14,7 @@ from pipelines.exif import look_at_images
 from ssd.batch import EvalLoader, TrainLoader
 from ssd.distributed import Ranks
 from ssd.errors import InputError
-from ssd.views import SquareView, View
+from ssd.views import SquareView, View, shows_empty
 
 
 def build_train(
@@ -34,7 +34,8 @@ def build_train(
     if len(annotations.trainable_indices()) == 0:
         raise InputError(f"{annotations.file}: {plausibility.of_training(annotations)[0]}")
     if not annotations.was_looked_at:
-        annotations = _looked_at(annotations, annotations.trainable_indices(), ranks)
+        indices = annotations.trainable_indices(with_empty=shows_empty(view))
+        annotations = _looked_at(annotations, indices, ranks)
     loader: TrainLoader = _path(name, view).TrainLoader(
         annotations, batch_size=batch_size, num_workers=num_workers, seed=seed, ranks=ranks, view=view
     )

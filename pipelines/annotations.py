@@ -120,8 +120,11 @@ class Annotations:
         """The rows of image i (an index, not an id) in the arrays of boxes."""
         return slice(int(self.box_starts[i]), int(self.box_starts[i + 1]))
 
-    def trainable_indices(self) -> np.ndarray:
-        """Int64 indices, ascending, of the images with a box to learn from."""
+    def trainable_indices(self, *, with_empty: bool = False) -> np.ndarray:
+        """Int64 indices, ascending, of the images with a box to learn from; with_empty: and of those without, which
+        teach what is no object."""
+        if with_empty:
+            return np.flatnonzero(self.sizes_px.min(axis=1) >= MIN_TRAINED_SIDE_PX)
         return np.unique(self.image_of_box()[self.trains()])
 
     def trains(self) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipelines.annotations import Annotations
 from ssd.distributed import Ranks
-from ssd.views import RaggedView, StretchView, evaluated_px, resized_px
+from ssd.views import RaggedView, StretchView, evaluated_px, resized_px, shows_empty
 
 
 class Sample(NamedTuple):
@@ -61,7 +61,7 @@ class _Pass(NamedTuple):
 
 
 class TrainingOrder:
-    """The endless order of the images with a box that can be learned.
+    """The endless order of the images that a view shows in training.
 
     Shuffled passes come one after the other. Grouped by shape, the wide images and the tall ones of that order make a
     line each, from which global batches are taken: next is the batch whose last image comes first in the order, as in
@@ -73,7 +73,7 @@ class TrainingOrder:
 
     def __init__(self, annotations: Annotations, view: RaggedView, *, batch_size: int, seed: int, ranks: Ranks):
         self._annotations, self._view, self._seed = annotations, view, seed
-        self._images = annotations.trainable_indices()
+        self._images = annotations.trainable_indices(with_empty=shows_empty(view))
         width, height = annotations.sizes_px.T
         self._is_tall = (width < height) & (not isinstance(view, StretchView) and view.by_shape)
         tall = int(self._is_tall[self._images].sum())

@@ -10,6 +10,7 @@ MLPERF_DIVISIONS = ("closed", "open")
 MLPERF_STATUSES = ("cloud", "onprem", "preview", "research")
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 EVAL_ENGINES = ("faster", "pycocotools")
+METRICS = ("coco", "voc07", "voc12")
 ON_BAD_IMAGE = ("error", "skip")
 EXIF = ("upright", "stored")
 OPTIMIZERS = ("sgd", "apex")
@@ -110,7 +111,7 @@ class Config:
     """Evaluate after these epochs, or steps; at the end always."""
     eval_batch_size: int = 32
     target: float | None = None
-    """AP in [0, 1] that ends the run."""
+    """AP in [0, 1] that ends the run; of VOC, where `metrics` begins with it."""
     score_threshold: float = 0.05
     """Class probability in [0, 1] that a detection must exceed."""
     nms_iou: float = 0.5
@@ -120,6 +121,9 @@ class Config:
     max_per_image: int = 200
     """Detections kept an image."""
 
+    metrics: tuple[str, ...] = ("coco",)
+    """Of METRICS: what a model is judged by. The first decides which checkpoint is best and what target means; COCO's
+    are always there."""
     eval_engine: str = "faster"
     """One of EVAL_ENGINES: what computes the COCO metrics, faster-coco-eval or pycocotools, with equal results."""
 

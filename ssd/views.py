@@ -72,7 +72,8 @@ class ShortSideView(NamedTuple):
 
 class StretchView(NamedTuple):
     """The whole image, or in training a window that may reach beyond it, stretched to a size that all images of a batch
-    have, in a `RaggedBatch`. As YOLOv2's paper has it; its later code fits images in and pads instead.
+    have, in a `RaggedBatch`. As YOLOv2's paper has it; its later code fits images in and pads instead. Images without
+    boxes train as well.
 
     size_px: (width, height) of evaluation. train_sizes_px: of training; one of them is drawn for every steps_a_size
     steps. jitter: each edge of the window is drawn up to this share of the image's side from the image's own edge,
@@ -96,6 +97,11 @@ class StretchView(NamedTuple):
     @property
     def distorts_colour(self) -> bool:
         return (self.hue, self.saturation, self.exposure) != (0.0, 1.0, 1.0)
+
+
+def shows_empty(view: "View") -> bool:
+    """Whether images without a box are shown in training too. darknet shows them; others leave them out."""
+    return isinstance(view, StretchView)
 
 
 RaggedView = ShortSideView | StretchView

@@ -67,6 +67,15 @@ def test_one_size_holds_for_some_steps_on_all_ranks_and_after_a_resume(split: An
     assert [step.samples for step in again] == [step.samples for step in steps[0][5:]]
 
 
+def test_images_without_boxes_train(split: Annotations) -> None:
+    """The eighth image has no box; those of views that keep shapes leave it out."""
+    order = TrainingOrder(split, DRAWN, batch_size=len(split), seed=3, ranks=ranks_of(1)[0])
+    assert sorted(sample.image for sample in next(order.steps((0, 0))).samples) == list(range(len(split)))
+    assert len(split) - 1 == len(split.trainable_indices()) and 7 not in split.trainable_indices()
+    batch = next(iter(train_loader("no_dali", split, DRAWN, batch=len(split)).batches(0)))
+    assert int(batch.counts[batch.image_ids == 1007]) == 0
+
+
 def test_a_run_goes_on_with_the_same_batches(split: Annotations) -> None:
     loader = train_loader("no_dali", split, DRAWN, batch=3)
     batches = loader.batches(0)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def evaluate_parser() -> Parser:
     parser = Parser(
         "main.py evaluate",
-        description="Judge a checkpoint on a data set by the COCO metrics.",
+        description="Judge a checkpoint on a data set by the COCO metrics, and by PASCAL VOC's.",
         epilog="example: main.py evaluate --data /coco --checkpoint runs/coco/checkpoints/best.pt\n"
         "exit codes: 0 done, 2 bad input, 3 another rank lost, 130 interrupted",
     )
@@ -61,8 +61,8 @@ def _evaluate(config: Config, given: set[str], ranks: "Ranks", json_file: str | 
     import pipelines
     from ssd.checkpoints import checkpoint, conversion
     from ssd.detectors.table import view_of
-    from ssd.evaluation.coco import coco_metrics
     from ssd.evaluation.detect import detect_split
+    from ssd.evaluation.metrics import metrics_of
     from ssd.run.metrics_table import show_metrics
 
     file = Path(config.checkpoint or "")
@@ -82,7 +82,7 @@ def _evaluate(config: Config, given: set[str], ranks: "Ranks", json_file: str | 
                 f"{file}: detects nothing in {len(split)} images of {source.name}; lower --score-threshold "
                 f"(it is {config.score_threshold}), or pass a checkpoint that was trained for longer"
             )
-        metrics = coco_metrics(ground_truth, results, config.eval_engine)
+        metrics = metrics_of(ground_truth, results, names=config.metrics, engine=config.eval_engine)
         for warning in filter(None, (split.repairs_text, judged_text(split))):
             print(f"warning: {warning}", file=sys.stderr)
         for note in filter(None, (*held_out_texts(source), split.mended_text, exif_text)):

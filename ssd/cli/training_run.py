@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import pipelines
 from pipelines.annotations import Annotations
@@ -27,8 +28,8 @@ from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.detectors.table import detector_of, to_dict, view_of
 from ssd.distributed import Ranks, broadcast_object
 from ssd.environment import hardware
-from ssd.evaluation.coco import coco_metrics
 from ssd.evaluation.detect import detect_split
+from ssd.evaluation.metrics import metrics_of
 from ssd.mlperf.checker import check_run
 from ssd.mlperf.log import begin, run_seconds
 from ssd.options.detectors import for_detector
@@ -48,6 +49,7 @@ from ssd.training.loss_log import NonFiniteLossError
 from ssd.training.resume import Origin
 from ssd.training.state import Training
 from ssd.training.step import require_device
+from ssd.views import shows_empty
 
 
 def with_detector_of_checkpoint(config: Config, given: set[str]) -> Config:
@@ -99,11 +101,15 @@ def _train_in(
     compliance = begin(config, folder, places, hardware(ranks.device)["device"], origin and origin.content, ranks)
     splits = train_split, val_split = read_both_splits(config, sources, ranks)
     suspicions = look_at_both(*splits)
-    indices = [train_split.trainable_indices(), np.arange(len(val_split))]
+    with_empty = shows_empty(view_of(config.detector))
+    indices = [train_split.trainable_indices(with_empty=with_empty), np.arange(len(val_split))]
     (train_split, val_split), exif_text = look_at_images(splits, indices, ranks, config.exif)
     splits = train_split, val_split
+    config, fitted_text = _fitted(config, train_split)
     loader, val_loader = _build_loaders(config, train_split, val_split, ranks)
     training, notes = build_training(config, train_split.categories, ranks, origin)
+    if fitted_text:
+        notes.insert(0, fitted_text)
     if schedule is not None:
         notes += compress(training, schedule, loader.steps_per_epoch)
     describe = _describe(config, train_split, sources[0], loader, ranks, schedule)
@@ -113,7 +119,7 @@ def _train_in(
         notes = [*origin.notes, *notes, resume.resume(training, loader, origin.content, describe, config)]
     compliance.hyper_parameters(
         world_size=ranks.world_size,
-        train_samples=len(train_split.trainable_indices()),
+        train_samples=len(train_split.trainable_indices(with_empty=with_empty)),
         eval_samples=len(val_split),
         crop_attempts=CROP_ATTEMPTS,
     )
@@ -157,6 +163,16 @@ def _train_in(
         run.say(f"--target {config.target} was not reached")
         return 1
     return 0 if complies else 1
+
+
+def _fitted(config: Config, train_split: Annotations) -> tuple[Config, str]:
+    """With what of the detector's settings depends on the data."""
+    fitted = detector_of(config.detector).fitted
+    if fitted is None:
+        return config, ""
+    boxes_ltrb = torch.from_numpy(train_split.boxes_ltrb[~train_split.is_crowd])
+    settings, text = fitted(config.detector, boxes_ltrb)
+    return config.with_detector(settings), text
 
 
 def _build_loaders(
@@ -204,10 +220,11 @@ def _announce(
 ) -> None:
     """Says, and logs, what is about to be trained on what, at which rate, and what the user should know of it."""
     train_split, val_split = splits
+    trained = len(train_split.trainable_indices(with_empty=shows_empty(view_of(config.detector))))
     global_batch_size = config.batch_size * ranks.world_size
     peak = peak_lr(config.learning_rate, global_batch_size)
     run.say(
-        f"{config.data}: {len(train_split.trainable_indices())} of {len(train_split)} images to train on, "
+        f"{config.data}: {trained} of {len(train_split)} images to train on, "
         f"{len(val_split)} to judge by, {len(train_split.categories)} classes\n"
         f"{detector_of(config.detector).title(config.detector)}, {config.data_pipeline}, "
         f"{ranks.world_size} x {ranks.device.type}, "
@@ -237,7 +254,7 @@ def _judge(training: Training, showcase: Showcase, config: Config, ranks: Ranks)
             showcase.take(found, training.step)
         return found
 
-    return Judge(detect, partial(coco_metrics, ground_truth, engine=config.eval_engine))
+    return Judge(detect, partial(metrics_of, ground_truth, names=config.metrics, engine=config.eval_engine))
 
 
 def _write_results(run: Run, results: dict[str, Any], config: Config, val_split: Annotations) -> None:

@@ -61,6 +61,8 @@ class Detector(NamedTuple):
     exportable: (model, S, thresholds) -> what a file that runs without this program is made of.
     streams: the model -> which of its layers share channels, so that filters can be taken out of it.
     coverage: (S, boxes_ltrb N x 4 float32 in [0, 1]) -> how a data set's boxes suit the detector, for the report.
+    fitted: (S, boxes_ltrb N x 4 of the training split) -> S with what depends on the data, and what the user should
+    know of it or "".
     foreign_files: by the end of a file's name, (content of our checkpoint) -> the bytes of another program's file.
     """
 
@@ -82,4 +84,5 @@ class Detector(NamedTuple):
     exportable: Callable[[Any, Any, Thresholds], Exportable] | None
     streams: Callable[[Any], list[Stream]] | None
     coverage: Callable[[Any, Tensor], dict[str, Any]] | None
+    fitted: Callable[[Any, Tensor], tuple[Any, str]] | None = None
     foreign_files: dict[str, Callable[[dict[str, Any]], bytes]] = {}

@@ -40,7 +40,7 @@ FAMILIES = {
         torchvision_recipes.RECIPES,
     ),
     "torchvision_ssd": Family(
-        square.NAMES, square.unsettled, square.settled, square_recipes.defaults, square_recipes.RECIPES,
+        square.NAMES, square.unsettled, square.settled, square_recipes.defaults, square_recipes.RECIPES
     ),
     "yolov2": Family(
         yolov2.NAMES, yolov2_settings.settings_named, lambda settings, weights: settings, yolov2_recipes.defaults,

@@ -20,16 +20,16 @@ def _torchvision() -> Detector:
     return TORCHVISION
 
 
-def _torchvision_ssd() -> Detector:
-    from ssd.detectors.torchvision.square.detector import TORCHVISION_SSD
-
-    return TORCHVISION_SSD
-
-
 def _yolov2() -> Detector:
     from ssd.detectors.yolov2.detector import YOLOV2
 
     return YOLOV2
+
+
+def _torchvision_ssd() -> Detector:
+    from ssd.detectors.torchvision.square.detector import TORCHVISION_SSD
+
+    return TORCHVISION_SSD
 
 
 DETECTORS: dict[str, Callable[[], Detector]] = {

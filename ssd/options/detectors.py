@@ -90,13 +90,18 @@ def _add_yolov2_flags(group: Any, training: bool) -> None:
             "cells where the cfg says random=1, else --input-size)",
         )  # fmt: skip
         flag(
-            group, "--anchors", dest="anchors", type=ABOVE_0, nargs="+", metavar="CELLS",
-            help="pairs of width and height, in cells of the output (default: the cfg's)",
+            group, "--anchors", dest="anchors", type=_anchor, nargs="+", metavar="{auto,CELLS}",
+            help="pairs of width and height, in cells of the output; auto: k-means of the training boxes (default: the "
+            "cfg's)",
         )  # fmt: skip
         flag(
             group, "--region-loss", dest="region_loss", choices=REGION_LOSSES,
             help="square-root: sides by their roots and classes by squares, as in YOLOv1's paper, for comparison",
         )  # fmt: skip
+
+
+def _anchor(text: str) -> Any:
+    return text if text == "auto" else ABOVE_0(text)
 
 
 SIDE = number(int, 8, 100_000)

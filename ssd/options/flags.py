@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ssd.config import DATA_PIPELINES, EVAL_ENGINES, EXIF, GRADIENT_COMPRESSIONS, ON_BAD_IMAGE, Config
+from ssd.config import DATA_PIPELINES, EVAL_ENGINES, EXIF, GRADIENT_COMPRESSIONS, METRICS, ON_BAD_IMAGE, Config
 from ssd.detectors.names import family_of
 from ssd.errors import InputError
 
@@ -227,6 +227,10 @@ def add_evaluation_flags(group: Any) -> None:
     flag(group, "--eval-batch-size", "--ebs", dest="eval_batch_size", type=COUNT, metavar="N", help="images a rank")
     add_detection_flags(group)
     flag(
+        group, "--metrics", dest="metrics", choices=METRICS, nargs="+",
+        help="also PASCAL VOC's, of 11 recalls or of the area; the first decides what is best, and is --target's",
+    )  # fmt: skip
+    flag(
         group, "--eval-engine", dest="eval_engine", choices=EVAL_ENGINES,
         help="what computes the COCO metrics: faster-coco-eval or pycocotools, with equal results",
     )  # fmt: skip
@@ -272,6 +276,8 @@ def config_of(flags: dict[str, Any], base: Config, *, needs_data: bool = True) -
         )
     if config.freeze_backbone and config.backbone_weights == "none" and not config.checkpoint:
         raise InputError("--freeze-backbone: would freeze random weights; pass --checkpoint or --backbone-weights")
+    if config.mlperf and config.metrics[0] != "coco":
+        raise InputError(f"--mlperf is judged by COCO's AP, not by {config.metrics[0]}; name coco first in --metrics")
     about_mlperf = sorted(name for name in flags if name.startswith("mlperf_"))
     if about_mlperf and not config.mlperf:
         raise InputError(f"--{about_mlperf[0].replace('_', '-')} says nothing without --mlperf; pass both or neither")

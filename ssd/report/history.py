@@ -72,7 +72,7 @@ def _read_json(file: Path) -> dict[str, Any] | None:
 
 _OF_STEP = ("epoch", "step", "elapsed_s", "loss")
 _OF_STEP_TOO = ("learning_rate", "images_per_second", "data_wait_s", "skipped_steps")
-_NOT_METRICS = ("event", "time_s", "epoch", "step", "per_class")
+_NOT_METRICS = ("event", "time_s", "epoch", "step", "per_class", "VOC07_per_class", "VOC12_per_class")
 
 
 def write_csv(file: Path, history: History) -> None:

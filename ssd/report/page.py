@@ -91,10 +91,10 @@ def _so_far(history: History) -> str:
 def _headline(history: History) -> list[tuple[str, str]]:
     """What it all came to: pairs of a figure and what it is."""
     last = history.steps[-1]
-    cards = []
+    cards: list[tuple[str, str]] = []
     if history.evaluations:
         judged = history.evaluations[-1]
-        cards += [(_score(judged[name]), name) for name in ("AP", "AP50", "AP75")]
+        cards += [(_score(judged[name]), name) for name in ("VOC07", "VOC12", "AP", "AP50", "AP75") if name in judged]
         best = max(history.evaluations, key=lambda line: float(line["AP"]))
         if best["AP"] > judged["AP"]:
             cards.append((_score(best["AP"]), f"best AP, epoch {best['epoch']:.4g}"))

@@ -88,9 +88,11 @@ def curves(histories: Sequence[History]) -> Figure:
         epochs, rates = _series(history.steps, "epoch", "learning_rate")
         rate.plot(epochs, rates, color=colour, marker=_marker(epochs))
         metrics = {"AP": "-", "AP50": "--", "AP75": ":"} if len(histories) == 1 else {"AP": "-"}
+        if len(histories) == 1 and history.evaluations:
+            metrics |= {name: "-." for name in ("VOC07", "VOC12") if name in history.evaluations[-1]}
         hours = [history.hours_at(line["step"]) * per_hour for line in history.evaluations]
         for (metric, line_style), metric_colour in zip(
-            metrics.items(), [PALETTE[0], PALETTE[2], PALETTE[3]], strict=False
+            metrics.items(), [PALETTE[0], PALETTE[2], PALETTE[3], PALETTE[4], PALETTE[5]], strict=False
         ):
             epochs, values = _series(history.evaluations, "epoch", metric)
             name = metric if len(histories) == 1 else _run_label(history, histories)

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from ssd.console import Console
 
+_VOC = {"VOC07": "mean precision at 11 recalls", "VOC12": "area under the precision"}
 _MANY_CLASSES, _SHOWN_CLASSES = 20, 8
 
 
@@ -25,6 +26,10 @@ def show_metrics(metrics: dict[str, Any], title: str, console: Console | None = 
         middle = len(scores) - 2 * _SHOWN_CLASSES
         scores = [*scores[:_SHOWN_CLASSES], f"... {middle} more ...", *scores[-_SHOWN_CLASSES:]]
     console.print(f"AP by class: {', '.join(scores)}", markup=False)
+    for name in ("VOC07", "VOC12"):
+        if name in metrics:
+            own = ", ".join(f"{each} {_score(value)}" for each, value in metrics[f"{name}_per_class"].items())
+            console.print(f"{name}, {_VOC[name]}: {_score(metrics[name])} ({own})", markup=False)
     if without := [name for name in best_first if per_class[name] is None]:
         console.print(f"without objects in the split: {', '.join(without)}", markup=False)
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from ssd.checkpoints.retention import Keeper
 from ssd.distributed import broadcast_object
+from ssd.evaluation.metrics import DECIDING
 from ssd.mlperf.log import ComplianceLog
 from ssd.run.files import Run
 from ssd.schedule import epochs_at
@@ -53,6 +54,7 @@ class Evaluations:
         self.judge, self.training, self.run, self.compliance, self.keeper = judge, training, run, compliance, keeper
         self.metrics: dict[str, Any] = {}
         self.steps_per_epoch = steps_per_epoch
+        self._deciding = DECIDING[training.config.metrics[0]]
         self._begun: _Begun | None = None
 
     def evaluate(self, *, may_overlap: bool) -> float | None:
@@ -72,7 +74,7 @@ class Evaluations:
             self.metrics = self.judge.metrics(detections)
             self.compliance.eval_stop(epoch, self.metrics["AP"])
             self._tell(self.training.step, time.perf_counter() - started)
-        ap: float = broadcast_object(self.metrics.get("AP"), self.training.ranks)
+        ap: float = broadcast_object(self.metrics.get(self._deciding), self.training.ranks)
         return ap
 
     def collect(self, *, wait: bool) -> None:
@@ -90,7 +92,7 @@ class Evaluations:
             self.metrics = self.judge.metrics(begun.detections)
         self._begun = None
         self._tell(begun.step, begun.waited_s + time.perf_counter() - started)
-        training, ap = self.training, self.metrics["AP"]
+        training, ap = self.training, self.metrics[self._deciding]
         is_best, training.best_ap, training.judged_step = ap > training.best_ap, max(ap, training.best_ap), begun.step
         if is_best:
             self.keeper.promote(begun.step, best_ap=ap, judged_step=begun.step)
@@ -103,7 +105,9 @@ class Evaluations:
         metrics = self.metrics
         epoch = epochs_at(step, self.steps_per_epoch)
         self.run.log("evaluation", epoch=epoch, step=step, evaluation_s=round(seconds, 3), **metrics)
-        self.run.say(f"{self._when(step)}: AP {metrics['AP']:.3f}  AP50 {metrics['AP50']:.3f}  ({seconds:.0f} s)")
+        names = dict.fromkeys(["AP", "AP50", *(DECIDING[name] for name in self.training.config.metrics)])
+        figures = "  ".join(f"{name} {metrics[name]:.3f}" for name in names)
+        self.run.say(f"{self._when(step)}: {figures}  ({seconds:.0f} s)")
 
     def end(self) -> None:
         """Does without the metrics that are not there yet."""

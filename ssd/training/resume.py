@@ -98,6 +98,9 @@ def resume(
     if resumed["settings"].get("freeze_backbone", False) != config.freeze_backbone:
         remedy = "leave it out" if config.freeze_backbone else "pass it"
         raise InputError(f"--resume: --freeze-backbone is not as it was; {remedy}, or start anew with --checkpoint")
+    judged_by = resumed["settings"].get("metrics", ("coco",))[0]
+    if judged_by != config.metrics[0]:
+        raise InputError(f"--resume: the best checkpoint was chosen by {judged_by}; name it first in --metrics")
     changed = {n: f"{n} was {was.get(n)} and is {now}" for n, now in identity.items() if was.get(n) != now}
     same_ranks, same_data = "world_size" not in changed, changed.keys() <= {"world_size"}
     may_change = {"world_size"}

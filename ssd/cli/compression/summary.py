@@ -1,4 +1,4 @@
-"""main.py summary: what a model consists of."""
+"""main.py summary: what a model consists of, a checkpoint's or a detector's by its name."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +10,8 @@ from ssd.options.detectors import add_detector_flags, detector_in
 from ssd.options.flags import CHECKPOINT_HELP, COUNT, EXIT_CODES, Parser, config_of, require_folder_of
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ssd.compression.summary import Part, TensorSummary
 
 
@@ -28,7 +30,7 @@ def summary_parser(settings: Any = Config.detector) -> Parser:
     group = parser.add_argument_group("model")
     group.add_argument(
         "--classes", type=COUNT, metavar="N", help="that --detector tells apart, without the background (default: 80)"
-    )
+    )  # fmt: skip
     parser.add_argument("--output", metavar="FILE", help="write it there too: a name that ends in .json or .csv")
     parser.add_argument(
         "--all", action="store_true", help="show biases and batch norm too, not only what has 2 dimensions"
@@ -39,35 +41,41 @@ def summary_parser(settings: Any = Config.detector) -> Parser:
 def summary(arguments: Sequence[str]) -> int:
     options = vars(summary_parser(detector_in(arguments)).parse_args(arguments))
     output, shows_all = options.pop("output"), options.pop("all")
-    file, classes = options.pop("checkpoint"), options.pop("classes")
+    checkpoint, classes = options.pop("checkpoint"), options.pop("classes")
     if output is not None and Path(output).suffix not in (".json", ".csv"):
         raise InputError(f"--output {output}: pass a name that ends in .json or .csv")
     require_folder_of(output, "--output")
-    if (file is None) == ("detector" not in options):
+    if (checkpoint is None) == ("detector" not in options):
         raise InputError("summary takes --checkpoint FILE or --detector NAME; pass one of them")
-    if file is not None and (options or classes):
+    if checkpoint is not None and (options or classes):
         name = next(iter(options), "classes").replace("_", "-")
         raise InputError(f"--{name}: the checkpoint says all of its detector; leave it out")
 
-    from ssd.checkpoints import checkpoint, conversion
     from ssd.compression.summary import parts_of, summarize_detector, write_summary
     from ssd.detectors.table import detector_of
 
-    if file is not None:
-        content = conversion.load(Path(file))
-        settings, model = checkpoint.settings_of(content), checkpoint.build_model(content, Path(file))
+    if checkpoint is not None:
+        title, settings, model = checkpoint, *_model_of(Path(checkpoint))
     else:
         settings = config_of(options, Config(detector=detector_in(arguments)), needs_data=False).detector
         model = detector_of(settings).build(settings, 1 + (classes or 80))
-    detector = detector_of(settings)
+        title = detector_of(settings).title(settings)
     tensors = summarize_detector(model, settings)
+    width, height = detector_of(settings).input_size_px(settings)
     shown = [each for each in tensors if shows_all or len(each.shape) > 1]
-    width, height = detector.input_size_px(settings)
-    about = f"{len(shown)} of {len(tensors)} tensors, of an image of {width} x {height} pixels"
-    _show(f"{file or detector.title(settings)}: {about}", shown, parts_of(tensors))
+    about = f"{title}: {len(shown)} of {len(tensors)} tensors, of an image of {width} x {height} pixels"
+    _show(about, shown, parts_of(tensors))
     if output is not None:
         write_summary(Path(output), tensors)
     return 0
+
+
+def _model_of(file: Path) -> "tuple[Any, nn.Module]":
+    """A checkpoint's detector's settings, and its model."""
+    from ssd.checkpoints import checkpoint, conversion
+
+    content = conversion.load(file)
+    return checkpoint.settings_of(content), checkpoint.build_model(content, file)
 
 
 def _show(title: str, tensors: "list[TensorSummary]", parts: "list[Part]") -> None:

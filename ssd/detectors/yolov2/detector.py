@@ -1,16 +1,19 @@
 """YOLOv2 to the rest of the house: one record for every network that a cfg file describes."""
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from ssd.batch import RaggedBatch
 from ssd.detectors.contract import Detector, Forward, LossesOf
+from ssd.detectors.yolov2.anchors import kmeans_anchors
 from ssd.detectors.yolov2.darknet.cfg import parse
 from ssd.detectors.yolov2.darknet.model import Darknet
 from ssd.detectors.yolov2.export import exportable
 from ssd.detectors.yolov2.files import FOREIGN_FILES, foreign, load_backbone
 from ssd.detectors.yolov2.loss import region_losses
 from ssd.detectors.yolov2.postprocess import detect, region_of
-from ssd.detectors.yolov2.settings import YOLOv2Settings, input_size_px, network_of, train_sizes_px
+from ssd.detectors.yolov2.settings import AUTO, YOLOv2Settings, input_size_px, network_of, train_sizes_px
 from ssd.detectors.yolov2.synthetic import synthetic_batch
 from ssd.views import StretchView
 
@@ -33,6 +36,16 @@ def _losses_of(settings: YOLOv2Settings, compiles: bool) -> LossesOf:
         return region_losses(raw, batch, region_of(settings, raw.values), settings.region_loss)
 
     return losses
+
+
+def _fitted(settings: YOLOv2Settings, boxes_ltrb: Tensor) -> tuple[YOLOv2Settings, str]:
+    if settings.anchors != AUTO:
+        return settings, ""
+    network = network_of(settings)
+    _, rows, columns = network.shapes[-1]
+    anchors, iou = kmeans_anchors(boxes_ltrb, network.region.num, (columns, rows))
+    text = f"anchors of {len(boxes_ltrb)} boxes, in cells of {columns} x {rows}: {' '.join(map(str, anchors))}"
+    return replace(settings, anchors=anchors), f"{text}; a box's IoU with the best is {iou:.3f} on average"
 
 
 def _fresh_heads(settings: YOLOv2Settings) -> tuple[str, ...]:
@@ -58,5 +71,6 @@ YOLOV2 = Detector(
     exportable=exportable,
     streams=None,  # a filter before [reorg] is four channels behind it
     coverage=None,
+    fitted=_fitted,
     foreign_files=FOREIGN_FILES,
 )

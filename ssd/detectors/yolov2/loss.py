@@ -141,7 +141,8 @@ def _learned(cells: Cells, truths: _Truths, targets: _Targets, region: Region, f
     else:  # exp(x / 2) is the root, and has a finite slope everywhere
         off_sides = ((log_sides / 2).exp() - (targets.log_sides / 2).exp()).square().sum(dim=1)
         weight = torch.ones_like(off_centre)
-        of_class = (classes.softmax(dim=1) - F.one_hot(truths.labels, classes.shape[1])).square().sum(dim=1) / 2
+        own = truths.labels.unsqueeze(1) == torch.arange(classes.shape[1], device=classes.device)
+        of_class = (classes.softmax(dim=1) - own.float()).square().sum(dim=1) / 2
     sought = _own_iou(boxes_cxcywh, truths.boxes_cxcywh) if region.rescore else 1.0
     off_objectness = (objectness.sigmoid() - sought).square()
     losses = {

@@ -3,7 +3,7 @@
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ssd.detectors.yolov2.darknet.cfg import fitted, parse
 from ssd.detectors.yolov2.darknet.configurations import NAMES, cfg_named
@@ -11,6 +11,7 @@ from ssd.detectors.yolov2.darknet.sections import Network
 from ssd.errors import InputError
 
 REGION_LOSSES = ("darknet", "square-root")
+AUTO = ("auto",)
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,9 @@ class YOLOv2Settings:
     train_px: tuple[int, ...] = ()
     """The side of training images, or the least and the largest of those that are drawn; () is as the cfg's random
     says."""
-    anchors: tuple[float, ...] = ()
-    """Pairs of width and height in cells of the output; () is the cfg's."""
+    anchors: tuple[Any, ...] = ()
+    """Pairs of width and height in cells of the output; () is the cfg's, and AUTO those that suit the data, which a run
+    puts in its place."""
     region_loss: str = "darknet"
     """One of REGION_LOSSES."""
 
@@ -49,8 +51,10 @@ class YOLOv2Settings:
                 f"--train-size {' '.join(map(str, self.train_px))}: takes one side, or the least and the largest, in "
                 f"multiples of {network.downsampling}"
             )
-        if len(self.anchors) % 2 or any(side <= 0 for side in self.anchors):
-            raise InputError("--anchors: takes pairs of width and height above 0")
+        if self.anchors == AUTO:
+            return
+        if "auto" in self.anchors or len(self.anchors) % 2 or any(side <= 0 for side in self.anchors):
+            raise InputError("--anchors: takes pairs of width and height above 0, or auto")
 
     @property
     def name(self) -> str:
@@ -77,7 +81,7 @@ def network_of(settings: YOLOv2Settings, classes: int | None = None) -> Network:
     return fitted(
         network,
         classes=region.classes if classes is None else classes,
-        anchors=settings.anchors or region.anchors,
+        anchors=region.anchors if settings.anchors in ((), AUTO) else settings.anchors,
         size_px=input_size_px(settings),
     )
 

@@ -59,6 +59,6 @@ TORCHVISION_SSD = Detector(
     trace=lambda model, images: model(images),
     foreign=foreign,
     exportable=exportable,
+    streams=None,  # no plan yet of what VGG16's and MobileNet's layers share
     coverage=None,
-    streams=None,
 )
