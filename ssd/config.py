@@ -55,7 +55,7 @@ class Config:
     detector: Any = SSD300Settings()
     """The settings of the detector itself, whose class says which one it is: `ssd.detectors.names` has them all."""
     backbone_weights: str = "imagenet"
-    """"imagenet", "none", or a file with a torchvision ResNet state dict."""
+    """"imagenet", "none", or a file with the state dict of a classifier of torchvision."""
     checkpoint: str | None = None
     """File whose model weights training starts from; class heads of another size start anew."""
     compress: str | None = None

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from exported_files import CELLS, SIDE_PX, write_small_onnx
+from square_view import VIEW
 
 from ssd.batch import Detections, EvalBatch, whole
 from ssd.errors import InputError
@@ -35,7 +36,9 @@ def convolutions_in_8_bits(file: Path) -> list[str]:
 
 def test_the_pixels_of_a_batch_come_back_exactly() -> None:
     pixels = torch.arange(256, dtype=torch.uint8).repeat(3, 1).view(1, 3, 16, 16)
-    assert torch.equal(pixels_of(EvalBatch(normalise(pixels), whole(pixels), torch.arange(1))), pixels)
+    for view in (VIEW, VIEW._replace(mean=(0.5, 0.4, 0.3), std=(1 / 255, 1 / 255, 0.2))):
+        batch = EvalBatch(normalise(pixels, view.mean, view.std), whole(pixels), torch.arange(1))
+        assert torch.equal(pixels_of(batch, view), pixels)
 
 
 def test_a_file_in_8_bits_finds_the_same(tmp_path: Path) -> None:
@@ -100,5 +103,5 @@ def test_bad_input(demo_checkpoint: Path, tmp_path: Path, refusal: Callable[...,
 
 def test_a_feed_has_what_the_file_takes() -> None:
     (batch,) = batches(1)
-    feed = feed_of(pixels_of(batch), batch.placed_ltrb_px, ["images", "sizes_px"])
+    feed = feed_of(pixels_of(batch, VIEW), batch.placed_ltrb_px, ["images", "sizes_px"])
     assert feed["images"].shape == (2, 3, SIDE_PX, SIDE_PX) and feed["sizes_px"].tolist() == [[SIDE_PX, SIDE_PX]] * 2

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from square_view import VIEW
 
 from pipelines.readers.coco import read_annotations
 from ssd.batch import EvalBatch, whole
 from ssd.console import Console
 from ssd.distributed import Ranks
 from ssd.evaluation.detect import Results
+from ssd.report.example_pictures import Examples
 from ssd.report.examples import Showcase
 from ssd.run.files import Run
 from ssd.run.progress import StepProgress, rough_time
@@ -81,13 +83,24 @@ def test_times_are_rough() -> None:
     assert {seconds: rough_time(seconds) for seconds in times} == times
 
 
+def test_example_pictures_have_the_colours_of_the_images(demo_data: Path) -> None:
+    """Whatever values the view makes of them."""
+    truth = read_annotations(demo_data, "val2017").ground_truth()
+    view = VIEW._replace(mean=(0.1, 0.1, 0.1), std=(1 / 255, 1 / 255, 1 / 255))
+    examples = Examples(truth, 1, view)
+    images = torch.full((1, 3, 300, 300), 255 * (0.7 - 0.1))  # of the level 0.7
+    examples.remember(EvalBatch(images, whole(images), torch.tensor([0])))
+    sheet = examples.sheet([])
+    assert abs(int(np.median(sheet[sheet < 250])) - round(0.7 * 255)) <= 1
+
+
 def test_example_detections_are_drawn_after_each_evaluation_and_named_once(
     demo_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     truth = read_annotations(demo_data, "val2017").ground_truth()
     images = torch.zeros(2, 3, 300, 300)
     batch = EvalBatch(images, whole(images), torch.tensor([0, 1]))
-    shown = Showcase([batch], truth, Run(tmp_path / "run", HERE), "faster", plots=True)
+    shown = Showcase([batch], truth, Run(tmp_path / "run", HERE), "faster", VIEW, plots=True)
     file = tmp_path / "run" / "plots" / "predictions.jpg"
     assert [len(batch.indices) for batch in shown] == [2] and not file.exists()
     category_id = truth.category_ids[0]
@@ -105,7 +118,7 @@ def test_without_plots_no_examples_are_drawn(demo_data: Path, tmp_path: Path) ->
     truth = read_annotations(demo_data, "val2017").ground_truth()
     images = torch.zeros(2, 3, 300, 300)
     batch = EvalBatch(images, whole(images), torch.tensor([0, 1]))
-    shown = Showcase([batch], truth, Run(tmp_path / "run", HERE), "faster", plots=False)
+    shown = Showcase([batch], truth, Run(tmp_path / "run", HERE), "faster", VIEW, plots=False)
     assert len(list(shown)) == 1
     shown.take(Results(np.zeros((0, 7))), step=1)
     assert not (tmp_path / "run" / "plots").exists()

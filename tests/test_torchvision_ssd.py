@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 import torchvision.models.detection as theirs
-from runs import last_of, log_of, write_small_data
 from torch import Tensor, nn
-from torchvision.models import mobilenet_v3_large
+from torchvision.models import get_model_weights, mobilenet_v3_large
 from torchvision_models import NUM_CLASSES, AsItIs, assert_same_detections
 
 import main
 import pipelines
 from pipelines import augmentation
 from pipelines.readers.coco import read_annotations
+from runs import last_of, log_of, write_small_data
 from ssd.batch import RGB_MEAN, RGB_STD, EvalBatch, MatchedBatch, whole
 from ssd.boxes import cxcywh_to_ltrb
 from ssd.checkpoints import checkpoint
@@ -131,6 +131,10 @@ def test_numbers_are_torchvisions(name: str) -> None:
     view = TORCHVISION_SSD.view(settings_of(name))
     assert list(view.mean) == model.transform.image_mean and list(view.std) == model.transform.image_std
     assert (view.size_px, view.size_px) == model.transform.fixed_size
+    with torch.device("meta"):
+        parameters = list(build(settings_of(name, "none"), 91).parameters())
+    published = get_model_weights(name).COCO_V1.meta["num_params"]
+    assert sum(parameter.numel() for parameter in parameters) == published
     config = recipes.defaults(settings_of(name))
     assert config.score_threshold == model.score_thresh and config.nms_iou == model.nms_thresh
     assert (config.max_per_class, config.max_per_image) == (model.topk_candidates, model.detections_per_img)

@@ -140,7 +140,8 @@ def _train_in(
     detector = detector_of(config.detector)
     coverage = detector.coverage and partial(detector.coverage, config.detector)
     ground_truth = val_split.ground_truth()
-    showcase = Showcase(val_loader, ground_truth, run, config.eval_engine, coverage, plots=config.plots)
+    view = view_of(config.detector)
+    showcase = Showcase(val_loader, ground_truth, run, config.eval_engine, view, coverage, plots=config.plots)
     try:
         judge = _judge(training, showcase, config, ranks)
         results, reached = run_training(training, loader, judge, run, compliance, describe)

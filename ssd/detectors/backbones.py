@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ssd.errors import InputError
 from ssd.weight_files import fits, read_any
 
-WHAT = "a torchvision ResNet state dict"
+WHAT = "the state dict of a classifier of torchvision"
 
 
 def read_backbone(source: str, name: str) -> dict[str, Tensor]:

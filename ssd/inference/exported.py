@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssd.batch import RGB_MEAN, RGB_STD, Detections, EvalBatch
+from ssd.batch import Detections, EvalBatch
 from ssd.constants import constant
-from ssd.detectors.table import DETECTORS, from_dict
+from ssd.detectors.table import DETECTORS, from_dict, view_of
 from ssd.errors import InputError
 from ssd.inference.export import METADATA_KEY
+from ssd.views import View
 
 
 class Exported(NamedTuple):
@@ -30,7 +31,7 @@ class Exported(NamedTuple):
 
     def detect(self, batch: EvalBatch) -> Detections:
         """What the file finds in a finished batch, on the CPU."""
-        return self.run(feed_of(pixels_of(batch), batch.placed_ltrb_px, self.input_names))
+        return self.run(feed_of(pixels_of(batch, view_of(self.settings)), batch.placed_ltrb_px, self.input_names))
 
     def run(self, feed: dict[str, np.ndarray]) -> Detections:
         found = dict(zip(self.output_names, self.session.run(None, feed), strict=True))
@@ -80,9 +81,10 @@ def load_exported(file: Path, *, threads: int | None = None, on_gpu: bool = Fals
     return Exported(session, settings, categories, rest)
 
 
-def pixels_of(batch: EvalBatch) -> Tensor:
-    """The batch's images before they were normalised: B x 3 x H x W uint8 RGB, on their device. Padding is gray."""
-    mean, std = (constant(values, batch.images.device).mul(255).view(3, 1, 1) for values in (RGB_MEAN, RGB_STD))
+def pixels_of(batch: EvalBatch, view: View) -> Tensor:
+    """The batch's images before the view normalised them: B x 3 x H x W uint8 RGB, on their device. Padding is the
+    mean."""
+    mean, std = (constant(values, batch.images.device).mul(255).view(3, 1, 1) for values in (view.mean, view.std))
     return (batch.images.float() * std + mean).round().clamp(0, 255).to(torch.uint8)
 
 

@@ -17,6 +17,7 @@ import torch
 
 from ssd.batch import Detections, EvalBatch
 from ssd.boxes import pairwise_iou
+from ssd.detectors.table import view_of
 from ssd.errors import InputError
 from ssd.files import written_whole
 from ssd.inference.export import METADATA_KEY
@@ -45,7 +46,8 @@ def to_int8(source: Path, target: Path, batches: Sequence[EvalBatch], say: Calla
     except ModuleNotFoundError as error:
         raise InputError(f"--int8: {error.name} is not installed; pip install -e '.[export]'") from error
     exported = load_exported(source)
-    feeds = [feed_of(pixels_of(each), each.placed_ltrb_px, exported.input_names) for each in batches]
+    view = view_of(exported.settings)
+    feeds = [feed_of(pixels_of(each, view), each.placed_ltrb_px, exported.input_names) for each in batches]
     expected = [exported.run(feed) for feed in feeds]
     with tempfile.TemporaryDirectory() as folder, _without_advice():
         prepared = Path(folder, "prepared.onnx")

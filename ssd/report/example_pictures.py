@@ -14,6 +14,7 @@ from ssd.evaluation.coco import class_names
 from ssd.evaluation.detect import Results
 from ssd.lettering import shown_in_picture
 from ssd.masks import bitmap_of_segmentation
+from ssd.views import View
 
 _COLUMNS = 4
 _TILE_PX = 300
@@ -38,10 +39,10 @@ def _found_parts(results: Results, shown: np.ndarray, size: list[int]) -> list[_
 
 
 class Examples:
-    """The first images with objects of what `remember` is shown."""
+    """The first images with objects of what `remember` is shown, which the view has made."""
 
-    def __init__(self, ground_truth: GroundTruth, count: int) -> None:
-        self._ground_truth, self._count = ground_truth, count
+    def __init__(self, ground_truth: GroundTruth, count: int, view: View) -> None:
+        self._ground_truth, self._count, self._view = ground_truth, count, view
         self._names = class_names(ground_truth)
         self._with_objects = {row["image_id"] for row in ground_truth.dataset["annotations"]}
         self._images: dict[int, Tensor] = {}  # index -> 3 x H x W
@@ -64,12 +65,8 @@ class Examples:
         indices = list(self._images)
         for first in range(0, len(indices), _COLUMNS):
             row = indices[first : first + _COLUMNS]
-            titled.append(
-                (
-                    "ground truth",
-                    [self._drawn(index, self._true_boxes(index), self._true_parts(index)) for index in row],
-                )
-            )
+            truths = [self._drawn(index, self._true_boxes(index), self._true_parts(index)) for index in row]
+            titled.append(("ground truth", truths))
             for title, results in found:
                 titled.append((title, [self._drawn(index, *self._found(index, results)) for index in row]))
         return mosaic(titled, _TILE_PX)
@@ -77,7 +74,8 @@ class Examples:
     def _drawn(self, index: int, boxes: list[Box], parts: list[_Part]) -> Image.Image:
         width, height = self._ground_truth.sizes_px[index].tolist()
         scale = _TILE_PX / max(width, height)
-        picture = picture_of(self._images[index], (max(1, round(scale * width)), max(1, round(scale * height))))
+        size_px = (max(1, round(scale * width)), max(1, round(scale * height)))
+        picture = picture_of(self._images[index], size_px, self._view.mean, self._view.std)
         self._draw_parts(picture, index, parts)
         draw_boxes(picture, boxes)
         return picture

@@ -20,6 +20,7 @@ from ssd.files import written_whole
 from ssd.report.example_pictures import Examples
 from ssd.report.history import PREDICTIONS, read_history, write_csv
 from ssd.run.files import Run
+from ssd.views import View
 
 EXAMPLES = 8
 
@@ -33,15 +34,16 @@ class Showcase:
         ground_truth: GroundTruth,
         run: Run,
         engine: str,
+        view: View,
         coverage: Callable[[Tensor], dict[str, Any]] | None = None,
         *,
         plots: bool,
     ) -> None:
-        """engine: one of config.EVAL_ENGINES. coverage: as `Detector.coverage`. plots: draw the examples, plots
-        and the report into the run's folder."""
+        """engine: one of config.EVAL_ENGINES. view: the loader's. coverage: as `Detector.coverage`. plots: draw the
+        examples, plots and the report into the run's folder."""
         self._coverage = coverage
         self._loader, self.ground_truth, self._run, self._engine = loader, ground_truth, run, engine
-        self._examples = Examples(ground_truth, EXAMPLES)
+        self._examples = Examples(ground_truth, EXAMPLES, view)
         self._results: np.ndarray | None = None
         self._pictures = run.folder / "plots" / PREDICTIONS if plots else None
         self._drew = False

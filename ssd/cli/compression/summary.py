@@ -97,7 +97,11 @@ def _show(title: str, tensors: "list[TensorSummary]", parts: "list[Part]") -> No
     for part in parts:
         computed = (f"{flops / 1e6:.1f}" for flops in (part.flops, part.nonzero_flops))
         table.add_row(part.name, "", f"{part.weights:,}", f"{part.nonzeros:,}", _percent(part.zeros), "", "", *computed)
-    Console(soft_wrap=True).print(table)
+    console = Console(soft_wrap=True)
+    # In a pipe, or a terminal that is narrower, lines are longer than it rather than cut to nothing.
+    wide = console.options.update(max_width=10_000)
+    console.width = max(console.width, console.measure(table, options=wide).maximum)
+    console.print(table)
 
 
 def _percent(share: float | None) -> str:

@@ -51,8 +51,9 @@ def compare(
     configs: of each subject, with its detector and thresholds. loader_of: the split as a view has it. runtimes: of
     `runtimes.RUNTIMES`. The first subject is what the others' speeds are compared with.
     """
-    seen = [_Seen(loader_of(view_of(each.settings)), max(batch_sizes)) for each in subjects]
-    examples, results = Examples(ground_truth, EXAMPLES), []
+    views = [view_of(each.settings) for each in subjects]
+    seen = [_Seen(loader_of(view), view, max(batch_sizes)) for view in views]
+    examples, results = Examples(ground_truth, EXAMPLES, views[0]), []
     for subject, config, loader in zip(subjects, configs, seen, strict=True):
         results.append(_results(subject, loader, ground_truth, config, ranks))
         progress(f"{subject.name}: {len(results[-1])} detections")
@@ -120,8 +121,8 @@ def compare(
 class _Seen:
     """A split's loader that keeps its first batches, to measure on and to draw."""
 
-    def __init__(self, loader: EvalLoader, count: int) -> None:
-        self._loader, self._count = loader, max(count, 4 * EXAMPLES)
+    def __init__(self, loader: EvalLoader, view: View, count: int) -> None:
+        self._loader, self._view, self._count = loader, view, max(count, 4 * EXAMPLES)
         self.first: list[EvalBatch] = []
 
     def __iter__(self) -> Any:
@@ -134,7 +135,7 @@ class _Seen:
         """So many images of the first batch, which are of one padded size, again and again where they are too few."""
         batch = self.first[0]
         place = torch.arange(batch_size) % len(batch.images)
-        return pixels_of(batch).cpu()[place].contiguous(), batch.placed_ltrb_px[place]
+        return pixels_of(batch, self._view).cpu()[place].contiguous(), batch.placed_ltrb_px[place]
 
 
 def _call(run: Run, given: tuple[Tensor, Tensor]) -> Callable[[], object]:
