@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import pipelines  # noqa: E402
 from pipelines import speed  # noqa: E402
 from pipelines.annotations import Annotations  # noqa: E402
-from pipelines.order import TrainingOrder  # noqa: E402
+from pipelines.ragged.order import TrainingOrder  # noqa: E402
 from pipelines.readers.coco import read_annotations  # noqa: E402
 from ssd.distributed import Ranks  # noqa: E402
 from ssd.environment import git_revision, hardware, versions  # noqa: E402

@@ -11,10 +11,10 @@ import torch
 from square_view import VIEW, view_with
 
 from pipelines.annotations import Annotations
-from pipelines.order import Sample, TrainingOrder, evaluation_batches
+from pipelines.ragged.order import Sample, TrainingOrder, evaluation_batches
+from pipelines.ragged.shown import shown
 from pipelines.readers.coco import read_annotations
 from pipelines.readers.scan import read_encoded, read_image
-from pipelines.shown import shown
 from ssd.distributed import Ranks
 from ssd.images import normalise_padded, resize
 from ssd.views import AUGMENTATIONS, RaggedView, StretchView

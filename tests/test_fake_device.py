@@ -24,9 +24,9 @@ from torchvision.ops import nms
 
 from pipelines import augmentation
 from pipelines.no_dali import loaders
-from pipelines.order import Sample
+from pipelines.ragged.order import Sample
+from pipelines.ragged.targets import ragged_batch
 from pipelines.readers.coco import read_annotations
-from pipelines.targets import ragged_batch
 from ssd import constants
 from ssd.batch import Detections, GroundTruth, MatchedBatch, Predictions, on_host
 from ssd.boxes import pairwise_iou

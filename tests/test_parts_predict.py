@@ -10,6 +10,7 @@ import pytest
 import torch
 from parts_data import POINTS, circle
 from PIL import Image, ImageDraw
+from square_view import VIEW
 from test_parts_evaluation import ANIMAL, Says, truth_of
 
 from ssd.batch import RGB_MEAN, RGB_STD, EvalBatch
@@ -94,7 +95,7 @@ def test_examples_of_an_evaluation_have_them_too(tmp_path: Path) -> None:
     truth = truth._replace(dataset={**truth.dataset, "annotations": [row]})
     white = (1 - torch.tensor(RGB_MEAN)) / torch.tensor(RGB_STD)
     batch = EvalBatch(white.view(1, 3, 1, 1).expand(1, 3, 24, 32), torch.tensor([[0, 0, 32, 24]]), torch.tensor([0]))
-    shown = Showcase([batch], truth, Run(tmp_path / "run", here), "faster", plots=True)
+    shown = Showcase([batch], truth, Run(tmp_path / "run", here), "faster", VIEW, plots=True)
     assert len(list(shown)) == 1
     mask = pycocotools.mask.frPyObjects([circle(260, 120, 30)], 240, 320)[0]["counts"]
     found = Results(np.array([[100, 300, 220, 9, 9, 0.9, ANIMAL]]), [mask], np.full((1, 5, 3), 130.0))

@@ -11,10 +11,10 @@ from ragged_data import ALONE, VIEW, train_loader
 from torchvision.models.detection.roi_heads import keypoints_to_heatmap, project_masks_on_boxes
 
 from pipelines.annotations import Annotations
-from pipelines.order import Sample, TrainingOrder
-from pipelines.parts import BITMAP_SIDE, Masks, bitmap_of
+from pipelines.ragged.order import Sample, TrainingOrder
+from pipelines.ragged.parts import BITMAP_SIDE, Masks, bitmap_of
+from pipelines.ragged.targets import boxes_and_labels, keypoints_of, masks_of
 from pipelines.readers.coco import read_annotations
-from pipelines.targets import boxes_and_labels, keypoints_of, masks_of
 from ssd.config import DATA_PIPELINES
 from ssd.detectors.torchvision.rcnn.parts import keypoint_targets, mask_targets
 from ssd.views import ObjectParts

@@ -16,7 +16,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from pipelines import show
 from pipelines.annotations import Annotations
 from pipelines.no_dali import short_side
-from pipelines.order import TrainingOrder
+from pipelines.ragged.order import TrainingOrder
 from pipelines.readers.image_files import read_rgb
 from ssd.batch import RaggedBatch
 from ssd.config import DATA_PIPELINES

@@ -10,10 +10,10 @@ import torch
 from ragged_data import eval_loader, ranks_of, train_loader, write
 
 from pipelines.annotations import Annotations
-from pipelines.order import Sample, TrainingOrder
+from pipelines.ragged.order import Sample, TrainingOrder
+from pipelines.ragged.shown import distorted, windowed
+from pipelines.ragged.targets import boxes_and_labels
 from pipelines.readers.scan import read_image
-from pipelines.shown import distorted, windowed
-from pipelines.targets import boxes_and_labels
 from ssd.batch import whole
 from ssd.images import resize
 from ssd.views import StretchView, evaluated_px, largest_px

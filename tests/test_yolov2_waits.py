@@ -5,8 +5,8 @@ import torch
 from fake_gpu import GPU, pretend, pretended_gpu, values
 from test_region_loss import REGION, batch_of
 
-from pipelines.order import Sample
-from pipelines.shown import distorted
+from pipelines.ragged.order import Sample
+from pipelines.ragged.shown import distorted
 from ssd.batch import EvalBatch, RaggedBatch, whole
 from ssd.config import Thresholds
 from ssd.detectors.yolov2 import postprocess

@@ -12,7 +12,7 @@ from nvidia.dali import fn, pipeline_def, types
 
 from pipelines.annotations import Annotations
 from pipelines.dali.graph import decode_on_gpu
-from pipelines.order import Sample
+from pipelines.ragged.order import Sample
 from ssd.distributed import Ranks
 from ssd.views import RaggedView, StretchView, padded_px
 

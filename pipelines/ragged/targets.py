@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from pipelines.annotations import Annotations
-from pipelines.order import Sample
-from pipelines.parts import BITMAP_SIDE, bitmap_of
-from pipelines.shown import distorted
+from pipelines.ragged.order import Sample
+from pipelines.ragged.parts import BITMAP_SIDE, bitmap_of
+from pipelines.ragged.shown import distorted
 from ssd.batch import EvalBatch, RaggedBatch
 from ssd.keypoints import mirrored
 from ssd.views import BOXES, ObjectParts

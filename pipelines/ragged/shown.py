@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.order import Sample
+from pipelines.ragged.order import Sample
 from ssd.images import resize
 
 
