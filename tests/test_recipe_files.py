@@ -10,7 +10,9 @@ import pytest
 from ssd.cli.train import train_parser
 from ssd.config import Config
 from ssd.detectors.ssd300.recipes import RECIPES
+from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.errors import InputError
+from ssd.options.detectors import detector_in
 from ssd.options.flags import config_of
 from ssd.options.recipes import base_of
 
@@ -108,3 +110,15 @@ def test_a_file_that_is_not_there(tmp_path: Path, refusal: Callable[..., str]) -
 )
 def test_flags_that_do_not_go_together(flags: str, complaint: str, refusal: Callable[..., str]) -> None:
     assert complaint in refusal("--data", "DIR", *flags.split())
+
+
+def test_a_file_may_set_what_only_its_detector_has(tmp_path: Path) -> None:
+    file = tmp_path / "small.toml"
+    file.write_text('detector = "retinanet_resnet18_fpn"\nshort_sides_px = [192]\nbackbone_weights = "none"\n')
+    arguments = ["--recipe", str(file)]
+    settings = detector_in(arguments)
+    parser = train_parser(settings)
+    assert base_of(str(file), parser, settings, None, 1).detector.short_sides_px == (192,)
+    file.write_text("short_sides_px = [192]\n")
+    with pytest.raises(InputError, match="there is no setting 'short_sides_px'"):
+        base_of(str(file), train_parser(SSD300Settings()), SSD300Settings(), None, 1)

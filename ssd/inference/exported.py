@@ -13,7 +13,7 @@ from ssd.batch import Detections, EvalBatch
 from ssd.constants import constant
 from ssd.detectors.table import DETECTORS, from_dict, view_of
 from ssd.errors import InputError
-from ssd.inference.export import METADATA_KEY
+from ssd.inference.export import METADATA_KEY, OUTPUTS
 from ssd.views import View
 
 
@@ -35,7 +35,7 @@ class Exported(NamedTuple):
 
     def run(self, feed: dict[str, np.ndarray]) -> Detections:
         found = dict(zip(self.output_names, self.session.run(None, feed), strict=True))
-        return Detections(*(torch.from_numpy(found[name]) for name in Detections._fields))
+        return Detections(*(torch.from_numpy(found[name]) for name in OUTPUTS))
 
     @property
     def input_names(self) -> list[str]:

@@ -27,21 +27,21 @@ def base_of(recipe: str | None, parser: Parser, detector: Any, batch_size: int |
         if not recipe.endswith(".toml"):
             names = ", ".join(family.recipes)
             raise InputError(f"--recipe {recipe}: is none of {names}, which {detector.name} has, and no .toml file")
-        settings = _read(Path(recipe), parser, list(family.recipes))
+        settings = _read(Path(recipe), parser, detector, list(family.recipes))
     name = settings.pop("recipe", None)
     if name is None:
         return overlay(family.defaults(detector), settings)
     return overlay(family.recipes[name](batch_size or settings.get("batch_size"), world_size, detector), settings)
 
 
-def _read(file: Path, parser: Parser, recipes: list[str]) -> dict[str, Any]:
+def _read(file: Path, parser: Parser, detector: Any, recipes: list[str]) -> dict[str, Any]:
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"--recipe {file}: cannot be read ({error.strerror}); pass another file") from None
     except ValueError as error:  # of TOML or UTF-8
         raise InputError(f"--recipe {file}: not valid TOML ({error}); correct it") from None
-    known = ["recipe", *Config().to_dict()]
+    known = ["recipe", *Config(detector=detector).to_dict()]
     settings: dict[str, Any] = {}
     for key, value in content.items():
         if key not in known:

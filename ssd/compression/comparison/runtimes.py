@@ -14,7 +14,7 @@ from ssd.detectors.table import detector_of
 from ssd.errors import InputError
 from ssd.evaluation.detect import in_precision
 from ssd.images import normalise
-from ssd.inference.export import export
+from ssd.inference.export import OUTPUTS, export
 from ssd.inference.exported import feed_of, load_exported
 
 RUNTIMES = ("eager", "compiled", "onnxruntime", "openvino")
@@ -91,6 +91,6 @@ def _in_openvino(file: Path) -> Run:
 
     def run(pixels: Tensor, placed_ltrb_px: Tensor) -> Detections:
         found = compiled(feed_of(pixels, placed_ltrb_px, names))
-        return Detections(*(torch.from_numpy(found[name].copy()) for name in Detections._fields))
+        return Detections(*(torch.from_numpy(found[name].copy()) for name in OUTPUTS))
 
     return run
