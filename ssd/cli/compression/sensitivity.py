@@ -154,8 +154,8 @@ def _judge(
     import pipelines
     from ssd.compression.analysis.sensitivity import Judged
     from ssd.detectors.table import detector_of
-    from ssd.evaluation.coco import coco_metrics
     from ssd.evaluation.detect import detect_split
+    from ssd.evaluation.metrics import DECIDING, metrics_of
 
     detector = detector_of(config.detector)
     view = detector.view(config.detector)
@@ -177,10 +177,10 @@ def _judge(
     def judge() -> "Judged":
         results = detect_split(model, to_judge, ground_truth, config, ranks)
         assert results is not None
-        ap = coco_metrics(ground_truth, results.rows, config.eval_engine)["AP"] if len(results) else 0.0
+        metrics = metrics_of(ground_truth, results, names=config.metrics, engine=config.eval_engine)
         torch.manual_seed(0)  # of the anchors and proposals that have a loss
         losses = [float(torch.stack(list(losses_of(model, batch).values())).sum()) for batch in to_learn]
-        return Judged(ap, sum(losses) / len(losses))
+        return Judged(metrics[DECIDING[config.metrics[0]]], sum(losses) / len(losses))
 
     return judge, f"{len(split)} images of {source.name}, {split.fingerprint}"
 

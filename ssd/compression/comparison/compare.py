@@ -21,7 +21,7 @@ from ssd.detectors.table import view_of
 from ssd.distributed import Ranks
 from ssd.environment import git_revision, hardware, versions
 from ssd.evaluation.detect import Results, detect_rows, detect_split
-from ssd.evaluation.parts import all_metrics
+from ssd.evaluation.metrics import DECIDING, metrics_of
 from ssd.files import written_whole
 from ssd.inference.exported import load_exported, pixels_of
 from ssd.report.example_pictures import Examples
@@ -60,7 +60,9 @@ def compare(
         release(ranks.device)
     for batch in seen[0].first:
         examples.remember(batch)
-    metrics = [all_metrics(ground_truth, each, configs[0].eval_engine) for each in results]
+    metrics = [
+        metrics_of(ground_truth, each, names=configs[0].metrics, engine=configs[0].eval_engine) for each in results
+    ]
 
     with tempfile.TemporaryDirectory() as folder:
         needs_onnx = {"onnxruntime", "openvino"} & set(runtimes)
@@ -109,12 +111,12 @@ def compare(
         in_torch_only = [each.name for each, file in zip(subjects, files, strict=True) if file is None]
         notes += [f"{name} has no form without this program, so torch alone runs it" for name in in_torch_only]
     figures.write_json(output / figures.FIGURES, found, {**about, "notes": notes})
-    figures.write_plot(output / figures.PLOT, found)
+    figures.write_plot(output / figures.PLOT, found, DECIDING[configs[0].metrics[0]])
     if len(examples):
         sheet = examples.sheet([(each.name, those) for each, those in zip(found, results, strict=True)])
         with written_whole(output / figures.PICTURES) as temporary:
             Image.fromarray(sheet).save(temporary, format="JPEG", quality=88)
-    figures.write_page(output, found, title, notes, about)
+    figures.write_page(output, found, title, notes, about, DECIDING[configs[0].metrics[0]])
     return found
 
 

@@ -20,7 +20,7 @@ _MARKERS = {"eager": "o", "compiled": "s", "onnxruntime": "^", "openvino": "D"}
 class Compared(NamedTuple):
     """A file and what it came to.
 
-    metrics: of `coco.coco_metrics`. speeds: by runtime and batch size. peak_memory_bytes: by runtime, at the largest
+    metrics: of `metrics.metrics_of`. speeds: by runtime and batch size. peak_memory_bytes: by runtime, at the largest
     batch size; None where it could not be measured.
     """
 
@@ -43,14 +43,15 @@ def write_json(file: Path, found: Sequence[Compared], about: dict[str, Any]) -> 
         temporary.write_text(json.dumps({"files": [each.to_dict() for each in found], **about}, indent=2) + "\n")
 
 
-def _score(value: float) -> str:
-    return "–" if value < 0 else f"{value:.3f}"
+def _score(value: float | None) -> str:
+    return "–" if value is None or value < 0 else f"{value:.3f}"
 
 
 def accuracy_rows(found: Sequence[Compared]) -> tuple[list[str], list[list[str]]]:
     """(heading, a row each)."""
-    rows = [[each.name, *(_score(each.metrics[name]) for name in METRIC_NAMES)] for each in found]
-    return ["", *METRIC_NAMES], rows
+    more = (name for each in found for name, value in each.metrics.items() if isinstance(value, float))
+    names = list(dict.fromkeys((*METRIC_NAMES, *more)))  # VOC's, or masks', which not every file has
+    return ["", *names], [[each.name, *(_score(each.metrics.get(name)) for name in names)] for each in found]
 
 
 def size_rows(found: Sequence[Compared]) -> tuple[list[str], list[list[str]]]:
@@ -110,8 +111,8 @@ def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
     return best
 
 
-def write_plot(file: Path, found: Sequence[Compared]) -> None:
-    """AP over milliseconds, a panel for each batch size; a line joins each runtime's frontier."""
+def write_plot(file: Path, found: Sequence[Compared], accuracy: str) -> None:
+    """A metric, by its name, over milliseconds, a panel for each batch size; a line joins each runtime's frontier."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -125,7 +126,7 @@ def write_plot(file: Path, found: Sequence[Compared]) -> None:
             points = []
             for each, colour in zip(found, colours, strict=True):
                 if speed := each.speeds.get((runtime, batch_size)):
-                    points.append((speed.milliseconds_per_image, max(0.0, each.metrics["AP"])))
+                    points.append((speed.milliseconds_per_image, max(0.0, each.metrics[accuracy])))
                     panel.scatter(*points[-1], color=colour, marker=_MARKERS[runtime], s=60, zorder=3)
             if best := frontier(points):
                 panel.plot(*zip(*best, strict=True), color="0.7", linewidth=1, zorder=1)
@@ -133,10 +134,10 @@ def write_plot(file: Path, found: Sequence[Compared]) -> None:
         panel.margins(x=0.08)
         panel.set_xlim(left=0)
         panel.grid(color="0.92")
-    aps = [max(0.0, each.metrics["AP"]) for each in found]
+    aps = [max(0.0, each.metrics[accuracy]) for each in found]
     margin = max(0.02, 0.15 * (max(aps) - min(aps)))
     panels[0].set_ylim(max(0.0, min(aps) - margin), max(aps) + margin)
-    panels[0].set_ylabel("AP")
+    panels[0].set_ylabel(accuracy)
     marks = [
         Line2D([], [], color=c, marker="o", linestyle="", label=e.name) for e, c in zip(found, colours, strict=True)
     ]
@@ -147,13 +148,15 @@ def write_plot(file: Path, found: Sequence[Compared]) -> None:
 
 
 def write_page(
-    folder: Path, found: Sequence[Compared], subtitle: str, notes: Sequence[str], about: dict[str, Any]
+    folder: Path, found: Sequence[Compared], subtitle: str, notes: Sequence[str], about: dict[str, Any], accuracy: str
 ) -> None:
     """The page of what lies in the folder already."""
     body = "".join(f"<p>{escape(note)}</p>" for note in notes)
-    body += picture(folder / PLOT, "AP over milliseconds an image; a line joins what nothing else is better than.")
+    body += picture(
+        folder / PLOT, f"{accuracy} over milliseconds an image; a line joins what nothing else is better than."
+    )
     body += f"<h2>Milliseconds an image, from pixels to detections</h2>{table(*speed_rows(found))}"
-    body += f"<h2>COCO metrics</h2>{table(*accuracy_rows(found))}"
+    body += f"<h2>Metrics</h2>{table(*accuracy_rows(found))}"
     body += f"<h2>Size, for one image</h2>{table(*size_rows(found))}"
     if (folder / PICTURES).exists():
         body += "<h2>The same images</h2>" + picture(
