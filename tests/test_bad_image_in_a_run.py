@@ -94,10 +94,10 @@ def reads(ranks: Any, data: Path, cache: Path) -> tuple[list[str], dict[str, lis
     parsed = 0
     read_document = scan.read_document
 
-    def counting(file: Path) -> Any:
+    def counting(*arguments: Any) -> Any:
         nonlocal parsed
         parsed += 1
-        return read_document(file)
+        return read_document(*arguments)
 
     scan.read_document = counting
     usable = read_usable(find_named(data, "train"), ranks)

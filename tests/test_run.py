@@ -250,11 +250,11 @@ import numpy as np
 import torch
 
 import main
-import ssd.evaluation.metrics
+import ssd.evaluation.parts
 import ssd.training.loop
 
 folder = Path(sys.argv.pop(1))
-coco_metrics, average_statistics = ssd.evaluation.metrics.coco_metrics, ssd.training.loop.average_statistics
+coco_metrics, average_statistics = ssd.evaluation.parts.coco_metrics, ssd.training.loop.average_statistics
 
 
 def recording_metrics(ground_truth, results, engine):
@@ -268,7 +268,7 @@ def recording_average(model, ranks):
     torch.save(model.state_dict(), folder / f"rank{ranks.rank}.pt")
 
 
-ssd.evaluation.metrics.coco_metrics, ssd.training.loop.average_statistics = recording_metrics, recording_average
+ssd.evaluation.parts.coco_metrics, ssd.training.loop.average_statistics = recording_metrics, recording_average
 sys.exit(main.main(sys.argv[1:]))
 """
 
