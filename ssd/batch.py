@@ -136,6 +136,14 @@ class Detections(NamedTuple):
     keypoints: Tensor | None = None
 
 
+FIELDS_OF_BOXES = ("boxes_ltrb", "scores", "labels", "counts")
+"""Of `Detections`, what every detector has."""
+
+
+def of_boxes(detections: Detections) -> dict[str, Tensor]:
+    return dict(zip(FIELDS_OF_BOXES, detections[:4], strict=True))
+
+
 def on_host(detections: Detections) -> Detections:
     """The same on the CPU, by one copy, and one each for masks and keypoints."""
     boxes_ltrb, scores, labels, _, *parts = detections

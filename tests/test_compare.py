@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from ssd.compression.comparison.figures import frontier
 from ssd.compression.comparison.onnx_sizes import onnx_sizes
 from ssd.compression.comparison.subjects import load_subjects
 from ssd.compression.comparison.timing import in_turns
+from ssd.detectors.names import settings_named
+from ssd.detectors.table import detector_of, to_dict
 
 
 def test_speeds_are_medians_of_rounds_and_of_their_ratios() -> None:
@@ -130,6 +133,38 @@ def test_the_commands_from_a_checkpoint_to_the_page(
     for name, width in (("frontier.png", 500), ("detections.jpg", 600)):
         with Image.open(output / name) as picture:
             assert picture.width > width, name
+
+
+@pytest.mark.slow
+def test_keypoints_are_compared_with_those_of_the_split(demo_data: Path, demo_checkpoint: Path, tmp_path: Path) -> None:
+    """Also where the first file finds boxes only."""
+    from pipelines.readers.coco import read_annotations
+    from ssd.views import ObjectParts
+
+    settings = replace(settings_named("keypointrcnn_resnet18_fpn"), short_sides_px=(64,), long_side_px=64)
+    split = read_annotations(demo_data, "val2017", ObjectParts(keypoints=True))
+    assert split.keypoints is not None
+    settings = detector_of(settings).with_skeleton(settings, split.keypoints.skeleton)
+    torch.manual_seed(0)
+    content = torch.load(demo_checkpoint, weights_only=True)
+    model = detector_of(settings).build(settings, split.num_classes)
+    content |= {"detector": to_dict(settings), "model": model.state_dict()}
+    checkpoint.save(tmp_path / "points.pt", content)
+    command = ["compare", str(demo_checkpoint), str(tmp_path / "points.pt"), "--data", str(demo_data)]
+    command += [
+        "--data_pipeline",
+        "no_dali",
+        "--num-workers",
+        "0",
+        "--device",
+        "cpu",
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    command += ["--runtimes", "eager", "--batch-sizes", "1", "--rounds", "1", "--warmup-rounds", "0", "--no-memory"]
+    assert main.main([*command, "--score-threshold", "0.01", "--max-per-image", "10"]) == 0
+    boxes, points = json.loads((tmp_path / "out" / "comparison.json").read_text())["files"]
+    assert "keypoints_AP" in points["metrics"] and "keypoints_AP" not in boxes["metrics"]
 
 
 @pytest.mark.slow

@@ -13,9 +13,12 @@ from torch.fx import GraphModule
 import main
 from ssd.batch import Detections
 from ssd.checkpoints import checkpoint
+from ssd.config import Thresholds
 from ssd.detectors.graph_nms import greedy_nms
+from ssd.detectors.ssd300.export import exportable
 from ssd.detectors.ssd300.model import SSD300
 from ssd.detectors.ssd300.postprocess import detect
+from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.images import normalise
 from ssd.inference import export
 
@@ -80,6 +83,12 @@ def onnx_runner(file: Path) -> tuple[Callable[[Tensor], dict[str, Tensor]], dict
         return dict(zip(names, map(torch.from_numpy, outputs), strict=True))
 
     return run, json.loads(session.get_modelmeta().custom_metadata_map["ssd300"])
+
+
+def test_a_graph_gives_boxes_only(model: SSD300, images: Tensor) -> None:
+    """Not also masks and keypoints, which it has not."""
+    program = export.to_program(exportable(model, SSD300Settings("resnet18"), Thresholds()))
+    assert list(program.module()(images)) == ["boxes_ltrb", "scores", "labels", "counts"]
 
 
 def torch_runner(file: Path) -> tuple[Callable[[Tensor], dict[str, Tensor]], dict[str, Any]]:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ssd.cli.train import train_parser
+from ssd.cli.train import set_by_recipe, train_parser
 from ssd.config import Config
+from ssd.detectors.names import family_of, settings_named
 from ssd.detectors.ssd300.recipes import RECIPES
 from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.errors import InputError
@@ -122,3 +123,15 @@ def test_a_file_may_set_what_only_its_detector_has(tmp_path: Path) -> None:
     file.write_text("short_sides_px = [192]\n")
     with pytest.raises(InputError, match="there is no setting 'short_sides_px'"):
         base_of(str(file), train_parser(SSD300Settings()), SSD300Settings(), None, 1)
+
+
+def test_a_recipe_leaves_to_a_checkpoint_what_it_does_not_change() -> None:
+    """The points of a run's own keypoints are no flags, and no recipe knows them; nor does it those anchors."""
+    settings = settings_named("keypointrcnn_resnet18_fpn")
+    config = family_of(settings).recipes["demo"](None, 1, settings)
+    given = set_by_recipe(config, settings)
+    assert (
+        not given & {"keypoints", "keypoint_links", "keypoint_labels"} and {"learning_rate", "short_sides_px"} <= given
+    )
+    yolo = settings_named("yolov2-voc")
+    assert "anchors" not in set_by_recipe(family_of(yolo).recipes["darknet"](None, 1, yolo), yolo)

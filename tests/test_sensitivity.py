@@ -1,6 +1,7 @@
 """An analysis of sensitivity: a tensor at a time, levels by hand, points kept, and a schedule that can be followed."""
 
 import csv
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,8 @@ def test_the_command_goes_on_where_it_was(
     assert main.main(arguments) == 0
     assert "which has 2 points" in capfd.readouterr().out
     assert [round(zeros, 2) for zeros in asked] == [0, 0.5, 0.9, 0.9]
+    with pytest.raises(InputError, match="metrics"):  # whose AP is another
+        command.sensitivity([*arguments[1:], "--metrics", "voc07"])
     with (tmp_path / "out" / records.TABLE).open() as stream:
         rows = list(csv.DictReader(stream))
     assert [(row["tensor"], float(row["level"])) for row in rows] == [
@@ -148,10 +151,13 @@ def test_the_command_goes_on_where_it_was(
 
 
 @pytest.mark.slow
-def test_ap_and_loss_are_those_of_the_images(demo_data: Path, demo_checkpoint: Path, tmp_path: Path) -> None:
+def test_ap_and_loss_are_those_of_the_images(
+    demo_data: Path, demo_checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["sensitivity", "--checkpoint", str(demo_checkpoint), "--data", str(demo_data), "--device", "cpu"]
     arguments += ["--output", str(tmp_path), "--tensors", "class_heads.0.weight", "--levels", "1", "--images", "2"]
     assert main.main([*arguments, "--data_pipeline", "no_dali", "--num-workers", "0"]) == 0
+    assert re.search(r"on 2 images of val2017, [0-9a-f]{16,}\n", capfd.readouterr().out)  # the split's fingerprint
     with (tmp_path / records.TABLE).open() as stream:
         dense, without = list(csv.DictReader(stream))
     assert float(without["sparsity"]) == 1

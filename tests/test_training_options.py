@@ -33,6 +33,7 @@ from ssd.config import Config
 from ssd.detectors.ssd300.model import SSD300
 from ssd.errors import InputError
 from ssd.schedule import Warmup, lr_at
+from ssd.training.ema import Average
 from ssd.training.interruption import Preempted
 from ssd.training.optimizer import build_optimizer
 from ssd.training.state import Training
@@ -80,6 +81,16 @@ def test_the_average_is_that_of_the_formula() -> None:
     for name, value in averages_of(training).items():
         if "num_batches" not in name:  # which no evaluation reads
             torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)  # a few roundings of float32
+
+
+def test_the_average_counts_what_its_model_counts() -> None:
+    """As YOLOv2 counts the images that it has seen, by which its loss goes."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    model.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+    average = Average(model, 0.9)
+    model.seen += 7
+    average.update(0)
+    assert int(average.model.seen) == 7
 
 
 def test_the_average_leaves_the_training_as_it_was() -> None:

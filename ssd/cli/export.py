@@ -7,6 +7,7 @@ from typing import Any
 
 from ssd.config import Config
 from ssd.errors import InputError
+from ssd.options.detectors import for_detector
 from ssd.options.flags import (
     CHECKPOINT_HELP,
     COUNT,
@@ -64,9 +65,11 @@ def export(arguments: Sequence[str]) -> int:
     config = config_of(options, Config(), needs_data=in_8_bits)
     require_folder_of(str(output), "--output")
 
+    from ssd.checkpoints import checkpoint, conversion
     from ssd.inference import export as exporting
 
     source = Path(config.checkpoint or "")
+    config = for_detector(checkpoint.settings_of(conversion.load(source)), config, set(options))
     if not in_8_bits:
         print(exporting.export(source, output, form, config))
         return 0

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pipelines.readers.layouts.source import Source
     from pipelines.readers.splits import SplitFlags
     from ssd.distributed import Ranks
+    from ssd.views import ObjectParts
 
 DEMO_FOLDER = Path("data/demo")
 
@@ -62,12 +63,13 @@ def read_split(config: Config, role: Literal["train", "val"]) -> "Annotations":
     return read_source(find_split(config, role), parts_of(view_of(config.detector)))
 
 
-def read_to_run(config: Config, source: "Source", ranks: "Ranks") -> "Annotations":
-    """The split, parsed once a host; without its bad images where the config says so."""
+def read_to_run(config: Config, source: "Source", ranks: "Ranks", parts: "ObjectParts | None" = None) -> "Annotations":
+    """The split, parsed once a host; without its bad images where the config says so. parts: what objects are read
+    with, if not what the config's detector looks at."""
     from ssd.detectors.table import view_of
     from ssd.views import parts_of
 
-    parts = parts_of(view_of(config.detector))
+    parts = parts or parts_of(view_of(config.detector))
     if config.on_bad_image == "error":
         from pipelines.readers.once_a_host import read_once_a_host
         from pipelines.readers.reading import read_source
@@ -79,12 +81,12 @@ def read_to_run(config: Config, source: "Source", ranks: "Ranks") -> "Annotation
 
 
 def split_to_judge(
-    content: dict[str, Any], file: Path, config: Config, ranks: "Ranks"
+    content: dict[str, Any], file: Path, config: Config, ranks: "Ranks", parts: "ObjectParts | None" = None
 ) -> "tuple[Source, Annotations, str]":
     """The split to judge a detector by, with its labels: where it lies, what is in it, and what to say of its EXIF.
 
-    content: with the detector's "categories". file: that it is in. Raises InputError where the split has other
-    categories, or cannot be judged by.
+    content: with the detector's "categories". file: that it is in. parts: as in `read_to_run`. Raises InputError where
+    the split has other categories, or cannot be judged by.
     """
     import numpy as np
 
@@ -96,7 +98,7 @@ def split_to_judge(
     from ssd.detectors.table import detector_of
 
     source = find_split(config, "val")
-    split = read_to_run(config, source, ranks)
+    split = read_to_run(config, source, ranks, parts)
     if skeleton := detector_of(config.detector).skeleton(config.detector):
         require_points(skeleton.names, split, file.name)
     own = tuple(Category(*category) for category in content["categories"])

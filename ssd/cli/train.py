@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from ssd.config import (
@@ -56,8 +57,10 @@ def train_parser(settings: Any = Config.detector) -> Parser:
         "       main.py benchmark data|train|inference [flags]\n"
         "       main.py plot RUN... [flags]\n"
         "       main.py convert IN OUT\n"
-        "       main.py summary --checkpoint FILE [flags]\n"
+        "       main.py summary --checkpoint FILE | --detector NAME [flags]\n"
+        "       main.py sensitivity --checkpoint FILE --data DIR --output DIR [flags]\n"
         "       main.py thin --checkpoint FILE --output FILE [flags]\n"
+        "       main.py compare FILE... --data DIR --output DIR [flags]\n"
         "       main.py download --data DIR [flags]\n"
         "       main.py doctor [flags]\n"
         "Each has its own --help.",
@@ -200,6 +203,14 @@ def _recipes_help(recipes: dict[str, Recipe]) -> str:
     return "\n".join(f"  {name:<11}{(recipe.__doc__ or '').splitlines()[0]}" for name, recipe in recipes.items())
 
 
+def set_by_recipe(config: Config, settings: Any) -> set[str]:
+    """The names of what a recipe says. settings: what --detector stands for; where the recipe leaves them as they are,
+    a checkpoint may say others, such as the points of its keypoints."""
+    usual = asdict(settings)
+    own = {name for name, value in asdict(config.detector).items() if value == usual.get(name)}
+    return set(config.to_dict()) - own
+
+
 def train(arguments: Sequence[str]) -> int:
     end_with_launcher()
     settings = detector_in(arguments)
@@ -208,7 +219,7 @@ def train(arguments: Sequence[str]) -> int:
     local_rank, recipe = options.pop("local_rank"), options.pop("recipe")
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     config = config_of(options, base_of(recipe, parser, settings, options.get("batch_size"), world_size))
-    given = set(options) if recipe is None else set(config.to_dict())
+    given = set(options) if recipe is None else set(options) | set_by_recipe(config, settings)
 
     from ssd.cli.training_run import train_run
     from ssd.distributed import process_group

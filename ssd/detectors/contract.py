@@ -34,7 +34,7 @@ def _no_skeleton(settings: Any) -> Skeleton | None:
 class Exportable(NamedTuple):
     """A detector with its post-processing as one graph.
 
-    module: takes inputs, gives `Detections._asdict()`. inputs: an example of each, by name. dynamic: torch.export's
+    module: takes inputs, gives `batch.of_boxes`. inputs: an example of each, by name. dynamic: torch.export's
     dynamic_shapes of them. input_text: what the user has to pass.
     """
 

@@ -52,13 +52,15 @@ def detect_split(
         sizes_px = torch.from_numpy(ground_truth.sizes_px[batch.indices.numpy()]).double()
         if detections.masks is not None:
             masks += _counts(detections, sizes_px)
-        if detections.keypoints is not None:
+        if detections.keypoints is not None and points:
             real = torch.arange(detections.scores.shape[1]) < detections.counts.unsqueeze(1)
             scale = torch.cat([sizes_px, torch.ones_like(sizes_px[:, :1])], dim=1).view(-1, 1, 1, 3)
             keypoints.append((detections.keypoints.double() * scale)[real])
     model.train(training)
     view = detector_of(config.detector).view(config.detector)
-    return _joined(torch.cat(rows), masks, torch.cat(keypoints), parts_of(view), ranks)
+    parts = parts_of(view)
+    parts = parts._replace(keypoints=parts.keypoints and points > 0)  # which are compared with those of the split
+    return _joined(torch.cat(rows), masks, torch.cat(keypoints), parts, ranks)
 
 
 def _counts(detections: Detections, sizes_px: torch.Tensor) -> list[bytes]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ssd.batch import FIELDS_OF_BOXES
 from ssd.checkpoints import checkpoint, conversion
 from ssd.config import Config
 from ssd.detectors.contract import Exportable
@@ -14,8 +15,6 @@ from ssd.detectors.table import detector_of, to_dict
 from ssd.errors import InputError
 from ssd.files import written_whole
 
-OUTPUTS = ("boxes_ltrb", "scores", "labels", "counts")
-"""Of a file, as `ssd.batch.Detections` has them; masks and keypoints are not exported."""
 METADATA_KEY = "ssd300"
 """Where a file has its metadata as JSON: in an ONNX model's metadata_props, in torch.export's extra_files."""
 
@@ -81,7 +80,7 @@ def _save_onnx(program: torch.export.ExportedProgram, exported: Exportable, abou
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of onnxscript's own, about its own calls
         converted = torch.onnx.export(
-            program, input_names=list(exported.inputs), output_names=list(OUTPUTS), verbose=False
+            program, input_names=list(exported.inputs), output_names=list(FIELDS_OF_BOXES), verbose=False
         )
     assert converted is not None
     converted.model.metadata_props[METADATA_KEY] = json.dumps(about)

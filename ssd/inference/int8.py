@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssd.batch import Detections, EvalBatch
+from ssd.batch import FIELDS_OF_BOXES, Detections, EvalBatch
 from ssd.boxes import pairwise_iou
 from ssd.detectors.table import view_of
 from ssd.errors import InputError
 from ssd.files import written_whole
-from ssd.inference.export import METADATA_KEY, OUTPUTS
+from ssd.inference.export import METADATA_KEY
 from ssd.inference.exported import feed_of, load_exported, pixels_of
 
 AGREEMENT = 0.95
@@ -90,7 +90,7 @@ def _detections_of(file: Path, feeds: Sequence[dict[str, np.ndarray]]) -> list[D
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    return [Detections(*map(torch.from_numpy, session.run(list(OUTPUTS), feed))) for feed in feeds]
+    return [Detections(*map(torch.from_numpy, session.run(list(FIELDS_OF_BOXES), feed))) for feed in feeds]
 
 
 def _quantise(source: Path, target: Path, feeds: Sequence[dict[str, np.ndarray]], nodes: list[str]) -> None:

@@ -272,7 +272,7 @@ def config_of(flags: dict[str, Any], base: Config, *, needs_data: bool = True) -
     if config.batch_size % config.accumulate or config.batch_size // config.accumulate < 2:
         raise InputError(
             f"--accumulate {config.accumulate}: does not part a batch of {config.batch_size} into equal parts of two "
-            "images or more; pass another --batch-size"
+            "images or more; pass another --batch-size, or --accumulate 1"
         )
     if config.freeze_backbone and config.backbone_weights == "none" and not config.checkpoint:
         raise InputError("--freeze-backbone: would freeze random weights; pass --checkpoint or --backbone-weights")

@@ -25,10 +25,20 @@ class Average:
         """Averages this model from now on, whose shapes the average has."""
         self.statistics = join_statistics(self.model)
         self._own, self._models = _averaged(self.model), _averaged(model)
+        self._counted = list(zip(_counters(self.model), _counters(model), strict=True))
 
     def update(self, step: int) -> None:
         """Takes in the model as it is after this step (from 0). The host waits for nothing."""
         get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))(self._own, self._models, None)
+        for own, models in self._counted:
+            own.copy_(models)
+
+
+def _counters(model: nn.Module) -> list[Tensor]:
+    """What a model counts by itself, such as the images that YOLOv2 has seen; batch norm's count of batches is of no
+    use here."""
+    counters = (value for name, value in model.named_buffers() if not name.endswith("num_batches_tracked"))
+    return [value for value in counters if not value.is_floating_point()]
 
 
 def _averaged(model: nn.Module) -> list[Tensor]:

@@ -70,12 +70,15 @@ def compare(arguments: Sequence[str]) -> int:
     from functools import partial
 
     import pipelines
+    from pipelines.categories import require_points
     from ssd.compression.comparison.compare import compare as compared
     from ssd.compression.comparison.figures import PAGE, show_tables
     from ssd.compression.comparison.runtimes import require_runtimes
     from ssd.compression.comparison.subjects import load_subjects
     from ssd.console import Console
+    from ssd.detectors.table import detector_of, view_of
     from ssd.distributed import process_group
+    from ssd.views import ObjectParts, parts_of
 
     require_runtimes(runtimes)
     subjects = load_subjects(files)
@@ -89,7 +92,13 @@ def compare(arguments: Sequence[str]) -> int:
         if ranks.world_size > 1:
             raise InputError("main.py compare measures in one process; start it without torchrun")
         about = {"categories": subjects[0].categories}
-        source, split, _ = split_to_judge(about, subjects[0].file, config, ranks)
+        # Masks and keypoints where any of them finds them.
+        views = [parts_of(view_of(each.settings)) for each in subjects]
+        parts = ObjectParts(any(each.masks for each in views), any(each.keypoints for each in views))
+        source, split, _ = split_to_judge(about, subjects[0].file, config, ranks, parts)
+        for each in subjects:
+            if skeleton := detector_of(each.settings).skeleton(each.settings):
+                require_points(skeleton.names, split, each.file.name)
         for warning in filter(None, (split.repairs_text, judged_text(split))):
             print(f"warning: {warning}", file=sys.stderr)
         loader_of = partial(

@@ -116,7 +116,7 @@ def _analyse(config: Config, given: set[str], options: dict[str, Any], ranks: "R
         digest.update(name.encode() + value.detach().cpu().contiguous().view(-1).numpy().tobytes())
     about = {
         "model": digest.hexdigest(), "images": split_text, "group": group, "device": ranks.device.type,
-        "thresholds": config.thresholds._asdict(),
+        "thresholds": config.thresholds._asdict(), "metrics": config.metrics[0],
     }  # fmt: skip
     done = records.open_records(folder, json.loads(json.dumps(about)))
     total = 1 + len(tensors) * len(levels)
@@ -182,7 +182,7 @@ def _judge(
         losses = [float(torch.stack(list(losses_of(model, batch).values())).sum()) for batch in to_learn]
         return Judged(metrics[DECIDING[config.metrics[0]]], sum(losses) / len(losses))
 
-    return judge, f"{len(split)} images of {source.name}, {split.fingerprint}"
+    return judge, f"{len(split)} images of {source.name}, {split.fingerprint()}"
 
 
 class _progress:

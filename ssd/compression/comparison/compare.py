@@ -111,7 +111,8 @@ def compare(
         in_torch_only = [each.name for each, file in zip(subjects, files, strict=True) if file is None]
         notes += [f"{name} has no form without this program, so torch alone runs it" for name in in_torch_only]
     figures.write_json(output / figures.FIGURES, found, {**about, "notes": notes})
-    figures.write_plot(output / figures.PLOT, found, DECIDING[configs[0].metrics[0]])
+    if any(each.speeds for each in found):
+        figures.write_plot(output / figures.PLOT, found, DECIDING[configs[0].metrics[0]])
     if len(examples):
         sheet = examples.sheet([(each.name, those) for each, those in zip(found, results, strict=True)])
         with written_whole(output / figures.PICTURES) as temporary:

@@ -152,9 +152,10 @@ def write_page(
 ) -> None:
     """The page of what lies in the folder already."""
     body = "".join(f"<p>{escape(note)}</p>" for note in notes)
-    body += picture(
-        folder / PLOT, f"{accuracy} over milliseconds an image; a line joins what nothing else is better than."
-    )
+    if any(each.speeds for each in found):
+        body += picture(
+            folder / PLOT, f"{accuracy} over milliseconds an image; a line joins what nothing else is better than."
+        )
     body += f"<h2>Milliseconds an image, from pixels to detections</h2>{table(*speed_rows(found))}"
     body += f"<h2>Metrics</h2>{table(*accuracy_rows(found))}"
     body += f"<h2>Size, for one image</h2>{table(*size_rows(found))}"

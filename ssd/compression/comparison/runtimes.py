@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ssd.batch import Detections, EvalBatch, on_host
+from ssd.batch import FIELDS_OF_BOXES, Detections, EvalBatch, on_host
 from ssd.compression.comparison.subjects import Subject
 from ssd.config import Config
 from ssd.detectors.table import detector_of
 from ssd.errors import InputError
 from ssd.evaluation.detect import in_precision
 from ssd.images import normalise
-from ssd.inference.export import OUTPUTS, export
+from ssd.inference.export import export
 from ssd.inference.exported import feed_of, load_exported
 
 RUNTIMES = ("eager", "compiled", "onnxruntime", "openvino")
@@ -62,11 +62,13 @@ def build_run(runtime: str, subject: Subject, onnx: Path | None, config: Config,
 def _in_torch(model: nn.Module, subject: Subject, config: Config, device: torch.device, *, compiles: bool) -> Run:
     model = model.to(device).to(memory_format=torch.channels_last)
     forward = in_precision(torch.compile(model) if compiles else model, config, device)
-    detect = detector_of(subject.settings).detect(subject.settings, config.thresholds)
+    detector = detector_of(subject.settings)
+    detect, view = detector.detect(subject.settings, config.thresholds), detector.view(subject.settings)
 
     @torch.no_grad()
     def run(pixels: Tensor, placed_ltrb_px: Tensor) -> Detections:
-        images = normalise(pixels.to(device).contiguous(memory_format=torch.channels_last))
+        pixels = pixels.to(device).contiguous(memory_format=torch.channels_last)
+        images = normalise(pixels, view.mean, view.std)
         for image, (_, _, right, bottom) in zip(images, placed_ltrb_px.tolist(), strict=True):
             image[:, bottom:] = 0
             image[:, :, right:] = 0
@@ -91,6 +93,6 @@ def _in_openvino(file: Path) -> Run:
 
     def run(pixels: Tensor, placed_ltrb_px: Tensor) -> Detections:
         found = compiled(feed_of(pixels, placed_ltrb_px, names))
-        return Detections(*(torch.from_numpy(found[name].copy()) for name in OUTPUTS))
+        return Detections(*(torch.from_numpy(found[name].copy()) for name in FIELDS_OF_BOXES))
 
     return run

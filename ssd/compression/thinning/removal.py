@@ -39,7 +39,7 @@ def thin(model: nn.Module, fresh: nn.Module, streams: Iterable[Stream], *, round
     Raises InputError where a whole layer is 0.
     """
     source = copy.deepcopy(model)
-    decisions = [_decide(source, stream, round_to) for stream in streams]
+    decisions = [_decide([source], stream, round_to) for stream in streams]
     keeps_out, keeps_in = _indices(decisions)
     shapes = thinned(copy.deepcopy(model), _plan(keeps_out, keeps_in))
     smaller: nn.Module = thinned(fresh, plan_between(fresh, shapes))
@@ -63,7 +63,7 @@ def thin_in_place(models: Sequence[nn.Module], streams: Iterable[Stream], round_
     models: of one detector, with equal shapes. Returns how what belongs to their weights is to be cut; None where
     nothing goes.
     """
-    decisions = [_decide(models[0], stream, round_to) for stream in streams]
+    decisions = [_decide(models, stream, round_to) for stream in streams]
     if all(bool(each.kept.all()) for each in decisions):
         return None
     keeps_out, keeps_in = _indices(decisions)
@@ -106,18 +106,23 @@ class _Decision(NamedTuple):
     speaks: Tensor
 
 
-def _decide(model: nn.Module, stream: Stream, round_to: int) -> _Decision:
+def _decide(models: Sequence[nn.Module], stream: Stream, round_to: int) -> _Decision:
+    """Of the filters that are 0 in the first model; what they say is looked at in all of them."""
+    model = models[0]
     writers: list[Any] = [model.get_submodule(name) for name, _ in stream.writers]
     is_zero = torch.stack([(layer.weight == 0).flatten(1).all(dim=1) for layer in writers]).all(dim=0)
     if is_zero.all():
         raise InputError(f"{stream.writers[0][0]}: all of its filters are 0; thinning would remove the whole layer")
-    constants = torch.stack(_constants(model, stream))  # additions x C
-    is_unread = _unread(model, stream)
-    says_nothing = (is_zero & (constants == 0).all(dim=0)) | is_unread
+    constants = torch.stack([torch.stack(_constants(each, stream)) for each in models])  # models x additions x C
+    is_unread = torch.stack([_unread(each, stream) for each in models]).all(dim=0)
+    says_nothing = (is_zero & (constants == 0).flatten(0, 1).all(dim=0)) | is_unread
     kept = ~says_nothing
     speaks = (is_zero & ~says_nothing).nonzero().flatten()
+    # One that says something in all models can say it for the others, by shares of its own constant.
+    is_heard = (constants != 0).flatten(0, 1).all(dim=0)[speaks]
+    speaks = torch.cat([speaks[is_heard], speaks[~is_heard]])
     # After several additions the readers see different constants, which no one filter has in their proportions.
-    if len(stream.additions) > 1 or len(speaks) < 2:
+    if len(stream.additions) > 1 or len(speaks) < 2 or not is_heard.any():
         speaks = speaks[:0]
     kept[speaks[1:]] = False
     missing = -int(kept.sum()) % round_to if len(kept) % round_to == 0 else 0

@@ -7,7 +7,7 @@ always takes as many of each class and does the same arithmetic on them; a test 
 import torch
 from torch import Tensor, nn
 
-from ssd.batch import Detections
+from ssd.batch import Detections, of_boxes
 from ssd.config import Thresholds
 from ssd.detectors.contract import Exportable
 from ssd.detectors.graph_nms import greedy_nms
@@ -52,7 +52,7 @@ class DetectsInGraph(nn.Module):
             labels=torch.where(real, place // self.per_class + 1, 0),
             counts=real.sum(dim=1),
         )
-        return detections._asdict()  # a file of torch.export knows no type of ours
+        return of_boxes(detections)  # a file of torch.export knows no type of ours
 
 
 def exportable(model: SSD300, settings: object, thresholds: Thresholds) -> Exportable:

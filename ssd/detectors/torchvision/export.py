@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssd.batch import Detections
+from ssd.batch import Detections, of_boxes
 from ssd.config import Thresholds
 from ssd.detectors.contract import Exportable
 from ssd.detectors.graph_nms import greedy_nms
@@ -67,7 +67,7 @@ def detections_in_graph(boxes_ltrb: Tensor, scores: Tensor, thresholds: Threshol
         labels=torch.where(real, place // per_class + 1, 0),
         counts=real.sum(dim=1),
     )
-    return detections._asdict()  # a file of torch.export knows no type of ours
+    return of_boxes(detections)  # a file of torch.export knows no type of ours
 
 
 def exportable(model: nn.Module, settings: Settings, thresholds: Thresholds) -> Exportable:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ssd.batch import Detections
+from ssd.batch import Detections, of_boxes
 from ssd.config import Thresholds
 from ssd.detectors.contract import Exportable
 from ssd.detectors.graph_nms import greedy_nms
@@ -43,7 +43,7 @@ class DetectsInGraph(nn.Module):
             labels=torch.where(real, place // per_class + 1, 0),
             counts=real.sum(dim=1),
         )
-        return detections._asdict()
+        return of_boxes(detections)
 
 
 def exportable(model: Darknet, settings: YOLOv2Settings, thresholds: Thresholds) -> Exportable:
