@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from runs import assert_equal
 from schedules import schedule_of
 from torch import Tensor, nn
 from toy_training import CPU, DESCRIBE, UNOFFICIAL, Loader, losses_of, on_two_ranks
 
-from runs import assert_equal
 from ssd.batch import MatchedBatch
 from ssd.checkpoints import checkpoint
 from ssd.compression import attach

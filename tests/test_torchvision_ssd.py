@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision.models.detection as theirs
+from runs import last_of, log_of, write_small_data
 from torch import Tensor, nn
 from torchvision.models import get_model_weights, mobilenet_v3_large
 from torchvision_models import NUM_CLASSES, AsItIs, assert_same_detections
@@ -18,7 +19,6 @@ import main
 import pipelines
 from pipelines import augmentation
 from pipelines.readers.coco import read_annotations
-from runs import last_of, log_of, write_small_data
 from ssd.batch import RGB_MEAN, RGB_STD, EvalBatch, MatchedBatch, whole
 from ssd.boxes import cxcywh_to_ltrb
 from ssd.checkpoints import checkpoint
