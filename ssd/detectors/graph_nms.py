@@ -1,7 +1,10 @@
-"""Non-maximum suppression that a graph of fixed shapes can hold: ONNX or torch.export."""
+"""From candidates to detections in a graph of fixed shapes: ONNX or torch.export."""
 
 import torch
 from torch import Tensor
+
+from ssd.batch import Detections, of_boxes
+from ssd.config import Thresholds
 
 
 def greedy_nms(boxes_ltrb: Tensor, candidate: Tensor, nms_iou: float) -> Tensor:
@@ -29,3 +32,21 @@ def greedy_nms(boxes_ltrb: Tensor, candidate: Tensor, nms_iou: float) -> Tensor:
 
     _, survives = torch.while_loop(one_is_left, take_the_best, (candidate, torch.zeros_like(candidate)))
     return survives
+
+
+def detections_in_graph(boxes_ltrb: Tensor, scores: Tensor, thresholds: Thresholds) -> dict[str, Tensor]:
+    """`batch.Detections` of the candidates of each class but background, best first: boxes B x C x N x 4 in [0, 1] and
+    scores B x C x N."""
+    _, classes, per_class = scores.shape
+    scores = torch.where(scores > thresholds.score_threshold, scores, 0)
+    scores = torch.where(greedy_nms(boxes_ltrb, scores > 0, thresholds.nms_iou), scores, 0)
+    scores, place = scores.flatten(1).topk(min(thresholds.max_per_image, per_class * classes), dim=1)
+    boxes_ltrb = boxes_ltrb.flatten(1, 2).gather(1, place.unsqueeze(2).expand(-1, -1, 4)).clamp(0, 1)
+    real = scores > 0
+    detections = Detections(
+        boxes_ltrb=torch.where(real.unsqueeze(2), boxes_ltrb, 0),
+        scores=scores,
+        labels=torch.where(real, place // per_class + 1, 0),
+        counts=real.sum(dim=1),
+    )
+    return of_boxes(detections)  # a file of torch.export knows no type of ours

@@ -7,10 +7,9 @@ always takes as many of each class and does the same arithmetic on them; a test 
 import torch
 from torch import Tensor, nn
 
-from ssd.batch import Detections, of_boxes
 from ssd.config import Thresholds
 from ssd.detectors.contract import Exportable
-from ssd.detectors.graph_nms import greedy_nms
+from ssd.detectors.graph_nms import detections_in_graph
 from ssd.detectors.ssd300.anchors import IMAGE_SIZE_PX, NUM_BOXES, default_boxes_cxcywh
 from ssd.detectors.ssd300.model import SSD300
 from ssd.images import normalise
@@ -30,29 +29,16 @@ class DetectsInGraph(nn.Module):
         super().__init__()
         self.model = model
         self.register_buffer("defaults_cxcywh", default_boxes_cxcywh())
-        self.score_threshold, self.nms_iou = thresholds.score_threshold, thresholds.nms_iou
+        self.thresholds = thresholds
         self.per_class = min(thresholds.max_per_class, NUM_BOXES)
-        self.per_image = min(thresholds.max_per_image, self.per_class * (model.num_classes - 1))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         offsets, logits = self.model(normalise(images))
         probabilities = logits.float().softmax(dim=2)[..., 1:].transpose(1, 2)
         scores, box = probabilities.topk(self.per_class, dim=2)
-        scores = torch.where(scores > self.score_threshold, scores, 0)
         of_image = decode(offsets.float(), self.defaults_cxcywh).unsqueeze(1).expand(-1, scores.shape[1], -1, -1)
         boxes_ltrb = of_image.gather(2, box.unsqueeze(3).expand(-1, -1, -1, 4))
-        scores = torch.where(greedy_nms(boxes_ltrb, scores > 0, self.nms_iou), scores, 0)
-
-        scores, place = scores.flatten(1).topk(self.per_image, dim=1)
-        boxes_ltrb = boxes_ltrb.flatten(1, 2).gather(1, place.unsqueeze(2).expand(-1, -1, 4)).clamp(0, 1)
-        real = scores > 0
-        detections = Detections(
-            boxes_ltrb=torch.where(real.unsqueeze(2), boxes_ltrb, 0),
-            scores=scores,
-            labels=torch.where(real, place // self.per_class + 1, 0),
-            counts=real.sum(dim=1),
-        )
-        return of_boxes(detections)  # a file of torch.export knows no type of ours
+        return detections_in_graph(boxes_ltrb, scores, self.thresholds)
 
 
 def exportable(model: SSD300, settings: object, thresholds: Thresholds) -> Exportable:

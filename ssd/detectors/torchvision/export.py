@@ -5,10 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssd.batch import Detections, of_boxes
 from ssd.config import Thresholds
 from ssd.detectors.contract import Exportable
-from ssd.detectors.graph_nms import greedy_nms
+from ssd.detectors.graph_nms import detections_in_graph
 from ssd.detectors.torchvision.candidates import Candidates
 from ssd.detectors.torchvision.rcnn.faster_rcnn import FasterRCNN
 from ssd.detectors.torchvision.settings import Settings
@@ -50,24 +49,6 @@ class DetectsInGraph(nn.Module):
             return boxes.transpose(1, 2), scores.transpose(1, 2)
         own = labels.unsqueeze(1) == torch.arange(1, self.num_classes).view(1, -1, 1)
         return boxes.unsqueeze(1).expand(-1, classes, -1, -1), torch.where(own, scores.unsqueeze(1), 0)
-
-
-def detections_in_graph(boxes_ltrb: Tensor, scores: Tensor, thresholds: Thresholds) -> dict[str, Tensor]:
-    """`batch.Detections` of the candidates of each class but background, best first: boxes B x C x N x 4 in [0, 1] and
-    scores B x C x N."""
-    _, classes, per_class = scores.shape
-    scores = torch.where(scores > thresholds.score_threshold, scores, 0)
-    scores = torch.where(greedy_nms(boxes_ltrb, scores > 0, thresholds.nms_iou), scores, 0)
-    scores, place = scores.flatten(1).topk(min(thresholds.max_per_image, per_class * classes), dim=1)
-    boxes_ltrb = boxes_ltrb.flatten(1, 2).gather(1, place.unsqueeze(2).expand(-1, -1, 4)).clamp(0, 1)
-    real = scores > 0
-    detections = Detections(
-        boxes_ltrb=torch.where(real.unsqueeze(2), boxes_ltrb, 0),
-        scores=scores,
-        labels=torch.where(real, place // per_class + 1, 0),
-        counts=real.sum(dim=1),
-    )
-    return of_boxes(detections)  # a file of torch.export knows no type of ours
 
 
 def exportable(model: nn.Module, settings: Settings, thresholds: Thresholds) -> Exportable:

@@ -3,10 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from ssd.batch import Detections, of_boxes
 from ssd.config import Thresholds
 from ssd.detectors.contract import Exportable
-from ssd.detectors.graph_nms import greedy_nms
+from ssd.detectors.graph_nms import detections_in_graph
 from ssd.detectors.yolov2.darknet.model import Darknet
 from ssd.detectors.yolov2.postprocess import region_of, scored
 from ssd.detectors.yolov2.settings import YOLOv2Settings, input_size_px
@@ -28,22 +27,9 @@ class DetectsInGraph(nn.Module):
         boxes_ltrb, scores = scored(values, region_of(self.settings, values))
         per_class = min(self.thresholds.max_per_class, boxes_ltrb.shape[1])
         scores, box = scores.transpose(1, 2).topk(per_class, dim=2)
-        scores = torch.where(scores > self.thresholds.score_threshold, scores, 0)
         of_class = boxes_ltrb.unsqueeze(1).expand(-1, scores.shape[1], -1, -1)
         boxes_ltrb = of_class.gather(2, box.unsqueeze(3).expand(-1, -1, -1, 4))
-        scores = torch.where(greedy_nms(boxes_ltrb, scores > 0, self.thresholds.nms_iou), scores, 0)
-
-        per_image = min(self.thresholds.max_per_image, per_class * scores.shape[1])
-        scores, place = scores.flatten(1).topk(per_image, dim=1)
-        boxes_ltrb = boxes_ltrb.flatten(1, 2).gather(1, place.unsqueeze(2).expand(-1, -1, 4)).clamp(0, 1)
-        real = scores > 0
-        detections = Detections(
-            boxes_ltrb=torch.where(real.unsqueeze(2), boxes_ltrb, 0),
-            scores=scores,
-            labels=torch.where(real, place // per_class + 1, 0),
-            counts=real.sum(dim=1),
-        )
-        return of_boxes(detections)
+        return detections_in_graph(boxes_ltrb, scores, self.thresholds)
 
 
 def exportable(model: Darknet, settings: YOLOv2Settings, thresholds: Thresholds) -> Exportable:
