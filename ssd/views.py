@@ -70,6 +70,7 @@ class ShortSideView(NamedTuple):
     antialias: whether shrinking an image takes in its whole footprint. torchvision's weights were trained without.
     mean, std: of R, G and B in [0, 1].
     parts: of the objects, that `RaggedBatch` has too.
+    rounds: whether a side becomes the nearest number of pixels, as in detectron2, and not the next lower one.
     """
 
     short_sides_px: tuple[int, ...] = (800,)
@@ -81,6 +82,7 @@ class ShortSideView(NamedTuple):
     mean: tuple[float, float, float] = RGB_MEAN
     std: tuple[float, float, float] = RGB_STD
     parts: ObjectParts = BOXES
+    rounds: bool = False
 
 
 class StretchView(NamedTuple):
@@ -128,9 +130,22 @@ def parts_of(view: View) -> ObjectParts:
 
 def resized_px(view: ShortSideView, size_px: tuple[int, int], short_side_px: int) -> tuple[int, int]:
     """(width, height) that the view gives an image of that size: torchvision's rule, which rounds down, but for sides
-    of less than a pixel, which it refuses."""
+    of less than a pixel, which it refuses; or detectron2's, which rounds."""
+    if view.rounds:
+        return _rounded_px(view, size_px, short_side_px)
     scale = min(short_side_px / min(size_px), view.long_side_px / max(size_px))
     width, height = (max(1, math.floor(side * scale)) for side in size_px)
+    return width, height
+
+
+def _rounded_px(view: ShortSideView, size_px: tuple[int, int], short_side_px: int) -> tuple[int, int]:
+    # In detectron2's order of operations: one rounding error decides where a side is half a pixel.
+    scale = short_side_px / min(size_px)
+    sides = [short_side_px if side == min(size_px) else side * scale for side in size_px]
+    if max(sides) > view.long_side_px:
+        scale = view.long_side_px / max(sides)
+        sides = [side * scale for side in sides]
+    width, height = (max(1, int(side + 0.5)) for side in sides)
     return width, height
 
 

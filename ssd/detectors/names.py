@@ -5,6 +5,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ssd.config import Config, Recipe
+from ssd.detectors.retinanet import recipes as retinanet_recipes
+from ssd.detectors.retinanet import settings as retinanet
 from ssd.detectors.ssd300 import recipes as ssd300
 from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.detectors.torchvision import names as torchvision
@@ -34,6 +36,10 @@ FAMILIES = {
     "ssd300": Family(
         ("ssd300",), lambda name: SSD300Settings(), lambda settings, weights: settings, lambda settings: Config(),
         ssd300.RECIPES,
+    ),
+    "retinanet": Family(
+        retinanet.NAMES, retinanet.settings_named, retinanet.settled, retinanet_recipes.defaults,
+        retinanet_recipes.RECIPES,
     ),
     "torchvision": Family(
         torchvision.NAMES, torchvision.unsettled, torchvision.settled, torchvision_recipes.defaults,

@@ -26,6 +26,12 @@ def _yolov2() -> Detector:
     return YOLOV2
 
 
+def _retinanet() -> Detector:
+    from ssd.detectors.retinanet.detector import RETINANET
+
+    return RETINANET
+
+
 def _torchvision_ssd() -> Detector:
     from ssd.detectors.torchvision.square.detector import TORCHVISION_SSD
 
@@ -33,6 +39,7 @@ def _torchvision_ssd() -> Detector:
 
 
 DETECTORS: dict[str, Callable[[], Detector]] = {
+    "retinanet": _retinanet,
     "ssd300": _ssd300,
     "torchvision": _torchvision,
     "torchvision_ssd": _torchvision_ssd,
