@@ -155,6 +155,12 @@ def resized(view: ShortSideView, size_px: tuple[int, int], sides_px: tuple[int, 
     return Resized((width, height), scale)
 
 
+def pastes_closed(view: View) -> bool:
+    """Whether a mask is stretched from the first pixel of its box to the last, as Detectron does it, or to the end of
+    the last."""
+    return isinstance(view, ShortSideView) and view.one_scale
+
+
 def resized_px(view: ShortSideView, size_px: tuple[int, int], short_side_px: int) -> tuple[int, int]:
     """(width, height) that the view gives an image of that size in training."""
     return resized(view, size_px, (short_side_px, view.long_side_px)).size_px

@@ -64,7 +64,8 @@ def keypoints_of(annotations: Annotations, sample: Sample) -> np.ndarray:
     points = annotations.keypoints.points[_learned(annotations, sample)]
     points = points * (*_factors(annotations, sample) / annotations.sizes_px[sample.image], 1)
     if sample.flip:
-        points[..., 0] = sample.size_px[0] - points[..., 0]
+        # Detectron takes a point for its pixel, the others for a place in the image.
+        points[..., 0] = sample.size_px[0] - (sample.scale or 0) - points[..., 0]
         points = points[:, mirrored(annotations.keypoints.skeleton.names)]
     return points.astype(np.float32)
 

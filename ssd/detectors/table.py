@@ -26,6 +26,12 @@ def _yolov2() -> Detector:
     return YOLOV2
 
 
+def _detectron() -> Detector:
+    from ssd.detectors.detectron.detector import DETECTRON
+
+    return DETECTRON
+
+
 def _torchvision_ssd() -> Detector:
     from ssd.detectors.torchvision.square.detector import TORCHVISION_SSD
 
@@ -33,6 +39,7 @@ def _torchvision_ssd() -> Detector:
 
 
 DETECTORS: dict[str, Callable[[], Detector]] = {
+    "detectron": _detectron,
     "ssd300": _ssd300,
     "torchvision": _torchvision,
     "torchvision_ssd": _torchvision_ssd,

@@ -20,7 +20,7 @@ from ssd.distributed import runs_on_gpu
 from ssd.evaluation.detect import in_precision
 from ssd.images import ImageLike, is_file, normalise, normalise_padded, resize, rgb_of
 from ssd.masks import pasted_counts
-from ssd.views import SquareView, View, evaluated
+from ssd.views import SquareView, View, evaluated, pastes_closed
 
 
 class ImageDetections(NamedTuple):
@@ -123,7 +123,7 @@ class Predictor:
         boxes_ltrb_px = boxes_ltrb * torch.tensor([*size_px, *size_px])
         rles = None
         if masks is not None:
-            counts = pasted_counts(masks, boxes_ltrb_px, size_px)
+            counts = pasted_counts(masks, boxes_ltrb_px, size_px, closed=pastes_closed(self.view))
             rles = [{"size": [size_px[1], size_px[0]], "counts": each.decode()} for each in counts]
         if keypoints is not None and self.skeleton is not None:
             has_points = torch.tensor([self.skeleton.is_of(label) for label in labels.tolist()], dtype=torch.bool)

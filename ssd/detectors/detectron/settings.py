@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ssd.errors import InputError
-from ssd.keypoints import Skeleton
+from ssd.keypoints import PERSON, Skeleton
 
-NORMS = ("affine", "group", "batch")
+NORMS = ("affine", "group")
 MAPS = ("C4", "C5", "FPN")
 POOLINGS = ("align", "max")
 BOX_HEADS = ("mlp", "convs", "res5")
@@ -40,8 +40,8 @@ class DetectronSettings:
     stride_in_1x1: bool = True
     """RESNETS.STRIDE_1X1: whether a block's first convolution has the stride, or its second."""
     norm: str = "affine"
-    """One of NORMS, of the body: a frozen scale and shift (bottleneck_transformation), group norm
-    (bottleneck_gn_transformation), or batch norm that learns, which Detectron has not, for bodies without a file."""
+    """One of NORMS, of the body: a frozen scale and shift (bottleneck_transformation), or group norm that learns
+    (bottleneck_gn_transformation)."""
     freeze_at: int = 2
     """RESNETS.FREEZE_AT, or TRAIN.FREEZE_AT: conv1 and the stages up to this one do not learn, of which 2 is
     res2; 0 for none."""
@@ -143,11 +143,10 @@ class DetectronSettings:
     """MRCNN.ROI_XFORM_METHOD, ROI_XFORM_RESOLUTION, ROI_XFORM_SAMPLING_RATIO."""
     mask_channels: int = 256
     """MRCNN.DIM_REDUCED."""
-    mask_dilation: int = 2
-    """MRCNN.DILATION: of the convolutions of v1up4convs and v1up, and of res5 in v0up and v0upshare (which have no
-    stride then)."""
+    mask_dilation: int = 1
+    """MRCNN.DILATION, whose default is 2: of the convolutions of v1up4convs and v1up, and of v0up's res5."""
     mask_upsampling: int = 1
-    """MRCNN.UPSAMPLE_RATIO: above 1 a fixed bilinear enlargement follows the logits."""
+    """MRCNN.UPSAMPLE_RATIO: a fixed bilinear enlargement by it follows the logits; even, or 1 for none."""
     mask_of_classes: bool = True
     """MRCNN.CLS_SPECIFIC_MASK: a mask for each class, or one for all."""
     mask_msra_init: bool = True
@@ -164,8 +163,6 @@ class DetectronSettings:
     """KRCNN.CONV_HEAD_DIM."""
     keypoint_kernel: int = 3
     """KRCNN.CONV_HEAD_KERNEL."""
-    keypoint_dilation: int = 1
-    """KRCNN.DILATION."""
     keypoint_deconv_channels: int = 0
     """KRCNN.DECONV_DIM where KRCNN.USE_DECONV: a deconvolution and ReLU before the logits; 0 for none."""
     keypoint_deconv_kernel: int = 4
@@ -173,9 +170,9 @@ class DetectronSettings:
     keypoint_deconv_output: bool = True
     """KRCNN.USE_DECONV_OUTPUT: whether a deconvolution makes the logits, or a 1 x 1 convolution."""
     keypoint_upsampling: int = 2
-    """KRCNN.UP_SCALE: above 1 a fixed bilinear enlargement follows the logits."""
+    """KRCNN.UP_SCALE: a fixed bilinear enlargement by it follows the logits; even, or 1 for none."""
     keypoint_side: int = 56
-    """KRCNN.HEATMAP_SIZE."""
+    """KRCNN.HEATMAP_SIZE: of what comes out of the head, in each direction."""
     keypoint_pooling: str = "align"
     keypoint_pooled: int = 14
     keypoint_sampling: int = 2
@@ -234,6 +231,23 @@ class DetectronSettings:
             )
         if self.mask_head.startswith("v0up") and self.maps != "C4":
             raise InputError(f"{self.name}: the mask head {self.mask_head} is made of res5 and needs a conv4 body")
+        if not set(self.rpn_levels) <= {2, 3, 4, 5, 6} or not set(self.roi_levels) <= {2, 3, 4, 5}:
+            raise InputError(f"{self.name}: a pyramid has levels 2 to 6 for proposals and 2 to 5 for boxes")
+        if self.mask_head and self.mask_side != self.mask_side_out:
+            raise InputError(
+                f"{self.name}: MRCNN.RESOLUTION is {self.mask_side}, and its head makes masks of {self.mask_side_out}"
+            )
+        if self.finds_keypoints and self.keypoint_side != self.keypoint_side_out:
+            raise InputError(
+                f"{self.name}: KRCNN.HEATMAP_SIZE is {self.keypoint_side}, and its head makes heat maps of "
+                f"{self.keypoint_side_out}"
+            )
+        if self.mask_head == "v0upshare" and self.mask_pooled != self.box_pooled:
+            raise InputError(f"{self.name}: the mask head v0upshare looks at what the box head pools; set both alike")
+        if any(factor != 1 and factor % 2 for factor in (self.mask_upsampling, self.keypoint_upsampling)):
+            raise InputError(
+                f"{self.name}: a bilinear enlargement by an odd factor has no place to lie; set an even one"
+            )
         if self.rpn_only and (self.mask_head or self.finds_keypoints):
             raise InputError(f"{self.name}: MODEL.RPN_ONLY finds neither masks nor keypoints")
 
@@ -252,5 +266,23 @@ class DetectronSettings:
         return self.coarsest_stride if self.has_pyramid else 1
 
     @property
+    def mask_side_out(self) -> int:
+        """Cells of what comes out of the mask head, in each direction."""
+        before = -(-self.mask_pooled // max(1, self.mask_pooled // 7)) if self.is_mask_of_res5 else self.mask_pooled
+        return 2 * before * self.mask_upsampling
+
+    @property
+    def is_mask_of_res5(self) -> bool:
+        return self.mask_head in ("v0up", "v0upshare")
+
+    @property
+    def keypoint_side_out(self) -> int:
+        doublings = int(self.keypoint_deconv_channels > 0) + int(self.keypoint_deconv_output)
+        return self.keypoint_pooled * 2**doublings * self.keypoint_upsampling
+
+    @property
     def skeleton(self) -> Skeleton | None:
-        return Skeleton(self.keypoints, self.keypoint_links, self.keypoint_labels) if self.keypoints else None
+        """The points of the data, or, while there is none, COCO's; None of a detector that finds none."""
+        if not self.finds_keypoints:
+            return None
+        return Skeleton(self.keypoints, self.keypoint_links, self.keypoint_labels) if self.keypoints else PERSON

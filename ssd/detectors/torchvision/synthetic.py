@@ -18,9 +18,25 @@ def input_size_px(settings: Settings) -> tuple[int, int]:
 
 def synthetic_batch(settings: Settings, num_classes: int, device: torch.device, batch_size: int) -> RaggedBatch:
     """Noise to look at and random boxes to find, in images of `input_size_px`."""
+    has_masks = parts_of(settings.builder).family == "maskrcnn"
+    return ragged_noise(
+        input_size_px(settings), settings.divisor, num_classes, device, batch_size, has_masks, len(settings.keypoints)
+    )
+
+
+def ragged_noise(
+    size_px: tuple[int, int],
+    divisor: int,
+    num_classes: int,
+    device: torch.device,
+    batch_size: int,
+    has_masks: bool,
+    num_points: int,
+) -> RaggedBatch:
+    """Images of that (width, height)."""
     generator = torch.Generator().manual_seed(0)
-    width, height = input_size_px(settings)
-    padded = [-(-side // settings.divisor) * settings.divisor for side in (height, width)]
+    width, height = size_px
+    padded = [-(-side // divisor) * divisor for side in (height, width)]
     images = torch.zeros(batch_size, 3, *padded)
     images[:, :, :height, :width] = torch.randn(batch_size, 3, height, width, generator=generator)
     sides = 0.05 + 0.45 * torch.rand(batch_size * _OBJECTS_AN_IMAGE, 2, generator=generator)
@@ -28,11 +44,10 @@ def synthetic_batch(settings: Settings, num_classes: int, device: torch.device, 
     boxes_ltrb_px = torch.cat([corners, corners + sides], dim=1) * torch.tensor([width, height] * 2)
     width_height = boxes_ltrb_px[:, 2:] - boxes_ltrb_px[:, :2]
     points = boxes_ltrb_px[:, None, :2] + width_height[:, None] * torch.rand(
-        len(sides), len(settings.keypoints), 2, generator=generator
+        len(sides), num_points, 2, generator=generator
     )
     masks = torch.zeros(len(sides), _MASK_SIDE, _MASK_SIDE, dtype=torch.uint8)
     masks[:, 1:-1, 1:-1] = 1
-    has_masks = parts_of(settings.builder).family == "maskrcnn"
     return RaggedBatch(
         images.to(device, memory_format=torch.channels_last),
         torch.tensor([[width, height]] * batch_size),
@@ -42,5 +57,5 @@ def synthetic_batch(settings: Settings, num_classes: int, device: torch.device, 
         torch.arange(batch_size),
         masks.to(device) if has_masks else None,
         boxes_ltrb_px.to(device) if has_masks else None,
-        torch.cat([points, torch.full_like(points[..., :1], 2)], dim=2).to(device) if settings.keypoints else None,
+        torch.cat([points, torch.full_like(points[..., :1], 2)], dim=2).to(device) if num_points else None,
     )

@@ -37,6 +37,22 @@ def propose(
     least_objectness: float,
 ) -> Proposals:
     """objectness: of each map B x A, before sigmoid. offsets: of each map B x A x 4. anchors: those of all maps."""
+    logit, boxes_ltrb_px, level = best_of_levels(objectness, offsets, anchors_ltrb_px, before_nms)
+    scores = logit.sigmoid()
+    boxes_ltrb_px = cut(boxes_ltrb_px, limits_px)
+    is_box = (boxes_ltrb_px[..., 2:] - boxes_ltrb_px[..., :2]).amin(dim=2) >= _SMALLEST_PX
+    is_box &= (scores >= least_objectness) & (logit > -torch.inf)
+    scores = torch.where(is_box, scores, -1)
+    if torch.compiler.is_compiling():
+        return suppressed_in_graph(boxes_ltrb_px, scores, len(objectness), after_nms)
+    return suppressed(boxes_ltrb_px, scores, level, limits_px, before_nms, after_nms)
+
+
+def best_of_levels(
+    objectness: list[Tensor], offsets: list[Tensor], anchors_ltrb_px: Tensor, before_nms: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The before_nms best anchors of each map: their logits, B x N, minus infinity of what only fills up; the boxes
+    that their offsets make of them, B x N x 4, not cut; and their maps, B x N int64."""
     logits, boxes, levels, first = [], [], [], 0
     for place, (of_map, offsets_of_map) in enumerate(zip(objectness, offsets, strict=True)):
         count = of_map.shape[1]
@@ -49,15 +65,7 @@ def propose(
         logits.append(best)
         boxes.append(decode(offsets_of_map.gather(1, anchor.unsqueeze(2).expand(-1, -1, 4)), anchors[anchor]))
         levels.append(torch.full_like(anchor, place))
-    logit, level = torch.cat(logits, dim=1), torch.cat(levels, dim=1)
-    scores = logit.sigmoid()
-    boxes_ltrb_px = cut(torch.cat(boxes, dim=1), limits_px)
-    is_box = (boxes_ltrb_px[..., 2:] - boxes_ltrb_px[..., :2]).amin(dim=2) >= _SMALLEST_PX
-    is_box &= (scores >= least_objectness) & (logit > -torch.inf)
-    scores = torch.where(is_box, scores, -1)
-    if torch.compiler.is_compiling():
-        return _suppressed_in_graph(boxes_ltrb_px, scores, len(objectness), after_nms)
-    return suppressed(boxes_ltrb_px, scores, level, limits_px, before_nms, after_nms)
+    return torch.cat(logits, dim=1), torch.cat(boxes, dim=1), torch.cat(levels, dim=1)
 
 
 def suppressed(
@@ -119,9 +127,11 @@ def suppressed_at_once(
     return Proposals(found.boxes_ltrb * limits_px, real, found.scores)
 
 
-def _suppressed_in_graph(boxes_ltrb_px: Tensor, scores: Tensor, levels: int, after_nms: int) -> Proposals:
-    """`_suppressed` in a graph of fixed shapes. Each level has as many boxes, best first."""
-    stays = greedy_nms(boxes_ltrb_px.unflatten(1, (levels, -1)), scores.unflatten(1, (levels, -1)) >= 0, _NMS_IOU)
+def suppressed_in_graph(
+    boxes_ltrb_px: Tensor, scores: Tensor, levels: int, after_nms: int, nms_iou: float = _NMS_IOU
+) -> Proposals:
+    """`suppressed` in a graph of fixed shapes. Each level has as many boxes, best first."""
+    stays = greedy_nms(boxes_ltrb_px.unflatten(1, (levels, -1)), scores.unflatten(1, (levels, -1)) >= 0, nms_iou)
     scores = torch.where(stays.flatten(1), scores, -1)
     scores, place = scores.topk(min(after_nms, scores.shape[1]), dim=1)
     return Proposals(boxes_ltrb_px.gather(1, place.unsqueeze(2).expand(-1, -1, 4)), scores >= 0, scores)
