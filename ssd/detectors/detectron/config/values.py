@@ -52,7 +52,7 @@ def _number(node: ast.expr) -> Any:
 
 
 def coerced(value: Any, default: Any) -> Any:
-    """The value, of the type that a key's default has, by Detectron's rules: the types have to be the same, but rows may
+    """The value, of the type that a key's default has, by Detectron's rules: types have to be the same, but rows may
     be tuples or lists, and anything can be a text.
 
     Raises ValueError that says what the key takes.
