@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ssd.errors import InputError
+from ssd.pickles import read_pickle
 
 # What a damaged or foreign file makes torch.load raise.
 _UNREADABLE = (
@@ -57,7 +58,10 @@ def read(file: Path, what: str) -> Any:
 
 def read_any(file: Path, what: str) -> Any:
     """A torch file's content; of a safetensors file {"model": its tensors} with what `conversion.save` noted of
-    them, if it did; of a .weights file its bytes. Raises InputError for any other file."""
+    them, if it did; of a .weights file its bytes; of a .pkl file what `read_pickle` gives. Raises InputError for any
+    other file."""
+    if file.suffix == ".pkl":
+        return read_pickle(file, what)
     if file.suffix == ".weights" and file.is_file():
         try:
             return file.read_bytes()

@@ -211,6 +211,9 @@ class DetectronSettings:
     keypoint_labels: tuple[int, ...] = ()
     """The classes that have them, in [1, K); () for all."""
 
+    cfg: str = ""
+    """The YAML text that this was translated from, which also says how it is trained; "" for Detectron's defaults."""
+
     def __post_init__(self) -> None:
         """Raises InputError, a ValueError, for values that make no sense, in one line that names the key."""
         choices = {
