@@ -76,7 +76,13 @@ class Config:
     """The rate at a global batch of 32; the run's rate is this x global batch / 32."""
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    """None of it on biases and batch norm."""
+    """None of it on biases and norms."""
+    bias_rate: float = 1.0
+    """The rate of biases is this times that of the other weights."""
+    bias_decay: float = 0.0
+    """The weight decay of biases."""
+    norm_decay: float = 0.0
+    """That of norms' scales."""
     clip_norm: float | None = None
     """The L2 norm that a step's gradients are shortened to where they are longer."""
     ema: float | None = None

@@ -71,6 +71,9 @@ class ShortSideView(NamedTuple):
     mean, std: of R, G and B in [0, 1].
     parts: of the objects, that `RaggedBatch` has too.
     rounds: whether a side becomes the nearest number of pixels, as in detectron2, and not the next lower one.
+    one_scale: whether both sides are scaled by exactly the same factor, and their lengths rounded, as Detectron has it;
+    torchvision rounds down, and a side's factor is what its length became. Batches say the factors then.
+    evaluated_sides_px: of evaluation, if not the last of short_sides_px and long_side_px.
     """
 
     short_sides_px: tuple[int, ...] = (800,)
@@ -83,6 +86,8 @@ class ShortSideView(NamedTuple):
     std: tuple[float, float, float] = RGB_STD
     parts: ObjectParts = BOXES
     rounds: bool = False
+    one_scale: bool = False
+    evaluated_sides_px: tuple[int, int] | None = None
 
 
 class StretchView(NamedTuple):
@@ -128,22 +133,58 @@ def parts_of(view: View) -> ObjectParts:
     return view.parts if isinstance(view, ShortSideView) else BOXES
 
 
-def resized_px(view: ShortSideView, size_px: tuple[int, int], short_side_px: int) -> tuple[int, int]:
-    """(width, height) that the view gives an image of that size: torchvision's rule, which rounds down, but for sides
-    of less than a pixel, which it refuses; or detectron2's, which rounds."""
+class Resized(NamedTuple):
+    """(width, height) that a view gives an image, and by which factor, where that is one exactly."""
+
+    size_px: tuple[int, int]
+    scale: float | None = None
+
+
+def resized(view: ShortSideView, size_px: tuple[int, int], sides_px: tuple[int, int]) -> Resized:
+    """What the view makes of an image of that size. sides_px: of its short side, and the longest of its long side.
+
+    torchvision's rule, which rounds down, but for sides of less than a pixel, which it refuses; detectron2's or
+    Detectron's, which round.
+    """
+    short_side_px, long_side_px = sides_px
     if view.rounds:
-        return _rounded_px(view, size_px, short_side_px)
-    scale = min(short_side_px / min(size_px), view.long_side_px / max(size_px))
-    width, height = (max(1, math.floor(side * scale)) for side in size_px)
-    return width, height
+        return Resized(_rounded_px(size_px, sides_px))
+    scale = short_side_px / min(size_px)
+    if not view.one_scale:
+        scale = min(scale, long_side_px / max(size_px))
+        width, height = (max(1, math.floor(side * scale)) for side in size_px)
+        return Resized((width, height))
+    if round(scale * max(size_px)) > long_side_px:
+        scale = long_side_px / max(size_px)
+    width, height = (max(1, round(side * scale)) for side in size_px)
+    return Resized((width, height), scale)
 
 
-def _rounded_px(view: ShortSideView, size_px: tuple[int, int], short_side_px: int) -> tuple[int, int]:
+def pastes_closed(view: View) -> bool:
+    """Whether a mask is stretched from the first pixel of its box to the last, as Detectron does it, or to the end of
+    the last."""
+    return isinstance(view, ShortSideView) and view.one_scale
+
+
+def resized_px(view: ShortSideView, size_px: tuple[int, int], short_side_px: int) -> tuple[int, int]:
+    """(width, height) that the view gives an image of that size in training."""
+    return resized(view, size_px, (short_side_px, view.long_side_px)).size_px
+
+
+def evaluated(view: RaggedView, size_px: tuple[int, int]) -> Resized:
+    """What the view makes of an image of that size in evaluation."""
+    if isinstance(view, StretchView):
+        return Resized(view.size_px)
+    return resized(view, size_px, view.evaluated_sides_px or (view.short_sides_px[-1], view.long_side_px))
+
+
+def _rounded_px(size_px: tuple[int, int], sides_px: tuple[int, int]) -> tuple[int, int]:
     # In detectron2's order of operations: one rounding error decides where a side is half a pixel.
+    short_side_px, long_side_px = sides_px
     scale = short_side_px / min(size_px)
     sides = [short_side_px if side == min(size_px) else side * scale for side in size_px]
-    if max(sides) > view.long_side_px:
-        scale = view.long_side_px / max(sides)
+    if max(sides) > long_side_px:
+        scale = long_side_px / max(sides)
         sides = [side * scale for side in sides]
     width, height = (max(1, int(side + 0.5)) for side in sides)
     return width, height
@@ -151,14 +192,15 @@ def _rounded_px(view: ShortSideView, size_px: tuple[int, int], short_side_px: in
 
 def evaluated_px(view: RaggedView, size_px: tuple[int, int]) -> tuple[int, int]:
     """(width, height) that the view gives an image of that size in evaluation."""
-    return view.size_px if isinstance(view, StretchView) else resized_px(view, size_px, view.short_sides_px[-1])
+    return evaluated(view, size_px).size_px
 
 
 def largest_px(view: RaggedView) -> int:
     """No image that the view resizes has more pixels."""
     if isinstance(view, StretchView):
         return max(width * height for width, height in (view.size_px, *view.train_sizes_px))
-    return min(max(view.short_sides_px), view.long_side_px) * view.long_side_px
+    sides_px = [(max(view.short_sides_px), view.long_side_px), *filter(None, [view.evaluated_sides_px])]
+    return max(min(short, long) * long for short, long in sides_px)
 
 
 def padded_px(view: RaggedView, sizes_px: Sequence[tuple[int, int]]) -> tuple[int, int]:

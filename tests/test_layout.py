@@ -129,7 +129,7 @@ def test_a_room_is_small_enough_to_look_over() -> None:
     for folder in folders:
         files = [file for file in folder.glob("*.py") if file.name != "__init__.py"]
         assert len(files) <= 13, folder
-    assert len([file for file in (ROOT / "ssd").glob("*.py") if file.name != "__init__.py"]) <= 23
+    assert len([file for file in (ROOT / "ssd").glob("*.py") if file.name != "__init__.py"]) <= 24
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:

@@ -35,7 +35,7 @@ from ssd.errors import InputError
 from ssd.schedule import Warmup, lr_at
 from ssd.training.ema import Average
 from ssd.training.interruption import Preempted
-from ssd.training.optimizer import build_optimizer
+from ssd.training.optimizer import build_optimizer, set_rate
 from ssd.training.state import Training
 from ssd.training.step import build_step
 
@@ -280,6 +280,53 @@ def test_a_frozen_trunk_stays_as_it_is() -> None:
     model.train()
     assert model.training and model.extra_blocks.training
     assert not any(module.training for module in model.trunk.modules())
+
+
+# --- rates and decays of their own ---
+
+
+class WithGroupNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 1)
+        self.norm = nn.GroupNorm(2, 4)
+
+
+def by_name(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.named_parameters()}
+
+
+def test_biases_and_norms_have_rates_and_decays_of_their_own() -> None:
+    """SGD's first step is w - rate x (g + decay w); Detectron's rule: biases, a norm's too, at twice the rate."""
+    torch.manual_seed(0)
+    model = WithGroupNorm()
+    nn.init.normal_(model.conv.bias)
+    nn.init.normal_(model.norm.bias)
+    config = Config(weight_decay=0.1, bias_rate=2.0, bias_decay=0.3, norm_decay=0.5, momentum=0.9)
+    optimizer = build_optimizer(model, config)
+    before = by_name(model)
+    set_rate(optimizer, 0.01)
+    for value in model.parameters():
+        value.grad = torch.full_like(value, 0.25)
+    optimizer.step()
+    rules = {"conv.weight": (0.01, 0.1), "conv.bias": (0.02, 0.3), "norm.weight": (0.01, 0.5), "norm.bias": (0.02, 0.3)}
+    for name, value in by_name(model).items():
+        rate, decay = rules[name]
+        expected = before[name] - rate * (0.25 + decay * before[name])
+        torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-8)  # a rounding
+
+
+def test_without_them_there_are_the_two_groups_of_before() -> None:
+    optimizer = build_optimizer(WithGroupNorm(), Config(weight_decay=0.1))
+    groups = [([tuple(p.shape) for p in g["params"]], g["weight_decay"]) for g in optimizer.param_groups]
+    assert groups == [([(4,), (4,), (4,)], 0.0), ([(4, 2, 1, 1)], 0.1)]
+    assert all("rate" not in group for group in optimizer.param_groups)
+
+
+def test_a_run_that_goes_on_with_other_groups_is_refused(tmp_path: Path) -> None:
+    run_training(new_training(epochs=1), tmp_path / "run")
+    with pytest.raises(InputError, match="--bias-rate, --bias-decay or --norm-decay is not as it was"):
+        resumed(tmp_path / "run" / "checkpoints" / "last.pt", epochs=2, bias_rate=2.0)
 
 
 # --- apex ---

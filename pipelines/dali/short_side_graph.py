@@ -27,18 +27,28 @@ def inputs_of(
         [np.array(sample.size_px[::-1], dtype=np.float32) for sample in samples],
         [np.array([height, width], dtype=np.float32)] * len(samples),
         [np.array(sample.flip, dtype=np.int32) for sample in samples],
-        *(_windows(samples, annotations) if isinstance(view, StretchView) else ()),
+        *(_windows(samples, annotations) if _has_windows(view) else ()),
     )
 
 
 def _windows(samples: list[Sample], annotations: Annotations) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Where each sample's window begins and ends: (y, x) in pixels of the image."""
-    whole = [(0, 0, *map(int, annotations.sizes_px[sample.image])) for sample in samples]
-    windows = [sample.window_ltrb_px or all_of_it for sample, all_of_it in zip(samples, whole, strict=True)]
+    windows = [sample.window_ltrb_px or _whole(sample, annotations) for sample in samples]
     return (
         [np.array(window[1::-1], dtype=np.float32) for window in windows],
         [np.array(window[:1:-1], dtype=np.float32) for window in windows],
     )
+
+
+def _has_windows(view: RaggedView) -> bool:
+    return isinstance(view, StretchView) or view.one_scale
+
+
+def _whole(sample: Sample, annotations: Annotations) -> tuple[float, float, float, float]:
+    """The image. Scaled by one factor, what is shown may end up to half a pixel before or behind the image's end."""
+    width, height = sample.size_px if sample.scale else annotations.sizes_px[sample.image].tolist()
+    scale = sample.scale or 1.0
+    return (0, 0, width / scale, height / scale)
 
 
 @pipeline_def
@@ -55,7 +65,7 @@ def short_side_graph(source: Iterator[Any], view: RaggedView, ranks: Ranks, upri
             adjust_orientation=upright,
             jpeg_fancy_upsampling=True,
         )
-    num_inputs = 6 if isinstance(view, StretchView) else 4
+    num_inputs = 6 if _has_windows(view) else 4
     encoded, *inputs = fn.external_source(source=source, num_outputs=num_inputs, batch=True)
     return finish(decode_on_gpu(encoded, upright=upright), *inputs, view=view)
 
@@ -63,8 +73,8 @@ def short_side_graph(source: Iterator[Any], view: RaggedView, ranks: Ranks, upri
 def finish(images: Any, size_px: Any, padded_size_px: Any, flip: Any, *window: Any, view: RaggedView) -> Any:
     """Resized, mirrored, normalised and padded: what `shown.shown` and `images.normalise_padded` make.
 
-    size_px, padded_size_px: (height, width). flip: 0 or 1. window: of a `StretchView`, (y, x) where it begins and
-    where it ends, in pixels; beyond the image DALI repeats its border.
+    size_px, padded_size_px: (height, width). flip: 0 or 1. window: of a `StretchView`, or of one scale, (y, x)
+    where it begins and where it ends, in pixels; beyond the image DALI repeats its border.
     """
     region = dict(zip(("roi_start", "roi_end"), window, strict=False))
     resized = fn.resize(images, size=size_px, interp_type=types.INTERP_LINEAR, antialias=view.antialias, **region)

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipelines.annotations import Annotations
 from ssd.distributed import Ranks
-from ssd.views import BOXES, RaggedView, StretchView, evaluated_px, parts_of, resized_px, shows_empty
+from ssd.views import BOXES, RaggedView, ShortSideView, StretchView, evaluated, parts_of, resized, shows_empty
 
 
 class Sample(NamedTuple):
@@ -18,6 +18,7 @@ class Sample(NamedTuple):
     image: its index in `Annotations`. size_px: (width, height) that it is resized to. flip: whether it is mirrored.
     window_ltrb_px: the part that is shown, in pixels of the image, beyond which it may reach; None is the whole.
     colour: what is added to the hue, as a share of the circle, and the factors of saturation and value; None leaves it.
+    scale: by which factor both sides are resized exactly; None is by what size_px says of each.
     """
 
     image: int
@@ -25,6 +26,7 @@ class Sample(NamedTuple):
     flip: bool
     window_ltrb_px: tuple[int, int, int, int] | None = None
     colour: tuple[float, float, float] | None = None
+    scale: float | None = None
 
 
 Place = tuple[int, int]
@@ -43,8 +45,13 @@ def place_of(state: bytes) -> Place | None:
 def identity_of(view: RaggedView) -> dict[str, str]:
     """`ssd.batch.TrainLoader.identity` as far as the view goes."""
     fields = view._asdict()
-    if parts_of(view) == BOXES:  # as checkpoints have it that are from before there were any
+    # As checkpoints have it that are from before there were any.
+    if parts_of(view) == BOXES:
         fields.pop("parts", None)
+    if isinstance(view, ShortSideView) and not view.one_scale:
+        del fields["one_scale"]
+    if isinstance(view, ShortSideView) and view.evaluated_sides_px is None:
+        del fields["evaluated_sides_px"]
     return {name: str(value) for name, value in fields.items()}
 
 
@@ -144,7 +151,8 @@ class TrainingOrder:
         short_side_px = self._view.short_sides_px[rng.integers(len(self._view.short_sides_px))]
         flip = bool(rng.random() < 0.5) and self._view.flips
         width, height = self._annotations.sizes_px[image].tolist()
-        return Sample(image, resized_px(self._view, (width, height), short_side_px), flip)
+        size_px, scale = resized(self._view, (width, height), (short_side_px, self._view.long_side_px))
+        return Sample(image, size_px, flip, scale=scale)
 
 
 _FOR_SIZES = 1
@@ -180,7 +188,8 @@ def evaluation_batches(
     """One rank's images, in order: every world_size-th of the split, each once."""
     images = range(ranks.rank, len(annotations), ranks.world_size)
     sizes_px = annotations.sizes_px
-    samples = [
-        Sample(image, evaluated_px(view, (int(sizes_px[image][0]), int(sizes_px[image][1]))), False) for image in images
-    ]
+    samples = []
+    for image in images:
+        size_px, scale = evaluated(view, (int(sizes_px[image][0]), int(sizes_px[image][1])))
+        samples.append(Sample(image, size_px, False, scale=scale))
     return [samples[first : first + batch_size] for first in range(0, len(samples), batch_size)]

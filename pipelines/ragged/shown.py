@@ -15,7 +15,7 @@ def shown(image: np.ndarray, sample: Sample, *, antialias: bool) -> Tensor:
     """H x W x 3 uint8 -> h x w x 3 uint8 of `sample.size_px`. The colours are left to `distorted`."""
     if sample.window_ltrb_px is not None:
         image = windowed(image, sample.window_ltrb_px)
-    pixels = torch.from_numpy(resize(image, sample.size_px, antialias=antialias))
+    pixels = torch.from_numpy(resize(image, sample.size_px, antialias=antialias, scale=sample.scale))
     return pixels.flip(1) if sample.flip else pixels
 
 

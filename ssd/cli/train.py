@@ -119,8 +119,14 @@ def train_parser(settings: Any = Config.detector) -> Parser:
         dest="weight_decay",
         type=POSITIVE,
         metavar="W",
-        help="not on biases and batch norm",
+        help="not on biases and norms",
     )
+    flag(
+        group, "--bias-rate", dest="bias_rate", type=POSITIVE, metavar="X",
+        help="the rate of biases is this times the others'; Detectron's is twice it",
+    )  # fmt: skip
+    flag(group, "--bias-decay", dest="bias_decay", type=POSITIVE, metavar="W", help="weight decay of biases")
+    flag(group, "--norm-decay", dest="norm_decay", type=POSITIVE, metavar="W", help="weight decay of norms' scales")
     flag(
         group, "--clip-norm", dest="clip_norm", type=ABOVE_0, metavar="X",
         help="shorten gradients whose L2 norm is greater to it",

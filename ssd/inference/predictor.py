@@ -20,7 +20,7 @@ from ssd.distributed import runs_on_gpu
 from ssd.evaluation.detect import in_precision
 from ssd.images import ImageLike, is_file, normalise, normalise_padded, resize, rgb_of
 from ssd.masks import pasted_counts
-from ssd.views import SquareView, View, evaluated_px
+from ssd.views import SquareView, View, evaluated, pastes_closed
 
 
 class ImageDetections(NamedTuple):
@@ -43,10 +43,12 @@ class ImageDetections(NamedTuple):
 
 
 class ModelInput(NamedTuple):
-    """An image as the view takes it: H x W x 3 uint8 RGB, and the (width, height) that it had before."""
+    """An image as the view takes it: H x W x 3 uint8 RGB, the (width, height) that it had before, and the factor that
+    both sides were scaled by, where it is one exactly."""
 
     pixels: np.ndarray
     size_px: tuple[int, int]
+    scale: float | None = None
 
 
 def model_input(image: ImageLike, view: View) -> ModelInput:
@@ -55,8 +57,8 @@ def model_input(image: ImageLike, view: View) -> ModelInput:
     size_px = (pixels.shape[1], pixels.shape[0])
     if isinstance(view, SquareView):
         return ModelInput(resize(pixels, (view.size_px, view.size_px), antialias=view.antialias), size_px)
-    resized = resize(pixels, evaluated_px(view, size_px), antialias=view.antialias)
-    return ModelInput(resized, size_px)
+    resized_px, scale = evaluated(view, size_px)
+    return ModelInput(resize(pixels, resized_px, antialias=view.antialias, scale=scale), size_px, scale)
 
 
 def model_batch(inputs: Sequence[ModelInput], view: View, device: torch.device) -> EvalBatch:
@@ -68,7 +70,11 @@ def model_batch(inputs: Sequence[ModelInput], view: View, device: torch.device) 
         return EvalBatch(images, whole(images), indices)
     images = normalise_padded([torch.from_numpy(image.pixels).to(device) for image in inputs], view)
     placed = torch.tensor([[0, 0, image.pixels.shape[1], image.pixels.shape[0]] for image in inputs])
-    return EvalBatch(images, placed, indices)
+    scales = [image.scale for image in inputs if image.scale is not None]
+    if not scales:
+        return EvalBatch(images, placed, indices)
+    stated_px = torch.tensor([image.size_px for image in inputs])
+    return EvalBatch(images, placed, indices, torch.tensor(scales, dtype=torch.float64), stated_px)
 
 
 class Predictor:
@@ -117,7 +123,7 @@ class Predictor:
         boxes_ltrb_px = boxes_ltrb * torch.tensor([*size_px, *size_px])
         rles = None
         if masks is not None:
-            counts = pasted_counts(masks, boxes_ltrb_px, size_px)
+            counts = pasted_counts(masks, boxes_ltrb_px, size_px, closed=pastes_closed(self.view))
             rles = [{"size": [size_px[1], size_px[0]], "counts": each.decode()} for each in counts]
         if keypoints is not None and self.skeleton is not None:
             has_points = torch.tensor([self.skeleton.is_of(label) for label in labels.tolist()], dtype=torch.bool)

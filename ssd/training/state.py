@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from ssd.batch import Batch
 from ssd.config import Config
 from ssd.distributed import Ranks, gather_tensors
+from ssd.errors import InputError
 from ssd.precision import autocast
 from ssd.running_statistics import join_statistics
 from ssd.training.ema import Average
-from ssd.training.optimizer import build_optimizer, take_momentum
+from ssd.training.optimizer import build_optimizer, set_rate, take_momentum
 
 Forward = Callable[[Tensor], Any]
 
@@ -110,8 +111,7 @@ class Training:
         A step whose loss or gradients are not finite, on any rank, leaves the model as it was and is counted in
         skipped_steps. The host does not wait for that verdict.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        set_rate(self.optimizer, lr)
         statistics = self.statistics.clone()
         self.optimizer.zero_grad()
         losses = self._backward(forward, batch)
@@ -180,7 +180,10 @@ class Training:
 
     def restore(self, content: dict[str, Any]) -> None:
         """Takes up what `state` gave, but for settings, which are the run's own. The model has its weights already, or
-        the average's where there was one."""
+        the average's where there was one. Raises InputError where biases or norms had no rate or decay of their own and
+        have now, or the other way round."""
+        if len(content["optimizer"]["param_groups"]) != len(self.optimizer.param_groups):
+            raise InputError("--resume: --bias-rate, --bias-decay or --norm-decay is not as it was; change it back")
         # Among them whether the optimiser is the fused one; the rate is that of the step.
         settings = [
             {name: group[name] for name in group if name not in ("params", "lr")}

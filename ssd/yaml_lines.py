@@ -9,7 +9,7 @@ import yaml
 
 from ssd.errors import InputError
 
-# A schedule has a few hundred values. An alias can repeat what it names, and a chain of aliases without end.
+# Such a file has a few hundred values. An alias can repeat what it names, and a chain of aliases without end.
 _MOST_NODES, _MOST_DEEP = 100_000, 20
 _PLAIN_TAGS = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "seq", "map"))
 
@@ -41,14 +41,14 @@ def nearest_to(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {found[0]}?" if found else ""
 
 
-def read_yaml(text: str, file: Path) -> Node:
-    """The document of a YAML text. file: that it comes from, for complaints. Raises InputError for what is not YAML,
-    has more than plain values, or a key twice."""
+def read_yaml(text: str, file: Path, remedy: str) -> Node:
+    """The document of a YAML text. file: that it comes from, for complaints. remedy: for an empty text.
+    Raises InputError for what is not YAML, has more than plain values, or a key twice."""
     loader = yaml.SafeLoader(text)
     try:
         root = loader.get_single_node()
         if root is None:
-            raise InputError(f"{file}: has nothing in it; pass a schedule")
+            raise InputError(f"{file}: has nothing in it; {remedy}")
         return _Walk(loader, file).node(root, root.start_mark.line + 1, 0)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
