@@ -9,6 +9,7 @@ from ssd.detectors.contract import Detector, Forward, LossesOf
 from ssd.detectors.yolov2.anchors import kmeans_anchors
 from ssd.detectors.yolov2.darknet.cfg import parse
 from ssd.detectors.yolov2.darknet.model import Darknet
+from ssd.detectors.yolov2.distillation import distillation_parts
 from ssd.detectors.yolov2.export import exportable
 from ssd.detectors.yolov2.files import FOREIGN_FILES, foreign, load_backbone
 from ssd.detectors.yolov2.loss import region_losses
@@ -73,4 +74,5 @@ YOLOV2 = Detector(
     coverage=None,
     fitted=_fitted,
     foreign_files=FOREIGN_FILES,
+    distillation_parts=distillation_parts,
 )

@@ -10,6 +10,7 @@ from ssd.boxes import ltrb_to_cxcywh
 from ssd.detectors.contract import Detector, LossesOf
 from ssd.detectors.synthetic_squares import synthetic_squares
 from ssd.detectors.torchvision.square.anchors import SQUARES, default_boxes_ltrb
+from ssd.detectors.torchvision.square.distillation import distillation_parts
 from ssd.detectors.torchvision.square.export import exportable
 from ssd.detectors.torchvision.square.loss import multibox_loss
 from ssd.detectors.torchvision.square.model import SSD, build
@@ -61,4 +62,5 @@ TORCHVISION_SSD = Detector(
     exportable=exportable,
     streams=None,  # no plan yet of what VGG16's and MobileNet's layers share
     coverage=None,
+    distillation_parts=distillation_parts,
 )
