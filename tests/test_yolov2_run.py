@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from darknet_networks import TINY
-from runs import assert_equal_runs, last_of, log_of, write_small_data
+from runs import assert_equal_runs, last_of, log_of, run_all, write_small_data
 
 import main
 import ssd
@@ -56,6 +56,41 @@ def test_a_run_goes_on_bit_for_bit(name: str, data: Path, cfg: Path, tmp_path: P
     lines = log_of(tmp_path / "whole", "train")
     assert len(lines) == 6 and all(line["prior_loss"] > 0 and line["loss"] is not None for line in lines)
     assert int(last_of(tmp_path / "whole")["trained_model"]["seen"]) == 12
+
+
+SCHEDULE = """
+pruners:
+  filters:
+    class: GlobalFilterPruner
+    desired_sparsity: 0.4
+    weights: [layers.0.conv.weight, layers.2.conv.weight, layers.4.conv.weight]
+extensions:
+  remover: {class: FilterRemover}
+policies:
+  - {pruner: {instance_name: filters, args: {mask_batchnorm: true}}, epochs: [1]}
+  - {extension: {instance_name: remover}, epochs: [1]}
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_go_on_bit_for_bit(data: Path, cfg: Path, tmp_path: Path) -> None:
+    """In the middle of an epoch of two steps in which filters went, with sizes that are drawn."""
+    (tmp_path / "prune.yaml").write_text(SCHEDULE)
+    flags = ["--detector", cfg, *FLAGS, "--data", data, "--data_pipeline", "no_dali", "--epochs", 2]
+    flags += ["--train-size", 48, 96, "--compress", tmp_path / "prune.yaml", "--keep-checkpoints", 99]
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    said = run_all(
+        [
+            [*flags, "--output", whole, "--checkpoint-every", "1 step"],
+            [*flags, "--output", again, "--resume", whole / "checkpoints" / "step-00000003.pt"],
+        ],
+        2,
+    )
+    assert "filters of zeros are taken out" in said
+    end = last_of(whole)
+    assert_equal_runs(end, last_of(again))
+    assert end["step"] == 4 and end["channels"]["layers.0.conv"]["out"] < 8
+    assert len(end["model"]["layers.2.conv.weight"]) % 4 == 0  # before [reorg]
 
 
 @pytest.mark.slow

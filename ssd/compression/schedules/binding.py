@@ -74,7 +74,9 @@ def _require_groups(bound: Bound, parameters: Mapping[str, Tensor], places: dict
     given = bound.arguments
     block_shape = given.get("kwargs", {}).get("block_shape")
     for name in bound.tensors:
-        if "group_type" in given:
+        if bound.policy.instance.class_name.startswith("GlobalFilterPruner"):
+            group_type = "Filters"
+        elif "group_type" in given:
             group_type = "Cols" if given["group_type"] == "Rows" else given["group_type"]
         elif isinstance(given.get("reg_regims", {}).get(name), tuple):
             group_type = given["reg_regims"][name][1]
@@ -145,6 +147,17 @@ def norms_after(model: nn.Module) -> dict[str, nn.Module]:
         for (name, module), (_, following) in zip(children, children[1:], strict=False):
             if isinstance(module, nn.Conv2d) and _is_norm_of(following, module.out_channels):
                 found[f"{parent_name}.{name}.weight".lstrip(".")] = following
+    return found
+
+
+def affines_after(model: nn.Module) -> dict[str, list[str]]:
+    """The names of the scale and shift of `norms_after`, as far as they are parameters."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    found = {}
+    for weight, norm in norms_after(model).items():
+        own = [names[id(each)] for each in (norm.weight, norm.bias) if id(each) in names]
+        if own:
+            found[weight] = own
     return found
 
 

@@ -14,6 +14,7 @@ from ssd.detectors.yolov2.files import FOREIGN_FILES, foreign, load_backbone
 from ssd.detectors.yolov2.loss import region_losses
 from ssd.detectors.yolov2.postprocess import detect, region_of
 from ssd.detectors.yolov2.settings import AUTO, YOLOv2Settings, input_size_px, network_of, train_sizes_px
+from ssd.detectors.yolov2.streams import streams_of
 from ssd.detectors.yolov2.synthetic import synthetic_batch
 from ssd.views import StretchView
 
@@ -69,7 +70,7 @@ YOLOV2 = Detector(
     trace=lambda model, images: [model(images).values],
     foreign=foreign,
     exportable=exportable,
-    streams=None,  # a filter before [reorg] is four channels behind it
+    streams=streams_of,
     coverage=None,
     fitted=_fitted,
     foreign_files=FOREIGN_FILES,
