@@ -25,6 +25,7 @@ class Stream(NamedTuple):
     places: by reader, which of its inputs are a channel (C x R int64); a reader that is not in it has C inputs, in the
     channels' order.
     depthwise: convolutions that read each channel alone and say one for it. followers: layers that scale each channel.
+    vectors: parameters that do, behind a norm over all channels, which sees also what no reader does.
     unit: so many channels, next to each other, go together or stay. multiple: their number stays a multiple of this.
     joins: whether readers see a constant as one and the same number everywhere, but for their own padding.
     """

@@ -168,6 +168,8 @@ def _silent_behind(model: nn.Module, stream: Stream, is_silent: Tensor) -> Tenso
 def _unread(model: nn.Module, stream: Stream) -> Tensor:
     """C bool: the channels that all readers multiply by 0; none of them where that is so for all, as in a head that has
     not been trained."""
+    if stream.vectors:
+        return torch.zeros(len(_weight_of(model, stream.writers[0][0])), dtype=torch.bool)
     columns = [stream.columns(name, _weight_of(model, name)) for name in stream.readers]
     found = torch.stack([(each == 0).all(dim=1) for each in columns]).all(dim=0)
     return found & ~found.all()
@@ -233,8 +235,10 @@ def _said_of_zeros(model: nn.Module, writer: Writer) -> Tensor:
     if not writer[1]:
         return said
     norm: Any = model.get_submodule(writer[1])
-    if isinstance(norm, nn.GroupNorm):  # of a group that is all 0, its mean too
-        return norm.bias
+    if isinstance(norm, nn.GroupNorm):  # of groups that are all 0
+        by_group = said.view(norm.num_groups, -1)
+        mean, variance = by_group.mean(dim=1, keepdim=True), by_group.var(dim=1, keepdim=True, correction=0)
+        return norm.bias + norm.weight * ((by_group - mean) / (variance + norm.eps).sqrt()).flatten()
     return norm.bias + norm.weight * (said - norm.running_mean) / (norm.running_var + norm.eps).sqrt()
 
 

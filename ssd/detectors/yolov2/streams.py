@@ -31,7 +31,7 @@ def streams_of(model: Darknet) -> list[Stream]:
             Stream(
                 [[(f"{name}.conv", f"{name}.norm" if convolution.norm is not None else "")]],
                 list(own),
-                activation=_not_in_place(convolution.activation),
+                activation=convolution.activation,
                 places={reader: torch.stack(places[index], dim=1) for reader, places in own.items()},
                 unit=_PAIR if is_paired else 1,
                 multiple=_FOURS if is_paired else 1,
@@ -79,10 +79,6 @@ class _Reading:
         self.places[name] = places
         if conv.groups > 1:
             self.fixed |= places.keys()
-
-
-def _not_in_place(activation: nn.Module) -> nn.Module:
-    return nn.LeakyReLU(activation.negative_slope) if isinstance(activation, nn.LeakyReLU) else activation
 
 
 def without_filters(network: Network, plan: Plan) -> Network:
