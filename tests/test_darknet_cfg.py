@@ -12,6 +12,7 @@ from ssd.detectors.yolov2.darknet.configurations import NAMES, cfg_named
 from ssd.detectors.yolov2.darknet.layers import DarknetMaxPool, reorg, space_to_depth
 from ssd.detectors.yolov2.darknet.model import Darknet
 from ssd.detectors.yolov2.darknet.sections import Convolutional, MaxPool, Network, Region
+from ssd.detectors.yolov2.settings import YOLOv2Settings, is_letterboxed, network_of
 from ssd.errors import InputError
 
 NETWORK = parse(TINY, "tiny.cfg")
@@ -162,6 +163,18 @@ def test_max_pool_by_hand() -> None:
     assert halves[0, 0].tolist() == [[-1, -3], [-7, -9]]  # rounded up
     three = DarknetMaxPool(MaxPool(size=3, stride=2))(images)  # padding 2: a window begins at -1
     assert three[0, 0].tolist() == [[-1, -2], [-4, -5]]
+
+
+def test_whether_images_are_fitted_in_is_read_overruled_and_written() -> None:
+    """By AlexeyAB's key."""
+    text = TINY.replace("[net]", "[net]\nletter_box=1")
+    assert parse(text, "x").net.letter_box and not NETWORK.net.letter_box
+    assert is_letterboxed(YOLOv2Settings("x", text)) and not is_letterboxed(YOLOv2Settings("x", TINY))
+    assert not is_letterboxed(YOLOv2Settings("x", text, resize="stretch"))
+    letterboxed = YOLOv2Settings("x", TINY, resize="letterbox")
+    assert "letter_box=1" in write(network_of(letterboxed)) and "letter_box" not in write(NETWORK)
+    with pytest.raises(InputError, match="--resize crop: is none of stretch, letterbox"):
+        YOLOv2Settings("x", TINY, resize="crop")
 
 
 # The forward pass

@@ -18,9 +18,9 @@ from ssd.config import Config
 from ssd.detectors.table import detector_of
 from ssd.distributed import runs_on_gpu
 from ssd.evaluation.detect import in_precision
-from ssd.images import ImageLike, is_file, normalise, normalise_padded, resize, rgb_of
+from ssd.images import ImageLike, fitted, is_file, normalise, normalise_padded, resize, rgb_of
 from ssd.masks import pasted_counts
-from ssd.views import SquareView, View, evaluated_px
+from ssd.views import SquareView, View, evaluated_px, placed_ltrb_px
 
 
 class ImageDetections(NamedTuple):
@@ -55,8 +55,8 @@ def model_input(image: ImageLike, view: View) -> ModelInput:
     size_px = (pixels.shape[1], pixels.shape[0])
     if isinstance(view, SquareView):
         return ModelInput(resize(pixels, (view.size_px, view.size_px), antialias=view.antialias), size_px)
-    resized = resize(pixels, evaluated_px(view, size_px), antialias=view.antialias)
-    return ModelInput(resized, size_px)
+    place, in_px = placed_ltrb_px(view, size_px), evaluated_px(view, size_px)
+    return ModelInput(fitted(pixels, place, in_px, antialias=view.antialias), size_px)
 
 
 def model_batch(inputs: Sequence[ModelInput], view: View, device: torch.device) -> EvalBatch:
@@ -67,7 +67,7 @@ def model_batch(inputs: Sequence[ModelInput], view: View, device: torch.device) 
         images = normalise(pixels.permute(0, 3, 1, 2), view.mean, view.std)
         return EvalBatch(images, whole(images), indices)
     images = normalise_padded([torch.from_numpy(image.pixels).to(device) for image in inputs], view)
-    placed = torch.tensor([[0, 0, image.pixels.shape[1], image.pixels.shape[0]] for image in inputs])
+    placed = torch.tensor([placed_ltrb_px(view, image.size_px) for image in inputs])
     return EvalBatch(images, placed, indices)
 
 
