@@ -165,6 +165,12 @@ def test_max_pool_by_hand() -> None:
     assert three[0, 0].tolist() == [[-1, -2], [-4, -5]]
 
 
+def test_a_pool_has_no_infinity_in_its_graph() -> None:
+    """From which a range for 8 bits would come out infinite."""
+    graph = torch.export.export(DarknetMaxPool(MaxPool(size=2, stride=1)), (torch.zeros(1, 2, 3, 3),)).graph
+    assert "max_pool2d" in str(graph) and "inf" not in str(graph)
+
+
 def test_whether_images_are_fitted_in_is_read_overruled_and_written() -> None:
     """By AlexeyAB's key."""
     text = TINY.replace("[net]", "[net]\nletter_box=1")

@@ -16,7 +16,9 @@ import ssd
 from ssd.checkpoints import checkpoint, conversion
 from ssd.detectors.names import settings_named
 from ssd.detectors.table import detector_of
+from ssd.detectors.yolov2.darknet.model import Darknet
 from ssd.detectors.yolov2.darknet.weights import num_floats
+from ssd.detectors.yolov2.detector import YOLOV2
 from ssd.detectors.yolov2.recipes import darknet, defaults
 from ssd.detectors.yolov2.settings import YOLOv2Settings, network_of, train_sizes_px
 from ssd.errors import InputError
@@ -138,6 +140,19 @@ def test_a_name_or_a_file_says_the_network(cfg: Path, tmp_path: Path) -> None:
     assert settings_named(str(cfg)) == YOLOv2Settings("tiny.cfg", TINY)
     with pytest.raises(InputError, match="no-such.cfg: cannot be read"):
         settings_named(str(tmp_path / "no-such.cfg"))
+
+
+def test_a_predictor_suppresses_as_the_detector_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As darknet's 0.45, where SSD300 has 0.5; the score that pictures show is the caller's."""
+    file, given = tmp_path / "tiny.pt", []
+    model = Darknet(network_of(YOLOv2Settings("tiny.cfg", TINY)))
+    content = {"format": 2, "detector": {"family": "yolov2", "network": "tiny.cfg", "cfg": TINY}}
+    checkpoint.save(file, {**content, "categories": [(1, "a"), (2, "b")], "model": model.state_dict()})
+    watched = YOLOV2._replace(detect=lambda settings, thresholds: given.append(thresholds))  # type: ignore[arg-type, func-returns-value]
+    monkeypatch.setattr("ssd.inference.predictor.detector_of", lambda settings: watched)
+    ssd.load(file, device="cpu", score=0.3)
+    own = defaults(YOLOv2Settings("tiny.cfg", TINY)).thresholds
+    assert given == [own._replace(score_threshold=0.3)] and own.nms_iou == 0.45
 
 
 def test_sizes_of_training() -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ssd.batch import Detections, EvalBatch, on_host, whole
 from ssd.checkpoints import checkpoint, conversion
 from ssd.config import Config
+from ssd.detectors.names import family_of
 from ssd.detectors.table import detector_of
 from ssd.distributed import runs_on_gpu
 from ssd.evaluation.detect import in_precision
@@ -142,9 +143,12 @@ def _each_of(images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageLike]:
 
 
 def load_predictor(file: str | os.PathLike[str], config: Config) -> Predictor:
-    """The detector of a checkpoint with config's device, precision and post-processing. Raises InputError for a file
-    that is no checkpoint."""
+    """The detector of a checkpoint with config's device, precision and score threshold, and the rest of the
+    post-processing as its kind of detector has it. Raises InputError for a file that is no checkpoint."""
     path = Path(file)
     content = conversion.load(path)
-    config = replace(config, detector=checkpoint.settings_of(content))
+    settings = checkpoint.settings_of(content)
+    own = family_of(settings).defaults(settings)
+    kept = {name: getattr(own, name) for name in ("nms_iou", "max_per_class", "max_per_image")}
+    config = replace(config, detector=settings, **kept)
     return Predictor(checkpoint.build_model(content, path), [tuple(each) for each in content["categories"]], config)
