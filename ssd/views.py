@@ -92,12 +92,15 @@ class ShortSideView(NamedTuple):
 
 class StretchView(NamedTuple):
     """The whole image, or in training a window that may reach beyond it, stretched to a size that all images of a batch
-    have, in a `RaggedBatch`. As YOLOv2's paper has it; its later code fits images in and pads instead. Images without
-    boxes train as well.
+    have, in a `RaggedBatch`. As YOLOv2's paper has it. Images without boxes train as well.
 
+    fits: instead, as darknet does since March 2017, the whole image keeps its shape, in training but for the jitter,
+    lies where it fits into the size, and has GRAY around it.
     size_px: (width, height) of evaluation. train_sizes_px: of training; one of them is drawn for every steps_a_size
-    steps. jitter: each edge of the window is drawn up to this share of the image's side from the image's own edge,
-    inwards or outwards; beyond the image its border pixels are repeated. flips: whether half of the training images are
+    steps, but in the last `final_steps` of a run of `run_steps` (0: of no known length) it is the last of them.
+    jitter: each edge of the window is drawn up to this share of the image's side from the image's own edge,
+    inwards or outwards; beyond the image its border pixels are repeated. With `fits`, the image's sides change by up to
+    this share, and it lies anywhere. flips: whether half of the training images are
     mirrored. hue: largest turn, of 1 for the whole circle. saturation, exposure: largest factor; it or its inverse is
     drawn. antialias: as in `ShortSideView`. mean, std: of R, G and B in [0, 1].
     """
@@ -113,10 +116,42 @@ class StretchView(NamedTuple):
     antialias: bool = False
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    fits: bool = False
+    final_steps: int = 0
+    run_steps: int = 0
 
     @property
     def distorts_colour(self) -> bool:
         return (self.hue, self.saturation, self.exposure) != (0.0, 1.0, 1.0)
+
+
+GRAY = 128
+"""Of 255, around images that are fitted in: darknet's 0.5."""
+
+
+def fitted_ltrb_px(size_px: tuple[int, int], image_px: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Where an image lies that is fitted into a size, both (width, height): as large as its shape allows, in the
+    middle, in whole pixels rounded down as darknet does."""
+    width, height = size_px
+    of_width, of_height = image_px
+    if width * of_height < height * of_width:
+        inner = width, max(1, of_height * width // of_width)
+    else:
+        inner = max(1, of_width * height // of_height), height
+    left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
+    return left, top, left + inner[0], top + inner[1]
+
+
+def placed_ltrb_px(view: "RaggedView", image_px: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Where in evaluation an image of that (width, height) lies in what the view makes of it."""
+    if isinstance(view, StretchView) and view.fits:
+        return fitted_ltrb_px(view.size_px, image_px)
+    return 0, 0, *evaluated_px(view, image_px)
+
+
+def for_run(view: "View", steps: int) -> "View":
+    """The view for a run of so many steps, of which it may see the last ones differently; 0 for no known number."""
+    return view._replace(run_steps=steps) if isinstance(view, StretchView) else view
 
 
 def shows_empty(view: "View") -> bool:

@@ -52,7 +52,7 @@ from ssd.training.loss_log import NonFiniteLossError
 from ssd.training.resume import Origin
 from ssd.training.state import Training
 from ssd.training.step import require_device
-from ssd.views import shows_empty
+from ssd.views import for_run, shows_empty
 
 
 def with_detector_of_checkpoint(config: Config, given: set[str]) -> Config:
@@ -202,7 +202,7 @@ def _with_points_of(config: Config, split: Annotations, origin: Origin | None) -
 def _build_loaders(
     config: Config, train_split: Annotations, val_split: Annotations, ranks: Ranks
 ) -> tuple[TrainLoader, EvalLoader]:
-    view = view_of(config.detector)
+    view = for_run(view_of(config.detector), config.steps or 0)
     loader = pipelines.build_train(
         config.data_pipeline, train_split, batch_size=config.batch_size, num_workers=config.num_workers,
         seed=config.seed or 0, ranks=ranks, view=view,

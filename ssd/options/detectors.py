@@ -12,7 +12,7 @@ from ssd.detectors.names import FAMILIES, family_of, settings_named
 from ssd.detectors.retinanet.settings import STRIDES_IN
 from ssd.detectors.ssd300.settings import AUGMENTATIONS, BACKBONES, SSD300Settings
 from ssd.detectors.torchvision.settings import NORMS
-from ssd.detectors.yolov2.settings import REGION_LOSSES
+from ssd.detectors.yolov2.settings import REGION_LOSSES, RESIZES
 from ssd.errors import InputError
 from ssd.options.flags import ABOVE_0, COUNT, COUNT_FROM_0, POSITIVE, Parser, flag, number
 
@@ -118,6 +118,11 @@ def _add_yolov2_flags(group: Any, training: bool) -> None:
             group, "--anchors", dest="anchors", type=_anchor, nargs="+", metavar="{auto,CELLS}",
             help="pairs of width and height, in cells of the output; auto: k-means of the training boxes (default: the "
             "cfg's)",
+        )  # fmt: skip
+        flag(
+            group, "--resize", dest="resize", choices=RESIZES,
+            help="letterbox: images keep their shape, with gray around them, as darknet's since 2017 (default: the "
+            "cfg's letter_box, else stretch)",
         )  # fmt: skip
         flag(
             group, "--region-loss", dest="region_loss", choices=REGION_LOSSES,

@@ -16,6 +16,7 @@ from ssd.detectors.torchvision.square.loss import multibox_loss
 from ssd.detectors.torchvision.square.model import SSD, build
 from ssd.detectors.torchvision.square.postprocess import detect
 from ssd.detectors.torchvision.square.settings import SquareSettings, title_of
+from ssd.detectors.torchvision.square.streams import streams_of
 from ssd.detectors.torchvision.square.weights import foreign, fresh_heads, load_backbone
 from ssd.views import Augmentation, SquareView
 
@@ -60,7 +61,7 @@ TORCHVISION_SSD = Detector(
     trace=lambda model, images: model(images),
     foreign=foreign,
     exportable=exportable,
-    streams=None,  # no plan yet of what VGG16's and MobileNet's layers share
+    streams=streams_of,
     coverage=None,
     distillation_parts=distillation_parts,
 )
