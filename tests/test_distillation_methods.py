@@ -99,7 +99,7 @@ def test_maps_of_another_size_are_resized_to_the_teachers() -> None:
 
 
 def test_only_maps_of_other_channels_are_projected() -> None:
-    projections = Projections({"p3": (2, 5), "p4": (3, 3)})
+    projections = Projections({"p3": (2, 5), "p4": (3, 3)}, has_bias=True)
     assert [name for name, _ in projections.named_parameters()] == ["convs.p3.weight", "convs.p3.bias"]
     maps = {"p3": noise(1, 2, 4, 4), "p4": noise(1, 3, 2, 2), "p5": noise(1, 3, 1, 1)}
     made = projections(maps)

@@ -88,7 +88,7 @@ def _pkd(settings: PKD, pair: Pair) -> Method:
     def terms(step: Step) -> dict[str, Term]:
         return {"pkd": Term(weight * pkd(step.adapted, _teachers(step, levels)))}
 
-    return Method("pkd", Projections(pair.channels(levels)), terms)
+    return Method("pkd", Projections(pair.channels(levels), has_bias=False), terms)
 
 
 def _cwd(settings: CWD, pair: Pair) -> Method:
@@ -98,7 +98,7 @@ def _cwd(settings: CWD, pair: Pair) -> Method:
         value = cwd(step.adapted, _teachers(step, levels), settings.temperature)
         return {"cwd": Term(settings.weight * value)}
 
-    return Method("cwd", Projections(pair.channels(levels)), terms)
+    return Method("cwd", Projections(pair.channels(levels), has_bias=False), terms)
 
 
 def _mgd(settings: MGD, pair: Pair, seed: int) -> Method:

@@ -14,12 +14,13 @@ _EPS = 1e-6
 
 
 class HeadProjections(nn.Module):
-    """A 1x1 convolution for all maps of a branch whose channels are not the teacher's."""
+    """A 1x1 convolution for all maps of a branch whose channels are not the teacher's. Without a bias, which `aligned`
+    would take out again."""
 
     def __init__(self, channels: Mapping[str, tuple[int, int]]) -> None:
         super().__init__()
         self.convs = nn.ModuleDict(
-            {branch: nn.Conv2d(own, other, 1) for branch, (own, other) in channels.items() if own != other}
+            {branch: nn.Conv2d(own, other, 1, bias=False) for branch, (own, other) in channels.items() if own != other}
         )
 
     def forward(self, branches: Mapping[str, list[Tensor]]) -> dict[str, list[Tensor]]:

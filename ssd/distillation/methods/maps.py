@@ -12,13 +12,16 @@ Channels = Mapping[str, tuple[int, int]]
 
 
 class Projections(nn.Module):
-    """A 1x1 convolution for each map whose channels are not the teacher's; others pass as they are."""
+    """A 1x1 convolution for each map whose channels are not the teacher's; others pass as they are.
 
-    def __init__(self, channels: Channels) -> None:
+    has_bias: not for what looks at differences within a channel only, to which a bias says nothing.
+    """
+
+    def __init__(self, channels: Channels, *, has_bias: bool) -> None:
         super().__init__()
         self.levels = list(channels)
         self.convs = nn.ModuleDict(
-            {name: nn.Conv2d(own, other, 1) for name, (own, other) in channels.items() if own != other}
+            {name: nn.Conv2d(own, other, 1, bias=has_bias) for name, (own, other) in channels.items() if own != other}
         )
 
     def forward(self, maps: Mapping[str, Tensor]) -> Adapted:

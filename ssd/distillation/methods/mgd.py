@@ -17,7 +17,7 @@ class Generators(nn.Module):
     def __init__(self, channels: Channels, dropped: float, seed: int) -> None:
         super().__init__()
         self.dropped = dropped
-        self.projections = Projections(channels)
+        self.projections = Projections(channels, has_bias=True)
         self.convs = nn.ModuleDict(
             {
                 name: nn.Sequential(
