@@ -44,7 +44,7 @@ def settings_of(config: Configuration) -> DetectronSettings:
         **body,
         **_levels(config, body["maps"]),
         **_proposals(config),
-        **_boxes(config),
+        **_boxes(config, body["maps"]),
         **_masks(config, body["maps"]),
         **_keypoints(config),
         **_images(config),
@@ -150,10 +150,14 @@ def _proposals(config: Configuration) -> dict[str, Any]:
     }
 
 
-def _boxes(config: Configuration) -> dict[str, Any]:
+def _boxes(config: Configuration, maps: str) -> dict[str, Any]:
     if config["MODEL.RPN_ONLY"]:
         return {}
     head, has_group_norm = _one_of(config, "FAST_RCNN.ROI_BOX_HEAD", _BOX_HEADS)
+    if (head == "res5") != (maps == "C4"):
+        raise config.error(
+            "FAST_RCNN.ROI_BOX_HEAD", "ResNet_roi_conv5_head goes with conv4 bodies, and no other head does"
+        )
     return {
         "box_head": head,
         "box_head_group_norm": has_group_norm,
