@@ -9,7 +9,7 @@ from pipelines.ragged.order import Sample
 from ssd.images import resize
 from ssd.views import ShortSideView, evaluated, largest_px, resized
 
-VIEW = ShortSideView((800,), 1333, one_scale=True, evaluated_sides_px=(500, 833))
+VIEW = ShortSideView((800,), 1333, resize_rule="detectron", evaluated_sides_px=(500, 833))
 
 
 @pytest.mark.parametrize(
