@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from darknet_networks import TINY
 from distillation_toys import (
     CATEGORIES,
     METHODS,
@@ -29,11 +30,14 @@ from ssd.config import Config
 from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.detectors.table import detector_of
 from ssd.detectors.torchvision.names import settings_of
+from ssd.detectors.yolov2.settings import YOLOv2Settings
 from ssd.distillation.attach import LARGE, identity_of, require_same
+from ssd.distillation.pair import pair_of
 from ssd.distillation.settings import METHODS as ALL_METHODS
 from ssd.distillation.settings import read_word, words_of
 from ssd.distillation.settings import settings_of as method_settings
 from ssd.distillation.teacher import load_teacher
+from ssd.distillation.watched import Recorder, Watched
 from ssd.distributed import Ranks
 from ssd.errors import InputError
 from ssd.training.step import build_forward, build_step
@@ -291,7 +295,7 @@ def test_a_two_stage_teacher_of_a_one_stage_student() -> None:
     two = losses(new_training(teacher, "pkd"))
     ten = losses(new_training(teacher, "pkd", distill_settings=("pkd.weight=10",)))
     torch.testing.assert_close(two["pkd"] / 6, ten["pkd"] / 10)
-    with pytest.raises(InputError, match="which Faster R-CNN-resnet18-FPN has not; pkd, cwd and mgd need none"):
+    with pytest.raises(InputError, match="which Faster R-CNN-resnet18-FPN does not show; pkd, cwd and mgd need none"):
         new_training(teacher, "gid")
 
 
@@ -299,8 +303,6 @@ def test_a_two_stage_teacher_of_a_one_stage_student() -> None:
 def test_ssd300_learns_from_a_larger_one(student: str, teacher: str, projected: list[str]) -> None:
     settings, model = ssd300(student)
     big_settings, big = ssd300(teacher)
-    from ssd.distillation.pair import pair_of
-
     pair = pair_of(teacher_of(big, big_settings), model, settings)
     levels = pair.levels("pkd", first=4)
     assert levels == [(name, name) for name in ("p3", "p4", "p5", "p6")]
@@ -311,6 +313,41 @@ def test_ssd300_learns_from_a_larger_one(student: str, teacher: str, projected: 
     pair.require_heads("gid")
     with pytest.raises(InputError, match="takes a head up in its middle, and SSD300-resnet18 has"):
         pair.require_tail("crosskd")
+
+
+def test_yolov2_shows_what_its_last_convolution_reads() -> None:
+    settings = YOLOv2Settings("tiny.cfg", TINY)
+    parts = detector_of(settings).distillation_parts(settings)
+    assert parts is not None and parts.strides_px == {"last": 16.0}
+    torch.manual_seed(0)
+    model = detector_of(settings).build(settings, 3).eval()
+    recorder = Recorder(parts.watched(model))
+    images = torch.rand(2, 3, 64, 64)
+    _, seen = Watched(model, recorder)(images)
+    (features,) = parts.maps(parts.look(model, images, False)).values()
+    assert torch.equal(features, parts.maps(seen)["last"]) and features.shape[2:] == (4, 4)
+    pair = pair_of(teacher_of(detector_of(settings).build(settings, 3), settings), model, settings)
+    assert pair.levels("pkd", first=4) == [("last", "last")]
+
+
+def test_what_is_seen_comes_out_of_one_compiled_graph() -> None:
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = torch.nn.Linear(3, 4), torch.nn.Sequential(torch.nn.ReLU(inplace=True))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.second(self.first(images)).sum()
+
+    model = Model()
+    watched = Watched(model, Recorder({"before": model.first, "result": model}, frozenset({"before"})))
+    compiled = torch.compile(watched, fullgraph=True, dynamic=False, backend="eager")
+    images = torch.randn(5, 3)
+    output, seen = compiled(images)
+    assert torch.equal(seen["before"][0], model.first(images)) and torch.equal(seen["result"][0], output)
+    assert (seen["before"][0] < 0).any()  # the ReLU writes over what is not a copy
+    model(images)  # an evaluation is not recorded
+    assert compiled(images)[1].keys() == {"before", "result"}
 
 
 # --- settings ---
