@@ -3,11 +3,12 @@
     python benchmarks/pruned.py --data DATA --output runs/pruned --json benchmarks/results/pruned.json \
         --train="--epochs 120 --bs 16 --accumulate 1" --fine-tune="--epochs 40 --bs 16 --accumulate 1 --lr 0.0005"
 
-Trains the dense detector from scratch, with anchors by k-means. From its best checkpoint it prunes shares of the weights
-by magnitude over all layers, and shares of the filters by score over all layers, which are taken out; the filters before
-[region] stay in both. Each is judged, fine-tuned, and judged again; so is the dense one, trained on for as long, since
-that too changes its AP. Then `main.py compare` holds them against each other in one run. Writes table.txt, pruned.png
-and the JSON; what has been trained or judged is not done again, so a run that was stopped goes on.
+Trains the dense detector from scratch, with anchors by k-means. From its best checkpoint it prunes shares of the
+weights by magnitude over all layers, and shares of the filters by score over all layers, which are taken out; the
+filters before [region] stay in both. Each is judged, fine-tuned, and judged again; so is the dense one, trained on
+for as long, since that too changes its AP. Then `main.py compare` holds them against each other in one run. Writes
+table.txt, pruned.png and the JSON; what has been trained or judged is not done again, so a run that was stopped
+goes on.
 """
 
 import argparse
