@@ -11,6 +11,7 @@ from schedules import schedule_of
 from torch import Tensor
 
 import main
+from ssd.batch import EvalBatch, whole
 from ssd.checkpoints import checkpoint, conversion
 from ssd.compression.schedules.distiller_yaml import read_schedule
 from ssd.compression.schedules.masks import Compression
@@ -22,9 +23,12 @@ from ssd.detectors.yolov2.darknet.configurations import NAMES, cfg_named
 from ssd.detectors.yolov2.darknet.model import Darknet
 from ssd.detectors.yolov2.darknet.sections import Network
 from ssd.detectors.yolov2.darknet.weights import read_weights, write_weights
+from ssd.detectors.yolov2.detector import YOLOV2
+from ssd.detectors.yolov2.recipes import defaults
 from ssd.detectors.yolov2.settings import YOLOv2Settings
 from ssd.detectors.yolov2.streams import streams_of, without_filters
 from ssd.distributed import Ranks
+from ssd.inference.export import to_program
 from ssd.schedule import Warmup
 
 IMAGES = np.random.default_rng(1).uniform(size=(1, 3, 64, 64))
@@ -244,3 +248,21 @@ def test_a_thinned_checkpoint_is_a_smaller_network_of_darknet(tmp_path: Path, re
     assert "channels" not in again and other.layers[0].conv.out_channels < 8
     rebuilt = thinned(Darknet(network), smaller.channel_plan)
     assert [p.shape for p in rebuilt.parameters()] == [p.shape for p in other.parameters()]
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_an_exported_thinned_network_finds_what_it_finds_here() -> None:
+    model = filled(network_named("tiny.cfg"))
+    flops = {f"layers.{i}.conv.weight": int(m.conv.weight.numel()) for i, m in model.convolutions()}
+    streams = streams_of(model)
+    smaller: Any = thin(without_lowest(model, streams, flops, 0.5), Darknet(model.network), streams).model
+    settings = YOLOv2Settings("tiny.cfg", TINY)
+    thresholds = defaults(settings).thresholds._replace(max_per_image=60)
+    pixels = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    expected = YOLOV2.detect(settings, thresholds)(smaller, EvalBatch(pixels / 255, whole(pixels), torch.arange(2)))
+    assert YOLOV2.exportable is not None
+    found = to_program(YOLOV2.exportable(smaller, settings, thresholds)).module()(pixels)
+    assert found["counts"].tolist() == expected.counts.tolist() and min(found["counts"]) > 3
+    torch.testing.assert_close(found["scores"], expected.scores, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found["boxes_ltrb"], expected.boxes_ltrb, rtol=1e-4, atol=1e-4)

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from ragged_data import eval_loader, ranks_of, train_loader, write
 
 from pipelines.annotations import Annotations
 from pipelines.ragged.order import Sample, TrainingOrder, identity_of
 from pipelines.ragged.shown import distorted, shown, windowed
 from pipelines.ragged.targets import boxes_and_labels
+from pipelines.readers.coco import read_annotations
 from pipelines.readers.scan import read_image
 from ssd.batch import whole
 from ssd.images import fitted, resize
@@ -89,6 +91,19 @@ def test_a_run_goes_on_with_the_same_batches(split: Annotations) -> None:
     found = next(other.batches(3))
     assert all(torch.equal(a, b) for a, b in zip(found[:6], expected[:6], strict=True))
     assert found[6:] == expected[6:] == (None, None, None)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gray_images_have_three_channels(name: str, tmp_path: Path) -> None:
+    if name == "dali":
+        pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+    write(tmp_path)
+    file = tmp_path / "train" / "0.jpg"
+    Image.open(file).convert("L").save(file)
+    batch = next(iter(eval_loader(name, read_annotations(tmp_path, "train"), DRAWN)))
+    assert batch.images.shape[1] == 3 and batch.images[0].std() > 0.05
+    assert torch.equal(batch.images[0], batch.images[0][:1].expand(3, -1, -1))
+    assert not torch.equal(batch.images[1, 0], batch.images[1, 1])
 
 
 def test_a_window_repeats_the_border() -> None:

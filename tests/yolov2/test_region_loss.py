@@ -97,6 +97,21 @@ def test_images_without_objects_train() -> None:
     assert one_of_two["class"] == pytest.approx(math.log(2) / 2)  # a mean over images
 
 
+def test_objects_beyond_darknets_thirty_are_learned() -> None:
+    """Forty, each in a cell of its own: darknet's code would stop at `max`."""
+    centres = [((column + 0.5) / 8, (row + 0.5) / 8) for row in range(5) for column in range(8)]
+    values = torch.zeros(1, 14, 8, 8, requires_grad=True)
+    losses = losses_of(values, batch_of([[(0, x, y, 0.1, 0.1) for x, y in centres]]))
+    assert REGION.max == 30 and losses["class"] == pytest.approx(40 * math.log(2), rel=1e-5)
+
+
+def test_a_broken_output_makes_the_loss_broken() -> None:
+    """So that a step is left out and its images are named, instead of being learned in part."""
+    values = torch.zeros(1, 14, 2, 2)
+    values[0, 2, 0, 1] = torch.nan
+    assert not math.isfinite(sum(losses_of(values.requires_grad_(), batch_of(ONE)).values()))
+
+
 def test_square_roots_by_hand() -> None:
     """Of YOLOv1's paper: sides by their square roots without a weight, classes by squares."""
     losses = losses_of(torch.zeros(1, 14, 2, 2, requires_grad=True), batch_of(ONE), form="square-root")

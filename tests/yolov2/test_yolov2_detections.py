@@ -100,7 +100,7 @@ def test_a_graph_of_fitted_images_says_where_boxes_are_in_them() -> None:
     assert exported.inputs.keys() == {"images", "placed_ltrb_px"} and "gray 128" in exported.input_text
     images = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     placed = torch.tensor([[0, 8, 64, 56], [20, 0, 44, 64]])
-    found = to_program(exported).module()(images, placed)
+    found = exported.module(images, placed)
     expected = YOLOV2.detect(settings, thresholds)(model, EvalBatch(images.float() / 255, placed, torch.arange(2)))
     assert found["counts"].tolist() == expected.counts.tolist() and min(found["counts"]) > 5
     torch.testing.assert_close(found["scores"], expected.scores, rtol=1e-4, atol=1e-5)

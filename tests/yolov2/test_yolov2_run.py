@@ -126,9 +126,13 @@ def test_all_commands(data: Path, cfg: Path, tmp_path: Path, refusal: Callable[.
     run("convert", tmp_path / "own.weights", tmp_path / "again.pt")
     run("convert", tmp_path / "again.pt", tmp_path / "twice.weights")
     assert (tmp_path / "twice.weights").read_bytes() == (tmp_path / "own.weights").read_bytes()
+    # Trained for longer than the cfg's max_batches, as official files are: it is no end of what begins here.
+    content = (tmp_path / "own.weights").read_bytes()
+    (tmp_path / "own.weights").write_bytes(content[:12] + struct.pack("<q", 80_200 * 64) + content[20:])
     fine = ["--data", data, "--checkpoint", tmp_path / "own.weights", *FLAGS[:-1], "--epochs", 1]
     run(*fine, "--data_pipeline", "no_dali", "--output", tmp_path / "fine")
-    assert int(last_of(tmp_path / "fine")["model"]["seen"]) == 12
+    assert int(last_of(tmp_path / "fine")["model"]["seen"]) == 80_200 * 64 + 6
+    assert all(line["prior_loss"] == 0 for line in log_of(tmp_path / "fine", "train"))
     said = refusal("convert", file, tmp_path / "own.txt")
     assert "pass a name that ends in .pt" in said
 
