@@ -1,5 +1,6 @@
 """main.py convert: the model of a checkpoint in this program's form."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,5 +52,7 @@ def convert(arguments: Sequence[str]) -> int:
     if target.suffix in _DARKNETS and target.suffix not in checkpoint.detector_of_content(content).foreign_files:
         raise InputError(f"{target}: {checkpoint.title_of(content)} has no such file; convert a YOLOv2, or pass .pt")
     conversion.save(target, content)
+    for note in content.get("notes", ()):
+        print(f"note: {note}", file=sys.stderr)
     print(f"wrote {target}: {checkpoint.title_of(content)}, {len(content['categories'])} categories")
     return 0

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ssd.batch import Detections, EvalBatch, on_host, whole
 from ssd.checkpoints import checkpoint, conversion
 from ssd.config import Config
+from ssd.detectors.names import family_of
 from ssd.detectors.table import detector_of
 from ssd.distributed import runs_on_gpu
 from ssd.evaluation.detect import in_precision
@@ -147,10 +148,13 @@ def _each_of(images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageLike]:
     return iter(images)
 
 
-def load_predictor(file: str | os.PathLike[str], config: Config) -> Predictor:
-    """The detector of a checkpoint with config's device, precision and post-processing. Raises InputError for a file
-    that is no checkpoint."""
+def load_predictor(file: str | os.PathLike[str], config: Config, words: Sequence[str] = ()) -> Predictor:
+    """The detector of a checkpoint with config's device, precision and post-processing. words: of --set, whose
+    suppression takes the place of config's. Raises InputError for a file that is no checkpoint."""
     path = Path(file)
-    content = conversion.load(path)
+    content = conversion.with_words(conversion.load(path), words)
     config = replace(config, detector=checkpoint.settings_of(content))
+    if words:
+        own = family_of(config.detector).defaults(config.detector)
+        config = replace(config, nms_iou=own.nms_iou, max_per_class=own.max_per_class, max_per_image=own.max_per_image)
     return Predictor(checkpoint.build_model(content, path), [tuple(each) for each in content["categories"]], config)
