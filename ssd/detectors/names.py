@@ -8,6 +8,8 @@ from ssd.config import Config, Recipe
 from ssd.detectors.detectron.config import naming as detectron_naming
 from ssd.detectors.detectron.config import recipes as detectron_recipes
 from ssd.detectors.detectron.config import shipped as detectron
+from ssd.detectors.retinanet import recipes as retinanet_recipes
+from ssd.detectors.retinanet import settings as retinanet
 from ssd.detectors.ssd300 import recipes as ssd300
 from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.detectors.torchvision import names as torchvision
@@ -50,6 +52,10 @@ FAMILIES = {
     "ssd300": Family(
         ("ssd300",), lambda name: SSD300Settings(), lambda settings, weights: settings, lambda settings: Config(),
         ssd300.RECIPES,
+    ),
+    "retinanet": Family(
+        retinanet.NAMES, retinanet.settings_named, retinanet.settled, retinanet_recipes.defaults,
+        retinanet_recipes.RECIPES,
     ),
     "torchvision": Family(
         torchvision.NAMES, torchvision.unsettled, torchvision.settled, torchvision_recipes.defaults,
