@@ -174,9 +174,8 @@ class Config:
     def of_detector(self) -> dict[str, Any]:
         """The detector's name and its own settings."""
         # What its name says, and the text of a file, which checkpoints have.
-        own = {
-            name: value for name, value in asdict(self.detector).items() if name not in ("builder", "network", "cfg")
-        }
+        left_out = ("builder", "network", "name", "cfg")
+        own = {name: value for name, value in asdict(self.detector).items() if name not in left_out}
         return {"detector": self.detector.name, **own}
 
     def with_detector(self, settings: Any) -> "Config":

@@ -459,9 +459,10 @@ def test_sides_of_masks_and_heat_maps_have_to_be_what_heads_make() -> None:
         settings_of(with_words(mask, ["MRCNN.RESOLUTION", "14"]))
     shared = configurations()["e2e_mask_rcnn_R-50-C4_1x"]
     assert settings_of(shared).mask_side == 14
-    own = with_words(shared, ["MRCNN.ROI_MASK_HEAD", "mask_rcnn_heads.ResNet_mask_rcnn_fcn_head_v0up", "MRCNN.DILATION",
-                              "2", "MRCNN.RESOLUTION", "28"])  # fmt: skip
-    assert (settings_of(own).mask_head, settings_of(own).mask_side) == ("v0up", 28)
+    own = with_words(shared, ["MRCNN.ROI_MASK_HEAD", "mask_rcnn_heads.ResNet_mask_rcnn_fcn_head_v0up"])
+    assert (settings_of(own).mask_head, settings_of(own).mask_side) == ("v0up", 14)
+    with pytest.raises(InputError, match="MRCNN.DILATION: has to be 1 with v0up"):
+        settings_of(with_words(own, ["MRCNN.DILATION", "2"]))
     keypoints = configurations()["e2e_keypoint_rcnn_R-50-FPN_1x"]
     with pytest.raises(InputError, match="KRCNN.HEATMAP_SIZE: has to be 28"):
         settings_of(with_words(keypoints, ["KRCNN.UP_SCALE", "1"]))

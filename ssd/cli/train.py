@@ -15,7 +15,7 @@ from ssd.config import (
     Recipe,
 )
 from ssd.detectors.names import family_of
-from ssd.options.detectors import add_detector_flags, detector_in
+from ssd.options.detectors import add_detector_flags, detector_in, set_in
 from ssd.options.flags import (
     ABOVE_0,
     BATCH,
@@ -101,7 +101,8 @@ def train_parser(settings: Any = Config.detector) -> Parser:
         group, "--steps", dest="steps", type=COUNT, metavar="N",
         help="the length in steps in the place of epochs; --multistep and --evaluation then are steps too",
     )  # fmt: skip
-    flag(group, "--batch-size", "--bs", "-b", dest="batch_size", type=BATCH, metavar="N", help="images a rank")
+    batch = BATCH if family.least_part > 1 else COUNT
+    flag(group, "--batch-size", "--bs", "-b", dest="batch_size", type=batch, metavar="N", help="images a rank")
     flag(
         group, "--learning-rate", "--lr", dest="learning_rate", type=POSITIVE, metavar="LR",
         help="rate at a global batch of 32; the run's is this x ranks x batch size / 32",
@@ -225,7 +226,7 @@ def train(arguments: Sequence[str]) -> int:
     local_rank, recipe = options.pop("local_rank"), options.pop("recipe")
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     config = config_of(options, base_of(recipe, parser, settings, options.get("batch_size"), world_size))
-    given = set(options) if recipe is None else set(options) | set_by_recipe(config, settings)
+    given = set(options) | set_in(arguments) | (set() if recipe is None else set_by_recipe(config, settings))
 
     from ssd.cli.training_run import train_run
     from ssd.distributed import process_group

@@ -25,6 +25,7 @@ from ssd.cli.splits import data_name, find_splits, held_out_texts, judged_text, 
 from ssd.compression.attach import compress, read_for_all
 from ssd.compression.schedules.distiller_yaml import Schedule
 from ssd.config import Config
+from ssd.detectors.names import family_of
 from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.detectors.table import detector_of, to_dict, view_of
 from ssd.distributed import Ranks, broadcast_object
@@ -112,6 +113,8 @@ def _train_in(
     training, notes = build_training(config, train_split.categories, ranks, origin)
     if fitted_text:
         notes.insert(0, fitted_text)
+    if notes_of := family_of(config.detector).notes:
+        notes = [*notes_of(config.detector), *notes]
     if schedule is not None:
         notes += compress(training, schedule, loader.steps_per_epoch)
     describe = _describe(config, train_split, sources[0], loader, ranks, schedule)

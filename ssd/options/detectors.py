@@ -13,7 +13,7 @@ from ssd.detectors.ssd300.settings import AUGMENTATIONS, BACKBONES, SSD300Settin
 from ssd.detectors.torchvision.settings import NORMS
 from ssd.detectors.yolov2.settings import REGION_LOSSES
 from ssd.errors import InputError
-from ssd.options.flags import ABOVE_0, COUNT, COUNT_FROM_0, POSITIVE, Parser, flag, number
+from ssd.options.flags import ABOVE_0, COUNT, COUNT_FROM_0, POSITIVE, Parser, flag, for_its_batch, number
 
 
 def add_detector_flags(parser: Parser, settings: Any, *, training: bool = True) -> None:
@@ -25,7 +25,7 @@ def add_detector_flags(parser: Parser, settings: Any, *, training: bool = True) 
         "--detector",
         dest="detector",
         metavar="NAME",
-        help=f"such as {names}, or a cfg file of darknet; with --help: its own flags",
+        help=f"such as {names}, a cfg file of darknet or a YAML file of Detectron; with --help: its own flags",
     )
     OWN_FLAGS[settings.family](group, training)
     for family, add in OWN_FLAGS.items():
@@ -100,12 +100,20 @@ def _add_yolov2_flags(group: Any, training: bool) -> None:
         )  # fmt: skip
 
 
+def _add_detectron_flags(group: Any, training: bool) -> None:
+    flag(
+        group, "--set", dest="set", nargs="+", action="extend", metavar="KEY VALUE",
+        help="keys of Detectron's configuration with other values, such as TRAIN.SCALES '(640, 800)'",
+    )  # fmt: skip
+
+
 def _anchor(text: str) -> Any:
     return text if text == "auto" else ABOVE_0(text)
 
 
 SIDE = number(int, 8, 100_000)
 OWN_FLAGS = {
+    "detectron": _add_detectron_flags,
     "ssd300": _add_ssd300_flags,
     "torchvision": _add_torchvision_flags,
     "torchvision_ssd": _add_torchvision_ssd_flags,
@@ -115,21 +123,37 @@ OWN_FLAGS = {
 
 
 def detector_in(arguments: Sequence[str]) -> Any:
-    """The settings of the detector that --detector names, or else the --recipe file, or else SSD300's."""
+    """The settings of the detector that --detector names, or else the --recipe file, or else SSD300's; with the words
+    of --set."""
+    name, words = _named_in(arguments)
+    return SSD300Settings() if name is None else settings_named(name, words)
+
+
+def set_in(arguments: Sequence[str]) -> set[str]:
+    """The names of those settings of the detector that --set changes."""
+    name, words = _named_in(arguments)
+    if name is None or not words:
+        return set()
+    plain, changed = settings_named(name), settings_named(name, words)
+    return {field.name for field in fields(plain) if getattr(plain, field.name) != getattr(changed, field.name)}
+
+
+def _named_in(arguments: Sequence[str]) -> tuple[str | None, Sequence[str]]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name in ("--detector", "--recipe"):
         parser.add_argument(name, nargs="?")
+    parser.add_argument("--set", nargs="*", action="extend", default=[])
     try:
         found, _ = parser.parse_known_args(arguments)
     except argparse.ArgumentError:  # the command's own parser says it better
-        return SSD300Settings()
+        return None, ()
     if found.detector is not None:
-        return settings_named(found.detector)
+        return found.detector, found.set
     try:
         named = tomllib.loads(Path(found.recipe or "").read_text(encoding="utf-8")).get("detector")
     except (OSError, ValueError):  # `recipes.base_of` says what is wrong with a file
         named = None
-    return settings_named(named) if isinstance(named, str) else SSD300Settings()
+    return (named, found.set) if isinstance(named, str) else (None, ())
 
 
 def for_detector(settings: Any, config: Config, given: set[str]) -> Config:
@@ -145,7 +169,7 @@ def for_detector(settings: Any, config: Config, given: set[str]) -> Config:
         )
     own = {field.name for field in fields(settings)}
     values = {}
-    for name in given - {"detector"}:
+    for name in given - {"detector", "set"}:
         if hasattr(config, name):
             values[name] = getattr(config, name)
         elif name in own:
@@ -154,4 +178,4 @@ def for_detector(settings: Any, config: Config, given: set[str]) -> Config:
             flag_name = name.replace("_", "-")
             raise InputError(f"--{flag_name}: means nothing for {settings.name}, which the checkpoint holds")
     base = config if settings.family == config.detector.family else family_of(settings).defaults(settings)
-    return base.with_detector(settings).overlaid(values)
+    return for_its_batch(base.with_detector(settings).overlaid(values))

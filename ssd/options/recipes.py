@@ -28,8 +28,8 @@ def base_of(recipe: str | None, parser: Parser, detector: Any, batch_size: int |
             names = ", ".join(family.recipes)
             raise InputError(f"--recipe {recipe}: is none of {names}, which {detector.name} has, and no .toml file")
         settings = _read(Path(recipe), parser, detector, list(family.recipes))
-    name = settings.pop("recipe", None)
-    if name is None:
+    name = settings.pop("recipe", None) or family.usual
+    if not name:
         return overlay(family.defaults(detector), settings)
     return overlay(family.recipes[name](batch_size or settings.get("batch_size"), world_size, detector), settings)
 

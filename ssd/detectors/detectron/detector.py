@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from ssd.detectors.contract import Detector, LossesOf
-from ssd.detectors.detectron.backbones import load_backbone
 from ssd.detectors.detectron.builders import build
 from ssd.detectors.detectron.export import exportable
 from ssd.detectors.detectron.postprocess import detect
@@ -16,6 +15,8 @@ from ssd.detectors.detectron.settings import DetectronSettings
 from ssd.detectors.detectron.synthetic import input_size_px, synthetic_batch
 from ssd.detectors.detectron.targets import placement, targets_of
 from ssd.detectors.detectron.view import view_of
+from ssd.detectors.detectron.weights.backbone import load_backbone
+from ssd.detectors.detectron.weights.files import FOREIGN_FILES, foreign
 from ssd.keypoints import Skeleton
 
 
@@ -66,10 +67,11 @@ DETECTRON = Detector(
     synthetic=synthetic_batch,
     one_shape=lambda settings: False,
     trace=_trace,
-    foreign=lambda content, file: None,
+    foreign=foreign,
     exportable=exportable,
     streams=None,
     coverage=None,
+    foreign_files=FOREIGN_FILES,
     with_skeleton=_with_skeleton,
     skeleton=lambda settings: settings.skeleton,
 )

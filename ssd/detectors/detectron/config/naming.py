@@ -1,5 +1,6 @@
 """What --detector and --set say, as a detector's settings."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def with_words_of(settings: DetectronSettings, words: Sequence[str]) -> Detectro
     return settings_of(with_words(configuration_of(settings), words))
 
 
+@functools.lru_cache(maxsize=64)
 def configuration_of(settings: DetectronSettings) -> Configuration:
     """The configuration that settings were translated from."""
     return read(settings.cfg, Path(settings.name)) if settings.cfg else configurations()["e2e_faster_rcnn_R-50-FPN_1x"]

@@ -121,7 +121,7 @@ def demo(batch_size: int | None = None, world_size: int = 1, detector: Any = Non
     settings: DetectronSettings = detector or settings_named("e2e_mask_rcnn_R-50-FPN_1x")
     small = replace(
         settings,
-        norm="group" if settings.norm == "group" else "batch",
+        norm="group",
         freeze_at=0,
         short_sides_px=(192,),
         long_side_px=256,

@@ -5,7 +5,6 @@ from typing import Any
 
 from ssd.detectors.detectron.config.configuration import Configuration, text_of
 from ssd.detectors.detectron.settings import BLOCKS, DetectronSettings
-from ssd.keypoints import PERSON
 
 _FASTEST = "pass one that ResNet.py or FPN.py of Detectron has, such as FPN.fpn_ResNet50_conv5_body"
 _BODY = re.compile(
@@ -45,7 +44,7 @@ def settings_of(config: Configuration) -> DetectronSettings:
         **body,
         **_levels(config, body["maps"]),
         **_proposals(config),
-        **_boxes(config),
+        **_boxes(config, body["maps"]),
         **_masks(config, body["maps"]),
         **_keypoints(config),
         **_images(config),
@@ -151,10 +150,14 @@ def _proposals(config: Configuration) -> dict[str, Any]:
     }
 
 
-def _boxes(config: Configuration) -> dict[str, Any]:
+def _boxes(config: Configuration, maps: str) -> dict[str, Any]:
     if config["MODEL.RPN_ONLY"]:
         return {}
     head, has_group_norm = _one_of(config, "FAST_RCNN.ROI_BOX_HEAD", _BOX_HEADS)
+    if (head == "res5") != (maps == "C4"):
+        raise config.error(
+            "FAST_RCNN.ROI_BOX_HEAD", "ResNet_roi_conv5_head goes with conv4 bodies, and no other head does"
+        )
     return {
         "box_head": head,
         "box_head_group_norm": has_group_norm,
@@ -182,13 +185,13 @@ def _masks(config: Configuration, maps: str) -> dict[str, Any]:
     }
     head, has_group_norm = _one_of(config, "MRCNN.ROI_MASK_HEAD", by_name)
     pooled, side = config["MRCNN.ROI_XFORM_RESOLUTION"], config["MRCNN.RESOLUTION"]
+    pooled_side = pooled
     if head.startswith("v0up"):
-        # Detectron's ResNet.add_stage: res5 has no stride where it is dilated.
-        cells = config["FAST_RCNN.ROI_XFORM_RESOLUTION"] if head == "v0upshare" else pooled
-        stride = 1 if head == "v0up" and config["MRCNN.DILATION"] > 1 else max(1, cells // 7)
-        pooled_side = -(-cells // stride)
-    else:
-        pooled_side = pooled
+        if config["MRCNN.DILATION"] > 1:
+            raise config.error("MRCNN.DILATION", f"has to be 1 with {head}, whose res5 is that of the box head")
+        if head == "v0upshare" and pooled != config["FAST_RCNN.ROI_XFORM_RESOLUTION"]:
+            raise config.error("MRCNN.ROI_XFORM_RESOLUTION", f"has to be FAST_RCNN's with {head}")
+        pooled_side = -(-pooled // max(1, pooled // 7))  # res5's stride, as in Detectron
     made = 2 * pooled_side * config["MRCNN.UPSAMPLE_RATIO"]
     if side != made:
         raise config.error("MRCNN.RESOLUTION", f"has to be {made}, which {head} makes of {pooled} cells, not {side}")
@@ -222,7 +225,6 @@ def _keypoints(config: Configuration) -> dict[str, Any]:
         "keypoint_convs": config["KRCNN.NUM_STACKED_CONVS"],
         "keypoint_channels": config["KRCNN.CONV_HEAD_DIM"],
         "keypoint_kernel": config["KRCNN.CONV_HEAD_KERNEL"],
-        "keypoint_dilation": config["KRCNN.DILATION"],
         "keypoint_deconv_channels": config["KRCNN.DECONV_DIM"] if config["KRCNN.USE_DECONV"] else 0,
         "keypoint_deconv_kernel": config["KRCNN.DECONV_KERNEL"],
         "keypoint_deconv_output": config["KRCNN.USE_DECONV_OUTPUT"],
@@ -234,8 +236,6 @@ def _keypoints(config: Configuration) -> dict[str, Any]:
         "keypoint_msra_init": config["KRCNN.CONV_INIT"] == "MSRAFill",
         "keypoint_loss_weight": config["KRCNN.LOSS_WEIGHT"],
         "keypoint_by_visible": config["KRCNN.NORMALIZE_BY_VISIBLE_KEYPOINTS"],
-        "keypoints": PERSON.names,
-        "keypoint_links": PERSON.links,
     }
 
 
