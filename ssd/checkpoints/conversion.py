@@ -13,7 +13,9 @@ from ssd.detectors.table import DETECTORS, detector_of, to_dict
 from ssd.files import written_whole
 from ssd.weight_files import ABOUT_KEY, read_any
 
-_A_MODEL = "a checkpoint of this program, of NVIDIA's DLE SSD, of torchvision, of detectron2 or of darknet"
+_A_MODEL = (
+    "a checkpoint of this program, of NVIDIA's DLE SSD, of torchvision, of Detectron, of detectron2 or of darknet"
+)
 
 
 def load(file: Path) -> dict[str, Any]:

@@ -31,8 +31,8 @@ def convert_parser() -> Parser:
         "main.py convert",
         description="Write the model of a checkpoint, without the rest of its run, in this program's form.\n"
         "Checkpoints of NVIDIA's DeepLearningExamples (DLE) SSD300 on any ResNet can be read, too, torchvision's,\n"
-        ".weights of darknet's YOLOv2, and .pkl of detectron2's RetinaNet and Detectron's R-CNNs. The last three are also\n"
-        "written: as darknet's .weights, .cfg and .names, and as .pkl.",
+        ".weights of darknet's YOLOv2, and .pkl of detectron2's RetinaNet and Detectron's R-CNNs. The last three are\n"
+        "also written: as darknet's .weights, .cfg and .names, and as .pkl.",
         epilog=f"example: main.py convert nvidia_ssd.pt ssd300-r50.safetensors\n{EXIT_CODES}",
     )
     parser.add_argument(

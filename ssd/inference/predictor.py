@@ -152,7 +152,8 @@ def _each_of(images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageLike]:
 
 def load_predictor(file: str | os.PathLike[str], config: Config, words: Sequence[str] = ()) -> Predictor:
     """The detector of a checkpoint with config's device, precision and score threshold, and the rest of the
-    post-processing as its kind of detector has it. words: of --set. Raises InputError for a file that is no checkpoint."""
+    post-processing as its kind of detector has it. words: of --set. Raises InputError for a file that is no
+    checkpoint."""
     path = Path(file)
     content = conversion.with_words(conversion.load(path), words)
     settings = checkpoint.settings_of(content)
