@@ -150,11 +150,12 @@ def _each_of(images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageLike]:
     return iter(images)
 
 
-def load_predictor(file: str | os.PathLike[str], config: Config) -> Predictor:
+def load_predictor(file: str | os.PathLike[str], config: Config, words: Sequence[str] = ()) -> Predictor:
     """The detector of a checkpoint with config's device, precision and score threshold, and the rest of the
-    post-processing as its kind of detector has it. Raises InputError for a file that is no checkpoint."""
+    post-processing as its kind of detector has it. words: of --set. Raises InputError for a file that is no
+    checkpoint."""
     path = Path(file)
-    content = conversion.load(path)
+    content = conversion.with_words(conversion.load(path), words)
     settings = checkpoint.settings_of(content)
     own = family_of(settings).defaults(settings)
     kept = {name: getattr(own, name) for name in ("nms_iou", "max_per_class", "max_per_image")}

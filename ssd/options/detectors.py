@@ -131,9 +131,13 @@ def _add_yolov2_flags(group: Any, training: bool) -> None:
 
 
 def _add_detectron_flags(group: Any, training: bool) -> None:
+    add_set_flag(group)
+
+
+def add_set_flag(group: Any) -> None:
     flag(
         group, "--set", dest="set", nargs="+", action="extend", metavar="KEY VALUE",
-        help="keys of Detectron's configuration with other values, such as TRAIN.SCALES '(640, 800)'",
+        help="keys of Detectron's configuration with other values, such as TEST.SCALE 600",
     )  # fmt: skip
 
 

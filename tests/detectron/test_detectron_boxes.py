@@ -177,9 +177,15 @@ def proposed_by_hand(
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize(("before", "after"), [(60, 60), (60, 9)])
-def test_proposals_are_detectrons(training: bool, before: int, after: int) -> None:
-    settings = replace(FPN, rpn_before_nms=(before, before), rpn_after_nms=(after, after), rpn_min_size_px=(4.0, 4.0))
+@pytest.mark.parametrize(("before", "after", "scale"), [(60, 60, 1.0), (60, 9, 1.0), (60, 9, 2.5)])
+def test_proposals_are_detectrons(training: bool, before: int, after: int, scale: float) -> None:
+    settings = replace(
+        FPN,
+        rpn_collect_scale=scale,
+        rpn_before_nms=(before, before),
+        rpn_after_nms=(after, after),
+        rpn_min_size_px=(4.0, 4.0),
+    )
     rng = np.random.default_rng(1)
     cells = cells_of(settings)[:3]
     maps = [torch.zeros(2, 1, *grid) for grid in ((8, 10), (4, 5), (2, 3))]
@@ -201,9 +207,10 @@ def test_proposals_are_detectrons(training: bool, before: int, after: int) -> No
         of_images.append((boxes, of_boxes))
     # collect_and_distribute_fpn_rpn_proposals.py: in training of all images together.
     if training:
-        found = join(found, after)
+        joined = int(after * scale + 0.5)
+        found = join(found, joined)
         every = np.sort(np.concatenate([of_boxes for _, of_boxes in of_images]))[::-1]
-        limit = [every[min(after, len(every)) - 1]] * 2
+        limit = [every[min(joined, len(every)) - 1]] * 2
     else:
         limit = [np.sort(of_boxes)[::-1][min(after, len(of_boxes)) - 1] for _, of_boxes in of_images]
     total = 0
@@ -216,7 +223,9 @@ def test_proposals_are_detectrons(training: bool, before: int, after: int) -> No
         np.testing.assert_allclose(
             found.boxes_ltrb_px[image][real], by_hand.half_open(boxes[kept][order]), rtol=1e-4, atol=1e-3
         )
-    assert total == (after if training else sum(min(after, len(of_boxes)) for _, of_boxes in of_images))
+    assert total == (
+        min(joined, len(every)) if training else sum(min(after, len(of_boxes)) for _, of_boxes in of_images)
+    )
 
 
 def test_the_best_of_a_batch_are_kept_as_many_as_the_batch_is_large() -> None:

@@ -11,7 +11,7 @@ from ssd.detectors.detectron.network.heads import enlarged
 from ssd.detectors.detectron.rcnn.boxes import anchors_ltrb_px, cells_of, closed, cut, scaled
 from ssd.detectors.detectron.rcnn.losses import box_losses, keypoint_loss, mask_targets, rpn_losses
 from ssd.detectors.detectron.rcnn.rois import Rois, pooled, pooling_of, sample_keypoint_rois, sample_rois
-from ssd.detectors.detectron.rcnn.rpn import join, propose, sample_anchors
+from ssd.detectors.detectron.rcnn.rpn import join, most_kept, propose, sample_anchors
 from ssd.detectors.detectron.settings import DetectronSettings
 from ssd.detectors.torchvision.boxes import decode
 from ssd.detectors.torchvision.candidates import Candidates
@@ -111,10 +111,9 @@ class RCNN(nn.Module):
         if self.settings.rpn_min_size_px[0] and targets.scales:
             scales = on_device(torch.tensor(targets.scales, dtype=torch.float32), limits.device).view_as(scales)
         proposals = self._proposals(rpn_maps, anchors, limits, scales, training=True)
-        after_nms, scale = self.settings.rpn_after_nms[0], self.settings.rpn_collect_scale
-        # Detectron joins the levels of a pyramid, of all images of a GPU at once.
-        is_joined = not self.settings.has_one_rpn_level
-        return join(proposals, int(after_nms * scale + 0.5)) if is_joined else proposals
+        if self.settings.has_one_rpn_level:
+            return proposals
+        return join(proposals, most_kept(self.settings, training=True))
 
     def _box_features(self, maps: list[Tensor], rois: Tensor) -> Tensor:
         """What the box head makes of R rois: R x C, or R x C x H x W of res5."""

@@ -78,6 +78,14 @@ def _drawn(candidates: Tensor, count: Tensor, most: int) -> Tensor:
     return torch.where(number > count, drawn[:-1], True) & candidates
 
 
+def most_kept(settings: DetectronSettings, *, training: bool) -> int:
+    """How many proposals: of each image, but in training on a pyramid, whose levels Detectron joins then for all images
+    of a GPU at once, of the batch."""
+    if training and not settings.has_one_rpn_level:
+        return int(settings.rpn_after_nms[0] * settings.rpn_collect_scale + 0.5)
+    return settings.rpn_after_nms[0 if training else 1]
+
+
 def propose(
     objectness: list[Tensor],
     offsets: list[Tensor],
@@ -88,31 +96,26 @@ def propose(
     *,
     training: bool,
 ) -> Proposals:
-    """The best of each image, best first, after suppression within each map: all that its maps have in training, where
-    `join` chooses among them, else rpn_after_nms of all.
+    """The `most_kept` best of each image, best first, after suppression within each map.
 
     objectness: of each map B x A, before sigmoid. offsets: of each map B x A x 4. limits: of the window that boxes are
     cut to. least_px: B x 1, of a side.
     """
     is_test = 0 if training else 1
     before_nms, after_nms = settings.rpn_before_nms[is_test], settings.rpn_after_nms[is_test]
+    most, nms_iou = most_kept(settings, training=training), reached(settings.rpn_nms_iou[is_test])
     logit, boxes_ltrb_px, level = best_of_levels(objectness, offsets, anchors_ltrb_px, before_nms)
     boxes_ltrb_px = cut(boxes_ltrb_px, limits_px)
     is_box = is_worth_a_look(boxes_ltrb_px, limits_px, least_px) & (logit > -torch.inf)
     scores = torch.where(is_box, logit.sigmoid(), -1)
-    nms_iou = reached(settings.rpn_nms_iou[is_test])
     if torch.compiler.is_compiling():
-        return suppressed_in_graph(boxes_ltrb_px, scores, len(objectness), after_nms, nms_iou)
-    maps = len(objectness)
-    most = after_nms * maps if training else after_nms
-    if maps == 1 or before_nms <= after_nms:  # where no map has more than it may keep
+        return suppressed_in_graph(boxes_ltrb_px, scores, len(objectness), most, nms_iou)
+    if most <= after_nms or before_nms <= after_nms:  # so that no map has more of them than it may keep
         return suppressed(boxes_ltrb_px, scores, level, limits_px, before_nms, most, nms_iou)
-    of_maps = [
-        suppressed(
-            boxes_ltrb_px, torch.where(level == place, scores, -1), level, limits_px, before_nms, after_nms, nms_iou
-        )
-        for place in range(maps)
-    ]
+    of_maps = []
+    for place in range(len(objectness)):
+        own = torch.where(level == place, scores, -1)
+        of_maps.append(suppressed(boxes_ltrb_px, own, level, limits_px, before_nms, after_nms, nms_iou))
     return _best(Proposals(*(torch.cat(part, dim=1) for part in zip(*of_maps, strict=True))), most)
 
 
