@@ -6,42 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 from runs import SETTINGS, assert_equal_runs, last_of, log_of, run_all, write_small_data
+from schedules import SSD300_SCHEDULE
 
 from ssd.checkpoints import checkpoint
-
-SCHEDULE = """
-pruners:
-  agp:
-    class: AutomatedGradualPruner
-    initial_sparsity: 0.1
-    final_sparsity: 0.8
-    weights: [module.trunk.6.0.conv1.weight, trunk.6.1.conv2.weight]
-  filters:
-    class: L1RankedStructureParameterPruner_AGP
-    initial_sparsity: 0.1
-    final_sparsity: 0.5
-    group_type: Filters
-    group_dependency: Leader
-    weights: [extra_blocks.0.0.weight, extra_blocks.1.0.weight]
-regularizers:
-  l1: {class: L1Regularizer, reg_regims: {extra_blocks.2.3.weight: 1e-4}}
-lr_schedulers:
-  rate: {class: MultiStepMultiGammaLR, milestones: [1], gammas: [0.5]}
-policies:
-  - pruner: {instance_name: agp, args: {mini_batch_pruning_frequency: 2}}
-    starting_epoch: 0
-    ending_epoch: 2
-    frequency: 1
-  - {pruner: {instance_name: filters}, starting_epoch: 0, ending_epoch: 2, frequency: 1}
-  - {regularizer: {instance_name: l1}, epochs: [0, 1]}
-  - {lr_scheduler: {instance_name: rate}, epochs: [0, 1]}
-"""
 
 
 @pytest.fixture
 def schedule(tmp_path: Path) -> Path:
     file = tmp_path / "prune.yaml"
-    file.write_text(SCHEDULE)
+    file.write_text(SSD300_SCHEDULE)
     return file
 
 

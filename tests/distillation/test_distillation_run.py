@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from runs import assert_equal_runs, last_of, log_of, write_small_data
-from test_compress_run import SCHEDULE
+from schedules import SSD300_SCHEDULE
 
 import main
 import ssd
@@ -107,7 +107,7 @@ def test_a_weight_of_0_is_the_plain_run_and_a_pruned_student_has_its_dense_model
 ) -> None:
     small = replace(SSD300Settings(), backbone="resnet18")
     dense, schedule = written(small, data, tmp_path / "dense.pt"), tmp_path / "prune.yaml"
-    schedule.write_text(SCHEDULE)
+    schedule.write_text(SSD300_SCHEDULE)
     flags = [*FLAGS[2:4], *FLAGS[FLAGS.index("--bs") :], "--no-plots", "--backbone", "resnet18", "--data", data]
     taught = ["--teacher", dense, "--distill", "pkd", "--no-judge-teacher"]
     run(*flags, "--steps", 1, "--output", tmp_path / "plain")
