@@ -83,9 +83,9 @@ def test_a_schedule_that_does_not_fit_is_refused_before_training(
         "--output",
         tmp_path / "run",
     ]
-    schedule.write_text(SCHEDULE.replace("trunk.6.1.conv2", "trunk.6.1.conv3"))
+    schedule.write_text(SSD300_SCHEDULE.replace("trunk.6.1.conv2", "trunk.6.1.conv3"))
     complaint = refusal(*command, "--compress", schedule)
     assert f"{schedule}:7: the model has no tensor 'trunk.6.1.conv3.weight'; did you mean trunk.6." in complaint
-    schedule.write_text(SCHEDULE.replace("policies", "policy"))
+    schedule.write_text(SSD300_SCHEDULE.replace("policies", "policy"))
     assert "has no section 'policies'" in refusal(*command, "--compress", schedule)
     assert "cannot be read" in refusal(*command, "--compress", tmp_path / "none.yaml")
