@@ -277,6 +277,18 @@ def test_a_look_is_an_aligned_average_of_its_own_map() -> None:
     assert (found[0, 1] == 0).all() and (found[1] == 1).all()
 
 
+def test_a_look_is_the_same_where_boxes_are_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where choosing would mean waiting for the device."""
+    maps, scales = [noise(2, 3, 16, 16), noise(2, 5, 8, 8, seed=1)], [1 / 8, 1 / 16]
+    corner = 60 * torch.rand(6, 2, generator=torch.Generator().manual_seed(2))
+    rois = torch.cat([torch.tensor([[0.0]] * 3 + [[1.0]] * 3), corner, corner + 50], dim=1)
+    level = torch.tensor([0, 1, 0, 1, 1, 0])
+    expected = gid.look(maps, scales, level, rois, 4)
+    monkeypatch.setattr(gid, "_CHOOSES_ON", ())
+    torch.testing.assert_close(gid.look(maps, scales, level, rois, 4), expected)
+    assert expected.shape == (6, 5, 4, 4) and (expected[level == 0, 3:] == 0).all()
+
+
 def test_levels_by_area() -> None:
     """P3 below 224 pixels, P7 only from 1792."""
     sides = torch.tensor([1.0, 223, 224, 447, 448, 895, 896, 1791, 1792, 9000])
