@@ -1,6 +1,7 @@
 """--detector on the command line: which one is meant, its own flags, and settings that follow it."""
 
 import argparse
+import os
 import tomllib
 from collections.abc import Sequence
 from dataclasses import fields
@@ -195,8 +196,13 @@ def for_detector(settings: Any, config: Config, given: set[str]) -> Config:
     """The config of a command whose detector a checkpoint says. Of the given settings, those of the command line or a
     recipe, the values stay; the others are the checkpoint's, or what its kind of detector starts from.
 
+    A detector that a file describes is as --detector and --set say, where the checkpoint holds one of its kind.
     Raises InputError where a setting is given that the checkpoint's detector has not.
     """
+    family = family_of(settings)
+    is_described = family.with_words is not None and settings.family == config.detector.family
+    if is_described and "detector" in given:
+        return for_its_batch(config)
     if settings.name != config.detector.name and "detector" in given:
         raise InputError(
             f"--detector {config.detector.name}: the checkpoint holds a {settings.name}; leave --detector out, or pass "
@@ -212,5 +218,9 @@ def for_detector(settings: Any, config: Config, given: set[str]) -> Config:
         else:
             flag_name = name.replace("_", "-")
             raise InputError(f"--{flag_name}: means nothing for {settings.name}, which the checkpoint holds")
-    base = config if settings.family == config.detector.family else family_of(settings).defaults(settings)
+    base = config
+    if settings.family != config.detector.family:
+        usual = family.recipes.get(family.usual)
+        world_size = int(os.environ.get("WORLD_SIZE", 1))
+        base = usual(values.get("batch_size"), world_size, settings) if usual else family.defaults(settings)
     return for_its_batch(base.with_detector(settings).overlaid(values))

@@ -236,7 +236,8 @@ def add_evaluation_flags(group: Any) -> None:
     add_detection_flags(group)
     flag(
         group, "--metrics", dest="metrics", choices=METRICS, nargs="+",
-        help="also PASCAL VOC's, of 11 recalls or of the area; the first decides what is best, and is --target's",
+        help="also PASCAL VOC's, of 11 recalls or of the area, and the recall of boxes of any class; the first decides "
+        "what is best, and is --target's",
     )  # fmt: skip
     flag(
         group, "--eval-engine", dest="eval_engine", choices=EVAL_ENGINES,

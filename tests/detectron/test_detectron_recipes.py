@@ -12,12 +12,12 @@ from ssd.config import Config
 from ssd.detectors.detectron.config.configuration import Configuration, of_values, overlaid
 from ssd.detectors.detectron.config.key import OBEYED
 from ssd.detectors.detectron.config.keys import KEYS
-from ssd.detectors.detectron.config.naming import settings_named
+from ssd.detectors.detectron.config.naming import settings_named, title_of
 from ssd.detectors.detectron.config.recipes import defaults, detectron
 from ssd.detectors.detectron.config.shipped import NAMES, configurations
 from ssd.detectors.detectron.config.translate import settings_of
 from ssd.errors import InputError
-from ssd.options.detectors import detector_in, set_in
+from ssd.options.detectors import detector_in, for_detector, set_in
 from ssd.options.flags import config_of
 from ssd.options.recipes import base_of
 from ssd.schedule import lr_at, plan_of, warmup_of
@@ -203,6 +203,40 @@ def test_a_file_of_weights_that_is_there_is_the_body(tmp_path: Path) -> None:
     assert source("TRAIN.WEIGHTS", "") == "imagenet"
     assert source("TRAIN.WEIGHTS", "", "TRAIN.FREEZE_AT", "0") == "none"
     assert source("MODEL.LOAD_IMAGENET_PRETRAINED_WEIGHTS", "False") == "none"
+
+
+# --- checkpoints ---
+
+
+def test_a_checkpoint_is_trained_as_the_file_says_that_is_passed() -> None:
+    """Its name may be another: Detectron's model_final.pkl goes on as an own file says."""
+    of_file = replace(settings_named(FASTER), name="model_final", short_sides_px=(500,))
+    given = {"detector", "batch_size"}
+    config = run_config("--detector", FASTER, "--batch-size", "4", "--set", "SOLVER.MAX_ITER", "80000")
+    again = for_detector(of_file, config, given)
+    assert (again.detector.name, again.detector.short_sides_px, again.steps) == (FASTER, (800,), 320_000)
+    with pytest.raises(InputError, match="--detector ssd300: the checkpoint holds a model_final"):
+        for_detector(of_file, Config(), {"detector"})
+
+
+def test_a_checkpoint_alone_says_how_it_is_trained() -> None:
+    config = for_detector(settings_named(FASTER), Config(batch_size=4), {"batch_size"})
+    assert (config.steps, config.batch_size, config.accumulate) == (360_000, 4, 1)
+    assert config.detector.rpn_collect_scale == 2.0
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        (FASTER, "Faster R-CNN R-50-FPN"),
+        ("e2e_mask_rcnn_X-152-32x8d-FPN-IN5k_1.44x", "Mask R-CNN X-152-32x8d-FPN"),
+        ("e2e_keypoint_rcnn_R-101-FPN_1x", "Keypoint R-CNN R-101-FPN"),
+        ("e2e_mask_rcnn_R-50-FPN_2x_gn", "Mask R-CNN R-50-FPN GN"),
+        ("rpn_R-50-C4_1x", "RPN R-50-C4"),
+    ],
+)
+def test_a_title_says_what_is_built(name: str, title: str) -> None:
+    assert title_of(settings_named(name)) == title
 
 
 # --- every key that is said to be obeyed is ---

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ssd.detectors.contract import Detector, LossesOf
 from ssd.detectors.detectron.builders import build
+from ssd.detectors.detectron.config.naming import title_of
 from ssd.detectors.detectron.export import exportable
 from ssd.detectors.detectron.postprocess import detect
 from ssd.detectors.detectron.settings import DetectronSettings
@@ -55,7 +56,7 @@ def _trace(model: Any, images: Tensor) -> Sequence[Tensor]:
 DETECTRON = Detector(
     name="detectron",
     settings=DetectronSettings,
-    title=lambda settings: settings.name,
+    title=title_of,
     build=build,
     load_backbone=load_backbone,
     freeze_backbone=_freeze_backbone,

@@ -22,7 +22,8 @@ _ALL = 1.0
 def thresholds_of(settings: DetectronSettings, thresholds: Thresholds) -> Thresholds:
     """A run's thresholds as torchvision's suppression takes them. Proposals alone are the detections that they are."""
     if settings.rpn_only:
-        return thresholds._replace(score_threshold=0.0, nms_iou=_ALL, max_per_class=settings.rpn_after_nms[1])
+        most = settings.rpn_after_nms[1]
+        return Thresholds(score_threshold=0.0, nms_iou=_ALL, max_per_class=most, max_per_image=most)
     return thresholds._replace(nms_iou=reached(thresholds.nms_iou))
 
 

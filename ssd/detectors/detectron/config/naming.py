@@ -8,7 +8,7 @@ from pathlib import Path
 from ssd.detectors.detectron.config.configuration import Configuration, notes_on, overlaid, read
 from ssd.detectors.detectron.config.shipped import NAMES, configurations
 from ssd.detectors.detectron.config.translate import settings_of
-from ssd.detectors.detectron.settings import DetectronSettings
+from ssd.detectors.detectron.settings import BLOCKS, DetectronSettings
 from ssd.errors import InputError
 
 
@@ -33,6 +33,18 @@ def with_words(settings: DetectronSettings, words: Sequence[str]) -> DetectronSe
     names = [field.name for field in fields(settings) if field.name != "name"]
     changed = {name: getattr(after, name) for name in names if getattr(after, name) != getattr(before, name)}
     return replace(settings, **changed)
+
+
+def title_of(settings: DetectronSettings) -> str:
+    """What is built, such as "Mask R-CNN X-101-32x8d-FPN". Files of other names may describe the same."""
+    kind = "RPN" if settings.rpn_only else "Faster R-CNN"
+    kinds = {"Mask": bool(settings.mask_head), "Keypoint": settings.finds_keypoints}
+    if any(kinds.values()):
+        kind = f"{' and '.join(name for name, is_on in kinds.items() if is_on)} R-CNN"
+    depth = next((depth for depth, blocks in BLOCKS.items() if blocks == settings.blocks), sum(settings.blocks))
+    is_plain = (settings.groups, settings.width_per_group) == (1, 64)
+    body = f"R-{depth}" if is_plain else f"X-{depth}-{settings.groups}x{settings.width_per_group}d"
+    return f"{kind} {body}-{settings.maps}{' GN' if settings.norm == 'group' else ''}"
 
 
 @functools.lru_cache(maxsize=64)
