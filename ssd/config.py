@@ -60,6 +60,16 @@ class Config:
     """File whose model weights training starts from; class heads of another size start anew."""
     compress: str | None = None
     """File with a schedule in Distiller's YAML language, which training prunes and regularizes by."""
+    teacher: str | None = None
+    """File of a detector that the trained one learns from, by the methods of `distill`."""
+    distill: tuple[str, ...] = ()
+    """Of `ssd.distillation.settings.METHODS`: how it learns from the teacher."""
+    distill_weight: float = 1.0
+    """What all losses of these methods are multiplied by; 0 is a run without a teacher."""
+    distill_settings: tuple[str, ...] = ()
+    """The methods' own settings, each a word such as "pkd.weight=5"."""
+    judge_teacher: bool = True
+    """Evaluate the teacher before the first step."""
     freeze_backbone: bool = False
     """Leave the backbone's weights and its batch norm's statistics as they are; all else trains."""
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from ssd.batch import RGB_MEAN, RGB_STD
 from ssd.constants import constant
 from ssd.errors import InputError
-from ssd.views import RaggedView, padded_px
+from ssd.views import GRAY, RaggedView, padded_px
 
 ImageLike = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray | Tensor
 """A file by its path, by its content or open for reading bytes; a PIL image; an array H x W, or H x W x 1, 3 or 4; a
@@ -85,6 +85,18 @@ def normalise(
 
 # On a CPU what lies between the steps should stay in the cache.
 _ROWS_AT_ONCE_ON_CPU = 32
+
+
+def fitted(
+    image: np.ndarray, placed_ltrb_px: Sequence[int], size_px: tuple[int, int], *, antialias: bool
+) -> np.ndarray:
+    """An image H x W x 3 uint8 resized to a place within a gray one of `size_px` (width, height)."""
+    left, top, right, bottom = placed_ltrb_px
+    if (left, top, right, bottom) == (0, 0, *size_px):
+        return resize(image, size_px, antialias=antialias)
+    canvas = np.full((size_px[1], size_px[0], 3), GRAY, dtype=np.uint8)
+    canvas[top:bottom, left:right] = resize(image, (right - left, bottom - top), antialias=antialias)
+    return canvas
 
 
 def normalise_padded(images: Sequence[Tensor], view: RaggedView) -> Tensor:

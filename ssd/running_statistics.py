@@ -1,4 +1,4 @@
-"""Batch norm's running statistics: what a training step changes beside the weights.
+"""Running statistics, batch norm's and others: what a training step changes beside the weights.
 
 Only these are taken back after a bad step, kept for each rank and averaged over the ranks. Other buffers (frozen
 statistics, anchors) are constants: their mean over ranks would differ from them in the last bit.
@@ -12,15 +12,34 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ssd.distributed import Ranks
 
 
+class RunningMean(nn.Module):
+    """The exponential moving average of a number that training sees, such as how many anchors learn a box."""
+
+    mean: Tensor
+
+    def __init__(self, start: float, decay: float) -> None:
+        """decay: in [0, 1), the share that stays."""
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("mean", torch.tensor(start))
+
+    @torch.no_grad()
+    def forward(self, value: Tensor) -> Tensor:
+        """Takes in value, (); returns the new mean, () float32, which later steps do not change."""
+        mean = self.decay * self.mean + (1 - self.decay) * value
+        self.mean.copy_(mean)
+        return mean
+
+
 def running_statistics(model: nn.Module) -> list[tuple[nn.Module, str]]:
-    """(module, buffer name) of each running mean and variance, in the model's order."""
-    return [
-        (module, name)
-        for module in model.modules()
-        if isinstance(module, _BatchNorm)
-        for name in ("running_mean", "running_var")
-        if getattr(module, name) is not None
-    ]
+    """(module, buffer name) of each, in the model's order."""
+    found: list[tuple[nn.Module, str]] = []
+    for module in model.modules():
+        if isinstance(module, RunningMean):
+            found.append((module, "mean"))
+        elif isinstance(module, _BatchNorm) and module.running_mean is not None:
+            found += [(module, "running_mean"), (module, "running_var")]
+    return found
 
 
 def join_statistics(model: nn.Module) -> Tensor:

@@ -1,8 +1,11 @@
 """Small networks in darknet's cfg language, and an independent walk over one in numpy."""
 
 import numpy as np
+import torch
 
-from ssd.detectors.yolov2.darknet.sections import Network
+from ssd.detectors.yolov2.darknet.cfg import fitted, parse, write
+from ssd.detectors.yolov2.darknet.model import Darknet
+from ssd.detectors.yolov2.darknet.sections import Convolutional, Network
 
 TINY = """
 [net]
@@ -153,3 +156,55 @@ def _max_pool(layer: object, images: np.ndarray) -> np.ndarray:
             window = images[:, :, max(0, top) : top + size, max(0, left) : left + size]
             result[:, :, row, column] = window.max(axis=(2, 3))
     return result
+
+
+def fill(model: Darknet, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random weights in a model; returns them as `walk` takes them."""
+    rng = np.random.default_rng(seed)
+    tensors: dict[str, np.ndarray] = {}
+    for index, module in model.convolutions():
+        weights = rng.normal(scale=np.sqrt(2 / module.conv.weight[0].numel()), size=tuple(module.conv.weight.shape))
+        biases = rng.normal(scale=0.1, size=len(weights))
+        tensors |= {f"{index}.weights": weights, f"{index}.biases": biases}
+        module.conv.weight.data.copy_(torch.from_numpy(weights))
+        if module.norm is None:
+            assert module.conv.bias is not None
+            module.conv.bias.data.copy_(torch.from_numpy(biases))
+            continue
+        of_norm = {
+            "scales": rng.uniform(0.5, 1.5, len(weights)),
+            "mean": rng.normal(scale=0.1, size=len(weights)),
+            "variance": rng.uniform(0.5, 1.5, len(weights)),
+        }
+        tensors |= {f"{index}.{name}": value for name, value in of_norm.items()}
+        module.norm.bias.data.copy_(torch.from_numpy(biases))
+        module.norm.weight.data.copy_(torch.from_numpy(of_norm["scales"]))
+        assert module.norm.running_mean is not None and module.norm.running_var is not None
+        module.norm.running_mean.copy_(torch.from_numpy(of_norm["mean"]))
+        module.norm.running_var.copy_(torch.from_numpy(of_norm["variance"]))
+    return tensors
+
+
+def narrow(network: Network, factor: int) -> Network:
+    """The same network with a part of its channels, on 64 x 64 pixels, for a test that is quick."""
+    layers = tuple(
+        layer._replace(filters=max(4, layer.filters // factor))
+        if isinstance(layer, Convolutional) and layer.batch_normalize
+        else layer
+        for layer in network.layers
+    )
+    small = parse(write(network._replace(layers=layers)), network.name)
+    return fitted(small, classes=3, anchors=small.region.anchors, size_px=(64, 64))
+
+
+def tensors_of(model: Darknet) -> dict[str, np.ndarray]:
+    """A model's weights, float64, as `walk` takes them."""
+    tensors: dict[str, np.ndarray] = {}
+    for index, module in model.convolutions():
+        named = {"weights": module.conv.weight, "biases": module.conv.bias}
+        if module.norm is not None:
+            norm = module.norm
+            named |= {"biases": norm.bias, "scales": norm.weight, "mean": norm.running_mean}
+            named["variance"] = norm.running_var
+        tensors |= {f"{index}.{name}": value.detach().double().numpy() for name, value in named.items()}
+    return tensors

@@ -230,3 +230,24 @@ def test_its_windows_reach_beyond_the_image_as_in_torch(tmp_path: Path, monkeypa
         differences += (found - expected).abs().mean(dim=(1, 2, 3)).tolist()
         beyond += sum(s.window_ltrb_px is not None and min(s.window_ltrb_px[:2]) < 0 for s in batch)
     assert beyond > 10 and max(differences) < 2 / 255
+
+
+def test_it_fits_images_in_as_torch_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CPU operators: in the same place, with the same gray around, mirrored as a whole."""
+    split = ragged_data.write(tmp_path)
+    view = StretchView((32, 24), ((32, 24), (48, 40)), steps_a_size=1, jitter=0.4, fits=True)
+    options = dict(output_type=types.RGB, adjust_orientation=False, jpeg_fancy_upsampling=True)
+    monkeypatch.setattr(
+        short_side_graph, "decode_on_gpu", lambda encoded, upright: fn.decoders.image(encoded, device="cpu", **options)
+    )
+    order = TrainingOrder(split, view, batch_size=10, seed=1, ranks=CPU)
+    batches = [step.samples for _, step in zip(range(2), order.steps((0, 0)), strict=False)]
+    for batch in [*batches, *evaluation_batches(split, view, batch_size=6, ranks=CPU)]:
+        pipeline = ragged_pipeline(batch, [read_encoded(split, s.image) for s in batch], ON_A_GPU[0], view, split)
+        pipeline.build()
+        (output,) = pipeline.run()
+        found = torch.from_numpy(np.array(output.as_tensor())).permute(0, 3, 1, 2)
+        expected = normalise_padded([shown(read_image(split, s.image), s, antialias=False) for s in batch], view)
+        assert found.shape == expected.shape
+        assert (found - expected).abs().mean() < 1 / 255 and (found - expected).abs().max() < 4 / 255
+    assert any(s.flip for s in batches[0]) and any(not s.flip for s in batches[0])

@@ -5,13 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from darknet_networks import TINY, reorg_loop, walk
+from darknet_networks import TINY, fill, narrow, reorg_loop, walk
 
 from ssd.detectors.yolov2.darknet.cfg import fitted, parse, write
 from ssd.detectors.yolov2.darknet.configurations import NAMES, cfg_named
 from ssd.detectors.yolov2.darknet.layers import DarknetMaxPool, reorg, space_to_depth
 from ssd.detectors.yolov2.darknet.model import Darknet
 from ssd.detectors.yolov2.darknet.sections import Convolutional, MaxPool, Network, Region
+from ssd.detectors.yolov2.settings import YOLOv2Settings, is_letterboxed, network_of
 from ssd.errors import InputError
 
 NETWORK = parse(TINY, "tiny.cfg")
@@ -164,46 +165,25 @@ def test_max_pool_by_hand() -> None:
     assert three[0, 0].tolist() == [[-1, -2], [-4, -5]]
 
 
+def test_a_pool_has_no_infinity_in_its_graph() -> None:
+    """From which a range for 8 bits would come out infinite."""
+    graph = torch.export.export(DarknetMaxPool(MaxPool(size=2, stride=1)), (torch.zeros(1, 2, 3, 3),)).graph
+    assert "max_pool2d" in str(graph) and "inf" not in str(graph)
+
+
+def test_whether_images_are_fitted_in_is_read_overruled_and_written() -> None:
+    """By AlexeyAB's key."""
+    text = TINY.replace("[net]", "[net]\nletter_box=1")
+    assert parse(text, "x").net.letter_box and not NETWORK.net.letter_box
+    assert is_letterboxed(YOLOv2Settings("x", text)) and not is_letterboxed(YOLOv2Settings("x", TINY))
+    assert not is_letterboxed(YOLOv2Settings("x", text, resize="stretch"))
+    letterboxed = YOLOv2Settings("x", TINY, resize="letterbox")
+    assert "letter_box=1" in write(network_of(letterboxed)) and "letter_box" not in write(NETWORK)
+    with pytest.raises(InputError, match="--resize crop: is none of stretch, letterbox"):
+        YOLOv2Settings("x", TINY, resize="crop")
+
+
 # The forward pass
-
-
-def fill(model: Darknet, seed: int = 0) -> dict[str, np.ndarray]:
-    """Random weights in a model; returns them as `darknet_networks.walk` takes them."""
-    rng = np.random.default_rng(seed)
-    tensors: dict[str, np.ndarray] = {}
-    for index, module in model.convolutions():
-        weights = rng.normal(scale=np.sqrt(2 / module.conv.weight[0].numel()), size=tuple(module.conv.weight.shape))
-        biases = rng.normal(scale=0.1, size=len(weights))
-        tensors |= {f"{index}.weights": weights, f"{index}.biases": biases}
-        module.conv.weight.data.copy_(torch.from_numpy(weights))
-        if module.norm is None:
-            assert module.conv.bias is not None
-            module.conv.bias.data.copy_(torch.from_numpy(biases))
-            continue
-        of_norm = {
-            "scales": rng.uniform(0.5, 1.5, len(weights)),
-            "mean": rng.normal(scale=0.1, size=len(weights)),
-            "variance": rng.uniform(0.5, 1.5, len(weights)),
-        }
-        tensors |= {f"{index}.{name}": value for name, value in of_norm.items()}
-        module.norm.bias.data.copy_(torch.from_numpy(biases))
-        module.norm.weight.data.copy_(torch.from_numpy(of_norm["scales"]))
-        assert module.norm.running_mean is not None and module.norm.running_var is not None
-        module.norm.running_mean.copy_(torch.from_numpy(of_norm["mean"]))
-        module.norm.running_var.copy_(torch.from_numpy(of_norm["variance"]))
-    return tensors
-
-
-def narrow(network: Network, factor: int) -> Network:
-    """The same network with a part of its channels, on 64 x 64 pixels, for a test that is quick."""
-    layers = tuple(
-        layer._replace(filters=max(4, layer.filters // factor))
-        if isinstance(layer, Convolutional) and layer.batch_normalize
-        else layer
-        for layer in network.layers
-    )
-    small = parse(write(network._replace(layers=layers)), network.name)
-    return fitted(small, classes=3, anchors=small.region.anchors, size_px=(64, 64))
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ssd.detectors.detectron.config.configuration import notes_on, of_values, read, text_of, with_words
+from ssd.detectors.detectron.config.configuration import notes_on, of_values, overlaid, read, text_of
 from ssd.detectors.detectron.config.key import ELSEWHERE, FIXED, OBEYED
 from ssd.detectors.detectron.config.keys import DEPRECATED, KEYS, RENAMED, SECTIONS
 from ssd.detectors.detectron.config.naming import settings_named
@@ -153,7 +153,7 @@ def test_what_is_not_given_has_its_default() -> None:
 
 
 def test_set_overrules_the_file() -> None:
-    config = with_words(read(PYTORCH, FILE), ["TEST.NMS", "0.7", "TRAIN.SCALES", "[640, 800]", "MODEL.TYPE", "x"])
+    config = overlaid(read(PYTORCH, FILE), ["TEST.NMS", "0.7", "TRAIN.SCALES", "[640, 800]", "MODEL.TYPE", "x"])
     assert (config["TEST.NMS"], config["TRAIN.SCALES"], config["TEST.SCALE"]) == (0.7, (640, 800), 800)
 
 
@@ -310,7 +310,7 @@ def test_what_cannot_be_is_refused_by_its_line(old: str, new: str, said: str | N
 )
 def test_set_is_refused_as_a_file_is(words: list[str], said: str) -> None:
     with pytest.raises(InputError) as error:
-        with_words(read(PYTORCH, FILE), words)
+        overlaid(read(PYTORCH, FILE), words)
     assert one_line(error) == said
 
 
@@ -446,23 +446,23 @@ def test_dilated_res5_has_the_stride_of_res4() -> None:
 
 @pytest.mark.parametrize("key", ["TRAIN.FREEZE_AT", "RESNETS.FREEZE_AT"])
 def test_freeze_at_has_two_names(key: str) -> None:
-    assert settings_of(with_words(read(PYTORCH, FILE), [key, "0"])).freeze_at == 0
-    both = with_words(read(PYTORCH, FILE), ["TRAIN.FREEZE_AT", "3", "RESNETS.FREEZE_AT", "3"])
+    assert settings_of(overlaid(read(PYTORCH, FILE), [key, "0"])).freeze_at == 0
+    both = overlaid(read(PYTORCH, FILE), ["TRAIN.FREEZE_AT", "3", "RESNETS.FREEZE_AT", "3"])
     assert settings_of(both).freeze_at == 3
     with pytest.raises(InputError, match="TRAIN.FREEZE_AT: is RESNETS.FREEZE_AT, which is 4; leave one of them out"):
-        settings_of(with_words(both, ["RESNETS.FREEZE_AT", "4"]))
+        settings_of(overlaid(both, ["RESNETS.FREEZE_AT", "4"]))
 
 
 def test_sides_of_masks_and_heat_maps_have_to_be_what_heads_make() -> None:
     mask = configurations()["e2e_mask_rcnn_R-50-FPN_1x"]
     with pytest.raises(InputError, match="MRCNN.RESOLUTION: has to be 28, which v1up4convs makes of 14 cells, not 14"):
-        settings_of(with_words(mask, ["MRCNN.RESOLUTION", "14"]))
+        settings_of(overlaid(mask, ["MRCNN.RESOLUTION", "14"]))
     shared = configurations()["e2e_mask_rcnn_R-50-C4_1x"]
     assert settings_of(shared).mask_side == 14
-    own = with_words(shared, ["MRCNN.ROI_MASK_HEAD", "mask_rcnn_heads.ResNet_mask_rcnn_fcn_head_v0up"])
+    own = overlaid(shared, ["MRCNN.ROI_MASK_HEAD", "mask_rcnn_heads.ResNet_mask_rcnn_fcn_head_v0up"])
     assert (settings_of(own).mask_head, settings_of(own).mask_side) == ("v0up", 14)
     with pytest.raises(InputError, match="MRCNN.DILATION: has to be 1 with v0up"):
-        settings_of(with_words(own, ["MRCNN.DILATION", "2"]))
+        settings_of(overlaid(own, ["MRCNN.DILATION", "2"]))
     keypoints = configurations()["e2e_keypoint_rcnn_R-50-FPN_1x"]
     with pytest.raises(InputError, match="KRCNN.HEATMAP_SIZE: has to be 28"):
-        settings_of(with_words(keypoints, ["KRCNN.UP_SCALE", "1"]))
+        settings_of(overlaid(keypoints, ["KRCNN.UP_SCALE", "1"]))

@@ -9,7 +9,7 @@ import pytest
 
 from ssd.cli.train import train_parser
 from ssd.config import Config
-from ssd.detectors.detectron.config.configuration import Configuration, of_values, with_words
+from ssd.detectors.detectron.config.configuration import Configuration, of_values, overlaid
 from ssd.detectors.detectron.config.key import OBEYED
 from ssd.detectors.detectron.config.keys import KEYS
 from ssd.detectors.detectron.config.naming import settings_named
@@ -79,7 +79,7 @@ SOLVERS = [
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: solver["LR_POLICY"])
 def test_the_rate_is_detectrons_at_every_step(solver: dict[str, Any]) -> None:
     config = of_values("x", {**configurations()[FASTER].given, **{f"SOLVER.{k}": v for k, v in solver.items()}})
-    config = with_words(config, ["SOLVER.STEPS", "[]"]) if "STEPS" not in solver else config
+    config = overlaid(config, ["SOLVER.STEPS", "[]"]) if "STEPS" not in solver else config
     run = defaults(settings_of(config))
     whole = {name.removeprefix("SOLVER."): config[name] for name in KEYS if name.startswith("SOLVER.")}
     assert run.steps == solver["MAX_ITER"]
@@ -191,7 +191,7 @@ def test_a_file_of_weights_that_is_there_is_the_body(tmp_path: Path) -> None:
     file = tmp_path / "R-50.pkl"
 
     def source(*words: str) -> str:
-        config = with_words(configurations()[FASTER], words)
+        config = overlaid(configurations()[FASTER], words)
         return detectron(detector=settings_of(config)).backbone_weights
 
     assert source("TRAIN.WEIGHTS", "https://host/R-50.pkl") == "imagenet"

@@ -1,103 +1,145 @@
-"""One of Detectron's R-CNNs through the commands: training on masks, resuming, evaluation."""
+"""Detectron's configurations and weights through the commands, and what they say to bad input."""
 
 import json
+import os
+import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import detectron_files as made
+import numpy as np
 import pytest
-from runs import assert_equal_runs, last_of, log_of, write_small_data
+import torch
+from runs import write_small_data
 
 import main
+from ssd.checkpoints import conversion
+from ssd.detectors.detectron.config.configuration import of_values
+from ssd.detectors.detectron.config.shipped import configurations
+from ssd.detectors.detectron.weights.saved_config import saved_text
 
-CONFIGURATION = """
-MODEL:
-  CONV_BODY: FPN.fpn_ResNet50_conv5_body
-  FASTER_RCNN: True
-  MASK_ON: True
-  LOAD_IMAGENET_PRETRAINED_WEIGHTS: False
-RESNETS:
-  STRIDE_1X1: False
-  TRANS_FUNC: bottleneck_gn_transformation
-  STEM_FUNC: basic_gn_stem
-  SHORTCUT_FUNC: basic_gn_shortcut
-  FREEZE_AT: 0
-  WIDTH_PER_GROUP: 8
-GROUP_NORM: {NUM_GROUPS: 8}
-FPN: {FPN_ON: True, MULTILEVEL_ROIS: True, MULTILEVEL_RPN: True, DIM: 16}
-FAST_RCNN:
-  ROI_BOX_HEAD: fast_rcnn_heads.roi_2mlp_head
-  ROI_XFORM_METHOD: RoIAlign
-  ROI_XFORM_RESOLUTION: 7
-  ROI_XFORM_SAMPLING_RATIO: 2
-  MLP_HEAD_DIM: 32
-MRCNN:
-  ROI_MASK_HEAD: mask_rcnn_heads.mask_rcnn_fcn_head_v1up4convs
-  RESOLUTION: 28
-  ROI_XFORM_METHOD: RoIAlign
-  ROI_XFORM_RESOLUTION: 14
-  ROI_XFORM_SAMPLING_RATIO: 2
-  DILATION: 1
-  DIM_REDUCED: 16
-  CONV_INIT: MSRAFill
-SOLVER: {BASE_LR: 0.001, LR_POLICY: steps_with_decay, STEPS: [0], MAX_ITER: 3, WARM_UP_ITERS: 0}
-TRAIN:
-  SCALES: (48, 64)
-  MAX_SIZE: 64
-  BATCH_SIZE_PER_IM: 16
-  RPN_PRE_NMS_TOP_N: 100
-  RPN_POST_NMS_TOP_N: 50
-TEST: {SCALE: 64, MAX_SIZE: 64, RPN_PRE_NMS_TOP_N: 50, RPN_POST_NMS_TOP_N: 20}
-"""
-FLAGS = (
-    "--bs 2 --clip-norm 10 --seed 3 --device cpu --num-workers 0 --log-interval 1 --no-plots --evaluation --steps 3 "
-    "--score-threshold 0.01 --max-per-image 5"
-).split()
+SCRATCH = "scratch_e2e_mask_rcnn_R-50-FPN_3x_gn"
+# A network of small layers, and images of 64 x 96 pixels at most.
+SMALL = [str(word).replace(" ", "") for pair in made.SMALL.items() for word in pair]
+SIZES = "TRAIN.SCALES (48,64) TRAIN.MAX_SIZE 96 TEST.SCALE 64 TEST.MAX_SIZE 96 TEST.SCORE_THRESH 0.0".split()
+SHORT = "NUM_GPUS 2 SOLVER.MAX_ITER 2 SOLVER.STEPS [0,1] SOLVER.WARM_UP_ITERS 0".split()
+FLAGS = "--device cpu --data_pipeline no_dali --num-workers 1".split()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_data(tmp_path_factory.mktemp("data") / "demo")
 
 
 def run(*arguments: object) -> None:
-    assert main.main([str(argument) for argument in arguments]) == 0
+    assert main.main([os.fspath(word) if isinstance(word, Path) else str(word) for word in arguments]) == 0
 
 
 @pytest.mark.slow
-def test_a_run_is_the_same_on_both_data_paths_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    """In the middle of an epoch of three steps, on the other path, which gives the CPU the same pixels."""
-    data, file = write_small_data(tmp_path / "demo"), tmp_path / "tiny.yaml"
-    file.write_text(CONFIGURATION)
-    flags = ["--detector", file, "--data", data, *FLAGS]
-    whole, other, again = tmp_path / "whole", tmp_path / "other", tmp_path / "again"
-    paths = ["--checkpoint-every", "1 steps", "--keep-checkpoints", 9, "--data_pipeline"]
-    run("train", *flags, *paths, "no_dali", "--output", whole)
-    run("train", *flags, *paths, "dali", "--output", other)
-    logged = [line for line in log_of(whole, "train") if "loss_mask_loss" in line]
-    others = [line for line in log_of(other, "train") if "loss_mask_loss" in line]
-    assert len(logged) == 3 and min(line["loss_mask_loss"] for line in logged) > 0
-    for line, same in zip(logged, others, strict=True):
-        for name in line:
-            if name.endswith("_loss"):
-                assert line[name] == pytest.approx(same[name], rel=1e-4), name
-    run(
-        "train",
-        *flags,
-        "--data_pipeline",
-        "no_dali",
-        "--output",
-        again,
-        "--resume",
-        whole / "checkpoints" / "step-00000002.pt",
+def test_a_run_is_evaluated_and_converted(data: Path, tmp_path: Path, capfd: Any) -> None:
+    flags = ["--data", data, *FLAGS]
+    words = ["--set", *SMALL, *SIZES, *SHORT, "MODEL.TYPE", "generalized_rcnn"]
+    run("--detector", SCRATCH, *flags, *words, "--no-plots", "--seed", 1, "--evaluation", "--output", tmp_path / "run")
+    said = capfd.readouterr().out
+    assert f"note: {SCRATCH}: MODEL.TYPE is not obeyed: FASTER_RCNN, RPN_ONLY, MASK_ON and KEYPOINTS_ON say" in said
+    assert "learning rate 0.16 x batch 4 / 32 = 0.02" in said
+    written = json.loads((tmp_path / "run" / "config.json").read_text())["settings"]
+    assert (written["steps"], written["accumulate"], written["bias_rate"]) == (2, 2, 2.0)
+    assert "cfg" not in written and written["short_sides_px"] == [48, 64]
+    last, pkl = tmp_path / "run" / "checkpoints" / "last.pt", tmp_path / "m.pkl"
+    run("convert", last, pkl)
+    weights = conversion.load(last)["model"]
+    assert all(torch.equal(weights[name], value) for name, value in conversion.load(pkl)["model"].items())
+    evaluate = ["evaluate", *flags]
+    run(*evaluate, "--checkpoint", last, "--json", tmp_path / "ours.json")
+    # Another suppression and size over the checkpoint's own.
+    run(*evaluate, "--checkpoint", last, "--set", "TEST.NMS", "0.9", "TEST.DETECTIONS_PER_IM", 3, "--json",
+        tmp_path / "other.json")  # fmt: skip
+    assert json.loads((tmp_path / "other.json").read_text()) != json.loads((tmp_path / "ours.json").read_text())
+    run("predict", "--checkpoint", last, data / "val2017", "--device", "cpu", "--output", tmp_path / "found",
+        "--score", 0, "--set", "TEST.DETECTIONS_PER_IM", 1)  # fmt: skip
+    assert len(json.loads((tmp_path / "found" / "detections.json").read_text())) == 2  # images
+
+
+# --- bad input, one line each ---
+
+
+def test_bad_words_and_files_are_named(data: Path, tmp_path: Path, refusal: Callable[..., str]) -> None:
+    train = ["--data", data, *FLAGS, "--output", tmp_path / "run", "--detector"]
+    assert "did you mean TEST.NMS?" in refusal(*train, SCRATCH, "--set", "TEST.NSM", "1")
+    assert "write 1.0" in refusal(*train, SCRATCH, "--set", "TEST.NMS", "1")
+    assert "takes pairs of KEY and VALUE" in refusal(*train, SCRATCH, "--set", "TEST.NMS")
+    assert "means nothing for yolov2-voc" in refusal(*train, "yolov2-voc", "--set", "TEST.NMS", "0.5")
+    assert "did you mean e2e_mask_rcnn_R-50-FPN_2x?" in refusal(*train, "e2e_mask_rcnn_R-50-FPN_3x")
+    file = tmp_path / "own.yaml"
+    file.write_text("MODEL:\n  FASTER_RCNN: True\n  RETINANET_ON: True\n")
+    assert f"{file}:3: there is no key MODEL.RETINANET_ON; did you mean" in refusal(*train, file)
+    assert "cannot be read" in refusal(*train, tmp_path / "none.yaml")
+    assert "would keep random weights up to res2" in refusal(
+        *train, "e2e_mask_rcnn_R-50-FPN_2x_gn", "--backbone-weights", "none", "--set", *SMALL
     )
-    assert_equal_runs(last_of(whole), last_of(again))
-    results = json.loads((whole / "results.json").read_text())
-    judged = ["--data_pipeline", "no_dali", "--num-workers", 0, "--score-threshold", 0.01, "--max-per-image", 5]
-    report = tmp_path / "judged.json"
-    run(
-        "evaluate",
-        "--data",
-        data,
-        "--checkpoint",
-        whole / "checkpoints" / "last.pt",
-        "--device",
-        "cpu",
-        *judged,
-        "--json",
-        report,
+    assert "--set: means nothing" in refusal(
+        "evaluate", "--data", data, "--checkpoint", _ssd300(tmp_path), "--set", "A", "1"
     )
-    assert json.loads(report.read_text())["segm_AP"] == pytest.approx(results["segm_AP"])
+
+
+def _ssd300(folder: Path) -> Path:
+    from ssd.checkpoints import checkpoint
+    from ssd.detectors.ssd300.model import SSD300
+
+    file = folder / "ssd.pt"
+    content = {"format": checkpoint.FORMAT, "detector": {"family": "ssd300", "backbone": "resnet18"},
+               "categories": [(1, "a")], "model": SSD300("resnet18", 2).state_dict()}  # fmt: skip
+    checkpoint.save(file, content)
+    return file
+
+
+class _Runs:
+    def __reduce__(self) -> Any:
+        return (print, ("ran",))
+
+
+def test_files_of_weights_that_cannot_be_are_named(data: Path, tmp_path: Path, refusal: Callable[..., str]) -> None:
+    evaluate = ["evaluate", "--data", data, *FLAGS, "--checkpoint"]
+    (tmp_path / "evil.pkl").write_bytes(pickle.dumps({"blobs": {"conv1_w": _Runs()}}, protocol=2))
+    assert "print'" in refusal(*evaluate, tmp_path / "evil.pkl")
+    values = {**configurations()["rpn_R-50-FPN_1x"].given, **made.SMALL}
+    text = saved_text(of_values("m", values), 81, 0)
+    shapes = dict(
+        [*made.stem("bn"), *made.stages(5, 2, "bn", (3, 4, 6, 3)), *made.pyramid(8, (3, 4, 6, 3)),
+         *made.proposals(8, 3, "_fpn2")]
+    )  # fmt: skip
+    blobs = made.arrays(shapes)
+    del blobs["conv_rpn_fpn2_w"]
+    assert "1 missing (conv_rpn_fpn2_w)" in refusal(
+        *evaluate, made.write(tmp_path / "m.pkl", {"blobs": blobs, "cfg": text})
+    )
+    body = made.write(tmp_path / "R-50.pkl", {"conv1_w": np.zeros((64, 3, 7, 7), np.float32)})
+    assert "pass it as --backbone-weights" in refusal(*evaluate, body)
+    # Of 3 classes, and the data has 6.
+    whole = made.fpn_mask((3, 4, 6, 3), 4)
+    text = saved_text(of_values("m", {**configurations()["e2e_mask_rcnn_R-50-FPN_1x"].given, **made.SMALL}), 4, 0)
+    file = made.write(tmp_path / "m.pkl", {"blobs": made.arrays(whole), "cfg": text})
+    assert "trained on 3 categories" in refusal(*evaluate, file)
+    assert "would be written over itself" in refusal("convert", file, file)
+
+
+@pytest.mark.parametrize(
+    ("detector", "left_out"),
+    [(SCRATCH, "segmentation"), ("e2e_keypoint_rcnn_R-50-FPN_1x", "keypoints")],
+)
+def test_data_without_what_is_to_be_learned_is_named(
+    detector: str, left_out: str, data: Path, tmp_path: Path, refusal: Callable[..., str]
+) -> None:
+    import shutil
+
+    folder = tmp_path / "data"
+    shutil.copytree(data, folder)
+    for file in (folder / "annotations").glob("*.json"):
+        content = json.loads(file.read_text())
+        for row in (*content["annotations"], *content["categories"]):
+            row.pop(left_out, None)
+        file.write_text(json.dumps(content))
+    said = refusal("--data", folder, *FLAGS, "--output", tmp_path / "run", "--detector", detector, "--set", *SMALL)
+    assert ("segmentation" if left_out == "segmentation" else "points") in said

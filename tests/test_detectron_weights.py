@@ -13,7 +13,7 @@ from torch import nn
 
 from ssd.checkpoints import checkpoint, conversion
 from ssd.coco_categories import coco_categories
-from ssd.detectors.detectron.config.configuration import of_values, with_words
+from ssd.detectors.detectron.config.configuration import of_values, overlaid
 from ssd.detectors.detectron.config.naming import settings_named
 from ssd.detectors.detectron.config.shipped import configurations
 from ssd.detectors.detectron.config.translate import settings_of
@@ -378,9 +378,7 @@ def test_imagenets_file_is_downloaded_once(tmp_path: Path, monkeypatch: pytest.M
     for _ in range(2):
         assert load_backbone(detector_of(settings).build(settings, 3), settings, "imagenet") is None
     assert fetched == ["https://dl.fbaipublicfiles.com/detectron/ImageNetPretrained/MSRA/R-50.pkl"]
-    other = settings_of(
-        with_words(of_values("x", values_of("e2e_faster_rcnn_R-50-FPN_1x")), ["RESNETS.NUM_GROUPS", "4"])
-    )
+    other = settings_of(overlaid(of_values("x", values_of("e2e_faster_rcnn_R-50-FPN_1x")), ["RESNETS.NUM_GROUPS", "4"]))
     with pytest.raises(InputError, match="Detectron has none for the body of x; pass a file or none"):
         load_backbone(detector_of(other).build(other, 3), other, "imagenet")
 

@@ -44,6 +44,27 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @NEEDS_SPHINX
+def test_the_tables_of_detectrons_keys_have_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    from from_the_code import _tables_of_keys
+
+    from ssd.detectors.detectron.config.keys import KEYS
+
+    rows = [line for line in _tables_of_keys() if line.startswith("   * - ``")]
+    assert sorted(rows) == sorted(f"   * - ``{name}``" for name in KEYS)
+
+
+@NEEDS_SPHINX
+@pytest.mark.slow
+def test_detectrons_page_has_every_name_and_key(built: Path) -> None:
+    from ssd.detectors.detectron.config.keys import KEYS
+    from ssd.detectors.detectron.config.shipped import NAMES
+
+    text = text_of(built / "detectron.html")
+    assert [word for word in (*KEYS, *NAMES) if word not in text] == []
+
+
+@NEEDS_SPHINX
 @pytest.mark.slow
 def test_the_reference_has_every_flag_of_every_command(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "docs")

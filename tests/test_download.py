@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 import zipfile
@@ -21,7 +22,7 @@ from typing import Any
 import pytest
 
 import main
-from pipelines.download import COCO_2017, Archive, download
+from pipelines.download import COCO_2017, VOC_2007_2012, Archive, download
 from ssd.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -174,6 +175,7 @@ def test_no_server(tmp_path: Path, archives: tuple[Archive, ...]) -> None:
 
 KILLED = """
 import sys
+import tarfile
 from pathlib import Path
 from pipelines.download import Archive, download
 download(Path(sys.argv[1]), sys.argv[2], (Archive(sys.argv[3], int(sys.argv[4]), sys.argv[5], 0, ("val2017",)),))
@@ -183,7 +185,7 @@ download(Path(sys.argv[1]), sys.argv[2], (Archive(sys.argv[3], int(sys.argv[4]),
 def test_a_killed_download_goes_on(server: Server, archives: tuple[Archive, ...], tmp_path: Path) -> None:
     archive, part = archives[0], tmp_path / ".val2017.zip.part"
     server.hold_after = 700_000
-    arguments = [str(tmp_path), server.url, archive.path, str(archive.size_bytes), archive.sha1]
+    arguments = [str(tmp_path), server.url, archive.path, str(archive.size_bytes), archive.digest]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, "-c", KILLED, *arguments], env=environment) as process:
         deadline = time.monotonic() + 60
@@ -215,7 +217,7 @@ def test_a_wrong_checksum(server: Server, archives: tuple[Archive, ...], tmp_pat
     content = server.files["zips/val2017.zip"]
     server.files["zips/val2017.zip"] = content[:70_000] + bytes([content[70_000] ^ 1]) + content[70_001:]
     message = refused(tmp_path, server.url, archives)
-    assert message.startswith("val2017.zip: damaged") and archives[0].sha1 in message
+    assert message.startswith("val2017.zip: damaged") and archives[0].digest in message
     assert not list(tmp_path.iterdir())  # so that the next attempt fetches it anew
     server.files["zips/val2017.zip"] = content
     download(tmp_path, server.url, archives)
@@ -277,7 +279,7 @@ def test_the_command(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(download, "__defaults__", (server.url, archives))
+    monkeypatch.setattr("pipelines.download.COCO_2017", archives)
     assert main.main(["download", "--data", str(tmp_path / "coco"), "--url", server.url]) == 0
     assert capfd.readouterr().out == f"{tmp_path / 'coco'}: fetched val2017.zip, annotations.zip\n"
     assert_whole(tmp_path / "coco")
@@ -296,5 +298,75 @@ def test_what_is_fetched_is_what_is_trained_on(tmp_path: Path) -> None:
         (tmp_path / part).write_text(json.dumps({})) if part.endswith(".json") else (tmp_path / part).mkdir()
     train, val = find_both(tmp_path, SplitFlags(), SplitFlags())
     assert (train.image_folder, val.image_folder) == (tmp_path / "train2017", tmp_path / "val2017")
-    assert all(re.fullmatch(r"[0-9a-f]{40}", archive.sha1) for archive in COCO_2017)
+    assert all(re.fullmatch(r"[0-9a-f]{40}", archive.digest) for archive in COCO_2017)
     assert COCO_2017[0].name == "annotations_trainval2017.zip"
+
+
+def tarred(files: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def voc_archives(server: Server) -> tuple[tuple[Archive, ...], dict[str, bytes]]:
+    """Two that share their folders, as those of 2007, and what is to be there of them."""
+    folder, archives, wanted = "VOC2007", [], {}
+    for split, number in (("trainval", "000005"), ("test", "000001")):
+        files = {
+            f"ImageSets/Main/{split}.txt": number.encode(),
+            f"JPEGImages/{number}.jpg": os.urandom(3000),
+            f"Annotations/{number}.xml": b"<annotation/>",
+        }
+        wanted |= {f"{folder}/{name}": content for name, content in files.items()}
+        content = tarred({f"VOCdevkit/{folder}/{name}": each for name, each in {**files, "other.m": b"%"}.items()})
+        path = f"voc2007/VOC{split}.tar"
+        server.files[path] = content
+        parts = tuple(f"{folder}/{part}" for part in ("Annotations", "ImageSets", "JPEGImages"))
+        md5 = hashlib.md5(content).hexdigest()
+        last = f"{folder}/ImageSets/Main/{split}.txt"
+        archives.append(Archive(path, len(content), md5, len(content), parts, "VOCdevkit/", last))
+    return tuple(archives), wanted
+
+
+def test_archives_of_voc_are_put_into_one_tree(server: Server, tmp_path: Path) -> None:
+    archives, wanted = voc_archives(server)
+    # Killed while files were put in their places: the list, which says that all is there, is the last of them.
+    early = tmp_path / "VOC2007" / "JPEGImages" / "000005.jpg"
+    early.parent.mkdir(parents=True)
+    early.write_bytes(wanted["VOC2007/JPEGImages/000005.jpg"])
+    assert download(tmp_path, server.url, archives) == ["VOCtrainval.tar", "VOCtest.tar"]
+    found = {str(file.relative_to(tmp_path)): file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    assert found == wanted
+    assert download(tmp_path, server.url, archives) == []
+
+
+def test_a_damaged_archive_of_voc_is_refused(server: Server, tmp_path: Path) -> None:
+    archives, _ = voc_archives(server)
+    server.files[archives[0].path] = server.files[archives[0].path][:-1] + b"x"
+    message = refused(tmp_path, server.url, archives)
+    assert message.startswith("VOCtrainval.tar: damaged, its MD5 is") and archives[0].digest in message
+
+
+def test_the_archives_of_voc() -> None:
+    """Sizes and MD5 sums as published, paths as its server has them."""
+    assert [(each.path, each.size_bytes, each.digest) for each in VOC_2007_2012] == [
+        ("voc2007/VOCtrainval_06-Nov-2007.tar", 460_032_000, "c52e279531787c972589f7e41ab4ae64"),
+        ("voc2007/VOCtest_06-Nov-2007.tar", 451_020_800, "b6e924de25625d8de591ea690078ad9f"),
+        ("voc2012/VOCtrainval_11-May-2012.tar", 1_999_639_040, "6cd6e144f989b92b3379bac3b3de84fd"),
+    ]
+
+
+def test_the_command_fetches_either(server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["download", "--dataset", "voc", "--data", str(tmp_path / "voc"), "--url", server.url]) == 2
+    said = capfd.readouterr().err.replace("\n", " ")
+    assert f"{server.url}/voc2007/VOCtrainval_06-Nov-2007.tar: the server says 404" in said
+    for archive in VOC_2007_2012:
+        file = tmp_path / "there" / archive.last
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    assert main.main(["download", "--dataset", "voc", "--data", str(tmp_path / "there")]) == 0
+    assert "PASCAL VOC is there already" in capfd.readouterr().out

@@ -69,7 +69,7 @@ FLOORS = [
     {"report", "mlperf"},
     {"training"},
     {"speed"},
-    {"compression"},
+    {"compression", "distillation"},
     {"options"},
     {"cli"},
 ]

@@ -10,13 +10,13 @@ import torch
 from ragged_data import eval_loader, ranks_of, train_loader, write
 
 from pipelines.annotations import Annotations
-from pipelines.ragged.order import Sample, TrainingOrder
-from pipelines.ragged.shown import distorted, windowed
+from pipelines.ragged.order import Sample, TrainingOrder, identity_of
+from pipelines.ragged.shown import distorted, shown, windowed
 from pipelines.ragged.targets import boxes_and_labels
 from pipelines.readers.scan import read_image
 from ssd.batch import whole
-from ssd.images import resize
-from ssd.views import StretchView, evaluated_px, largest_px
+from ssd.images import fitted, resize
+from ssd.views import StretchView, evaluated_px, fitted_ltrb_px, for_run, largest_px, placed_ltrb_px
 
 PLAIN = StretchView((40, 32), ((40, 32),), flips=False)
 DRAWN = StretchView(
@@ -43,9 +43,11 @@ def test_evaluation_shows_the_whole_image(name: str, split: Annotations) -> None
             assert (image * 255 - expected).abs().max() < 0.01
 
 
-def test_both_paths_show_the_same(split: Annotations) -> None:
+@pytest.mark.parametrize("fits", [False, True], ids=["stretched", "fitted"])
+def test_both_paths_show_the_same(fits: bool, split: Annotations) -> None:
     pytest.importorskip("nvidia.dali", reason="DALI is not installed")
-    loaders = [islice(train_loader(name, split, DRAWN, batch=4).batches(0), 6) for name in NAMES]
+    view = DRAWN._replace(fits=fits)
+    loaders = [islice(train_loader(name, split, view, batch=4).batches(0), 6) for name in NAMES]
     for one, other in zip(*loaders, strict=True):
         assert torch.equal(one.image_ids, other.image_ids) and torch.equal(one.boxes_ltrb_px, other.boxes_ltrb_px)
         assert torch.equal(one.labels, other.labels) and torch.equal(one.counts, other.counts)
@@ -143,6 +145,80 @@ def test_colours_are_those_of_the_standard_library() -> None:
     same = distorted(pixels, [Sample(0, (7, 5), False, None, (0.0, 1.0, 1.0))] * 2)
     torch.testing.assert_close(same, pixels, rtol=0, atol=1e-6)
     assert distorted(pixels, [Sample(0, (7, 5), False)] * 2) is pixels
+
+
+FITTED = DRAWN._replace(fits=True)
+
+
+def test_an_image_is_fitted_in() -> None:
+    """500 x 375 in 416 x 416: as wide as that, 375 * 416 / 500 = 312 high, and (416 - 312) / 2 from the top."""
+    assert fitted_ltrb_px((416, 416), (500, 375)) == (0, 52, 416, 364)
+    assert fitted_ltrb_px((416, 416), (333, 500)) == (69, 0, 346, 416)  # 277 wide, 139 are left
+    assert fitted_ltrb_px((40, 32), (80, 64)) == (0, 0, 40, 32)
+    assert fitted_ltrb_px((40, 32), (4000, 2)) == (0, 15, 40, 16)
+    image = np.full((2, 4, 3), 7, dtype=np.uint8)
+    found = fitted(image, (0, 1, 4, 3), (4, 4), antialias=False)
+    assert found[..., 0].tolist() == [[128] * 4, [7] * 4, [7] * 4, [128] * 4]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_evaluation_fits_the_whole_image_in(name: str, split: Annotations) -> None:
+    if name == "dali":
+        pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+    view = DRAWN._replace(fits=True, size_px=(40, 40))
+    for batch in eval_loader(name, split, view):
+        for image, index, place in zip(
+            batch.images, batch.indices.tolist(), batch.placed_ltrb_px.tolist(), strict=True
+        ):
+            width, height = split.sizes_px[index].tolist()
+            assert tuple(place) == fitted_ltrb_px((40, 40), (width, height)) == placed_ltrb_px(view, (width, height))
+            left, top, right, bottom = place
+            expected = torch.from_numpy(resize(read_image(split, index), (right - left, bottom - top), antialias=False))
+            assert (image[:, top:bottom, left:right] * 255 - expected.permute(2, 0, 1)).abs().max() < 0.01
+            around = image.clone()
+            around[:, top:bottom, left:right] = 128 / 255
+            assert (around - 128 / 255).abs().max() < 1e-6
+
+
+def test_fitted_images_lie_anywhere_with_their_boxes(split: Annotations) -> None:
+    order = TrainingOrder(split, FITTED, batch_size=10, seed=0, ranks=ranks_of(1)[0])
+    shapes, places = [], set()
+    for step in islice(order.steps((0, 0)), 40):
+        for sample in step.samples:
+            assert sample.placed_ltrb_px is not None and sample.window_ltrb_px is None
+            left, top, right, bottom = sample.placed_ltrb_px
+            width, height = sample.size_px
+            assert 0 <= left < right <= width and 0 <= top < bottom <= height
+            assert right - left == width or bottom - top == height  # as large as its shape allows
+            places.add((left, top))
+            of_width, of_height = split.sizes_px[sample.image].tolist()
+            shapes.append((right - left) / (bottom - top) * of_height / of_width)
+    least = 0.7 / 1.3
+    assert 0.9 * least < min(shapes) < 0.75 and 1.4 < max(shapes) < 1.1 / least and len(places) > 30
+    # The first image has 48 x 32 pixels and a box of left 2, top 3, width 24, height 16.
+    sample = Sample(0, (40, 40), False, placed_ltrb_px=(4, 10, 28, 26))
+    boxes, _ = boxes_and_labels(split, sample)
+    np.testing.assert_allclose(boxes, [[5, 11.5, 17, 19.5]], rtol=1e-6)
+    boxes, _ = boxes_and_labels(split, sample._replace(flip=True))
+    np.testing.assert_allclose(boxes, [[23, 11.5, 35, 19.5]], rtol=1e-6)
+    image = read_image(split, 0)
+    once, mirrored = (shown(image, sample._replace(flip=flip), antialias=False) for flip in (False, True))
+    assert torch.equal(once.flip(1), mirrored) and (once[:, :4] == 128).all() and not (once[10:26, 4:28] == 128).all()
+
+
+def test_the_last_steps_have_the_largest_size(split: Annotations) -> None:
+    view = DRAWN._replace(final_steps=7)
+
+    def sizes(view: StretchView) -> list[tuple[int, int]]:
+        order = TrainingOrder(split, view, batch_size=2, seed=3, ranks=ranks_of(1)[0])
+        return [step.samples[0].size_px for step in islice(order.steps((0, 0)), 30)]
+
+    free, bound = sizes(view), sizes(for_run(view, 30))  # type: ignore[arg-type]
+    # From the first block of two that has at most seven steps behind its beginning.
+    assert bound[:24] == free[:24] and set(bound[24:]) == {(40, 40)} != set(free[24:])
+    assert sizes(for_run(view, 7)) == free  # type: ignore[arg-type]
+    assert identity_of(view) == identity_of(for_run(view, 30)) == identity_of(DRAWN)  # type: ignore[arg-type]
+    assert "fits" not in identity_of(DRAWN) and identity_of(FITTED)["fits"] == "True"
 
 
 def test_a_view_says_its_sizes() -> None:

@@ -9,8 +9,11 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision_models import NUM_CLASSES, batch_of
 
+from ssd.cli.compression.thin import in_no_stream
+from ssd.compression.summary import flops_by_weight
+from ssd.compression.thinning.ranking import without_lowest
 from ssd.compression.thinning.removal import thin
-from ssd.detectors.channels import thinned
+from ssd.detectors.channels import Stream, thinned
 from ssd.detectors.torchvision.builders import build
 from ssd.detectors.torchvision.channels.streams import streams_of
 from ssd.detectors.torchvision.names import settings_of
@@ -89,6 +92,40 @@ def test_the_smaller_model_says_the_same(name: str, weights: str) -> None:
     assert_says_the_same(smaller, rebuilt)
 
 
+@pytest.mark.parametrize(
+    "name", ["retinanet_resnet18_fpn_v2", "fcos_resnet18_fpn", "fasterrcnn_mobilenet_v3_large_320_fpn"]
+)
+def test_the_lowest_ranked_go_from_group_norms_and_depthwise_layers(name: str) -> None:
+    settings = settings_for(name, "none")
+    model = trained_looking(settings)
+    images = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(1))
+    flops = flops_by_weight(model, lambda: said(model, images))
+    streams = streams_of(model)
+    zeroed = without_lowest(model, streams, flops, 0.7)
+    smaller: Any = thin(zeroed, build(settings, NUM_CLASSES), streams).model
+    assert sum(flops_by_weight(smaller, lambda: said(smaller, images)).values()) <= 0.7 * sum(flops.values())
+    assert_says_the_same(zeroed, smaller)
+    norms = [module for module in smaller.modules() if isinstance(module, nn.GroupNorm)]
+    assert all(norm.num_channels == 8 * norm.num_groups for norm in norms)
+    if norms:
+        assert min(norm.num_groups for norm in norms) < 32
+    assert all(each.groups in (1, each.in_channels) for each in smaller.modules() if isinstance(each, nn.Conv2d))
+
+
+@torch.no_grad()
+def test_part_of_a_group_of_a_norm_stays() -> None:
+    """A filter changes what the norm makes of its neighbours; of a group of zeros only its shift is left."""
+    settings = settings_for("retinanet_resnet18_fpn_v2", "none")
+    model = trained_looking(settings)
+    tower: Any = model.head.classification_head.conv[1]
+    stream = next(each for each in streams_of(model) if each.writers[0][0] == "head.classification_head.conv.1.0")
+    tower[0].weight[:12] = 0
+    tower[1].bias[:12] = -0.1  # which the ReLU ends
+    smaller: Any = thin(model, build(settings, NUM_CLASSES), [stream]).model
+    assert smaller.head.classification_head.conv[1][0].out_channels == 248
+    assert_says_the_same(model, smaller)
+
+
 @pytest.mark.parametrize(("name", "weights"), NAMES[:3])
 def test_all_that_is_left_learns(name: str, weights: str) -> None:
     settings = settings_for(name, weights)
@@ -105,8 +142,9 @@ def test_all_that_is_left_learns(name: str, weights: str) -> None:
     ("name", "count"),
     [
         ("fasterrcnn_resnet50_fpn_v2", 43),  # 16 x 2 in blocks, stem and 4 stages, 2 of the RPN, 4 of the box head
-        ("retinanet_resnext50_32x4d_fpn_v2", 5),  # stem and stages: all else is in groups, or has group norm
-        ("fasterrcnn_mobilenet_v3_large_fpn", 3),
+        ("retinanet_resnext50_32x4d_fpn_v2", 13),  # stem, stages and towers: all else is in groups
+        # 14 expansions, stem with block 1, 5 stages, the last, 8 squeezes; one of the RPN, two of the box head.
+        ("fasterrcnn_mobilenet_v3_large_fpn", 14 + 1 + 5 + 1 + 8 + 3),
     ],
 )
 def test_streams_join_layers_of_as_many_channels(name: str, count: int) -> None:
@@ -119,3 +157,11 @@ def test_streams_join_layers_of_as_many_channels(name: str, count: int) -> None:
         ins = {model.get_submodule(reader).weight.shape[1] for reader in stream.readers}
         assert outs == ins and len(outs) == 1
         assert all(norm == "" or model.get_submodule(norm) for _, norm in stream.writers)
+
+
+@torch.no_grad()
+def test_what_cannot_go_alone_is_named() -> None:
+    model: Any = nn.Sequential(nn.Conv2d(4, 8, 1, groups=2), nn.Conv2d(8, 2, 1), nn.Linear(2, 2))
+    model[0].weight[3] = 0
+    model[1].weight[0] = 0
+    assert in_no_stream(model, [Stream([[("1", "")]], ["2"])]) == ["0"]

@@ -23,7 +23,6 @@ from ssd.detectors.torchvision.detector import TORCHVISION
 from ssd.detectors.torchvision.names import settings_of
 from ssd.detectors.torchvision.rcnn import faster_rcnn
 from ssd.detectors.torchvision.rcnn.parts import Boxes, keypoint_loss, keypoint_targets, mask_loss
-from ssd.detectors.torchvision.synthetic import synthetic_batch
 from ssd.detectors.torchvision.targets import targets_of
 
 FAMILIES = ("maskrcnn", "keypointrcnn")
@@ -218,7 +217,7 @@ def test_what_is_found_is_torchvisions(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_batches_out_of_nothing_train(family: str) -> None:
     settings = replace(settings_for(family), short_sides_px=(64,), long_side_px=96)
-    batch = synthetic_batch(settings, NUM_CLASSES, torch.device("cpu"), 1)
+    batch = TORCHVISION.synthetic(settings, NUM_CLASSES, torch.device("cpu"), 1)
     assert (batch.masks is None, batch.keypoints_px is None) == (family == "keypointrcnn", family == "maskrcnn")
     losses = TORCHVISION.losses_of(settings, False)(build(settings, NUM_CLASSES).train(), batch)
     assert all(torch.isfinite(loss) for loss in losses.values())

@@ -39,7 +39,14 @@ from ssd.training.optimizer import build_optimizer, set_rate
 from ssd.training.state import Training
 from ssd.training.step import build_step
 
-ALL: dict[str, Any] = {"ema": 0.9, "clip_norm": 0.5, "accumulate": 2, "schedule": "cosine", "warmup": 2}
+ALL: dict[str, Any] = {
+    "ema": 0.9,
+    "bias_rate": 2.0,
+    "clip_norm": 0.5,
+    "accumulate": 2,
+    "schedule": "cosine",
+    "warmup": 2,
+}
 
 
 def averages_of(training: Training) -> dict[str, Tensor]:

@@ -208,3 +208,56 @@ def test_evaluate_and_show_data_take_it(
     assert picture.stat().st_size > 0
     evaluation = ["evaluate", "--data", voc, "--val-split", "val", "--checkpoint", demo_checkpoint, "--device", "cpu"]
     assert "trained on other categories" in refusal(*evaluation, "--data_pipeline", "no_dali", "--num-workers", "0")
+
+
+# VOCdevkit and its years
+
+CLASSES = (
+    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep "
+    "sofa train tvmonitor"
+).split()
+
+
+@pytest.fixture
+def devkit(tmp_path: Path) -> Path:
+    """Two years of two splits with an image each, and the twenty classes in the first."""
+    folder = tmp_path / "VOCdevkit"
+    objects = [object_xml(name, 1, 1, 9, 9) for name in reversed(CLASSES)]
+    for year, splits in (("2007", ("trainval", "test")), ("2012", ("trainval", "val"))):
+        xml = {
+            f"{year}_{split}": image_xml(f"{year}_{split}", *(objects if year == "2007" else [DOG])) for split in splits
+        }
+        write_voc(folder / f"VOC{year}", {split: [f"{year}_{split}"] for split in splits}, xml)
+    return folder
+
+
+@pytest.mark.parametrize("above", [False, True], ids=["devkit", "above"])
+def test_years_are_splits(devkit: Path, above: bool) -> None:
+    data = devkit.parent if above else devkit
+    both = read_annotations(data, "2007_trainval+2012_trainval")
+    assert both.file_names == ["VOC2007/JPEGImages/2007_trainval.jpg", "VOC2012/JPEGImages/2012_trainval.jpg"]
+    assert both.image_ids.tolist() == [1, 2] and both.image_folder == devkit
+    assert [category.name for category in both.categories] == CLASSES  # as the development kit orders them
+    test = read_annotations(data, "2007_test")
+    assert test.file_names == ["VOC2007/JPEGImages/2007_test.jpg"]
+    assert read_annotations(data, "2012_val").categories == test.categories == both.categories
+    of_one_year = read_annotations(data, "2007_trainval+2007_test")
+    assert [Path(name).stem for name in of_one_year.file_names] == ["2007_trainval", "2007_test"]
+    # A split's own name is that of all years.
+    assert len(read_annotations(data, "trainval")) == 2 and len(read_annotations(data, "test")) == 1
+
+
+def test_one_year_alone_is_a_devkit_too(devkit: Path) -> None:
+    shutil.rmtree(devkit / "VOC2012")
+    for data in (devkit, devkit.parent):
+        assert read_annotations(data, "2007_test").file_names == ["VOC2007/JPEGImages/2007_test.jpg"]
+
+
+def test_a_year_that_is_not_there_is_named(devkit: Path) -> None:
+    for split in ("2012_trainval+2010_trainval", "2012_test"):
+        with pytest.raises(InputError, match=r"VOC201\d/ImageSets/Main/t\w+.txt: no such list, which the split"):
+            read_annotations(devkit, split)
+    with pytest.raises(InputError, match="names a split twice"):
+        read_annotations(devkit, "2007_test+2007_test")
+    with pytest.raises(InputError, match="no split '2007'"):
+        read_annotations(devkit, "2007")

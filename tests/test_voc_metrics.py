@@ -1,6 +1,7 @@
 """PASCAL VOC's metrics: by hand, and beside a second implementation written from VOC's rules alone."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from ssd.batch import GroundTruth
 from ssd.config import METRICS
 from ssd.evaluation.detect import Results
 from ssd.evaluation.metrics import DECIDING, metrics_of
-from ssd.evaluation.voc import voc_metrics
+from ssd.evaluation.voc import voc_metrics, write_comp4
 
 
 def ground_truth(rows: list[dict[str, Any]], images: int, classes: int) -> GroundTruth:
@@ -157,3 +158,16 @@ def test_the_metrics_that_are_asked_for_stand_beside_cocos(refusal: Callable[...
     assert "VOC07" not in metrics_of(truth, found, names=("coco",))
     assert tuple(DECIDING) == METRICS
     assert "--mlperf" in refusal("--data", "x", "--mlperf", "--metrics", "voc07", "coco")
+
+
+def test_comp4_files_count_from_one_and_end_at_the_image(tmp_path: Path) -> None:
+    """A box over the first two columns and three rows is 1 1 2 3; classes without detections have an empty file."""
+    truth = ground_truth([ONE], 2, 2)
+    found = np.array([[2, 0, 0, 2, 3, 0.5, 1], [1, 90.5, -4, 20, 200, 0.25, 1], [1, 0, 0, np.nan, 1, 0.9, 2]])
+    files = write_comp4(tmp_path / "comp4", truth, found, ["a/000007.jpg", "b/2008_000003.jpg"])
+    assert [file.name for file in files] == ["comp4_det_test_kind 1.txt", "comp4_det_test_kind 2.txt"]
+    assert files[0].read_text() == (
+        "2008_000003 0.500000 1.000000 1.000000 2.000000 3.000000\n"
+        "000007 0.250000 91.500000 1.000000 100.000000 100.000000\n"
+    )
+    assert files[1].read_text() == ""

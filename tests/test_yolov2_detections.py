@@ -1,6 +1,7 @@
 """From a YOLOv2's output to detections: by hand, beside torchvision's suppression, and in an exported file."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from ssd.detectors.yolov2.darknet.model import Darknet
 from ssd.detectors.yolov2.darknet.sections import Region
 from ssd.detectors.yolov2.detector import YOLOV2
 from ssd.detectors.yolov2.postprocess import detections_of, region_of, scored
-from ssd.detectors.yolov2.settings import YOLOv2Settings
+from ssd.detectors.yolov2.settings import YOLOv2Settings, network_of
 from ssd.inference.export import to_program
 
 SETTINGS = YOLOv2Settings("tiny.cfg", TINY)
@@ -83,6 +84,27 @@ def test_suppression_is_per_class_on_objectness_times_class() -> None:
         torch.testing.assert_close(found.scores[image, :count], scores[image][box, label][kept])
         torch.testing.assert_close(found.boxes_ltrb[image, :count], boxes[image][box][kept].clamp(0, 1))
         assert torch.equal(found.labels[image, :count], label[kept] + 1)
+
+
+@torch.no_grad()
+def test_a_graph_of_fitted_images_says_where_boxes_are_in_them() -> None:
+    """As `detect` does, for images that lie each elsewhere in their inputs."""
+    torch.manual_seed(0)
+    settings = replace(SETTINGS, resize="letterbox")
+    assert YOLOV2.view(settings).fits and not YOLOV2.view(SETTINGS).fits  # type: ignore[union-attr]
+    model = Darknet(network_of(settings)).eval()
+    model.layers[-2].conv.weight.mul_(4)  # type: ignore[union-attr, operator]
+    thresholds = THRESHOLDS._replace(max_per_image=60)
+    assert YOLOV2.exportable is not None
+    exported = YOLOV2.exportable(model, settings, thresholds)
+    assert exported.inputs.keys() == {"images", "placed_ltrb_px"} and "gray 128" in exported.input_text
+    images = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    placed = torch.tensor([[0, 8, 64, 56], [20, 0, 44, 64]])
+    found = to_program(exported).module()(images, placed)
+    expected = YOLOV2.detect(settings, thresholds)(model, EvalBatch(images.float() / 255, placed, torch.arange(2)))
+    assert found["counts"].tolist() == expected.counts.tolist() and min(found["counts"]) > 5
+    torch.testing.assert_close(found["scores"], expected.scores, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found["boxes_ltrb"], expected.boxes_ltrb, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow

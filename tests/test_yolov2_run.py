@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 from darknet_networks import TINY
-from runs import assert_equal_runs, last_of, log_of, write_small_data
+from runs import assert_equal_runs, last_of, log_of, run_all, write_small_data
 
 import main
 import ssd
 from ssd.checkpoints import checkpoint, conversion
 from ssd.detectors.names import settings_named
 from ssd.detectors.table import detector_of
+from ssd.detectors.yolov2.darknet.model import Darknet
 from ssd.detectors.yolov2.darknet.weights import num_floats
+from ssd.detectors.yolov2.detector import YOLOV2
 from ssd.detectors.yolov2.recipes import darknet, defaults
 from ssd.detectors.yolov2.settings import YOLOv2Settings, network_of, train_sizes_px
 from ssd.errors import InputError
@@ -56,6 +58,41 @@ def test_a_run_goes_on_bit_for_bit(name: str, data: Path, cfg: Path, tmp_path: P
     lines = log_of(tmp_path / "whole", "train")
     assert len(lines) == 6 and all(line["prior_loss"] > 0 and line["loss"] is not None for line in lines)
     assert int(last_of(tmp_path / "whole")["trained_model"]["seen"]) == 12
+
+
+SCHEDULE = """
+pruners:
+  filters:
+    class: GlobalFilterPruner
+    desired_sparsity: 0.4
+    weights: [layers.0.conv.weight, layers.2.conv.weight, layers.4.conv.weight]
+extensions:
+  remover: {class: FilterRemover}
+policies:
+  - {pruner: {instance_name: filters, args: {mask_batchnorm: true}}, epochs: [1]}
+  - {extension: {instance_name: remover}, epochs: [1]}
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_go_on_bit_for_bit(data: Path, cfg: Path, tmp_path: Path) -> None:
+    """In the middle of an epoch of two steps in which filters went, with sizes that are drawn."""
+    (tmp_path / "prune.yaml").write_text(SCHEDULE)
+    flags = ["--detector", cfg, *FLAGS, "--data", data, "--data_pipeline", "no_dali", "--epochs", 2]
+    flags += ["--train-size", 48, 96, "--compress", tmp_path / "prune.yaml", "--keep-checkpoints", 99]
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    said = run_all(
+        [
+            [*flags, "--output", whole, "--checkpoint-every", "1 step"],
+            [*flags, "--output", again, "--resume", whole / "checkpoints" / "step-00000003.pt"],
+        ],
+        2,
+    )
+    assert "filters of zeros are taken out" in said
+    end = last_of(whole)
+    assert_equal_runs(end, last_of(again))
+    assert end["step"] == 4 and end["channels"]["layers.0.conv"]["out"] < 8
+    assert len(end["model"]["layers.2.conv.weight"]) % 4 == 0  # before [reorg]
 
 
 @pytest.mark.slow
@@ -103,6 +140,19 @@ def test_a_name_or_a_file_says_the_network(cfg: Path, tmp_path: Path) -> None:
     assert settings_named(str(cfg)) == YOLOv2Settings("tiny.cfg", TINY)
     with pytest.raises(InputError, match="no-such.cfg: cannot be read"):
         settings_named(str(tmp_path / "no-such.cfg"))
+
+
+def test_a_predictor_suppresses_as_the_detector_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As darknet's 0.45, where SSD300 has 0.5; the score that pictures show is the caller's."""
+    file, given = tmp_path / "tiny.pt", []
+    model = Darknet(network_of(YOLOv2Settings("tiny.cfg", TINY)))
+    content = {"format": 2, "detector": {"family": "yolov2", "network": "tiny.cfg", "cfg": TINY}}
+    checkpoint.save(file, {**content, "categories": [(1, "a"), (2, "b")], "model": model.state_dict()})
+    watched = YOLOV2._replace(detect=lambda settings, thresholds: given.append(thresholds))  # type: ignore[arg-type, func-returns-value]
+    monkeypatch.setattr("ssd.inference.predictor.detector_of", lambda settings: watched)
+    ssd.load(file, device="cpu", score=0.3)
+    own = defaults(YOLOv2Settings("tiny.cfg", TINY)).thresholds
+    assert given == [own._replace(score_threshold=0.3)] and own.nms_iou == 0.45
 
 
 def test_sizes_of_training() -> None:

@@ -23,8 +23,11 @@ def boxes_and_labels(annotations: Annotations, sample: Sample) -> tuple[np.ndarr
     n int64; n may be 0. Crowd regions are left out, and boxes of which the sample's window has next to nothing."""
     learned = _learned(annotations, sample)
     boxes_ltrb, labels = annotations.boxes_ltrb[learned], annotations.labels[learned]
-    if sample.window_ltrb_px is not None:
-        boxes_ltrb = _in_window(boxes_ltrb, annotations.sizes_px[sample.image], sample.window_ltrb_px)
+    if sample.window_ltrb_px is not None or sample.placed_ltrb_px is not None:
+        if sample.window_ltrb_px is not None:
+            boxes_ltrb = _in_window(boxes_ltrb, annotations.sizes_px[sample.image], sample.window_ltrb_px)
+        if sample.placed_ltrb_px is not None:
+            boxes_ltrb = _placed(boxes_ltrb, sample.size_px, sample.placed_ltrb_px)
         seen = (boxes_ltrb[:, 2:] - boxes_ltrb[:, :2] >= LEAST_SHARE).all(axis=1)
         boxes_ltrb, labels = boxes_ltrb[seen], labels[seen]
     boxes_ltrb_px = boxes_ltrb * np.tile(_factors(annotations, sample), 2).astype(np.float32)
@@ -39,6 +42,14 @@ def _in_window(boxes_ltrb: np.ndarray, size_px: np.ndarray, window_ltrb_px: tupl
     start, extent = np.tile(window[:2], 2), np.tile(window[2:] - window[:2], 2)
     inside: np.ndarray = ((boxes_ltrb * np.tile(size_px, 2) - start) / extent).clip(0, 1).astype(np.float32)
     return inside
+
+
+def _placed(boxes_ltrb: np.ndarray, size_px: tuple[int, int], placed_ltrb_px: tuple[int, ...]) -> np.ndarray:
+    """Boxes in [0, 1] of an image as boxes in [0, 1] of the size that it lies in."""
+    place = np.array(placed_ltrb_px, dtype=np.float32)
+    start, extent = np.tile(place[:2], 2), np.tile(place[2:] - place[:2], 2)
+    placed: np.ndarray = ((boxes_ltrb * extent + start) / np.tile(size_px, 2)).astype(np.float32)
+    return placed
 
 
 def masks_of(annotations: Annotations, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
@@ -122,8 +133,7 @@ def ragged_batch(
 
 def eval_batch(images: Tensor, samples: Sequence[Sample], annotations: Annotations) -> EvalBatch:
     """Says which samples the finished images are, and where they lie."""
-    sizes_px = _sizes_px(samples)
-    placed_ltrb_px = torch.cat([torch.zeros_like(sizes_px), sizes_px], dim=1)
+    placed_ltrb_px = torch.tensor([sample.placed_ltrb_px or (0, 0, *sample.size_px) for sample in samples])
     indices = torch.tensor([sample.image for sample in samples])
     scales = _scales(samples)
     stated_px = None if scales is None else torch.from_numpy(annotations.sizes_px[indices.numpy()].astype(np.int64))

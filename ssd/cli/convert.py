@@ -1,5 +1,6 @@
 """main.py convert: the model of a checkpoint in this program's form."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,22 +16,32 @@ if TYPE_CHECKING:
     pass
 
 
-_OURS, _DARKNETS = (".pt", ".pth", ".safetensors"), (".weights", ".cfg", ".names")
+_OURS = (".pt", ".pth", ".safetensors")
+# By the end of the name, whose file it is.
+_OTHERS = {
+    ".weights": "YOLOv2 of darknet",
+    ".cfg": "YOLOv2 of darknet",
+    ".names": "YOLOv2 of darknet",
+    ".pkl": "RetinaNet of detectron2 or an R-CNN of Detectron",
+}
 
 
 def convert_parser() -> Parser:
     parser = Parser(
         "main.py convert",
         description="Write the model of a checkpoint, without the rest of its run, in this program's form.\n"
-        "Checkpoints of NVIDIA's DeepLearningExamples (DLE) SSD300 on any ResNet can be read, too, torchvision's, and\n"
-        ".weights of darknet's YOLOv2, which is also written as darknet's .weights, .cfg and .names.",
+        "Checkpoints of NVIDIA's DeepLearningExamples (DLE) SSD300 on any ResNet can be read, too, torchvision's,\n"
+        ".weights of darknet's YOLOv2, and .pkl of detectron2's RetinaNet and Detectron's R-CNNs. The last three are\n"
+        "also written: as darknet's .weights, .cfg and .names, and as .pkl.",
         epilog=f"example: main.py convert nvidia_ssd.pt ssd300-r50.safetensors\n{EXIT_CODES}",
     )
     parser.add_argument(
         "source", metavar="IN", help="a checkpoint of a run or of DLE, as .pt or .safetensors; .weights of darknet"
     )
     parser.add_argument(
-        "target", metavar="OUT", help="a name that ends in .pt, .pth or .safetensors, or in .weights, .cfg or .names"
+        "target",
+        metavar="OUT",
+        help=f"a name that ends in {', '.join((*_OURS, *_OTHERS))}",
     )
     return parser
 
@@ -38,8 +49,8 @@ def convert_parser() -> Parser:
 def convert(arguments: Sequence[str]) -> int:
     options = convert_parser().parse_args(arguments)
     source, target = Path(options.source), Path(options.target)
-    if target.suffix not in (*_OURS, *_DARKNETS):
-        raise InputError(f"{target}: pass a name that ends in {', '.join(_OURS)} or {', '.join(_DARKNETS)}")
+    if target.suffix not in (*_OURS, *_OTHERS):
+        raise InputError(f"{target}: pass a name that ends in {', '.join(_OURS)} or {', '.join(_OTHERS)}")
     if target.exists() and target.samefile(source):
         raise InputError(f"{target}: would be written over itself; pass another name")
     require_folder_of(str(target), "convert")
@@ -48,8 +59,11 @@ def convert(arguments: Sequence[str]) -> int:
 
     content = conversion.load(source)
     checkpoint.build_model(content, source)
-    if target.suffix in _DARKNETS and target.suffix not in checkpoint.detector_of_content(content).foreign_files:
-        raise InputError(f"{target}: {checkpoint.title_of(content)} has no such file; convert a YOLOv2, or pass .pt")
+    if target.suffix in _OTHERS and target.suffix not in checkpoint.detector_of_content(content).foreign_files:
+        title, owner = checkpoint.title_of(content), _OTHERS[target.suffix]
+        raise InputError(f"{target}: {title} has no such file; convert a {owner}, or pass .pt")
     conversion.save(target, content)
+    for note in content.get("notes", ()):
+        print(f"note: {note}", file=sys.stderr)
     print(f"wrote {target}: {checkpoint.title_of(content)}, {len(content['categories'])} categories")
     return 0

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssd.config import EXIF, Config
+from ssd.errors import InputError
+from ssd.options.detectors import add_set_flag
 from ssd.options.flags import (
     CHECKPOINT_HELP,
     COUNT,
@@ -46,6 +48,7 @@ def predict_parser() -> Parser:
         parser, "--exif", dest="exif", choices=EXIF,
         help="turn pictures as their EXIF data say, or not, as a detector of images that were not (default: upright)",
     )  # fmt: skip
+    add_set_flag(parser.add_argument_group("detector"))
     add_device_flags(parser.add_argument_group("machine"))
     return parser
 
@@ -54,6 +57,9 @@ def predict(arguments: Sequence[str]) -> int:
     options = vars(predict_parser().parse_args(arguments))
     sources, output = options.pop("source"), Path(options.pop("output"))
     batch_size, threads = options.pop("batch_size"), options.pop("num_workers") or os.cpu_count() or 1
+    words = options.pop("set", ())
+    if "TEST.SCORE_THRESH" in words:
+        raise InputError("--set TEST.SCORE_THRESH: here --score says which detections count; pass that")
     config = config_of(options, Config(), needs_data=False)
 
     from ssd.console import Console
@@ -61,7 +67,7 @@ def predict(arguments: Sequence[str]) -> int:
     from ssd.inference.predictor import load_predictor
 
     files = prediction.find_images(sources, output)
-    detector = load_predictor(config.checkpoint or "", config)
+    detector = load_predictor(config.checkpoint or "", config, words)
     console = Console(soft_wrap=True)
     return prediction.predict(
         detector,

@@ -15,6 +15,7 @@ from ssd.config import (
     Recipe,
 )
 from ssd.detectors.names import family_of
+from ssd.distillation.settings import METHODS
 from ssd.options.detectors import add_detector_flags, detector_in, set_in
 from ssd.options.flags import (
     ABOVE_0,
@@ -35,6 +36,7 @@ from ssd.options.flags import (
     add_step_flags,
     add_timeout_flag,
     config_of,
+    distill_setting,
     flag,
     interval,
 )
@@ -93,6 +95,30 @@ def train_parser(settings: Any = Config.detector) -> Parser:
     flag(
         group, "--compress", dest="compress", metavar="FILE.yaml",
         help="prune or regularize by this schedule, in the YAML language of Intel's Distiller",
+    )  # fmt: skip
+
+    group = parser.add_argument_group("distillation")
+    flag(
+        group, "--teacher", dest="teacher", metavar="FILE",
+        help="a detector to learn from too: a file as of --checkpoint, of any detector that sees the same images",
+    )  # fmt: skip
+    flag(
+        group, "--distill", dest="distill", choices=METHODS, nargs="+",
+        help="how: by its feature maps (pkd, cwd, mgd), by the boxes that the two differ about (gid), by its head "
+        "(crosskd); several add up",
+    )  # fmt: skip
+    flag(
+        group, "--distill-weight", dest="distill_weight", type=POSITIVE, metavar="W",
+        help="what their losses are multiplied by; 0: no teacher",
+    )  # fmt: skip
+    flag(
+        group, "--distill-settings", dest="distill_settings", type=distill_setting, nargs="+",
+        metavar="METHOD.KEY=VALUE",
+        help="of the methods, such as pkd.weight=5 gid.count=20; in a recipe file a table, [distill_settings.pkd]",
+    )  # fmt: skip
+    flag(
+        group, "--no-judge-teacher", dest="judge_teacher", action="store_false",
+        help="do not evaluate the teacher before the first step",
     )  # fmt: skip
 
     group = parser.add_argument_group("training")

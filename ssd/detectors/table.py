@@ -26,6 +26,12 @@ def _yolov2() -> Detector:
     return YOLOV2
 
 
+def _retinanet() -> Detector:
+    from ssd.detectors.retinanet.detector import RETINANET
+
+    return RETINANET
+
+
 def _detectron() -> Detector:
     from ssd.detectors.detectron.detector import DETECTRON
 
@@ -39,6 +45,7 @@ def _torchvision_ssd() -> Detector:
 
 
 DETECTORS: dict[str, Callable[[], Detector]] = {
+    "retinanet": _retinanet,
     "detectron": _detectron,
     "ssd300": _ssd300,
     "torchvision": _torchvision,

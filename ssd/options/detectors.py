@@ -9,9 +9,10 @@ from typing import Any
 
 from ssd.config import Config
 from ssd.detectors.names import FAMILIES, family_of, settings_named
+from ssd.detectors.retinanet.settings import STRIDES_IN
 from ssd.detectors.ssd300.settings import AUGMENTATIONS, BACKBONES, SSD300Settings
 from ssd.detectors.torchvision.settings import NORMS
-from ssd.detectors.yolov2.settings import REGION_LOSSES
+from ssd.detectors.yolov2.settings import REGION_LOSSES, RESIZES
 from ssd.errors import InputError
 from ssd.options.flags import ABOVE_0, COUNT, COUNT_FROM_0, POSITIVE, Parser, flag, for_its_batch, number
 
@@ -44,7 +45,7 @@ def _add_ssd300_flags(group: Any, training: bool) -> None:
         )  # fmt: skip
 
 
-def _add_torchvision_flags(group: Any, training: bool) -> None:
+def _add_short_side_flags(group: Any) -> None:
     flag(
         group, "--min-size", dest="short_sides_px", type=SIDE, nargs="+", metavar="PX",
         help="the short side of an image; each training image draws one of several, evaluation takes the last",
@@ -54,14 +55,38 @@ def _add_torchvision_flags(group: Any, training: bool) -> None:
         group, "--divisor", dest="divisor", type=COUNT, metavar="PX",
         help="a batch's height and width are multiples of it",
     )  # fmt: skip
+
+
+def _add_norm_flag(group: Any) -> None:
+    flag(
+        group, "--norm", dest="norm", choices=NORMS,
+        help="of the body; frozen: as in its file, batch: learned (default: frozen, with no weights batch)",
+    )  # fmt: skip
+
+
+def _add_torchvision_flags(group: Any, training: bool) -> None:
+    _add_short_side_flags(group)
     if training:
-        flag(
-            group, "--norm", dest="norm", choices=NORMS,
-            help="of the body; frozen: as in its file, batch: learned (default: frozen, with no weights batch)",
-        )  # fmt: skip
+        _add_norm_flag(group)
         flag(
             group, "--norm-eps", dest="norm_eps", type=POSITIVE, metavar="X",
             help="what frozen norms add to a variance; 0 for files from before torchvision 0.13",
+        )  # fmt: skip
+        _add_trainable_layers_flag(group, "3")
+
+
+def _add_retinanet_flags(group: Any, training: bool) -> None:
+    _add_short_side_flags(group)
+    if training:
+        _add_norm_flag(group)
+        flag(
+            group, "--stride-in", dest="stride_in", choices=STRIDES_IN,
+            help="the convolution of a bottleneck that has the stride (default: 3x3 as torchvision's weights, 1x1 as "
+            "a .pkl of MSRA's and with no weights)",
+        )  # fmt: skip
+        flag(
+            group, "--smooth-l1-beta", dest="smooth_l1_beta", type=POSITIVE, metavar="X",
+            help="errors of a box's offsets count by their squares below it; 0: all as they are",
         )  # fmt: skip
         _add_trainable_layers_flag(group, "3")
 
@@ -95,15 +120,24 @@ def _add_yolov2_flags(group: Any, training: bool) -> None:
             "cfg's)",
         )  # fmt: skip
         flag(
+            group, "--resize", dest="resize", choices=RESIZES,
+            help="letterbox: images keep their shape, with gray around them, as darknet's since 2017 (default: the "
+            "cfg's letter_box, else stretch)",
+        )  # fmt: skip
+        flag(
             group, "--region-loss", dest="region_loss", choices=REGION_LOSSES,
             help="square-root: sides by their roots and classes by squares, as in YOLOv1's paper, for comparison",
         )  # fmt: skip
 
 
 def _add_detectron_flags(group: Any, training: bool) -> None:
+    add_set_flag(group)
+
+
+def add_set_flag(group: Any) -> None:
     flag(
         group, "--set", dest="set", nargs="+", action="extend", metavar="KEY VALUE",
-        help="keys of Detectron's configuration with other values, such as TRAIN.SCALES '(640, 800)'",
+        help="keys of Detectron's configuration with other values, such as TEST.SCALE 600",
     )  # fmt: skip
 
 
@@ -113,6 +147,7 @@ def _anchor(text: str) -> Any:
 
 SIDE = number(int, 8, 100_000)
 OWN_FLAGS = {
+    "retinanet": _add_retinanet_flags,
     "detectron": _add_detectron_flags,
     "ssd300": _add_ssd300_flags,
     "torchvision": _add_torchvision_flags,

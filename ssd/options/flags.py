@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from ssd.config import DATA_PIPELINES, EVAL_ENGINES, EXIF, GRADIENT_COMPRESSIONS, METRICS, ON_BAD_IMAGE, Config
 from ssd.detectors.names import family_of
+from ssd.distillation.settings import read_word
 from ssd.errors import InputError
 
 EXIT_CODES = "exit codes: 0 done, 2 bad input, 130 interrupted"
@@ -100,6 +101,13 @@ def interval(text: str) -> tuple[int, str]:
     if unit not in units or not (count.isdecimal() and 1 <= int(count) <= 1e9):
         raise argparse.ArgumentTypeError(f'{text!r} is not like "500 steps", "10 minutes" or "1 epoch"')
     return int(count), units[unit]
+
+
+def distill_setting(text: str) -> str:
+    try:
+        return read_word(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 COUNT = number(int, 1)
@@ -254,6 +262,7 @@ def config_of(flags: dict[str, Any], base: Config, *, needs_data: bool = True) -
     config = overlay(base, flags)
     family = family_of(config.detector)
     config = config.with_detector(family.settled(config.detector, config.backbone_weights))
+    _require_whole_distillation(config)
     if config.schedule == "cosine" and ("multistep" in flags or config.mlperf):
         other = "--multistep" if "multistep" in flags else "--mlperf"
         raise InputError(f"--schedule cosine and {other} exclude each other; pass one")
@@ -298,6 +307,24 @@ def for_its_batch(config: Config) -> Config:
     if for_batch is None:
         return config
     return config.with_detector(for_batch(config.detector, config.batch_size // config.accumulate))
+
+
+def _require_whole_distillation(config: Config) -> None:
+    """Raises InputError where the settings of a teacher do not go together."""
+    if config.distill and config.teacher is None:
+        raise InputError(f"--distill {' '.join(config.distill)}: from whom? pass --teacher FILE too")
+    if config.teacher is not None and not config.distill:
+        raise InputError("--teacher: teaches nothing without --distill; pass a method, such as --distill pkd")
+    if len(set(config.distill)) < len(config.distill):
+        raise InputError(f"--distill {' '.join(config.distill)}: names a method twice; name each once")
+    for word in config.distill_settings:
+        method = word.partition(".")[0]
+        if method not in config.distill:
+            raise InputError(
+                f"--distill-settings {word}: says nothing without --distill {method}; pass both or neither"
+            )
+    if config.distill and config.cuda_graphs:
+        raise InputError("--cuda-graphs freezes a step, and --distill has to look at it; leave one of them out")
 
 
 def require_folder_of(file: str | None, flag: str) -> None:

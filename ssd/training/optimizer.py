@@ -1,5 +1,6 @@
 """The optimiser: SGD, torch's or apex's, in groups of parameters."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,9 +22,7 @@ def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
         optimizer = apex_sgd(groups, lr=config.learning_rate, momentum=config.momentum)
     else:  # fused takes the verdict on a step on the device; the other implementations would read it on the host
         optimizer = torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, fused=True)
-    # SGD would make the momentum in the first step, of memory that is not set. A skipped first step would leave it so.
-    for _, parameter in parameters:
-        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    _begin_momentum(optimizer, [p for _, p in parameters])
     return optimizer
 
 
@@ -45,6 +44,22 @@ def set_rate(optimizer: torch.optim.Optimizer, lr: float | torch.Tensor) -> None
     for group in optimizer.param_groups:
         rate = group.get("rate", 1.0)
         group["lr"] = lr if rate == 1.0 else rate * lr
+
+
+def add_adapters(optimizer: torch.optim.Optimizer, adapters: nn.Module, config: Config) -> None:
+    """Has it train these too, in two groups of their own, as of a model."""
+    parameters = [p for p in adapters.parameters() if p.requires_grad]
+    for decay, own in ((0.0, [p for p in parameters if p.dim() <= 1]),
+                       (config.weight_decay, [p for p in parameters if p.dim() > 1])):  # fmt: skip
+        if own:
+            optimizer.add_param_group({"params": own, "weight_decay": decay})
+    _begin_momentum(optimizer, parameters)
+
+
+def _begin_momentum(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> None:
+    # SGD would make the momentum in the first step, of memory that is not set. A skipped first step would leave it so.
+    for parameter in parameters:
+        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def take_momentum(optimizer: torch.optim.Optimizer, model: nn.Module, momentum: dict[str, torch.Tensor]) -> None:

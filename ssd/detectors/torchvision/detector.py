@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ssd.batch import RaggedBatch
 from ssd.detectors.contract import Detector, LossesOf
 from ssd.detectors.torchvision.builders import build
 from ssd.detectors.torchvision.channels.streams import streams_of
+from ssd.detectors.torchvision.distillation.parts import distillation_parts
 from ssd.detectors.torchvision.export import exportable
 from ssd.detectors.torchvision.names import parts_of, title_of
 from ssd.detectors.torchvision.postprocess import detect
@@ -20,7 +23,7 @@ from ssd.keypoints import Skeleton
 from ssd.views import ObjectParts, ShortSideView
 
 
-def _freeze_backbone(model: nn.Module) -> None:
+def freeze_backbone(model: nn.Module) -> None:
     model.backbone.freeze_body()  # type: ignore[union-attr, operator]
 
 
@@ -35,11 +38,15 @@ def _with_skeleton(settings: Settings, skeleton: Skeleton) -> Settings:
     return replace(settings, keypoints=names, keypoint_links=links, keypoint_labels=labels)
 
 
-def _losses_of(settings: Settings, compiled: bool) -> LossesOf:
+def losses_of(settings: Any, compiled: bool) -> LossesOf:
     return lambda forward, batch: forward(batch.images, targets_of(batch))  # the losses are part of the model
 
 
-def _trace(model: nn.Module, images: Tensor) -> Sequence[Tensor]:
+def _synthetic(settings: Settings, num_classes: int, device: torch.device, batch_size: int) -> RaggedBatch:
+    return synthetic_batch(_view(settings), num_classes, device, batch_size, num_points=len(settings.keypoints))
+
+
+def trace(model: nn.Module, images: Tensor) -> Sequence[Tensor]:
     sizes_px = torch.tensor([[images.shape[3], images.shape[2]]]).expand(len(images), -1)
     candidates = model.candidates(images, limits_px(sizes_px, images.device))  # type: ignore[operator]
     return [candidates.boxes_ltrb_px, candidates.scores]
@@ -51,19 +58,20 @@ TORCHVISION = Detector(
     title=title_of,
     build=build,
     load_backbone=load_backbone,
-    freeze_backbone=_freeze_backbone,
+    freeze_backbone=freeze_backbone,
     fresh_heads=fresh_heads,
     view=_view,
-    losses_of=_losses_of,
+    losses_of=losses_of,
     detect=detect,
-    input_size_px=input_size_px,
-    synthetic=synthetic_batch,
+    input_size_px=lambda settings: input_size_px(_view(settings)),
+    synthetic=_synthetic,
     one_shape=lambda settings: False,
-    trace=_trace,
+    trace=trace,
     foreign=foreign,
     exportable=exportable,
     streams=streams_of,
     coverage=None,
     with_skeleton=_with_skeleton,
     skeleton=lambda settings: settings.skeleton,
+    distillation_parts=distillation_parts,
 )

@@ -12,6 +12,7 @@ from ssd.detectors.torchvision.candidates import Candidates
 from ssd.detectors.torchvision.rcnn.faster_rcnn import FasterRCNN
 from ssd.detectors.torchvision.settings import Settings
 from ssd.images import normalise
+from ssd.views import ShortSideView
 
 
 class DetectsInGraph(nn.Module):
@@ -52,8 +53,13 @@ class DetectsInGraph(nn.Module):
 
 
 def exportable(model: nn.Module, settings: Settings, thresholds: Thresholds) -> Exportable:
+    view = ShortSideView(settings.short_sides_px, settings.long_side_px, settings.divisor)
+    return exportable_of(DetectsInGraph(model, _num_classes(model), thresholds).eval(), view)
+
+
+def exportable_of(module: DetectsInGraph, view: ShortSideView) -> Exportable:
     """Of any number of images, of any size that the inputs' text allows."""
-    divisor = settings.divisor
+    divisor = view.divisor
     # So large that no feature map has one row or column, which torch.export takes for a constant.
     height, width = 9 * divisor, 10 * divisor
     inputs = {
@@ -63,13 +69,13 @@ def exportable(model: nn.Module, settings: Settings, thresholds: Thresholds) -> 
     batch = torch.export.Dim("batch", min=1)
     rows, columns = (divisor * torch.export.Dim(name, min=5, max=128) for name in ("rows", "columns"))
     return Exportable(
-        DetectsInGraph(model, _num_classes(model), thresholds).eval(),
+        module,
         inputs,
         {"images": {0: batch, 2: rows, 3: columns}, "sizes_px": {0: batch}},
         f"images: uint8 B x 3 x H x W RGB, H and W multiples of {divisor}, {5 * divisor} at least; each the whole "
-        f"image, its short side resized to {settings.short_sides_px[-1]} or its long side to {settings.long_side_px}, "
-        "whichever is less, bilinear without antialiasing, in the left top corner; sizes_px: int64 B x 2, (width, "
-        "height) of each image in them",
+        f"image, its short side resized to {view.short_sides_px[-1]} or its long side to {view.long_side_px}, "
+        f"whichever is less, bilinear with{'' if view.antialias else 'out'} antialiasing, in the left top corner; "
+        "sizes_px: int64 B x 2, (width, height) of each image in them",
     )
 
 

@@ -52,9 +52,19 @@ def resnet_pyramid(
 ) -> nn.Module:
     """The maps of some of the stages 1 to 4, and what extra makes of the last, whose channels in the body it is told.
     All but the last `trainable_layers` parts of the body take no gradient."""
-    body = body_of(settings)
+    return pyramid_over(body_of(settings), settings.trainable_layers, stages, extra, norm)
+
+
+def pyramid_over(
+    body: nn.Module,
+    trainable_layers: int | None,
+    stages: tuple[int, ...],
+    extra: Callable[[int], ExtraFPNBlock],
+    norm: Callable[[int], nn.Module] | None,
+) -> nn.Module:
+    """`resnet_pyramid` of a body that is there."""
     parts = ("layer4", "layer3", "layer2", "layer1", "conv1", "bn1")
-    learns = parts[: 6 if settings.trainable_layers == 5 else settings.trainable_layers]
+    learns = parts[: 6 if trainable_layers == 5 else trainable_layers]
     for name, parameter in body.named_parameters():
         parameter.requires_grad_(name.startswith(learns))
     channels = [body.inplanes // 8 * 2 ** (stage - 1) for stage in stages]  # type: ignore[operator]

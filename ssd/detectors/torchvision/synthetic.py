@@ -3,40 +3,26 @@
 import torch
 
 from ssd.batch import RaggedBatch
-from ssd.detectors.torchvision.names import parts_of
-from ssd.detectors.torchvision.settings import Settings
+from ssd.views import ShortSideView
 
 _OBJECTS_AN_IMAGE = 7  # COCO 2017 has 7.3
 _MASK_SIDE = 112
 
 
-def input_size_px(settings: Settings) -> tuple[int, int]:
+def input_size_px(view: ShortSideView) -> tuple[int, int]:
     """(width, height) of an image of 4 to 3, as most of COCO's are."""
-    short_side_px = settings.short_sides_px[-1]
-    return min(short_side_px * 4 // 3, settings.long_side_px), short_side_px
+    short_side_px, long_side_px = view.evaluated_sides_px or (view.short_sides_px[-1], view.long_side_px)
+    return min(short_side_px * 4 // 3, long_side_px), short_side_px
 
 
-def synthetic_batch(settings: Settings, num_classes: int, device: torch.device, batch_size: int) -> RaggedBatch:
-    """Noise to look at and random boxes to find, in images of `input_size_px`."""
-    has_masks = parts_of(settings.builder).family == "maskrcnn"
-    return ragged_noise(
-        input_size_px(settings), settings.divisor, num_classes, device, batch_size, has_masks, len(settings.keypoints)
-    )
-
-
-def ragged_noise(
-    size_px: tuple[int, int],
-    divisor: int,
-    num_classes: int,
-    device: torch.device,
-    batch_size: int,
-    has_masks: bool,
-    num_points: int,
+def synthetic_batch(
+    view: ShortSideView, num_classes: int, device: torch.device, batch_size: int, num_points: int = 0
 ) -> RaggedBatch:
-    """Images of that (width, height)."""
+    """Noise to look at and random boxes to find, in images of `input_size_px`. num_points: of an object, where the
+    view has keypoints."""
     generator = torch.Generator().manual_seed(0)
-    width, height = size_px
-    padded = [-(-side // divisor) * divisor for side in (height, width)]
+    width, height = input_size_px(view)
+    padded = [-(-side // view.divisor) * view.divisor for side in (height, width)]
     images = torch.zeros(batch_size, 3, *padded)
     images[:, :, :height, :width] = torch.randn(batch_size, 3, height, width, generator=generator)
     sides = 0.05 + 0.45 * torch.rand(batch_size * _OBJECTS_AN_IMAGE, 2, generator=generator)
@@ -55,7 +41,7 @@ def ragged_noise(
         torch.randint(1, num_classes, (len(sides),), generator=generator).to(device),
         torch.full((batch_size,), _OBJECTS_AN_IMAGE),
         torch.arange(batch_size),
-        masks.to(device) if has_masks else None,
-        boxes_ltrb_px.to(device) if has_masks else None,
-        torch.cat([points, torch.full_like(points[..., :1], 2)], dim=2).to(device) if num_points else None,
+        masks.to(device) if view.parts.masks else None,
+        boxes_ltrb_px.to(device) if view.parts.masks else None,
+        torch.cat([points, torch.full_like(points[..., :1], 2)], dim=2).to(device) if view.parts.keypoints else None,
     )

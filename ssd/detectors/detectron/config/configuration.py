@@ -57,7 +57,7 @@ def read(text: str, file: Path) -> Configuration:
     return _merged(Configuration(file.stem, MappingProxyType({}), MappingProxyType({})), found)
 
 
-def with_words(config: Configuration, words: Sequence[str]) -> Configuration:
+def overlaid(config: Configuration, words: Sequence[str]) -> Configuration:
     """The configuration with the KEY VALUE pairs of --set over it. Raises InputError as `read` does."""
     if len(words) % 2:
         raise InputError(f"{_WORDS}: takes pairs of KEY and VALUE, and {words[-1]} has no value")

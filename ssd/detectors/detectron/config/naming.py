@@ -2,36 +2,37 @@
 
 import functools
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 
-from ssd.detectors.detectron.config.configuration import Configuration, notes_on, read, with_words
+from ssd.detectors.detectron.config.configuration import Configuration, notes_on, overlaid, read
 from ssd.detectors.detectron.config.shipped import NAMES, configurations
 from ssd.detectors.detectron.config.translate import settings_of
 from ssd.detectors.detectron.settings import DetectronSettings
 from ssd.errors import InputError
 
 
-def settings_named(name: str, words: Sequence[str] = ()) -> DetectronSettings:
-    """Of one of NAMES, or of a YAML file of Detectron or Detectron.pytorch. words: the KEY VALUE pairs of --set.
-
-    Raises InputError for one that cannot be read, or that no detector here can be.
-    """
+def settings_named(name: str) -> DetectronSettings:
+    """Of one of NAMES, or of a YAML file of Detectron or Detectron.pytorch. Raises InputError for one that cannot be
+    read, or that no detector here can be."""
     if name in NAMES:
-        config = configurations()[name]
-    else:
-        try:
-            text = Path(name).read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-            raise InputError(f"--detector {name}: cannot be read ({reason}); pass a YAML file of Detectron") from None
-        config = read(text, Path(name))
-    return settings_of(with_words(config, words) if words else config)
+        return settings_of(configurations()[name])
+    try:
+        text = Path(name).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise InputError(f"--detector {name}: cannot be read ({reason}); pass a YAML file of Detectron") from None
+    return settings_of(read(text, Path(name)))
 
 
-def with_words_of(settings: DetectronSettings, words: Sequence[str]) -> DetectronSettings:
-    """The settings of a checkpoint with the pairs of --set over their configuration. The points of the data that it was
-    trained on stay."""
-    return settings_of(with_words(configuration_of(settings), words))
+def with_words(settings: DetectronSettings, words: Sequence[str]) -> DetectronSettings:
+    """The settings with the KEY VALUE pairs of --set over the configuration that they come from: what these change
+    becomes so, and all else stays. Raises InputError as `settings_named` does."""
+    config = configuration_of(settings)
+    before, after = settings_of(config), settings_of(overlaid(config, words))
+    names = [field.name for field in fields(settings) if field.name != "name"]
+    changed = {name: getattr(after, name) for name in names if getattr(after, name) != getattr(before, name)}
+    return replace(settings, **changed)
 
 
 @functools.lru_cache(maxsize=64)

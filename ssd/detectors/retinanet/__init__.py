@@ -1,0 +1,1 @@
+"""RetinaNet as detectron2 defines it."""

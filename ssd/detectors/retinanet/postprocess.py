@@ -1,0 +1,34 @@
+"""From a model's candidates to detections, as detectron2 has it."""
+
+import torch
+
+from ssd.batch import Detections, EvalBatch
+from ssd.config import Thresholds
+from ssd.detectors.contract import Detect, Forward
+from ssd.detectors.torchvision.postprocess import detections_of
+from ssd.detectors.torchvision.targets import limits_px
+
+
+def detect(thresholds: Thresholds) -> Detect:
+    """Boxes are cut to the image after they suppressed each other, and D = max_per_image are chosen."""
+
+    def detect_batch(forward: Forward, batch: EvalBatch) -> Detections:
+        limits = limits_px(batch.placed_ltrb_px[:, 2:], batch.images.device)
+        return without_empty(detections_of(forward(batch.images, limits), limits, thresholds))
+
+    return detect_batch
+
+
+def without_empty(detections: Detections) -> Detections:
+    """But for boxes that lay beside the image, of which nothing is left. As detectron2, they take the places of others
+    first."""
+    sides = detections.boxes_ltrb[..., 2:] - detections.boxes_ltrb[..., :2]
+    scores, order = torch.where((sides > 0).all(dim=2), detections.scores, 0).sort(dim=1, descending=True, stable=True)
+    real = scores > 0
+    boxes_ltrb = detections.boxes_ltrb.gather(1, order.unsqueeze(2).expand(-1, -1, 4))
+    return Detections(
+        boxes_ltrb=torch.where(real.unsqueeze(2), boxes_ltrb, 0),
+        scores=scores,
+        labels=torch.where(real, detections.labels.gather(1, order), 0),
+        counts=real.sum(dim=1),
+    )
