@@ -9,16 +9,15 @@ from typing import Any
 import pytest
 import torch
 from runs import assert_equal_runs, last_of, log_of, write_small_data
-from test_torchvision_detections import eval_batch
-from test_torchvision_export import THRESHOLDS
 from torch import Tensor, nn
-from torchvision_models import NUM_CLASSES, assert_same_detections, batch_of
+from torchvision_models import NUM_CLASSES, assert_same_detections, batch_of, eval_batch
 
 import main
 import ssd
 from ssd.batch import Detections, of_boxes
 from ssd.checkpoints import checkpoint, conversion
 from ssd.compression.thinning.removal import thin
+from ssd.config import Thresholds
 from ssd.detectors.channels import thinned
 from ssd.detectors.retinanet.detector import RETINANET
 from ssd.detectors.retinanet.model import build
@@ -33,6 +32,7 @@ FLAGS = (
     "--warmup 0 --clip-norm 10 --seed 3 --device cpu --num-workers 1 --log-interval 1 --evaluation"
 ).split()
 SETTINGS = RetinaNetSettings("retinanet_r18_fpn")
+THRESHOLDS = Thresholds(0.05, 0.5, 300, 60)
 
 
 def run(*arguments: object) -> None:
