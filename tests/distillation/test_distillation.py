@@ -420,11 +420,38 @@ def on_a_rank(ranks: Ranks, folder: Path) -> None:
     batch = random_batch(3).split(2)[ranks.rank]
     for method in REDUCED:
         np.savez(folder / f"{method}-{ranks.rank}.npz", **gradients(ranks, batch, method))
+    goes_on_over_ranks(ranks, folder / "state.pt")
+
+
+def goes_on_over_ranks(ranks: Ranks, file: Path) -> None:
+    """Within an epoch: each rank has its own generator of MGD's places."""
+    batches = [random_batch(seed).split(2)[ranks.rank] for seed in (5, 6)]
+
+    def begun(seed: int) -> Any:
+        return new_training(teacher_of(tiny(6, seed=1)), "pkd", "gid", "mgd", model=tiny(seed=seed), ranks=ranks)
+
+    whole = begun(0)
+    step = build_step(whole)
+    step(batches[0], 0.1)
+    state = whole.state()
+    if ranks.is_main:
+        drawn = state["companions"]["distillation"]["generators"][0]
+        assert len(drawn) == 2 and not torch.equal(drawn[0], drawn[1])
+        torch.save(state, file)
+    torch.distributed.barrier()
+    losses = step(batches[1], 0.1)
+    again, content = begun(9), torch.load(file, weights_only=True)
+    again.model.load_state_dict(content["model"])
+    again.restore(content)
+    assert torch.equal(build_step(again)(batches[1], 0.1), losses)
+    assert_equal(hash_of(again.model), hash_of(whole.model))
+    assert_equal(hash_of(again.adapters), hash_of(whole.adapters))
+    assert_equal(again.optimizer.state_dict()["state"], whole.optimizer.state_dict()["state"])
 
 
 @pytest.mark.slow
 def test_two_ranks_have_the_terms_and_gradients_of_one(tmp_path: Path) -> None:
-    """Of a batch of two images, of which one has three objects and the other one."""
+    """Of a batch of two images, of which one has three objects and the other one. And two ranks go on bit for bit."""
     on_two_ranks(on_a_rank, tmp_path)
     for method in REDUCED:
         first, second = (np.load(tmp_path / f"{method}-{rank}.npz") for rank in range(2))

@@ -330,6 +330,7 @@ def test_chosen_boxes_are_learned_by_the_anchors_of_the_detectors_own_matcher() 
     targets = Targets(boxes[real], torch.ones(4, dtype=torch.int64), (3, 1), ((128, 128),) * 2)
     expected = match(targets, anchors, low=0.4, high=0.5, each_box_learns=True) >= 0
     assert torch.equal(RETINANET.anchors.learns(boxes, real, anchors), expected) and expected.sum() > 8
+    assert not RETINANET.anchors.learns(boxes + 9000, real, anchors).any()
     defaults = SSD300_PARTS.anchors.anchors_ltrb_px({}, torch.zeros(2, 3, 300, 300))
     rows = [match_defaults(boxes[i][real[i]] / 300, defaults / 300) >= 0 for i in range(2)]
     assert torch.equal(SSD300_PARTS.anchors.learns(boxes, real, defaults), torch.stack(rows))

@@ -15,6 +15,7 @@ import main
 import ssd
 from pipelines.readers.coco import read_annotations
 from ssd.checkpoints import checkpoint
+from ssd.compression.comparison.subjects import load_subjects
 from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.detectors.table import detector_of, to_dict
 from ssd.detectors.torchvision.names import settings_of
@@ -90,6 +91,9 @@ def test_a_run_with_a_teacher_leaves_a_plain_student(
     run(*more)
     assert len(log_of(output, "teacher")) == 1  # it is judged once
     assert last_of(output)["step"] == 2
+
+    counts = [sum(p.numel() for p in each.model().parameters()) for each in load_subjects([teacher, last])]  # `compare`
+    assert counts[0] == counts[1]
 
     judge = ["--data", data, "--checkpoint", last, "--device", "cpu", "--data_pipeline", "no_dali", "--num-workers", 0]
     run("evaluate", *judge, "--score-threshold", 0)

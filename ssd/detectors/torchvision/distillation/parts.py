@@ -60,9 +60,10 @@ def _heads(seen: Seen) -> Heads:
 
 
 def _learns(boxes_ltrb_px: Tensor, real: Tensor, anchors_ltrb_px: Tensor) -> Tensor:
-    """As `targets.match` has RetinaNet's anchors learn: from its IoU on, or of those that a box overlaps most."""
+    """As `targets.match` has RetinaNet's anchors learn: from its IoU on, or of those that a box overlaps most. Objects
+    overlap some anchor; a box that a head made may lie where there is none, and is then learned by none."""
     iou = torch.where(real.unsqueeze(2), pairwise_iou(boxes_ltrb_px, anchors_ltrb_px), -1)
-    learns = (iou >= OBJECT_FROM) | (iou == iou.amax(dim=2, keepdim=True))
+    learns = (iou >= OBJECT_FROM) | ((iou == iou.amax(dim=2, keepdim=True)) & (iou > 0))
     return (learns & real.unsqueeze(2)).any(dim=1)
 
 
