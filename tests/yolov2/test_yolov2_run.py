@@ -51,7 +51,7 @@ def run(*arguments: object) -> None:
 def test_a_run_goes_on_bit_for_bit(name: str, data: Path, cfg: Path, tmp_path: Path) -> None:
     """In the middle of an epoch of three steps, with sizes that are drawn and a moving average."""
     flags = ["--detector", cfg, *FLAGS, "--data", data, "--data_pipeline", name, "--epochs", 2, "--ema", 0.9]
-    flags += ["--train-size", 48, 96]
+    flags += ["--train-size", 48, 96, *(["--resize", "letterbox"] if name == "dali" else [])]
     run(*flags, "--output", tmp_path / "whole", "--checkpoint-every", "1 steps", "--keep-checkpoints", 99)
     run(*flags, "--output", tmp_path / "again", "--resume", tmp_path / "whole" / "checkpoints" / "step-00000004.pt")
     assert_equal_runs(last_of(tmp_path / "whole"), last_of(tmp_path / "again"))
@@ -109,7 +109,11 @@ def test_all_commands(data: Path, cfg: Path, tmp_path: Path, refusal: Callable[.
 
     cpu = ("--device", "cpu")
     judged = ["--data", data, "--checkpoint", file, *cpu, "--data_pipeline", "no_dali", "--num-workers", 0]
-    run("evaluate", *judged, "--score-threshold", 0, "--json", tmp_path / "metrics.json")
+    comp4 = tmp_path / "comp4"
+    run("evaluate", *judged, "--score-threshold", 0, "--json", tmp_path / "metrics.json", "--comp4", comp4)
+    names = [name for _, name in checkpoint.load(file)["categories"]]
+    assert {each.name for each in comp4.iterdir()} == {f"comp4_det_test_{name}.txt" for name in names}
+    assert any(each.read_text() for each in comp4.iterdir())
     assert 0 <= json.loads((tmp_path / "metrics.json").read_text())["AP"] <= 1
     (found,) = ssd.load(file, device="cpu", score=0.0)(next((data / "val2017").glob("*.jpg")))
     assert len(found.boxes_ltrb_px)
