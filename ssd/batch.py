@@ -52,7 +52,7 @@ class RaggedBatch(NamedTuple):
     where the view wants none, as the others below.
     mask_windows_ltrb_px: N x 4 float32, where the windows lie in `images`.
     keypoints_px: N x P x 3 float32: x, y in pixels of `images`, and COCO's visibility, 0 of points that are not stated.
-    scales: B float64 on the CPU, by which factor each image was resized; None of a view without `one_scale`.
+    scales: B float64 on the CPU, by which factor each image was resized; None where that is not one for both sides.
     """
 
     images: Tensor

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
@@ -58,6 +58,9 @@ class SquareView(NamedTuple):
     std: tuple[float, float, float] = RGB_STD
 
 
+ResizeRule = Literal["torchvision", "detectron2", "detectron"]
+
+
 class ShortSideView(NamedTuple):
     """The whole image at its own shape, in a `RaggedBatch`: its short side is resized to a given length, unless its
     long side became longer than allowed, which then has the allowed length. As torchvision's GeneralizedRCNNTransform.
@@ -70,9 +73,9 @@ class ShortSideView(NamedTuple):
     antialias: whether shrinking an image takes in its whole footprint. torchvision's weights were trained without.
     mean, std: of R, G and B in [0, 1].
     parts: of the objects, that `RaggedBatch` has too.
-    rounds: whether a side becomes the nearest number of pixels, as in detectron2, and not the next lower one.
-    one_scale: whether both sides are scaled by exactly the same factor, and their lengths rounded, as Detectron has it;
-    torchvision rounds down, and a side's factor is what its length became. Batches say the factors then.
+    resize_rule: whose lengths the sides get. torchvision rounds them down, detectron2 to the nearest pixel; of both, a
+    side's factor is what its length became. Detectron rounds them too and scales both sides by exactly one factor,
+    which batches say then.
     evaluated_sides_px: of evaluation, if not the last of short_sides_px and long_side_px.
     """
 
@@ -85,9 +88,12 @@ class ShortSideView(NamedTuple):
     mean: tuple[float, float, float] = RGB_MEAN
     std: tuple[float, float, float] = RGB_STD
     parts: ObjectParts = BOXES
-    rounds: bool = False
-    one_scale: bool = False
+    resize_rule: ResizeRule = "torchvision"
     evaluated_sides_px: tuple[int, int] | None = None
+
+    @property
+    def one_scale(self) -> bool:
+        return self.resize_rule == "detectron"
 
 
 class StretchView(NamedTuple):
@@ -182,7 +188,7 @@ def resized(view: ShortSideView, size_px: tuple[int, int], sides_px: tuple[int, 
     Detectron's, which round.
     """
     short_side_px, long_side_px = sides_px
-    if view.rounds:
+    if view.resize_rule == "detectron2":
         return Resized(_rounded_px(size_px, sides_px))
     scale = short_side_px / min(size_px)
     if not view.one_scale:

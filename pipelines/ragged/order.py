@@ -53,7 +53,7 @@ def identity_of(view: RaggedView) -> dict[str, str]:
 
 _MAY_CHANGE = ("final_steps", "run_steps")
 """A run may become longer."""
-_LATER = {"parts": BOXES, "rounds": False, "one_scale": False, "evaluated_sides_px": None, "fits": False}
+_LATER = {"parts": BOXES, "resize_rule": "torchvision", "evaluated_sides_px": None, "fits": False}
 """What views have beside the first ones, and what it was before: checkpoints from then do not name it."""
 
 

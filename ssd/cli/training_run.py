@@ -29,6 +29,7 @@ from ssd.detectors.names import family_of
 from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.detectors.table import detector_of, to_dict, view_of
 from ssd.distillation.attach import distill, identity_of, require_same
+from ssd.distillation.mosaic import InstancesPicture
 from ssd.distillation.teacher import Teacher, judge_teacher, load_teacher
 from ssd.distributed import Ranks, broadcast_object
 from ssd.environment import hardware
@@ -39,6 +40,7 @@ from ssd.mlperf.log import begin, run_seconds
 from ssd.options.detectors import for_detector
 from ssd.precision import compute_dtype
 from ssd.report.examples import Showcase
+from ssd.report.history import INSTANCES
 from ssd.run.files import Run
 from ssd.run.folder import run_folder
 from ssd.run.metrics_table import published_band
@@ -118,7 +120,9 @@ def _train_in(
     if fitted_text:
         notes.insert(0, fitted_text)
     if teacher is not None:
-        notes += distill(training, teacher, train_split.categories, lambda images, instances: None)
+        file = folder / "plots" / INSTANCES if ranks.is_main and config.plots else None
+        chosen = InstancesPicture(file, view_of(config.detector), loader.steps_per_epoch * config.accumulate)
+        notes += distill(training, teacher, train_split.categories, chosen.show)
     if notes_of := family_of(config.detector).notes:
         notes = [*notes_of(config.detector), *notes]
     if schedule is not None:

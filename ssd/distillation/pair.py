@@ -60,8 +60,8 @@ class Pair(NamedTuple):
         for side in (self.student, self.teacher):
             if side.parts.anchors is None:
                 raise InputError(
-                    f"--distill {method}: needs class and box outputs of every anchor, which {side.title} has not; "
-                    "pkd, cwd and mgd need none"
+                    f"--distill {method}: needs class and box outputs of every anchor, which {side.title} does not "
+                    "show; pkd, cwd and mgd need none"
                 )
         if self.student.heads != self.teacher.heads or self.student.parts.anchors != self.teacher.parts.anchors:
             said = [

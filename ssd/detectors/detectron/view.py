@@ -17,6 +17,6 @@ def view_of(settings: DetectronSettings) -> ShortSideView:
         mean=(red, green, blue),
         std=(1 / 255, 1 / 255, 1 / 255),
         parts=ObjectParts(masks=bool(settings.mask_head), keypoints=settings.finds_keypoints),
-        one_scale=True,
+        resize_rule="detectron",
         evaluated_sides_px=(settings.test_short_side_px, settings.test_long_side_px),
     )

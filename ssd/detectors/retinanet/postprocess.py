@@ -23,7 +23,8 @@ def without_empty(detections: Detections) -> Detections:
     """But for boxes that lay beside the image, of which nothing is left. As detectron2, they take the places of others
     first."""
     sides = detections.boxes_ltrb[..., 2:] - detections.boxes_ltrb[..., :2]
-    scores, order = torch.where((sides > 0).all(dim=2), detections.scores, 0).sort(dim=1, descending=True, stable=True)
+    scores = torch.where((sides > 0).all(dim=2), detections.scores, 0)
+    scores, order = scores.topk(scores.shape[1], dim=1)  # a sort that ONNX knows, too
     real = scores > 0
     boxes_ltrb = detections.boxes_ltrb.gather(1, order.unsqueeze(2).expand(-1, -1, 4))
     return Detections(
