@@ -42,24 +42,37 @@ def evaluate_parser() -> Parser:
     group.add_argument(
         "--comp4", metavar="DIR", help="write the detections there as PASCAL VOC's development kit takes them"
     )
+    group.add_argument(
+        "--proposals",
+        metavar="FILE",
+        help="write the boxes there as Detectron's rpn_proposals.pkl, whatever their class",
+    )
     return parser
 
 
 def evaluate(arguments: Sequence[str]) -> int:
     options = vars(evaluate_parser().parse_args(arguments))
-    local_rank, json_file, comp4 = (options.pop(name) for name in ("local_rank", "json", "comp4"))
+    local_rank, json_file = options.pop("local_rank"), options.pop("json")
+    files = {name: options.pop(name) for name in ("comp4", "proposals")}
     words = options.pop("set", ())
     config = config_of(options, Config())
     require_folder_of(json_file, "--json")
+    require_folder_of(files["proposals"], "--proposals")
 
     from ssd.distributed import process_group
 
     with process_group(config.device, local_rank, config.timeout) as ranks:
-        return _evaluate(config, set(options), ranks, json_file, comp4, words)
+        return _evaluate(config, set(options), ranks, json_file, words, **files)
 
 
 def _evaluate(
-    config: Config, given: set[str], ranks: "Ranks", json_file: str | None, comp4: str | None, words: Sequence[str]
+    config: Config,
+    given: set[str],
+    ranks: "Ranks",
+    json_file: str | None,
+    words: Sequence[str],
+    comp4: str | None,
+    proposals: str | None,
 ) -> int:
     """words: of --set."""
     import json
@@ -71,7 +84,9 @@ def _evaluate(
     from ssd.detectors.table import view_of
     from ssd.evaluation.detect import detect_split
     from ssd.evaluation.metrics import metrics_of
+    from ssd.evaluation.recall import proposals_of
     from ssd.evaluation.voc import write_comp4
+    from ssd.pickles import pickled
     from ssd.run.metrics_table import show_metrics
 
     file = Path(config.checkpoint or "")
@@ -98,8 +113,12 @@ def _evaluate(
             print(f"note: {note}", file=sys.stderr)
         show_metrics(metrics, f"{data_name(config)} {source.name}, {len(split)} images, {file}")
         if comp4:
-            files = write_comp4(Path(comp4), ground_truth, results.rows, split.file_names)
-            print(f"wrote {len(files)} files comp4_det_test_CLASS.txt to {comp4}")
+            written = write_comp4(Path(comp4), ground_truth, results.rows, split.file_names)
+            print(f"wrote {len(written)} files comp4_det_test_CLASS.txt to {comp4}")
+        if proposals:
+            found = {**proposals_of(ground_truth, results.rows), "cfg": getattr(config.detector, "cfg", "")}
+            Path(proposals).write_bytes(pickled(found))
+            print(f"wrote {len(results)} boxes of {len(split)} images to {proposals}")
         if json_file:
             about = {"images": len(split), "images_left_out": split.num_left_out}
             Path(json_file).write_text(json.dumps({**metrics, **about}, indent=2) + "\n")

@@ -45,6 +45,23 @@ def recall_metrics(ground_truth: GroundTruth, results: np.ndarray) -> dict[str, 
     return metrics
 
 
+def proposals_of(ground_truth: GroundTruth, results: np.ndarray) -> dict[str, list[Any]]:
+    """What Detectron's rpn_proposals.pkl holds beside its configuration, in the order of the split's images: "ids", and
+    of each image "boxes", n x 4 float32 in pixels whose last one belongs to them, and "scores", n float32, best first.
+
+    results: as `detect.detect_split` returns them.
+    """
+    results = results[np.argsort(-results[:, 5], kind="stable")]
+    ids = ground_truth.image_ids.tolist()
+    boxes, scores = [], []
+    for image in ids:
+        rows = results[results[:, 0] == image]
+        first, last = rows[:, 1:3], rows[:, 1:3] + rows[:, 3:5] - 1
+        boxes.append(np.concatenate([first, last], axis=1).astype(np.float32))
+        scores.append(rows[:, 5].astype(np.float32))
+    return {"boxes": boxes, "scores": scores, "ids": ids}
+
+
 def _covered(found_xywh: np.ndarray, boxes_xywh: np.ndarray) -> np.ndarray:
     """The IoU of each object's box with the found one that it is given: the pair that overlaps most first, and each
     found box to one object."""

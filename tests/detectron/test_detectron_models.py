@@ -336,9 +336,3 @@ def test_what_makes_no_sense_is_refused_by_name(changes: dict[str, Any], message
     with pytest.raises(InputError, match=message) as caught:
         replace(SMALL, **changes)
     assert "small: " in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_a_body_that_would_stay_as_drawn_is_refused() -> None:
-    with pytest.raises(InputError, match="FREEZE_AT 0"):
-        DETECTRON.load_backbone(None, DEFAULT, "none")
-    DETECTRON.load_backbone(None, SMALL, "none")

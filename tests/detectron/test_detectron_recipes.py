@@ -90,6 +90,10 @@ def test_the_rate_is_detectrons_at_every_step(solver: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (
+            "SOLVER.LR_POLICY step SOLVER.STEPS [] SOLVER.STEP_SIZE 1 SOLVER.MAX_ITER 1000000000",
+            "SOLVER.STEP_SIZE: 1 lets the rate fall more than 1000 times in 1000000000",
+        ),
         ("SOLVER.LR_POLICY exp_decay", "SOLVER.LR_POLICY: cannot be 'exp_decay': is none of step, steps_with_decay"),
         ("SOLVER.LR_POLICY step", "SOLVER.STEPS: says nothing with LR_POLICY step; set LR_POLICY steps_with_decay"),
         ("SOLVER.LR_POLICY cosine_decay", "cosine_decay begins after the warm-up here; set SOLVER.WARM_UP_ITERS 0"),

@@ -13,7 +13,7 @@ from torch import nn
 
 from ssd.checkpoints import checkpoint, conversion
 from ssd.coco_categories import coco_categories
-from ssd.detectors.detectron.config.configuration import of_values, overlaid
+from ssd.detectors.detectron.config.configuration import of_values, overlaid, text_of
 from ssd.detectors.detectron.config.naming import settings_named
 from ssd.detectors.detectron.config.shipped import configurations
 from ssd.detectors.detectron.config.translate import settings_of
@@ -137,6 +137,62 @@ def test_every_weight_of_a_shipped_one_has_a_blob_of_its_own(name: str) -> None:
     assert all(rest.endswith(("running_mean", "running_var")) for rest in own.keys() - blobs.keys())
 
 
+# --- checkpoints of Detectron.pytorch ---
+
+
+def pytorchs_name(blob: str, *, gn: bool) -> str:
+    """What Detectron.pytorch calls a blob of e2e_mask_rcnn_R-50-FPN, or of its sister with group norm."""
+    rest, ending = blob.rsplit("_", 1)
+    kind = {"w": "weight", "s": "weight", "b": "bias"}[ending]
+    norm = next((each for each in ("_bn", "_gn") if rest.endswith(each)), "")
+    rest = rest.removesuffix(norm)
+    if rest in ("conv1", "res_conv1"):
+        return f"Conv_Body.conv_body.res1.{norm[1:] or 'conv'}1.{kind}"
+    if rest.startswith("res"):
+        stage, block, branch = rest.split("_")
+        layer = (
+            f"downsample.{int(bool(norm))}"
+            if branch == "branch1"
+            else f"{norm[1:] or 'conv'}{'_abc'.index(branch[-1])}"
+        )
+        return f"Conv_Body.conv_body.{stage}.{block}.{layer}.{kind}"
+    if rest.startswith("fpn_"):
+        stage = int(rest.split("res")[1][0])
+        part = f".{int(norm == '_gn')}" if gn else ""
+        place = {"fpn_inner_res5": "conv_top"}.get(rest[:14], f"topdown_lateral_modules.{4 - stage}.conv_lateral")
+        return f"Conv_Body.{place if 'inner' in rest else f'posthoc_modules.{5 - stage}'}{part}.{kind}"
+    numbered = {"head_conv": "Box_Head.convs", "_mask_fcn": "Mask_Head.conv_fcn", "_[mask]_fcn": "Mask_Head.conv_fcn"}
+    for start, name in numbered.items():
+        if rest.startswith(start):
+            step = 3 if gn else 2
+            return f"{name}.{step * (int(rest[-1]) - 1) + int(norm == '_gn')}.{kind}"
+    rest = {
+        "conv_rpn_fpn2": "RPN.FPN_RPN_conv", "rpn_cls_logits_fpn2": "RPN.FPN_RPN_cls_score",
+        "rpn_bbox_pred_fpn2": "RPN.FPN_RPN_bbox_pred", "fc6": "Box_Head.fc" if gn else "Box_Head.fc1",
+        "fc7": "Box_Head.fc2", "cls_score": "Box_Outs.cls_score", "bbox_pred": "Box_Outs.bbox_pred",
+        "conv5_mask": "Mask_Head.upconv", "mask_fcn_logits": "Mask_Outs.classify",
+    }[rest]  # fmt: skip
+    return f"{rest}.{kind}"
+
+
+@pytest.mark.parametrize("family", ["mask", "group norm"])
+def test_a_checkpoint_of_detectron_pytorch_has_the_same_weights(family: str, tmp_path: Path) -> None:
+    values, shapes = FAMILIES[family]
+    blobs = made.arrays(shapes)
+    names = {blob: pytorchs_name(blob, gn=family == "group norm") for blob in blobs}
+    state = {f"module.{names[blob]}": torch.from_numpy(array.copy()) for blob, array in blobs.items()}
+    assert len(state) == len(blobs)
+    torch.save({"step": 9, "batch_size": 16, "model": state, "optimizer": {"state": {}}}, tmp_path / "model_step9.pth")
+    with pytest.raises(InputError, match=r"put its YAML file beside it as model_step9.yaml"):
+        conversion.load(tmp_path / "model_step9.pth")
+    (tmp_path / "model_step9.yaml").write_text(text_of(of_values("m", values)))
+    ours = conversion.load(tmp_path / "model_step9.pth")
+    file = made.write(tmp_path / "m.pkl", {"blobs": blobs, "cfg": made.saved_text(values)})
+    theirs = conversion.load(file)["model"]
+    assert ours["notes"] == [] and ours["model"].keys() == theirs.keys()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours["model"].items())
+
+
 # --- what does not fit ---
 
 
@@ -203,8 +259,6 @@ def test_a_file_without_one_takes_that_beside_it_or_of_its_name(tmp_path: Path) 
     assert str(error.value) == (
         f"{file}: has no configuration in it; put its YAML file beside it as m.yaml, or give it a shipped name"
     )
-    from ssd.detectors.detectron.config.configuration import text_of
-
     (tmp_path / "m.yaml").write_text(text_of(of_values("m", values)))
     assert checkpoint.settings_of(conversion.load(file)).fpn_channels == 8
     shipped = file.rename(tmp_path / "e2e_mask_rcnn_R-50-FPN_1x.pkl")

@@ -1,5 +1,6 @@
 """Detectron's average recall: hand-computed, and in a second writing."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,8 @@ from test_voc_metrics import ground_truth
 
 from ssd.evaluation.detect import Results
 from ssd.evaluation.metrics import metrics_of
-from ssd.evaluation.recall import recall_metrics
+from ssd.evaluation.recall import proposals_of, recall_metrics
+from ssd.pickles import pickled, read_pickle
 
 
 def truth_of(*boxes: tuple[float, float, float, float], crowd: int = -1) -> Any:
@@ -51,6 +53,19 @@ def test_only_the_best_boxes_of_an_image_count_and_no_crowd() -> None:
     assert metrics["recall_AR100"] == 0 and metrics["recall_AR1000"] == 1
     nothing = recall_metrics(truth, np.zeros((0, 7)))
     assert nothing["recall_AR1000"] == 0 and nothing["recall_AR1000l"] == -1
+
+
+def test_proposals_are_written_as_detectron_has_them(tmp_path: Path) -> None:
+    truth = ground_truth([], 3, 1)
+    rows = np.concatenate([rows_of((0, 0, 10, 20, 0.25), (5, 6, 1, 1, 0.75), image=3), rows_of((1, 2, 3, 4, 0.5))])
+    file = tmp_path / "rpn_proposals.pkl"
+    file.write_bytes(pickled(proposals_of(truth, rows)))
+    content = read_pickle(file, "proposals")
+    assert content["ids"] == [1, 2, 3]
+    # Closed: a box of one pixel begins where it ends.
+    assert [each.tolist() for each in content["boxes"]] == [[[1, 2, 3, 5]], [], [[5, 6, 5, 6], [0, 0, 9, 19]]]
+    assert [each.tolist() for each in content["scores"]] == [[0.5], [], [0.75, 0.25]]
+    assert content["boxes"][1].shape == (0, 4) and content["boxes"][0].dtype == np.float32
 
 
 def test_it_stands_beside_cocos_metrics() -> None:

@@ -18,6 +18,9 @@ IMAGENET_FILES = (
 """Names of files that configurations begin with, and that --backbone-weights imagenet stands for."""
 
 
+_MOST_FALLS = 1000
+
+
 def defaults(settings: DetectronSettings) -> Config:
     """`detectron` on one rank: what a run starts from without a recipe."""
     return detectron(detector=settings)
@@ -93,6 +96,10 @@ def _rate(config: Configuration) -> tuple[float, list[tuple[int, float]]]:
         if steps:
             raise config.error("SOLVER.STEPS", "says nothing with LR_POLICY step; set LR_POLICY steps_with_decay")
         size = config["SOLVER.STEP_SIZE"]
+        if length // size > _MOST_FALLS:
+            raise config.error(
+                "SOLVER.STEP_SIZE", f"{size} lets the rate fall more than {_MOST_FALLS} times in {length}"
+            )
         return base_lr, [(step, gamma) for step in range(size, length, size)]
     if not steps or steps[0] != 0 or sorted(set(steps)) != steps:
         raise config.error("SOLVER.STEPS", f"has to begin with 0 and to rise, as Detectron's does, not {steps}")

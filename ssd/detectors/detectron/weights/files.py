@@ -17,6 +17,7 @@ from ssd.detectors.detectron.settings import DetectronSettings
 from ssd.detectors.detectron.weights.accounts import Arrays, account, as_array
 from ssd.detectors.detectron.weights.backbone import blobs_in
 from ssd.detectors.detectron.weights.names import blob_names
+from ssd.detectors.detectron.weights.pytorch_names import blobs_of_pytorch, state_of_pytorch
 from ssd.detectors.detectron.weights.saved_config import read_saved, saved_text
 from ssd.errors import InputError
 from ssd.keypoints import PERSON
@@ -26,19 +27,22 @@ _OF_COCO, _OF_PERSONS = 81, 2
 
 
 def foreign(content: Any, file: Path) -> dict[str, Any] | None:
-    """A file of Detectron's, {"blobs", "cfg"}, as the content {"detector", "categories", "model", "notes"} of a
-    checkpoint of ours; None for anything else.
+    """A file of Detectron's, {"blobs", "cfg"}, or a checkpoint of Detectron.pytorch, as the content {"detector",
+    "categories", "model", "notes"} of a checkpoint of ours; None for anything else.
 
     Its configuration is the one in it, else the YAML file beside it of the same name, else the shipped one whose name
     it has. With 81 classes it was trained on COCO; of others only the number is known. Momentum is left out. Raises
     InputError for a body alone, and where weights are missing or have other shapes than the configuration says.
     """
-    arrays = blobs_in(content)
+    arrays, settings = blobs_in(content), None
+    if (state := state_of_pytorch(content)) is not None:
+        settings = _settings(None, file)
+        arrays = blobs_of_pytorch(state, settings)
     if arrays is None:
         return None
     if "cls_score_w" not in arrays and not any(blob.startswith("rpn_cls_logits") for blob in arrays):
         raise InputError(f"{file}: holds a body's weights alone; pass it as --backbone-weights")
-    settings = _settings(content, arrays, file)
+    settings = _with_points(settings or _settings(content.get("cfg") if "blobs" in content else None, file), arrays)
     num_classes = 2 if settings.rpn_only else _rows("cls_score_w", arrays, file)
     with torch.device("meta"):  # without drawing weights that the file's replace
         model = build(settings, num_classes)
@@ -55,21 +59,23 @@ def foreign(content: Any, file: Path) -> dict[str, Any] | None:
     }
 
 
-def _settings(content: Any, arrays: Arrays, file: Path) -> DetectronSettings:
-    text = content.get("cfg") if "blobs" in content else None
+def _settings(text: Any, file: Path) -> DetectronSettings:
+    """text: of the configuration in a file, if it has one."""
     beside = file.with_suffix(".yaml")
     if isinstance(text, str | bytes):
         text = text.decode("latin1") if isinstance(text, bytes) else text
-        settings = settings_of(read_saved(text, file.stem, file))
-    elif beside.is_file():
-        settings = settings_named(str(beside))
-    elif file.stem in NAMES:
-        settings = settings_named(file.stem)
-    else:
-        raise InputError(
-            f"{file}: has no configuration in it; put its YAML file beside it as {beside.name}, or give it a shipped "
-            "name"
-        )
+        return settings_of(read_saved(text, file.stem, file))
+    if beside.is_file():
+        return settings_named(str(beside))
+    if file.stem in NAMES:
+        return settings_named(file.stem)
+    raise InputError(
+        f"{file}: has no configuration in it; put its YAML file beside it as {beside.name}, or give it a shipped name"
+    )
+
+
+def _with_points(settings: DetectronSettings, arrays: Arrays) -> DetectronSettings:
+    """With as many keypoints as a file has."""
     score = "kps_score_w" if settings.keypoint_upsampling == 1 else "kps_score_lowres_w"
     if settings.finds_keypoints and score in arrays:
         # A deconvolution's kernel is in x out.

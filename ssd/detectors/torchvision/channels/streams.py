@@ -16,11 +16,9 @@ _BODY = "backbone.body"
 
 
 def streams_of(model: Any) -> list[Stream]:
-    streams = _of_body(model)
+    streams = of_body(model)
     if "rpn" in dict(model.named_children()):
-        tower = [f"rpn.head.conv.{i}.0" for i in range(len(model.rpn["head"].conv))]
-        streams += _chain([(name, "") for name in tower], ["rpn.head.cls_logits", "rpn.head.bbox_pred"])
-        return streams + _of_box_head(model.roi_heads["box_head"])
+        return streams + of_rpn(model) + of_box_head(model.roi_heads["box_head"])
     for head, readers in (("classification_head", ["cls_logits"]), ("regression_head", None)):
         module = getattr(model.head, head)
         layers = {f"head.{head}.conv.{name}": each for name, each in module.conv.named_modules()}
@@ -33,12 +31,17 @@ def streams_of(model: Any) -> list[Stream]:
     return streams
 
 
+def of_rpn(model: Any) -> list[Stream]:
+    tower = [f"rpn.head.conv.{i}.0" for i in range(len(model.rpn["head"].conv))]
+    return _chain([(name, "") for name in tower], ["rpn.head.cls_logits", "rpn.head.bbox_pred"])
+
+
 def _unit(norm: Any) -> int:
     """The channels of a group of a norm."""
     return norm.num_channels // norm.num_groups if norm is not None else 1
 
 
-def _of_body(model: Any) -> list[Stream]:
+def of_body(model: Any) -> list[Stream]:
     if not hasattr(model.backbone.body, "layer1"):
         return _of_mobilenet(model)
     names = [f"{_BODY}.layer{i}" for i in (1, 2, 3, 4)]
@@ -61,7 +64,7 @@ def _of_mobilenet(model: Any) -> list[Stream]:
     return walk.streams()
 
 
-def _of_box_head(head: Any) -> list[Stream]:
+def of_box_head(head: Any) -> list[Stream]:
     name, readers = "roi_heads.box_head", ["roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred"]
     if hasattr(head, "fc6"):
         return _chain([(f"{name}.fc6", ""), (f"{name}.fc7", "")], readers)
