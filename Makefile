@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
+# A module's fixtures, which may be whole runs, are made in one process. In the order of tests/conftest.py.
+BY_FILE := --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-fast lint docs clean
 
@@ -9,10 +11,10 @@ demo: $(VENV)/installed  ## Write the demo data, train on it for a few minutes, 
 	$(RUN) main.py --recipe demo
 
 test: $(VENV)/installed  ## The whole test suite
-	$(RUN) -m pytest --numprocesses 2 --dist worksteal
+	$(RUN) -m pytest --numprocesses 2 $(BY_FILE)
 
 test-fast: $(VENV)/installed  ## Without the tests that train
-	$(RUN) -m pytest --numprocesses 2 --dist worksteal -m "not slow"
+	$(RUN) -m pytest --numprocesses 2 $(BY_FILE) -m "not slow"
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .

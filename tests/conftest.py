@@ -23,9 +23,26 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 
+# The files of most seconds, these first.
+LONGEST = (
+    "test_two_hosts",
+    "test_faults",
+    "test_torchvision_run",
+    "test_run",
+    "test_resume",
+    "test_torchvision_export",
+)
+
+
+def _seconds_rank(item: pytest.Item) -> int:
+    return LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # Fast ones first. The longest of the slow ones before the others, so that in the end no process waits for it.
-    items.sort(key=lambda item: (item.get_closest_marker("slow") is not None, item.path.stem != "test_two_hosts"))
+    if "PYTEST_XDIST_WORKER" in os.environ:  # whole files are given away, so that each fixture of a module is made once
+        items.sort(key=_seconds_rank)  # the longest first, or in the end one process waits for the other
+    else:
+        items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
     for_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not for_gpu:
         return

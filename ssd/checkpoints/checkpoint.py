@@ -33,6 +33,11 @@ def save(file: Path, content: dict[str, Any]) -> None:
     except RuntimeError as error:
         # How torch reports that its stream took no more.
         raise OSError(errno.ENOSPC, f"cannot be written whole ({str(error).splitlines()[0]})", str(file)) from error
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        # Of the stream's last bytes, or of the wait for the disk.
+        raise OSError(error.errno, f"cannot be written whole ({error.strerror})", str(file)) from error
 
 
 _MODEL_KEYS: dict[str, type] = {"model": dict, "detector": dict, "categories": list}

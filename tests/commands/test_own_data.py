@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import SETTINGS, assert_equal_runs, last_of, log_of, run_all, write_small_data
+from runs import assert_equal_runs, last_of, log_of, run_all, settings, write_small_data
 from torchvision.models import resnet18
 from voc_data import voc_of_coco
 
@@ -77,7 +77,7 @@ def test_a_voc_folder_and_a_recipe_make_a_detector(coco: Path, tmp_path: Path, r
 def test_on_two_ranks_the_average_resumes_bit_for_bit(coco: Path, tmp_path: Path) -> None:
     """Within an epoch, where each rank has its own statistics, and the average its own of them."""
     options = ["--ema", "0.9", "--clip-norm", "5", "--schedule", "cosine", "--keep-checkpoints", "9"]
-    command = ["--data", coco, "--data_pipeline", "no_dali", *SETTINGS, "--epochs", 2, *options]
+    command = ["--data", coco, "--data_pipeline", "no_dali", *settings(), "--epochs", 2, *options]
     file = tmp_path / "whole" / "checkpoints" / "step-00000003.pt"
     whole = [*command, "--checkpoint-every", "1 step", "--output", tmp_path / "whole"]
     run_all([whole, [*whole[:-1], tmp_path / "rest", "--resume", file]], ranks=2)

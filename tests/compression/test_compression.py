@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from runs import assert_equal
+from runs import assert_equal, run_script_on_two_ranks
 from schedules import schedule_of
 from torch import Tensor, nn
-from toy_training import CPU, DESCRIBE, UNOFFICIAL, Loader, losses_of, on_two_ranks
+from toy_training import CPU, DESCRIBE, UNOFFICIAL, Loader, losses_of
 
 from ssd.batch import MatchedBatch
 from ssd.checkpoints import checkpoint
@@ -480,9 +480,7 @@ with process_group("cpu") as ranks:
 
 @pytest.mark.slow
 def test_two_ranks_have_the_same_masks(tmp_path: Path) -> None:
-    processes = on_two_ranks(TWO_RANKS, tmp_path)
-    said = [process.communicate(timeout=300)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
+    run_script_on_two_ranks(TWO_RANKS, tmp_path)
     one, two = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
     assert one.keys() == SCHEDULES.keys()
     assert_equal(one, two)

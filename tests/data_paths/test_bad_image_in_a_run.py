@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from dirty_data import NAMES, edit, write_clean_data
-from runs import last_of, log_of
+from runs import last_of, log_of, small_checkpoint
 from two_ranks import on_two_ranks
 
 import main
@@ -53,8 +53,9 @@ def test_the_next_attempt_does_without_it(
         pytest.importorskip("nvidia.dali", reason="DALI is not installed")
     output, spoilt = tmp_path / "run", data / "train" / "c.jpg"
     flags = ["--data", str(data), "--train-split", "train", "--val-split", "val", "--data_pipeline", data_pipeline]
-    flags += "--device cpu --num-workers 0 --backbone resnet18 --backbone-weights none --bs 2 --seed 1".split()
-    flags += ["--output", str(output), "--resume", "auto", "--log-interval", "1", "--evaluation"]
+    flags += "--device cpu --num-workers 0 --bs 2 --seed 1".split()
+    flags += ["--checkpoint", str(small_checkpoint()), "--output", str(output), "--resume", "auto"]
+    flags += ["--log-interval", "1", "--evaluation"]
     skip = [*flags, "--on-bad-image", "skip"]
     assert main.main([*skip, "--epochs", "1"]) == 0
     before = last_of(output)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from runs import log_of
+from runs import log_of, small_checkpoint
 
 from pipelines.readers.coco import read_annotations
 
@@ -25,7 +25,7 @@ TIMEOUT_S = 120
 @contextmanager
 def training(data: Path, output: Path, pipeline: str, *prefix: str) -> Iterator[subprocess.Popen[str]]:
     """A run that goes on for ever."""
-    flags = ["--backbone", "resnet18", "--backbone-weights", "none", "--epochs", "1000000", "--evaluation"]
+    flags = ["--checkpoint", str(small_checkpoint()), "--epochs", "1000000", "--evaluation"]
     machine = ["--bs", "4", "--num-workers", "1", "--device", "cpu", "--log-interval", "1"]
     process = subprocess.Popen(
         [*prefix, sys.executable, str(ROOT / "main.py"), "--data", str(data), "--data_pipeline", pipeline]

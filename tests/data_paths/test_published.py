@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from nvidia.dali import fn, pipeline_def, types
+from runs import small_checkpoint
 from square_view import view_with
 
 import main
@@ -137,7 +138,7 @@ def test_the_flag_has_crowds_learned_and_the_rest_as_published(
         "build_train",
         lambda *a, **named: (passed.append(named["view"].augmentation), build_train(*a, **named))[1],
     )
-    flags = "--epochs 1 --bs 4 --backbone resnet18 --backbone-weights none --device cpu --num-workers 1 --seed 1 "
+    flags = f"--epochs 1 --bs 4 --checkpoint {small_checkpoint()} --device cpu --num-workers 1 --seed 1 "
     flags += f"--no-plots --data_pipeline {name} --data {data_copy} --output {tmp_path / 'run'}"
     assert main.main([*flags.split(), "--augmentation", "published"]) == 0
     assert "11 of 12 images to train on" in capsys.readouterr().out and passed == [PUBLISHED]

@@ -10,8 +10,8 @@ from types import TracebackType
 import psutil
 from runs import ENVIRONMENT, ROOT
 
-# main.py, with a line in the journal for each file that the process opens for writing in the folder, or renames, links
-# or removes there. Lines of several processes are in the order in which these things happened.
+# slow_main.py, with a line in the journal for each file that the process opens for writing in the folder, or renames,
+# links or removes there. Lines of several processes are in the order in which these things happened.
 _JOURNALLED = """
 import os, sys
 
@@ -34,20 +34,21 @@ def note(event, arguments):
 
 
 sys.addaudithook(note)
-sys.path.insert(0, os.getcwd())
-import main
+sys.path.insert(0, os.path.join(os.getcwd(), "tests"))
+import slow_main
 
-sys.exit(main.main(sys.argv[3:]))
+sys.exit(slow_main.main(sys.argv[3:]))
 """
 
 
 class Launcher:
     """torchrun with two ranks that run this command line; nothing of it is left at the end.
 
-    output: the run's folder, as it stands in the command. journal: see `assert_one_writer_at_a_time`.
+    output: the run's folder, as it stands in the command. journal: see `assert_one_writer_at_a_time`. step_s: how many
+    seconds each step takes at least, so that there is time to kill the run in.
     """
 
-    def __init__(self, command: list[str], output: Path, journal: Path) -> None:
+    def __init__(self, command: list[str], output: Path, journal: Path, step_s: float = 0) -> None:
         program = journal.with_name("journalled.py")
         program.write_text(_JOURNALLED)
         self._said = journal.with_suffix(f".{time.monotonic_ns()}.said")
@@ -55,7 +56,7 @@ class Launcher:
         with self._said.open("w") as stream:
             self._process = subprocess.Popen(
                 [sys.executable, *torchrun, str(program), str(output), str(journal), *command],
-                cwd=ROOT, env=ENVIRONMENT, stdout=stream, stderr=stream,
+                cwd=ROOT, env={**ENVIRONMENT, "SECONDS_A_STEP": str(step_s)}, stdout=stream, stderr=stream,
             )  # fmt: skip
         self.ranks: list[psutil.Process] = []
         """Those that were left by `kill_alone`, by rank if they had been started."""

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from runs import ENVIRONMENT, ROOT, run_all, small_checkpoint
 from torch import Tensor, nn
 
 import main
@@ -39,7 +40,6 @@ from ssd.training.loop import train
 from ssd.training.optimizer import build_optimizer
 from ssd.training.state import Training
 
-ROOT = Path(main.__file__).parent
 HERE = Ranks(0, 0, 1, torch.device("cpu"))
 CLOSED = replace(RECIPES["mlperf"](114, 8), mlperf=True, mlperf_division="closed", seed=7)
 BOUNDARIES = "--multistep must be 40 50 or both longer by the same tenths: 44 55, 48 60, ..."
@@ -475,11 +475,12 @@ def test_the_command_line_with_the_recipe_passes_as_closed(
 
 # --- whole runs ---
 
-TRAINED = ["--backbone", "resnet18", "--backbone-weights", "none", "--bs", "4", "--lr", "0.02", "--seed", "3"]
-TRAINED += ["--no-plots"]
 JUDGED = ["--score-threshold", "0", "--device", "cpu"]
 OPEN = ["--mlperf", "--mlperf-division", "open"]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def trained() -> list[str]:
+    return ["--checkpoint", str(small_checkpoint()), "--bs", "4", "--lr", "0.02", "--seed", "3", "--no-plots"]
 
 
 @pytest.fixture(scope="module")
@@ -517,7 +518,7 @@ def test_an_open_run_passes_and_touches_no_data_before_run_start(
     monkeypatch.setattr(ComplianceLog, "run_start", fill_after)
     output = tmp_path / "run"
     flags = ["--data_pipeline", data_pipeline, "--num-workers", workers, "--epochs", 3, "--evaluation", 2]
-    assert main.main([*map(str, ["--data", data, "--output", output, *TRAINED, *JUDGED, *OPEN, *flags])]) == 0
+    assert main.main([*map(str, ["--data", data, "--output", output, *trained(), *JUDGED, *OPEN, *flags])]) == 0
     said = capsys.readouterr().out
     assert f"MLPerf's checker (ruleset 1.0.0, open division) passes {output / 'mlperf.log'}" in said
     log = output / "mlperf.log"
@@ -531,23 +532,17 @@ def test_an_open_run_passes_and_touches_no_data_before_run_start(
     assert (value_of(log, "train_samples"), value_of(log, "eval_samples"), value_of(log, "seed")) == (4, 2, 3)
 
 
-def command(*arguments: object, ranks: int = 1) -> list[str]:
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
-    return [*map(str, [sys.executable, "-u", *torchrun, ROOT / "main.py", *arguments, *TRAINED, *JUDGED, *OPEN])]
-
-
 @pytest.mark.slow
 def test_a_killed_open_run_goes_on(demo_data: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     flags = ["--data", demo_data, "--output", output, "--num-workers", 0, "--data_pipeline", "no_dali"]
-    forever = command(*flags, "--epochs", 100)
+    program: list[object] = [sys.executable, "-u", ROOT / "main.py", *flags, "--epochs", 999]
+    forever = [*map(str, [*program, *trained(), *JUDGED, *OPEN])]
     with subprocess.Popen(forever, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and any(line.startswith("epoch 3/") for line in process.stdout)
         process.kill()
     killed_after = torch.load(output / "checkpoints" / "last.pt")["epoch"]
-    rest = command(*flags, "--epochs", killed_after + 2, "--resume", "auto")
-    done = subprocess.run(rest, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    run_all([[*flags, "--epochs", killed_after + 2, "--resume", "auto", *trained(), *JUDGED, *OPEN]], 1)
     log = output / "mlperf.log"
     assert_passes(log)
     for what in ("start", "stop"):
@@ -558,9 +553,8 @@ def test_a_killed_open_run_goes_on(demo_data: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_ranks_have_one_log(demo_data: Path, tmp_path: Path) -> None:
     flags = ["--data", demo_data, "--output", tmp_path, "--num-workers", 0, "--data_pipeline", "no_dali", "--epochs", 1]
-    done = subprocess.run(command(*flags, ranks=2), env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("MLPerf's checker (ruleset 1.0.0, open division) passes") == 1
+    said = run_all([[*flags, *trained(), *JUDGED, *OPEN]], 2)
+    assert said.count("MLPerf's checker (ruleset 1.0.0, open division) passes") == 1
     log = tmp_path / "mlperf.log"
     assert_passes(log)
     assert value_of(log, "global_batch_size") == 8 and value_of(log, "model_bn_span") == 4
@@ -571,7 +565,7 @@ def test_two_ranks_have_one_log(demo_data: Path, tmp_path: Path) -> None:
 def test_a_closed_run_that_fails_says_why(small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--data", small_data, "--output", tmp_path / "run", "--num-workers", 0, "--epochs", 1]
     closed = ["--data_pipeline", "no_dali", "--mlperf", "--mlperf-division", "closed"]
-    assert main.main([*map(str, [*flags, *TRAINED, *JUDGED, *closed])]) == 1
+    assert main.main([*map(str, [*flags, *trained(), *JUDGED, *closed])]) == 1
     said = capsys.readouterr().out
     assert "(ruleset 1.0.0, closed division) objects to" in said
     for complaint in ("an evaluation must reach an AP of 0.23", "--warmup must be 1", "--multistep must be 40 50"):
@@ -583,7 +577,7 @@ def test_a_closed_run_that_fails_says_why(small_data: Path, tmp_path: Path, caps
 def test_time_to_target(small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "run"
     flags = ["--data_pipeline", "no_dali", "--num-workers", 0, "--epochs", 3, "--evaluation", 1, "--target", 0]
-    assert main.main([*map(str, ["--data", small_data, "--output", output, *TRAINED, *JUDGED, *OPEN, *flags])]) == 0
+    assert main.main([*map(str, ["--data", small_data, "--output", output, *trained(), *JUDGED, *OPEN, *flags])]) == 0
     results = json.loads((output / "results.json").read_text())
     assert results["epochs"] == 1 and results["time_to_target_s"] == run_seconds(output / "mlperf.log")
     assert results["time_to_target_s"] > results["train_seconds"]  # the data path and the model are built in it

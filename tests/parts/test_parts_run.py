@@ -5,14 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from runs import assert_equal_runs, last_of, log_of, write_small_data
+from runs import assert_equal_runs, last_of, log_of, small_checkpoint, write_small_data
 
 import main
 from pipelines.demo.shapes import POINTS
 from ssd.checkpoints import checkpoint
+from ssd.detectors.torchvision.names import settings_of
 
 FLAGS = (
-    "--backbone-weights none --min-size 48 --max-size 64 --bs 2 --lr 0.05 --warmup 0 --clip-norm 10 --seed 3 "
+    "--min-size 48 --max-size 64 --bs 2 --lr 0.05 --warmup 0 --clip-norm 10 --seed 3 "
     "--device cpu --num-workers 0 --log-interval 1 --no-plots --evaluation --epochs 1 --data_pipeline no_dali "
     "--score-threshold 0.01 --max-per-image 5"
 ).split()
@@ -31,9 +32,11 @@ def run(*arguments: object) -> None:
 @pytest.mark.parametrize(("family", "part"), [("maskrcnn", "segm"), ("keypointrcnn", "keypoints")])
 def test_a_run_goes_on_bit_for_bit_and_is_judged(family: str, part: str, data: Path, tmp_path: Path) -> None:
     """In the middle of an epoch of three steps."""
-    flags = ["--detector", f"{family}_resnet18_fpn", *FLAGS, "--data", data]
+    detector = f"{family}_resnet18_fpn"
+    small = small_checkpoint(settings_of(detector, "none"))
+    flags = ["--detector", detector, "--checkpoint", small, *FLAGS, "--data", data]
     whole, again = tmp_path / "whole", tmp_path / "again"
-    run(*flags, "--output", whole, "--checkpoint-every", "1 steps", "--keep-checkpoints", 9)
+    run(*flags, "--output", whole, "--checkpoint-every", "2 steps")
     run(*flags, "--output", again, "--resume", whole / "checkpoints" / "step-00000002.pt")
     assert_equal_runs(last_of(whole), last_of(again))
     loss = {"maskrcnn": "loss_mask_loss", "keypointrcnn": "loss_keypoint_loss"}[family]

@@ -5,13 +5,15 @@ import os
 from pathlib import Path
 
 import pytest
-from runs import SETTINGS, write_small_data
+from runs import settings, write_small_data
 
 import main
 
 pytestmark = pytest.mark.slow
 
-SMALL = ["--epochs", "1", *SETTINGS[:-1]]  # with plots
+
+def small() -> list[str]:
+    return ["--epochs", "1", *settings()[:-1]]  # with plots
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +38,8 @@ def test_every_command(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     last = str(run / "checkpoints" / "last.pt")
     commands = [
         ["check", *data],
-        [*data, *torch_path, *SMALL, "--output", str(run)],
-        [*data, *torch_path, *SMALL, "--output", str(run), "--resume", "auto", "--epochs", "2"],
+        [*data, *torch_path, *small(), "--output", str(run)],
+        [*data, *torch_path, *small(), "--output", str(run), "--resume", "auto", "--epochs", "2"],
         ["evaluate", *data, *torch_path, *device, "--checkpoint", last, "--score-threshold", "0"],
         ["predict", *device, "--checkpoint", last, "--output", str(place / "found"), str(place / "data" / "train2017")],
         ["plot", str(run), str(run), "--output", str(place / "plots")],
@@ -51,6 +53,6 @@ def test_every_command(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_dali_refuses_them_by_name(place: Path, refusal) -> None:
-    line = refusal("--data", place / "data", *SMALL, "--data_pipeline", "dali", "--output", place / "dali")
+    line = refusal("--data", place / "data", *small(), "--data_pipeline", "dali", "--output", place / "dali")
     assert "this name is no UTF-8" in line and "--data_pipeline no_dali" in line
     assert not (place / "dali").exists()

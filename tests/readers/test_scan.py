@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +18,7 @@ from dirty_data import (
     truncated,
     write_clean_data,
 )
+from runs import run_all, small_checkpoint
 from square_view import VIEW
 
 import main
@@ -278,7 +277,7 @@ def test_a_run_over_bad_images(
     splits = ["--train-split", "train", "--val-split", "val"]
     flags = ["--data", str(data), *splits, "--data_pipeline", data_pipeline, "--device", "cpu", "--num-workers", "1"]
     output = tmp_path / "run"
-    model = "--backbone resnet18 --backbone-weights none --epochs 1 --bs 2 --seed 1 --no-plots".split()
+    model = ["--checkpoint", str(small_checkpoint()), *"--epochs 1 --bs 2 --seed 1 --no-plots".split()]
     assert main.main([*flags, *model, "--output", str(output)]) == 2
     capfd.readouterr()
     assert main.main([*flags, *model, "--output", str(output), "--on-bad-image", "skip"]) == 0
@@ -313,10 +312,7 @@ def test_two_ranks_leave_out_the_same(data: Path, tmp_path: Path) -> None:
     spoil(data, "val")
     output = tmp_path / "run"
     flags = ["--data", str(data), "--train-split", "train", "--val-split", "val", "--data_pipeline", "no_dali"]
-    model = "--device cpu --num-workers 0 --backbone resnet18 --backbone-weights none".split()
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", main.__file__]
+    model = ["--device", "cpu", "--num-workers", "0", "--checkpoint", small_checkpoint()]
     options = ["--output", str(output), "--on-bad-image", "skip", "--epochs", "1", "--bs", "2", "--no-plots"]
-    done = subprocess.run([*command, *flags, *model, *options], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("the metrics are those of 2 of its 8 images") == 1
+    assert run_all([[*flags, *model, *options]], 2).count("the metrics are those of 2 of its 8 images") == 1
     assert json.loads((output / "results.json").read_text())["val_images_left_out"] == 6

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import tool_data
+from runs import small_checkpoint
 from square_view import VIEW
 
 import main
@@ -59,9 +60,7 @@ def test_check_and_the_loaders_of_both_paths(
 def test_a_training_by_command(tool: Callable[[Path], None], tmp_path: Path) -> None:
     data, run = tmp_path / "data", tmp_path / "run"
     tool(data)
-    flags = (
-        "--device cpu --backbone resnet18 --backbone-weights none --epochs 1 --batch-size 4 --num-workers 0 --no-plots"
-    )
+    flags = f"--device cpu --checkpoint {small_checkpoint()} --epochs 1 --batch-size 4 --num-workers 0 --no-plots"
     assert main.main(["--data", str(data), "--data_pipeline", "no_dali", *flags.split(), "--output", str(run)]) == 0
     config = json.loads((run / "config.json").read_text())["settings"]
     assert config["train_split"] and config["val_split"]

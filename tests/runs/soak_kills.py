@@ -27,7 +27,15 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "helpers"), str(Path(__file__).p
 
 import torch  # noqa: E402
 from launcher_kills import Launcher, assert_one_writer_at_a_time  # noqa: E402
-from runs import SETTINGS, assert_equal_runs, last_of, log_of, losses_of, write_small_data  # noqa: E402
+from runs import (  # noqa: E402
+    SETTINGS,
+    WHOLE_DETECTOR,
+    assert_equal_runs,
+    last_of,
+    log_of,
+    losses_of,
+    write_small_data,
+)  # fmt: skip
 
 import main  # noqa: E402
 import pipelines.dali.loaders  # noqa: E402, F401  imported once, for all that is forked
@@ -68,7 +76,8 @@ def end_of(process: int, within_s: float) -> int | None:
 def flags_of(path: str, data: Path) -> list[str]:
     """A run that goes on by itself; the folder is to follow."""
     # Without worker processes the torch path takes less time, and has as many points to be killed at.
-    fixed = ["--data", str(data), "--data_pipeline", path, *SETTINGS, "--num-workers", str(int(path == "dali"))]
+    fixed = ["--data", str(data), "--data_pipeline", path, *WHOLE_DETECTOR, *SETTINGS]
+    fixed += ["--num-workers", str(int(path == "dali"))]
     return [*fixed, "--epochs", str(EPOCHS), "--checkpoint-every", "1 step", "--resume", "auto", "--output"]
 
 

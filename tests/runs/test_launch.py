@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from runs import ENVIRONMENT, ROOT, SETTINGS, free_ports, last_of, log_of, write_small_data
+from runs import ENVIRONMENT, ROOT, SLOW, free_ports, last_of, log_of, settings, write_small_data
 from test_faults import finish, steps_done, wait_until
 from torch.distributed.run import get_args_parser
 
@@ -143,12 +143,15 @@ def test_the_slurm_script_trains_is_requeued_and_ends(commands: Callable[..., di
     torchrun = f'#!/usr/bin/env bash\nexec {sys.executable} -m torch.distributed.run "$@"\n'
     environment = commands(torchrun=torchrun, srun=SRUN, scontrol=SCONTROL) | SLURM_VARIABLES
     environment |= {"REQUEUED": str(tmp_path / "requeued"), "RANKS_PER_NODE": "2", "RENDEZVOUS_PORT": str(port)}
-    flags = ["--data", data, "--output", output, "--data_pipeline", "no_dali", "--epochs", 6, *SETTINGS]
+    environment |= {"SECONDS_A_STEP": "0.5"}
+    flags = ["--data", data, "--output", output, "--data_pipeline", "no_dali", "--epochs", 4]
+    flags += settings()
+    (tmp_path / "main.py").symlink_to(SLOW)  # which the script starts
 
     def start() -> subprocess.Popen[str]:
         command = ["bash", str(SLURM), *map(str, flags)]
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        return subprocess.Popen(command, env=environment, cwd=ROOT, **pipes)
+        return subprocess.Popen(command, env=environment, cwd=tmp_path, **pipes)
 
     with start() as job:
         wait_until(lambda: steps_done(output) >= 1, [job])
@@ -156,10 +159,10 @@ def test_the_slurm_script_trains_is_requeued_and_ends(commands: Callable[..., di
         said = finish(job)
     assert (tmp_path / "requeued").read_text() == "7\n", said
     saved = last_of(output)["step"]
-    assert 1 <= saved < 12
+    assert 1 <= saved < 8
     with start() as job:
         said = finish(job)
         assert job.returncode == 0, said
     assert (tmp_path / "requeued").read_text() == "7\n"
     assert [line["step"] for line in log_of(output, "resumed")] == [saved]
-    assert last_of(output)["step"] == 12
+    assert last_of(output)["step"] == 8

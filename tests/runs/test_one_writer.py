@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from launcher_kills import Launcher, assert_one_writer_at_a_time
-from runs import ENVIRONMENT, ROOT, SETTINGS, assert_equal_runs, last_of, log_of, losses_of, write_small_data
+from runs import ENVIRONMENT, ROOT, assert_equal_runs, last_of, log_of, losses_of, run_all, settings, write_small_data
 
 from ssd.distributed import Ranks
 from ssd.errors import InputError
@@ -155,7 +155,7 @@ def test_what_another_run_wrote_while_this_one_waited(tmp_path: Path, monkeypatc
 
 
 def command(data: Path, output: Path, *flags: object) -> list[str]:
-    fixed = ["--data", data, "--output", output, "--data_pipeline", "no_dali", "--epochs", 3, *SETTINGS]
+    fixed = ["--data", data, "--output", output, "--data_pipeline", "no_dali", "--epochs", 3, *settings()]
     return [*map(str, [*fixed, "--checkpoint-every", "1 step", "--resume", "auto", *flags])]
 
 
@@ -186,9 +186,8 @@ def test_a_run_beside_another_is_refused(data: Path, tmp_path: Path, refusal) ->
 def test_kills_of_torchrun_alone(data: Path, tmp_path: Path) -> None:
     """Its ranks live on for a moment; the run that is started at once waits for them, and loses and adds nothing."""
     undisturbed, output, journal = tmp_path / "undisturbed", tmp_path / "run", tmp_path / "journal.txt"
-    with Launcher(command(data, undisturbed), undisturbed, tmp_path / "journal-of-undisturbed.txt") as launcher:
-        assert launcher.wait(600) == 0, launcher.said()
-    with Launcher(command(data, output), output, journal) as launcher:
+    run_all([[*command(data, undisturbed)]], 2)
+    with Launcher(command(data, output), output, journal, step_s=0.5) as launcher:
         while len(log_of(output, "train")) < 2:
             assert launcher.wait(0.02) is None, launcher.said()
         launcher.kill_alone()

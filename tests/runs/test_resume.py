@@ -7,14 +7,17 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from runs import SETTINGS, assert_equal_runs, last_of, log_of, run_all, write_small_data
+from runs import assert_equal_runs, last_of, log_of, run_all, settings, write_small_data
 
 from ssd.checkpoints import checkpoint
 
 pytestmark = pytest.mark.slow
 
 PATHS = ("dali", "no_dali")
-TWO_EPOCHS = [*SETTINGS, "--epochs", "2", "--keep-checkpoints", "99"]
+
+
+def two_epochs() -> list[str]:
+    return [*settings(), "--epochs", "2", "--keep-checkpoints", "99"]
 
 
 class Place(NamedTuple):
@@ -44,7 +47,7 @@ def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int]
             folder = tmp_path_factory.mktemp(f"ranks{ranks}")
             commands: list[list[object]] = []
             for path in PATHS:
-                command = ["--data", data, "--data_pipeline", path, *TWO_EPOCHS, "--checkpoint-every", "1 step"]
+                command = ["--data", data, "--data_pipeline", path, *two_epochs(), "--checkpoint-every", "1 step"]
                 commands.append([*command, "--num-workers", 1, "--output", folder / path])
                 for step in PLACES[ranks][:2]:
                     for workers in (1, 2):
@@ -102,7 +105,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     for name in ("last.pt", "step-00000006.pt"):
         file = output / "checkpoints" / name
         file.write_bytes(file.read_bytes()[:-1000])
-    command = ["--data", data, "--data_pipeline", "no_dali", *TWO_EPOCHS, "--output", output, "--resume", "auto"]
+    command = ["--data", data, "--data_pipeline", "no_dali", *two_epochs(), "--output", output, "--resume", "auto"]
     said = run_all([command], 1)
     for name in ("last.pt", "step-00000006.pt"):
         assert f"note: {output / 'checkpoints' / name}: cannot be read as a checkpoint" in said
@@ -120,7 +123,7 @@ def test_on_other_ranks_a_run_goes_on_by_the_images_it_has_seen(
 ) -> None:
     """After an epoch and four images on two ranks, a third step on one rank is left of an epoch of five images."""
     file = runs(2) / path / "checkpoints" / "step-00000003.pt"
-    command = ["--data", data, "--data_pipeline", path, *TWO_EPOCHS, "--num-workers", 1, "--output", tmp_path / "run"]
+    command = ["--data", data, "--data_pipeline", path, *two_epochs(), "--num-workers", 1, "--output", tmp_path / "run"]
     said = run_all([[*command, "--resume", file]], 1)
     assert "resuming after epoch 1 and 2 of 3 steps: world_size was 2 and is 1" in said
     assert ("the images come in a new order" in said) == (path == "dali")
@@ -146,7 +149,7 @@ def test_other_data_and_settings_are_refused(
     flags: list[str], complaint: str, data: Path, runs: Callable[[int], Path], refusal: Callable[..., str]
 ) -> None:
     file = runs(1) / "dali" / "checkpoints" / "last.pt"
-    command = ["--data", data, "--data_pipeline", "dali", *SETTINGS, "--epochs", "3", *flags]
+    command = ["--data", data, "--data_pipeline", "dali", *settings(), "--epochs", "3", *flags]
     message = refusal(*command, "--resume", file, "--output", file.parents[2] / "none")
     assert complaint in message and "--resume-anyway" in message
     assert not (file.parents[2] / "none").exists()
@@ -159,5 +162,5 @@ def test_another_dali_is_refused(
     content = last_of(runs(1) / "dali")
     file = tmp_path / "other.pt"
     checkpoint.save(file, {**content, "data": {**content["data"], name: "other"}})
-    command = ["--data", data, "--data_pipeline", "dali", *SETTINGS, "--epochs", "3"]
+    command = ["--data", data, "--data_pipeline", "dali", *settings(), "--epochs", "3"]
     assert f"{name} was other and is " in refusal(*command, "--resume", file, "--output", tmp_path / "run")

@@ -12,8 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from runs import ENVIRONMENT, ROOT, assert_equal, log_of
+from runs import (
+    ENVIRONMENT,
+    ROOT,
+    WHOLE_DETECTOR,
+    WITHIN_S,
+    assert_equal,
+    log_of,
+    run_here,
+    run_ranks,
+    small_checkpoint,
+)
 
+from ssd.checkpoints import checkpoint
 from ssd.detectors.ssd300.model import SSD300
 from ssd.evaluation.coco import METRIC_NAMES
 from ssd.precision import has_16_bit_units
@@ -24,17 +35,21 @@ RUN_FILES = (".lock", "config.json", "log.jsonl", "results.json", "evaluation.js
 PATHS = ("dali", "no_dali")
 # Every detection counts, so that a detector of a few steps has an AP above 0.
 JUDGED = ["--score-threshold", "0", "--device", "cpu", "--num-workers", "1"]
-TRAINED = ["--backbone", "resnet18", "--backbone-weights", "none", "--bs", "4", "--lr", "0.02", "--seed", "3"]
-TRAINED += ["--no-plots"]  # tests/report/test_report.py draws them
+TRAINED = ["--bs", "4", "--lr", "0.02", "--seed", "3", "--no-plots"]  # tests/report/test_report.py draws them
 
 
-def run(*arguments: object, program: list[object] | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *(program or [ROOT / "main.py"]), *arguments]
-    return subprocess.run([*map(str, command)], env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+def run(program: list[object], *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *program, *arguments]
+    return subprocess.run([*map(str, command)], env=ENVIRONMENT, capture_output=True, text=True, timeout=WITHIN_S)
+
+
+def trained(data: Path, output: Path, *flags: object) -> list[object]:
+    fixed = ["--data", data, "--output", output, "--checkpoint", small_checkpoint(), *TRAINED, *JUDGED]
+    return [*fixed, "--log-interval", 1, *flags]
 
 
 def train(data: Path, output: Path, *flags: object) -> subprocess.CompletedProcess[str]:
-    return run("--data", data, "--output", output, *TRAINED, *JUDGED, "--log-interval", 1, *flags)
+    return run_here(*trained(data, output, *flags))
 
 
 def succeeded(done: subprocess.CompletedProcess[str]) -> str:
@@ -59,13 +74,23 @@ def losses_of(output: Path) -> list[tuple[float, float]]:
 
 
 @pytest.fixture(scope="module", params=PATHS)
+def whole(request: pytest.FixtureRequest, demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of main.py's run of two epochs of three steps, evaluated after each, with the whole SSD300-R18; named
+    for its data path. Not to be written to."""
+    output = tmp_path_factory.mktemp("whole") / str(request.param)
+    flags = ["--log-interval", 1, "--data_pipeline", request.param, "--epochs", 2, "--evaluation", 1]
+    fixed = ["--data", demo_data, "--output", output, *WHOLE_DETECTOR, *TRAINED, *JUDGED]
+    said = succeeded(run([ROOT / "main.py"], *fixed, *flags))
+    assert "epoch 1/2" in said and "epoch 2/2" in said and f"wrote {output}" in said
+    return output
+
+
+@pytest.fixture(scope="module", params=PATHS)
 def finished(request: pytest.FixtureRequest, demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of two epochs of three steps, evaluated after each; named for its data path. Not to be
-    written to."""
+    """As `whole`, of the small detector, in this process."""
     output = tmp_path_factory.mktemp("finished") / str(request.param)
     flags = ["--data_pipeline", request.param, "--epochs", 2, "--evaluation", 1]
-    said = succeeded(train(demo_data, output, *flags))
-    assert "epoch 1/2" in said and "epoch 2/2" in said and f"wrote {output}" in said
+    succeeded(train(demo_data, output, *flags))
     return output
 
 
@@ -80,40 +105,40 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- what a run leaves behind ---
 
 
-def test_files_of_a_run(finished: Path, demo_data: Path) -> None:
-    files = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
+def test_files_of_a_run(whole: Path, demo_data: Path) -> None:
+    files = {str(path.relative_to(whole)) for path in whole.rglob("*") if path.is_file()}
     names = {"last.pt", "best.pt", "step-00000003.pt", "step-00000006.pt"}
     assert files == {*RUN_FILES, *(f"checkpoints/{name}" for name in names)}
 
-    config = json.loads((finished / "config.json").read_text())
-    assert config["settings"]["data"] == str(demo_data) and config["settings"]["output"] == str(finished)
-    assert config["settings"]["seed"] == 3 and config["settings"]["data_pipeline"] == finished.name
+    config = json.loads((whole / "config.json").read_text())
+    assert config["settings"]["data"] == str(demo_data) and config["settings"]["output"] == str(whole)
+    assert config["settings"]["seed"] == 3 and config["settings"]["data_pipeline"] == whole.name
     assert config["world_size"] == 1 and config["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert config["hardware"]["device"] == "cpu" and config["hardware"]["cpu_cores"] >= 1
     assert "main.py" in config["command"][0]
 
-    steps = log_of(finished, "train")
+    steps = log_of(whole, "train")
     assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]
     units = {"time_s", "skipped_steps", "images_per_second", "data_wait_s", "elapsed_s", "learning_rate"}
     assert steps[0].keys() == {"event", "step", "epoch", "loss", "box_loss", "class_loss", *units}
     assert all(line["loss"] == pytest.approx(line["box_loss"] + line["class_loss"]) for line in steps)
     assert all(line["learning_rate"] == pytest.approx(0.02 * 4 / 32) for line in steps)
     assert steps[-1]["loss"] < steps[0]["loss"]
-    evaluations = log_of(finished, "evaluation")
+    evaluations = log_of(whole, "evaluation")
     assert [line["epoch"] for line in evaluations] == [1, 2] and [line["step"] for line in evaluations] == [3, 6]
     assert all(line["evaluation_s"] > 0 for line in evaluations)
 
-    results = json.loads((finished / "results.json").read_text())
+    results = json.loads((whole / "results.json").read_text())
     assert {name: results[name] for name in METRIC_NAMES} == {name: evaluations[-1][name] for name in METRIC_NAMES}
     assert 0 < results["AP"] < results["AP50"] < 1
     assert set(results["per_class"]) == {"balloon", "crate", "star", "donut", "leaf", "mushroom"}
     assert results["images_per_second"] > 0 and results["train_seconds"] > 0 and results["epochs"] == 2
-    assert (results["seed"], results["data_pipeline"], results["backbone"]) == (3, finished.name, "resnet18")
+    assert (results["seed"], results["data_pipeline"], results["backbone"]) == (3, whole.name, "resnet18")
 
 
-def test_checkpoints_of_a_run(finished: Path) -> None:
-    evaluations = {line["epoch"]: line["AP"] for line in log_of(finished, "evaluation")}
-    last, best = (load(finished / "checkpoints" / name) for name in ("last.pt", "best.pt"))
+def test_checkpoints_of_a_run(whole: Path) -> None:
+    evaluations = {line["epoch"]: line["AP"] for line in log_of(whole, "evaluation")}
+    last, best = (load(whole / "checkpoints" / name) for name in ("last.pt", "best.pt"))
     assert last["epoch"] == 2 and last["step"] == 6
     assert best["epoch"] == max(evaluations, key=lambda epoch: (evaluations[epoch], -epoch))
     assert last["best_ap"] == best["best_ap"] == max(evaluations.values())
@@ -124,16 +149,17 @@ def test_checkpoints_of_a_run(finished: Path) -> None:
             and content["settings"]["batch_size"] == 4
         )
         assert content["categories"][:2] == [(1, "balloon"), (3, "crate")]
-        SSD300("resnet18", len(content["categories"]) + 1).load_state_dict(content["model"])
+        model = checkpoint.build_model(content, whole)
+        assert isinstance(model, SSD300) and model.num_classes == len(content["categories"]) + 1
 
 
-def test_evaluate_repeats_the_runs_metrics(finished: Path, demo_data: Path, tmp_path: Path) -> None:
-    fixed = ["--data", demo_data, "--data_pipeline", finished.name, *JUDGED, "--json", tmp_path / "metrics.json"]
-    epoch = load(finished / "checkpoints" / "best.pt")["epoch"]
-    said = succeeded(run("evaluate", "--checkpoint", finished / "checkpoints" / "best.pt", *fixed))
+def test_evaluate_repeats_the_runs_metrics(whole: Path, demo_data: Path, tmp_path: Path) -> None:
+    fixed = ["--data", demo_data, "--data_pipeline", whole.name, *JUDGED, "--json", tmp_path / "metrics.json"]
+    epoch = load(whole / "checkpoints" / "best.pt")["epoch"]
+    said = succeeded(run_here("evaluate", "--checkpoint", whole / "checkpoints" / "best.pt", *fixed))
     assert "AP50" in said and "balloon" in said
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    logged = log_of(finished, "evaluation")[epoch - 1]
+    logged = log_of(whole, "evaluation")[epoch - 1]
     for name in METRIC_NAMES:
         assert metrics[name] == pytest.approx(logged[name], abs=1e-6), name
     assert metrics["per_class"] == pytest.approx(logged["per_class"], abs=1e-6)
@@ -208,8 +234,8 @@ def test_resuming_takes_the_optimizers_settings_from_the_flags(small_data: Path,
 
 def test_ctrl_c_and_kill(small_data: Path, tmp_path: Path) -> None:
     """Whatever ends a run, its folder holds a whole checkpoint to go on from, and no half one."""
-    flags = ["--data", small_data, "--output", tmp_path / "run", *TRAINED, *JUDGED, "--data_pipeline", "no_dali"]
-    command = [*map(str, [sys.executable, "-u", ROOT / "main.py", *flags, "--epochs", 100, "--resume", "auto"])]
+    flags = trained(small_data, tmp_path / "run", "--data_pipeline", "no_dali", "--epochs", 999, "--resume", "auto")
+    command = [*map(str, [sys.executable, "-u", ROOT / "main.py", *flags])]
     epochs = []
     for blow in (signal.SIGINT, signal.SIGKILL):
         with subprocess.Popen(
@@ -232,7 +258,7 @@ def test_ctrl_c_and_kill(small_data: Path, tmp_path: Path) -> None:
         last = load(tmp_path / "run" / "checkpoints" / "last.pt")
         epochs.append(last["epoch"])
         assert last["step"] == last["epoch"]
-    assert 1 <= epochs[0] < epochs[1] < 100
+    assert 1 <= epochs[0] < epochs[1] < 999
     assert [line["step"] for line in log_of(tmp_path / "run", "train")][: epochs[0]] == [*range(1, epochs[0] + 1)]
 
 
@@ -275,20 +301,18 @@ sys.exit(main.main(sys.argv[1:]))
 
 @pytest.mark.parametrize("data_pipeline", PATHS)
 def test_two_ranks(data_pipeline: str, demo_data: Path, tmp_path: Path) -> None:
-    """main.py under torchrun: equal weights on both ranks, and every image judged exactly once."""
+    """Equal weights on both ranks, and every image judged exactly once."""
     recorder = tmp_path / "recorder.py"
     recorder.write_text(RECORDER)
-    torchrun: list[object] = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     output, flags = tmp_path / "run", ["--data_pipeline", data_pipeline, "--max-per-image", 3, *JUDGED]
-    done = run(
-        tmp_path, "--data", demo_data, "--output", output, *TRAINED, *flags, "--fp16", "--epochs", 1, "--evaluation", 1,
-        program=[*torchrun, recorder],
-    )  # fmt: skip
-    said = succeeded(done)
+    fixed = trained(demo_data, output, *flags, "--fp16", "--epochs", 1, "--evaluation", 1)
+    ended = run_ranks([tmp_path, *fixed], 2, program=recorder)
+    assert [each.code for each in ended] == [0, 0], ended
+    said = "".join(each.said for each in ended)
     precision = "bfloat16" if has_16_bit_units(torch.device("cpu")) else "float32"
     assert said.count("wrote ") == 1 and f"2 x cpu, {precision}, batch 8" in said
     assert json.loads((output / "config.json").read_text())["world_size"] == 2
-    assert [line["step"] for line in log_of(output, "train")] == [2]  # 11 images in batches of 4 on 2 ranks
+    assert [line["step"] for line in log_of(output, "train")] == [1, 2]  # 11 images in batches of 4 on 2 ranks
 
     last = load(output / "checkpoints" / "last.pt")
     for rank in range(2):
@@ -309,7 +333,7 @@ def test_two_ranks(data_pipeline: str, demo_data: Path, tmp_path: Path) -> None:
         assert (np.diff(results[results[:, 0] == image_id][:, 5]) <= 0).all()
 
     # In bfloat16 the batch an image is in changes the last bits of its scores, which swap detections of no merit.
-    succeeded(run(
+    succeeded(run_here(
         "evaluate", "--checkpoint", output / "checkpoints" / "last.pt", "--data", demo_data, *flags, "--fp16",
         "--json", tmp_path / "metrics.json",
     ))  # fmt: skip
@@ -317,17 +341,10 @@ def test_two_ranks(data_pipeline: str, demo_data: Path, tmp_path: Path) -> None:
     for name in METRIC_NAMES:
         assert alone[name] == pytest.approx(together[name], abs=0.01), name
 
-    # Ranks and images are the same, so each rank's data path goes on where it was.
-    done = run(
-        "--data", demo_data, "--output", output, *TRAINED, *flags, "--fp16", "--epochs", 2, "--resume", "auto",
-        program=[*torchrun, ROOT / "main.py"],
-    )  # fmt: skip
-    assert "resuming after epoch 1\n" in succeeded(done)
-
 
 def test_mistakes_under_torchrun_end_all_ranks(tmp_path: Path) -> None:
     torchrun: list[object] = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", ROOT / "main.py"]
-    done = run("--data", tmp_path / "none", "--device", "cpu", program=torchrun)
+    done = run(torchrun, "--data", tmp_path / "none", "--device", "cpu")
     assert done.returncode != 0
     assert f"error: {tmp_path / 'none'}: no such data folder" in done.stderr
 
@@ -351,7 +368,7 @@ def test_fine_tuning_onto_other_categories(finished: Path, small_data: Path, tmp
         (data / "annotations" / f"instances_{split}.json").write_text(json.dumps(document))
     best = finished / "checkpoints" / "best.pt"
     flags = ["--data", data, "--output", tmp_path / "run", "--data_pipeline", finished.name, "--epochs", 1, "--lr", 0]
-    said = succeeded(run(*flags, "--bs", 4, "--no-plots", *JUDGED, "--checkpoint", best))  # of its own backbone
+    said = succeeded(run_here(*flags, "--bs", 4, "--no-plots", *JUDGED, "--checkpoint", best))  # of its own backbone
     assert f"starting from {best}, with new class heads" in said and "2 classes" in said
     assert set(json.loads((tmp_path / "run" / "results.json").read_text())["per_class"]) == {"round", "other"}
     assert json.loads((tmp_path / "run" / "config.json").read_text())["settings"]["backbone"] == "resnet18"
@@ -364,9 +381,9 @@ def test_fine_tuning_onto_other_categories(finished: Path, small_data: Path, tmp
             assert torch.equal(value, before[name]), name  # the rate is 0
 
     gone = ["--checkpoint", tmp_path / "gone.pt", "--resume", "auto"]  # which a run that goes on needs no more
-    assert "over after epoch 1" in succeeded(run(*flags, "--bs", 4, "--no-plots", *JUDGED, *gone))
+    assert "over after epoch 1" in succeeded(run_here(*flags, "--bs", 4, "--no-plots", *JUDGED, *gone))
     longer = [*flags, "--epochs", 2]
-    assert "epoch 2/2" in succeeded(run(*longer, "--bs", 4, "--no-plots", *JUDGED, *gone))
+    assert "epoch 2/2" in succeeded(run_here(*longer, "--bs", 4, "--no-plots", *JUDGED, *gone))
 
 
 @pytest.mark.parametrize("data_pipeline", PATHS)

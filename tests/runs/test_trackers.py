@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from report_folders import assert_self_contained
-from runs import ENVIRONMENT, ROOT, SETTINGS, assert_equal_runs, last_of, write_small_data
+from runs import ENVIRONMENT, ROOT, assert_equal_runs, last_of, settings, write_small_data
 
 import main
 from ssd.distributed import Ranks
@@ -94,7 +94,7 @@ def test_a_run_that_is_shown_learns_the_same_and_leaves_all_there_is_to_see(
     listener: list[Listener], tmp_path: Path
 ) -> None:
     data, shown, plain = write_small_data(tmp_path / "data"), tmp_path / "shown", tmp_path / "plain"
-    flags = ["--data", str(data), *SETTINGS, "--epochs", "1", "--data_pipeline", "no_dali"]
+    flags = ["--data", str(data), *settings(), "--epochs", "1", "--data_pipeline", "no_dali"]
     assert main.main([*flags, "--output", str(plain)]) == 0 and not (plain / "plots").exists()
     flags.remove("--no-plots")
     assert main.main([*flags, "--output", str(shown), "--track", "tensorboard"]) == 0

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from runs import ENVIRONMENT, last_of, log_of, write_small_data
-from test_faults import MAIN, WITHIN_S, command, steps_done, torchrun, wait_until, world_size_of
+from runs import ENVIRONMENT, SLOW, WITHIN_S, last_of, log_of, write_small_data
+from test_faults import command, steps_done, torchrun, wait_until, world_size_of
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +68,7 @@ def hosts() -> Iterator[Hosts]:
 @contextmanager
 def agent(hosts: Hosts, i: int, arguments: list[str], said: Path) -> Iterator[subprocess.Popen[str]]:
     """torchrun on host i, of which nothing is left at the end."""
-    environment = {**ENVIRONMENT, "GLOO_SOCKET_IFNAME": "cable"}
+    environment = {**ENVIRONMENT, "GLOO_SOCKET_IFNAME": "cable", "SECONDS_A_STEP": "0.2"}
     line = ["ip", "netns", "exec", hosts.names[i], sys.executable, *arguments]
     with said.open("a") as stream:
         process = subprocess.Popen(line, env=environment, stdout=stream, stderr=subprocess.STDOUT, text=True)
@@ -93,7 +93,7 @@ def test_a_host_that_is_cut_off_and_comes_back(hosts: Hosts, tmp_path: Path) -> 
     def host(i: int) -> AbstractContextManager[subprocess.Popen[str]]:
         conf = f"--rdzv-conf=is_host={1 - i},last_call_timeout=2,keep_alive_interval=1,keep_alive_max_attempt=3"
         job = ["--nnodes=1:2", "--nproc_per_node=1", "--max-restarts=20", *endpoint, conf]
-        arguments = [*torchrun(*job, f"--local-addr={ADDRESSES[i]}"), MAIN, *command(data, output, *flags)]
+        arguments = [*torchrun(*job, f"--local-addr={ADDRESSES[i]}"), SLOW, *command(data, output, *flags)]
         return agent(hosts, i, [*map(str, arguments)], tmp_path / f"{i}.txt")
 
     def world_sizes() -> list[int]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import assert_equal_runs, last_of, log_of, run_all, write_small_data
+from runs import MORTAL, assert_equal_runs, last_of, log_of, run_all, run_ranks, small_checkpoint, write_small_data
 
 import main
 import ssd
@@ -15,11 +15,16 @@ from ssd.detectors.torchvision.names import settings_of
 
 # Images of 64 x 96 pixels at most: the smallest runs there are.
 FLAGS = (
-    "--backbone-weights none --min-size 48 64 --max-size 96 --bs 2 --lr 0.05 --warmup 0 --clip-norm 10 --seed 3 "
+    "--min-size 48 64 --max-size 96 --bs 2 --lr 0.05 --warmup 0 --clip-norm 10 --seed 3 "
     "--device cpu --num-workers 1 --log-interval 1 --no-plots --evaluation"
 ).split()
 RETINANET = ["--detector", "retinanet_resnet18_fpn"]
 FASTER = ["--detector", "fasterrcnn_resnet18_fpn"]
+
+
+def small(detector: list[str]) -> list[object]:
+    """The flags of a detector, with a thinned one to start from."""
+    return [*detector, "--checkpoint", small_checkpoint(settings_of(detector[1], "none"))]
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +41,9 @@ def run(*arguments: object) -> None:
 @pytest.mark.parametrize("detector", [RETINANET, FASTER], ids=lambda words: words[1])
 def test_a_run_goes_on_bit_for_bit(detector: list[str], name: str, data: Path, tmp_path: Path) -> None:
     """In the middle of an epoch of three steps, with a moving average and batches in two parts."""
-    flags = [*detector, *FLAGS, "--data", data, "--data_pipeline", name, "--epochs", 2, "--ema", 0.9, "--accumulate", 1]
-    run(*flags, "--output", tmp_path / "whole", "--checkpoint-every", "1 steps", "--keep-checkpoints", 99)
+    flags = [*small(detector), *FLAGS, "--data", data, "--data_pipeline", name, "--epochs", 2]
+    flags += ["--ema", 0.9, "--accumulate", 1]
+    run(*flags, "--output", tmp_path / "whole", "--checkpoint-every", "4 steps")
     run(*flags, "--output", tmp_path / "again", "--resume", tmp_path / "whole" / "checkpoints" / "step-00000004.pt")
     assert_equal_runs(last_of(tmp_path / "whole"), last_of(tmp_path / "again"))
     whole, again = (
@@ -51,39 +57,6 @@ def test_a_run_goes_on_bit_for_bit(detector: list[str], name: str, data: Path, t
     assert all(line["loss"] is not None for line in whole)
 
 
-# Each command in a process forked from one that has imported all and computed nothing. A command that is preceded by
-# "dies" is killed on rank 0 when it has written its first checkpoint and begins with the step after that; the other
-# ranks then end by themselves.
-FORKING_DRIVER = """
-import json, os, signal, sys
-import nvidia.dali, torchvision
-import main
-from ssd.training import loop
-os.fsync = lambda descriptor: None
-build_step = loop.build_step
-
-def build_mortal(training):
-    take_step = build_step(training)
-    def take_or_die(batch, lr):
-        if os.environ["RANK"] == "0" and training.step == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return take_step(batch, lr)
-    return take_or_die
-
-for port, command in json.loads(sys.stdin.read()):
-    dies = command[0] == "dies"
-    if (child := os.fork()) == 0:
-        os.environ["MASTER_PORT"] = str(port)
-        if dies:
-            loop.build_step = build_mortal
-        code = main.main(command[dies:])
-        sys.stdout.flush()
-        os._exit(code)
-    _, status = os.waitpid(child, 0)
-    killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-    if dies and os.environ["RANK"] == "0" and not killed or not dies and status:
-        sys.exit(f"{command}: ended with status {status}")
-"""
 # Epochs of two steps on two ranks, so that a checkpoint after the third is within the second.
 ON_TWO_RANKS = {"retinanet": ("dali", RETINANET), "fasterrcnn": ("no_dali", FASTER)}
 
@@ -93,14 +66,15 @@ def on_two_ranks(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with an undisturbed run on two ranks of each of `ON_TWO_RANKS`, and one that was killed in the middle
     of its second epoch and went on."""
     folder = tmp_path_factory.mktemp("ranks")
-    commands: list[list[object]] = []
     for name, (path, flags) in ON_TWO_RANKS.items():
-        common = [*flags, *FLAGS, "--data", data, "--data_pipeline", path, "--epochs", 2]
+        common = [*small(flags), *FLAGS, "--data", data, "--data_pipeline", path, "--epochs", 2]
         common += ["--checkpoint-every", "3 steps"]
-        commands.append([*common, "--output", folder / f"{name}-whole"])
+        run_all([[*common, "--output", folder / f"{name}-whole"]], 2)
         killed = [*common, "--output", folder / f"{name}-killed"]
-        commands += [["dies", *killed], [*killed, "--resume", "auto"]]
-    run_all(commands, 2, FORKING_DRIVER)
+        # On rank 0, before the fourth step; the other rank then ends by itself.
+        dead, other = run_ranks([folder / f"{name}-died", 3, 0, "itself", 9, *killed], 2, program=MORTAL)
+        assert dead.code == -9 and other.code not in (0, -9), other.said
+        run_all([[*killed, "--resume", "auto"]], 2)
     return folder
 
 
@@ -130,7 +104,7 @@ def retinanet(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run, with plots and report."""
     folder = tmp_path_factory.mktemp("runs") / "retinanet"
     flags = [flag for flag in FLAGS if flag != "--no-plots"]
-    run(*RETINANET, *flags, "--data", data, "--data_pipeline", "no_dali", "--epochs", 1, "--output", folder)
+    run(*small(RETINANET), *flags, "--data", data, "--data_pipeline", "no_dali", "--epochs", 1, "--output", folder)
     return folder
 
 

@@ -1,14 +1,12 @@
 """A step is the same however it is taken: compiled, over ranks, with little sent; and nothing waits for its numbers."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from runs import ENVIRONMENT, ROOT, free_ports
+from runs import run_script_on_two_ranks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssd.config import Config
@@ -139,23 +137,9 @@ with process_group("cpu") as ranks:
 """
 
 
-def run_two_ranks(script: str, folder: Path) -> None:
-    """Of gloo; the script's argument is the folder."""
-    environment = {**ENVIRONMENT, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_ports(1)[0]), "WORLD_SIZE": "2"}
-    command = [sys.executable, "-c", script, str(folder)]
-    ranks = [
-        subprocess.Popen(command, env={**environment, "RANK": str(r), "LOCAL_RANK": str(r)}, cwd=ROOT) for r in range(2)
-    ]
-    try:
-        assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
-    finally:  # one whose other has died waits for it
-        for rank in ranks:
-            rank.kill()
-
-
 @pytest.mark.slow
 def test_ranks_agree_with_and_without_compression(tmp_path: Path) -> None:
-    run_two_ranks(RANK, tmp_path)
+    run_script_on_two_ranks(RANK, tmp_path)
     weights = {file.stem: torch.load(file) for file in tmp_path.glob("*.pt")}
     assert torch.equal(weights["none-0"], weights["none-1"])
     assert torch.equal(weights["bf16-0"], weights["bf16-1"])
@@ -206,7 +190,7 @@ with process_group("cpu") as ranks:
 @pytest.mark.slow
 def test_compiled_over_ranks_it_learns_the_same(tmp_path: Path) -> None:
     """The model is one graph, or it would raise; the ranks exchange gradients as they do without it."""
-    run_two_ranks(COMPILED_RANK, tmp_path)
+    run_script_on_two_ranks(COMPILED_RANK, tmp_path)
     ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     for name in ("plain", "accumulate", "bf16"):
         compiled = [rank[f"{name}, compiled"] for rank in ranks]

@@ -113,8 +113,9 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pyte
     assert file.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
 
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as refused:
         checkpoint.save(tmp_path / "best.pt", small_content())
+    assert refused.value.filename == str(tmp_path / "best.pt")  # which the stream's own complaint does not name
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
 
 
