@@ -78,7 +78,7 @@ def new_training(
         }
     )  # fmt: skip
     model = model or tiny()
-    losses_of = detector_of(SETTINGS).losses_of(SETTINGS, False)
+    losses_of = detector_of(config.detector).losses_of(config.detector, False)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     training = Training(model, build_optimizer(model, config), scaler, losses_of, config, ranks)
     if teacher is not None:

@@ -11,6 +11,7 @@ from ssd.detectors.channels import Stream
 from ssd.detectors.contract import Detector, LossesOf
 from ssd.detectors.detectron.builders import build
 from ssd.detectors.detectron.config.naming import title_of
+from ssd.detectors.detectron.distillation import distillation_parts
 from ssd.detectors.detectron.export import exportable
 from ssd.detectors.detectron.postprocess import detect
 from ssd.detectors.detectron.settings import DetectronSettings
@@ -87,4 +88,5 @@ DETECTRON = Detector(
     foreign_files=FOREIGN_FILES,
     with_skeleton=_with_skeleton,
     skeleton=lambda settings: settings.skeleton,
+    distillation_parts=distillation_parts,
 )

@@ -5,6 +5,7 @@ import torch
 from ssd.batch import RaggedBatch
 from ssd.detectors.contract import Detector
 from ssd.detectors.retinanet.backbone import load_backbone
+from ssd.detectors.retinanet.distillation import PARTS
 from ssd.detectors.retinanet.export import exportable
 from ssd.detectors.retinanet.model import build
 from ssd.detectors.retinanet.postprocess import detect
@@ -47,4 +48,5 @@ RETINANET = Detector(
     streams=streams_of,
     coverage=None,
     foreign_files={".pkl": to_pkl},
+    distillation_parts=lambda settings: PARTS,
 )

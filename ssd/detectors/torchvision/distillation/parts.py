@@ -24,33 +24,39 @@ from ssd.detectors.torchvision.settings import Settings
 from ssd.detectors.torchvision.targets import BETWEEN, match, targets_of
 
 # torchvision's names of a pyramid's maps -> those of papers, whose number is the stride's power of two.
-_DENSE = {"0": "p3", "1": "p4", "2": "p5", "p6": "p6", "p7": "p7"}
-_RCNN = {"0": "p2", "1": "p3", "2": "p4", "3": "p5", "pool": "p6"}
+DENSE = {"0": "p3", "1": "p4", "2": "p5", "p6": "p6", "p7": "p7"}
+RCNN = {"0": "p2", "1": "p3", "2": "p4", "3": "p5", "pool": "p6"}
 _RCNN_MOBILENET = {"0": "p5", "1": "p5-last", "pool": "p6"}
 
 
 def distillation_parts(settings: Settings) -> DistillationParts:
     parts = parts_of(settings.builder)
-    is_dense = parts.family in ("retinanet", "fcos")
-    names = _DENSE if is_dense else _RCNN_MOBILENET if parts.body == MOBILENET else _RCNN
-    is_retinanet = parts.family == "retinanet"
+    if parts.family == "retinanet":
+        return retinanet_parts(ANCHORS)
+    if parts.family == "fcos":
+        return maps_of(DENSE)
+    return maps_of(_RCNN_MOBILENET if parts.body == MOBILENET else RCNN)._replace(is_two_stage=True)
 
-    def watched(model: Any) -> dict[str, nn.Module]:
-        return {"backbone": model.backbone, **({"head": model.head} if is_retinanet else {})}
+
+def maps_of(names: dict[str, str]) -> DistillationParts:
+    """The maps of a backbone. names: what it calls them -> p3 for a stride of 2 to the power of 3, and so on."""
+    return DistillationParts(
+        strides_px={name: 2.0 ** int(name[1]) for name in names.values()},
+        watched=lambda model: {"backbone": model.backbone},
+        maps=lambda seen: {names[name]: each for name, each in seen["backbone"][0].items()},
+        look=lambda model, images, with_heads: {"backbone": [model.backbone(images)]},
+    )
+
+
+def retinanet_parts(anchors: Anchors) -> DistillationParts:
+    """The maps and the heads of a RetinaNet. anchors: what its heads' numbers mean."""
 
     def look(model: Any, images: Tensor, with_heads: bool) -> Seen:
         maps = model.backbone(images)
-        heads = {"head": [model.head(list(maps.values()))]} if with_heads else {}
-        return {"backbone": [maps], **heads}
+        return {"backbone": [maps], **({"head": [model.head(list(maps.values()))]} if with_heads else {})}
 
-    return DistillationParts(
-        strides_px={name: 2.0 ** int(name[1]) for name in names.values()},
-        watched=watched,
-        maps=lambda seen: {names[name]: each for name, each in seen["backbone"][0].items()},
-        look=look,
-        is_two_stage=not is_dense,
-        anchors=_ANCHORS if is_retinanet else None,
-        tail=_TAIL if is_retinanet else None,
+    return maps_of(DENSE)._replace(
+        watched=lambda model: {"backbone": model.backbone, "head": model.head}, look=look, anchors=anchors, tail=_TAIL
     )
 
 
@@ -81,7 +87,7 @@ def _assigned(batch: RaggedBatch, anchors_ltrb_px: Tensor) -> tuple[Tensor, Tens
     return matched >= 0, matched == BETWEEN
 
 
-_ANCHORS = Anchors(
+ANCHORS = Anchors(
     heads=_heads,
     anchors_ltrb_px=lambda maps, images: anchors_ltrb_px(CELLS, list(maps.values()), images),
     decode=decode,

@@ -1,0 +1,63 @@
+"""What detectron2's RetinaNet and Detectron's R-CNNs show, as teachers and as students."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from detectron_models import C4, SMALL
+from distillation_toys import METHODS, hash_of, new_training, random_batch, teacher_of, tiny
+from torchvision_models import NUM_CLASSES
+
+from ssd.detectors.retinanet.distillation import PARTS
+from ssd.detectors.retinanet.settings import RetinaNetSettings
+from ssd.detectors.table import detector_of
+from ssd.errors import InputError
+from ssd.training.step import build_forward
+
+STUDENT, TEACHER = (
+    RetinaNetSettings(f"retinanet_{body}_fpn", norm="batch", trainable_layers=5) for body in ("r18", "r50")
+)
+
+
+def test_retinanet_learns_from_a_larger_one_by_every_method() -> None:
+    torch.manual_seed(0)
+    model, larger = (detector_of(settings).build(settings, NUM_CLASSES) for settings in (STUDENT, TEACHER))
+    with torch.no_grad():  # a fresh head says next to nothing of classes, which would leave nothing to learn
+        for parameter in larger.head.parameters():
+            parameter += 0.02 * torch.randn_like(parameter)
+    before = hash_of(larger)
+    training = new_training(teacher_of(larger, TEACHER), *METHODS, model=model, detector=STUDENT)
+    said = training.losses_of(build_forward(training), random_batch(0))
+    terms = {name: value for name, value in said.items() if name.startswith(METHODS)}
+    assert {name.partition("_")[0] for name in terms} == set(METHODS)
+    assert all(torch.isfinite(value) and value > 0 for value in terms.values()), terms
+    sum(terms.values()).backward()  # type: ignore[union-attr]
+    assert all(parameter.grad is not None for parameter in model.backbone.parameters())  # type: ignore[union-attr]
+    assert all(parameter.grad is None for parameter in larger.parameters())
+    assert all(torch.equal(one, other) for one, other in zip(hash_of(larger), before, strict=True))
+
+
+def test_heads_with_other_anchors_are_refused_and_maps_are_not() -> None:
+    """torchvision's anchors are rounded, and its first class is the background."""
+    theirs, student = teacher_of(tiny(256)), detector_of(STUDENT).build(STUDENT, NUM_CLASSES)
+    with pytest.raises(InputError, match="needs the same anchors and classes in both heads"):
+        new_training(theirs, "gid", model=student, detector=STUDENT)
+    said = new_training(theirs, "pkd", model=student, detector=STUDENT)
+    assert said.losses_of(build_forward(said), random_batch(0))["pkd"] > 0
+
+
+def test_every_logit_of_detectron2_is_a_class() -> None:
+    assert PARTS.anchors is not None
+    assert PARTS.anchors.probabilities(torch.zeros(1, 2, 80)).shape == (1, 2, 80)
+
+
+@pytest.mark.parametrize(("kind", "names"), [({}, ["p2", "p3", "p4", "p5", "p6"]), (C4, ["c4"])], ids=["FPN", "C4"])
+def test_detectrons_maps_have_the_strides_that_they_are_said_to_have(kind: dict[str, object], names: list[str]) -> None:
+    settings = replace(SMALL, **kind)  # type: ignore[arg-type]
+    detector = detector_of(settings)
+    parts = detector.distillation_parts(settings)
+    assert parts is not None and parts.is_two_stage and list(parts.strides_px) == names
+    with torch.no_grad():
+        maps = parts.maps(parts.look(detector.build(settings, NUM_CLASSES).eval(), torch.zeros(1, 3, 64, 128), False))
+    for name, each in maps.items():
+        assert (each.shape[2], each.shape[3]) == (64 / parts.strides_px[name], 128 / parts.strides_px[name])
