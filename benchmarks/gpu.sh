@@ -66,7 +66,7 @@ if command -v nvidia-smi > /dev/null; then
 fi
 for part in "${parts[@]}"; do
     case $part in
-        tests) measure tests "$python" -m pytest tests/test_gpu.py -m gpu -q ;;
+        tests) measure tests "$python" -m pytest tests/training/test_gpu.py -m gpu -q ;;
         peers-plain) peers ;;
         peers-compile) peers --compile ;;
         peers-graphs) peers "${graphs[@]}" ;;

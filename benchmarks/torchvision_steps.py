@@ -23,7 +23,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as main.py has it, before
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "tests")]
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "tests" / "helpers")]
 
 from torchvision_models import NUM_CLASSES, batch_of, their_model, their_targets  # noqa: E402
 

@@ -1,7 +1,9 @@
-"""Pages made from the code, so that they cannot lag behind it: two directives, and docstrings in their own plain style.
+"""Pages made from the code, so that they cannot lag behind it: four directives, and docstrings in a plain style.
 
 `.. commands::` writes a section for each command's parser.
 `.. modules:: PACKAGE` writes one for each of its modules.
+`.. detectron-keys::` writes tables of the keys of Detectron's configuration.
+`.. detectron-names::` writes a list of those that are known by name.
 """
 
 import argparse
@@ -18,6 +20,9 @@ from sphinx.util.docutils import SphinxDirective
 
 from ssd.cli.commands import every_parser
 from ssd.config import Config
+from ssd.detectors.detectron.config.key import ELSEWHERE, FIXED, OBEYED
+from ssd.detectors.detectron.config.keys import KEYS
+from ssd.detectors.detectron.config.shipped import NAMES
 
 # At the end of a help text; it has a column of its own here.
 DEFAULT = re.compile(r"\s*\(default: (.*)\)$")
@@ -95,6 +100,38 @@ class Modules(SphinxDirective):
         return self.parse_text_to_nodes(f".. automodule:: {package}\n\n{text}", allow_section_headings=True)
 
 
+class DetectronKeys(SphinxDirective):
+    """Every key of Detectron's configuration, with its default and what becomes of it, in a table for each fate."""
+
+    def run(self) -> list[nodes.Node]:
+        return self.parse_text_to_nodes("\n".join(_tables_of_keys()), allow_section_headings=True)
+
+
+def _tables_of_keys() -> Iterator[str]:
+    titles = {
+        OBEYED: ("Obeyed", "what it decides"),
+        FIXED: ("Refused, unless it keeps this value", "why"),
+        ELSEWHERE: ("Taken, and said to decide nothing", "why, or what does"),
+    }
+    for fate, (title, what) in titles.items():
+        yield from (title, "~" * len(title), "", ".. list-table::", "   :header-rows: 1", "   :widths: 37 20 43")
+        yield from ("   :class: flags", "", "   * - key", "     - default", f"     - {what}")
+        for name, key in KEYS.items():
+            if key.fate == fate:
+                allowed = f" (also {', '.join(map(str, key.choices))})" if fate == FIXED and key.choices else ""
+                yield f"   * - ``{name}``"
+                yield f"     - ``{key.default!r}``" if key.default != "" else '     - ""'
+                yield f"     - {_escaped(key.text + allowed)}"
+        yield ""
+
+
+class DetectronNames(SphinxDirective):
+    """The configurations that have a name, a line each."""
+
+    def run(self) -> list[nodes.Node]:
+        return self.parse_text_to_nodes("\n".join(f"- ``{name}``" for name in NAMES))
+
+
 def lay_out(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """Makes a list of a paragraph that says "parameter: text. another: text", and has Returns and Raises begin one."""
     text = _marked_up("\n".join(lines).strip())
@@ -135,6 +172,8 @@ def skip(app: Sphinx, what: str, name: str, thing: Any, skipped: bool, options: 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("commands", Commands)
     app.add_directive("modules", Modules)
+    app.add_directive("detectron-keys", DetectronKeys)
+    app.add_directive("detectron-names", DetectronNames)
     app.connect("autodoc-process-docstring", lay_out)
     app.connect("autodoc-skip-member", skip)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

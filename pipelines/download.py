@@ -1,7 +1,7 @@
-"""Fetching COCO 2017: resumable, checked, and in the data folder only when whole.
+"""Fetching COCO 2017 and PASCAL VOC: resumable, checked, and in the data folder only when whole.
 
 COCO states no checksums. The SHA-1 sums are those that GluonCV has checked its downloads by since 2018, the sizes those
-that its server has stated; beyond that, unpacking checks the CRC-32 of every file.
+that its server has stated; beyond that, unpacking checks the CRC-32 of every file. VOC's MD5 sums are torchvision's.
 """
 
 import errno
@@ -11,6 +11,7 @@ import io
 import os
 import re
 import shutil
+import tarfile
 import urllib.error
 import urllib.request
 import zipfile
@@ -25,6 +26,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 
 from ssd.errors import InputError
 
+VOC_URL = "http://host.robots.ox.ac.uk/pascal/VOC"
 COCO_URL = "http://images.cocodataset.org"
 TIMEOUT_S = 60  # without a byte
 _CHUNK_BYTES = 1 << 18
@@ -32,16 +34,21 @@ _CHUNK_BYTES = 1 << 18
 
 @dataclass(frozen=True)
 class Archive:
-    """A zip file and what is taken out of it."""
+    """A zip or tar file and what is taken out of it."""
 
     path: str
     """After the server's address; its last part is the file's name."""
     size_bytes: int
-    sha1: str
+    digest: str
+    """In hexadecimal digits: an SHA-1 of 40 or an MD5 of 32."""
     unpacked_bytes: int
     """About; the room for it is checked before the download, and exactly before unpacking."""
     parts: tuple[str, ...]
     """The folders or files that are unpacked, as they are named in the archive and then in the data folder."""
+    inside: str = ""
+    """The folder in the archive that they lie in, with a slash behind it; the data folder has none."""
+    last: str = ""
+    """Of an archive that shares its folders with others: a file of it that is put there last, and says that all is."""
 
     @property
     def name(self) -> str:
@@ -62,6 +69,23 @@ COCO_2017 = (
     ),
 )
 
+_VOC_PARTS = ("Annotations", "ImageSets", "JPEGImages")
+
+
+def _of_voc(year: str, split: str, date: str, size_bytes: int, md5: str) -> Archive:
+    folder = f"VOC{year}"
+    parts = tuple(f"{folder}/{part}" for part in _VOC_PARTS)
+    last = f"{folder}/ImageSets/Main/{split}.txt"
+    path = f"voc{year}/VOC{split}_{date}.tar"
+    return Archive(path, size_bytes, md5, size_bytes, parts, "VOCdevkit/", last)
+
+
+VOC_2007_2012 = (
+    _of_voc("2007", "trainval", "06-Nov-2007", 460_032_000, "c52e279531787c972589f7e41ab4ae64"),
+    _of_voc("2007", "test", "06-Nov-2007", 451_020_800, "b6e924de25625d8de591ea690078ad9f"),
+    _of_voc("2012", "trainval", "11-May-2012", 1_999_639_040, "6cd6e144f989b92b3379bac3b3de84fd"),
+)
+
 
 def download(folder: Path, url: str = COCO_URL, archives: tuple[Archive, ...] = COCO_2017) -> list[str]:
     """Fetches and unpacks into folder what is not there yet; returns the names of the archives that were needed.
@@ -71,7 +95,7 @@ def download(folder: Path, url: str = COCO_URL, archives: tuple[Archive, ...] = 
     expected file, or the connection is lost for good.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    needed = [archive for archive in archives if not all((folder / part).exists() for part in archive.parts)]
+    needed = [archive for archive in archives if not _is_there(folder, archive)]
     _require_space(folder, _peak_bytes(folder, needed))
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
@@ -84,6 +108,10 @@ def download(folder: Path, url: str = COCO_URL, archives: tuple[Archive, ...] = 
                 _unpack(stream, folder, archive, progress)
                 file.unlink()
     return [archive.name for archive in needed]
+
+
+def _is_there(folder: Path, archive: Archive) -> bool:
+    return all((folder / part).exists() for part in ((archive.last,) if archive.last else archive.parts))
 
 
 def _partial(folder: Path, archive: Archive) -> Path:
@@ -162,29 +190,54 @@ def _require_size(response: object, url: str, archive: Archive) -> None:
 
 def _check(stream: io.FileIO, file: Path, archive: Archive) -> None:
     stream.seek(0)
-    found = hashlib.file_digest(stream, "sha1").hexdigest()
-    if found != archive.sha1:
+    kind = "SHA-1" if len(archive.digest) == 40 else "MD5"
+    found = hashlib.file_digest(stream, kind.lower().replace("-", "")).hexdigest()
+    if found != archive.digest:
         file.unlink()  # else the next attempt would find it complete
         raise InputError(
-            f"{archive.name}: damaged, its SHA-1 is {found} instead of {archive.sha1}; it was removed, so run the same "
-            "command again to fetch it anew"
+            f"{archive.name}: damaged, its {kind} is {found} instead of {archive.digest}; it was removed, so run the "
+            "same command again to fetch it anew"
         )
 
 
 def _unpack(stream: io.FileIO, folder: Path, archive: Archive, progress: Progress) -> None:
     unfinished = folder / f".{archive.name}.unpacked"
     shutil.rmtree(unfinished, ignore_errors=True)
-    inside = tuple(f"{part}/" for part in archive.parts)
+    (_extract_tar if archive.name.endswith(".tar") else _extract_zip)(stream, folder, archive, unfinished, progress)
+    root = unfinished / archive.inside
+    if archive.last:
+        files = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
+        moved = [path for path in files if path != Path(archive.last)] + [Path(archive.last)]
+    else:
+        moved = [Path(part) for part in archive.parts if not (folder / part).exists()]
+    for path in moved:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(root / path, folder / path)
+    shutil.rmtree(unfinished)
+
+
+def _is_wanted(name: str, archive: Archive) -> bool:
+    bare = name.removeprefix(archive.inside)
+    return bare in archive.parts or bare.startswith(tuple(f"{part}/" for part in archive.parts))
+
+
+def _extract_zip(stream: io.FileIO, folder: Path, archive: Archive, target: Path, progress: Progress) -> None:
     with zipfile.ZipFile(stream) as opened:
-        members = [m for m in opened.infolist() if m.filename in archive.parts or m.filename.startswith(inside)]
+        members = [member for member in opened.infolist() if _is_wanted(member.filename, archive)]
         total_bytes = sum(member.file_size for member in members)
         _require_space(folder, total_bytes)
         task = progress.add_task(f"unpacking {archive.name}", total=total_bytes)
         for member in members:
-            opened.extract(member, unfinished)  # checks its CRC-32
+            opened.extract(member, target)  # checks its CRC-32
             progress.advance(task, member.file_size)
-    for part in archive.parts:
-        if not (folder / part).exists():
-            (folder / part).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(unfinished / part, folder / part)
-    shutil.rmtree(unfinished)
+
+
+def _extract_tar(stream: io.FileIO, folder: Path, archive: Archive, target: Path, progress: Progress) -> None:
+    _require_space(folder, archive.size_bytes)
+    task = progress.add_task(f"unpacking {archive.name}", total=archive.size_bytes)
+    stream.seek(0)
+    with tarfile.open(fileobj=stream, mode="r|") as opened:  # front to back, so that it is read once
+        for member in opened:
+            if _is_wanted(member.name, archive):
+                opened.extract(member, target, filter="data")
+            progress.update(task, completed=member.offset_data + member.size)

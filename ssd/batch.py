@@ -52,6 +52,7 @@ class RaggedBatch(NamedTuple):
     where the view wants none, as the others below.
     mask_windows_ltrb_px: N x 4 float32, where the windows lie in `images`.
     keypoints_px: N x P x 3 float32: x, y in pixels of `images`, and COCO's visibility, 0 of points that are not stated.
+    scales: B float64 on the CPU, by which factor each image was resized; None where that is not one for both sides.
     """
 
     images: Tensor
@@ -63,21 +64,26 @@ class RaggedBatch(NamedTuple):
     masks: Tensor | None = None
     mask_windows_ltrb_px: Tensor | None = None
     keypoints_px: Tensor | None = None
+    scales: Tensor | None = None
 
     def split(self, parts: int) -> "list[RaggedBatch]":
         """Consecutive images in parts of equal size."""
         first, batches = 0, []
         of_images = (self.images, self.sizes_px, self.counts, self.image_ids)
-        for images, sizes_px, counts, image_ids in zip(*(t.tensor_split(parts) for t in of_images), strict=True):
+        scales_of_parts = [None] * parts if self.scales is None else self.scales.tensor_split(parts)
+        for images, sizes_px, counts, image_ids, scales in zip(
+            *(t.tensor_split(parts) for t in of_images), scales_of_parts, strict=True
+        ):
             rows = slice(first, first + int(counts.sum()))
             first = rows.stop
             of_objects = (self.masks, self.mask_windows_ltrb_px, self.keypoints_px)
-            parts_of_objects = (None if each is None else each[rows] for each in of_objects)
+            masks, windows_ltrb_px, keypoints_px = (None if each is None else each[rows] for each in of_objects)
             batches.append(
                 RaggedBatch(
-                    images, sizes_px, self.boxes_ltrb_px[rows], self.labels[rows], counts, image_ids, *parts_of_objects
+                    images, sizes_px, self.boxes_ltrb_px[rows], self.labels[rows], counts, image_ids, masks,
+                    windows_ltrb_px, keypoints_px, scales,
                 )
-            )
+            )  # fmt: skip
         return batches
 
 
@@ -88,11 +94,15 @@ class EvalBatch(NamedTuple):
     placed_ltrb_px: B x 4 int64 on the CPU, where each image lies in `images`: all of it for a view that stretches, the
     left top part for one that pads.
     indices: B int64 on the CPU, positions in `GroundTruth.image_ids`.
+    scales: as in `RaggedBatch`. stated_px: B x 2 int64 on the CPU, (width, height) of each image before it was resized,
+    None where scales are.
     """
 
     images: Tensor
     placed_ltrb_px: Tensor
     indices: Tensor
+    scales: Tensor | None = None
+    stated_px: Tensor | None = None
 
 
 def whole(images: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ MLPERF_DIVISIONS = ("closed", "open")
 MLPERF_STATUSES = ("cloud", "onprem", "preview", "research")
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 EVAL_ENGINES = ("faster", "pycocotools")
-METRICS = ("coco", "voc07", "voc12")
+METRICS = ("coco", "voc07", "voc12", "recall")
 ON_BAD_IMAGE = ("error", "skip")
 EXIF = ("upright", "stored")
 OPTIMIZERS = ("sgd", "apex")
@@ -60,6 +60,16 @@ class Config:
     """File whose model weights training starts from; class heads of another size start anew."""
     compress: str | None = None
     """File with a schedule in Distiller's YAML language, which training prunes and regularizes by."""
+    teacher: str | None = None
+    """File of a detector that the trained one learns from, by the methods of `distill`."""
+    distill: tuple[str, ...] = ()
+    """Of `ssd.distillation.settings.METHODS`: how it learns from the teacher."""
+    distill_weight: float = 1.0
+    """What all losses of these methods are multiplied by; 0 is a run without a teacher."""
+    distill_settings: tuple[str, ...] = ()
+    """The methods' own settings, each a word such as "pkd.weight=5"."""
+    judge_teacher: bool = True
+    """Evaluate the teacher before the first step."""
     freeze_backbone: bool = False
     """Leave the backbone's weights and its batch norm's statistics as they are; all else trains."""
 
@@ -76,7 +86,13 @@ class Config:
     """The rate at a global batch of 32; the run's rate is this x global batch / 32."""
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    """None of it on biases and batch norm."""
+    """None of it on biases and norms."""
+    bias_rate: float = 1.0
+    """The rate of biases is this times that of the other weights."""
+    bias_decay: float = 0.0
+    """The weight decay of biases."""
+    norm_decay: float = 0.0
+    """That of norms' scales."""
     clip_norm: float | None = None
     """The L2 norm that a step's gradients are shortened to where they are longer."""
     ema: float | None = None
@@ -168,9 +184,8 @@ class Config:
     def of_detector(self) -> dict[str, Any]:
         """The detector's name and its own settings."""
         # What its name says, and the text of a file, which checkpoints have.
-        own = {
-            name: value for name, value in asdict(self.detector).items() if name not in ("builder", "network", "cfg")
-        }
+        left_out = ("builder", "network", "name", "cfg")
+        own = {name: value for name, value in asdict(self.detector).items() if name not in left_out}
         return {"detector": self.detector.name, **own}
 
     def with_detector(self, settings: Any) -> "Config":

@@ -22,7 +22,7 @@ from torch import Tensor
 from ssd.batch import RGB_MEAN, RGB_STD
 from ssd.constants import constant
 from ssd.errors import InputError
-from ssd.views import RaggedView, padded_px
+from ssd.views import GRAY, RaggedView, padded_px
 
 ImageLike = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray | Tensor
 """A file by its path, by its content or open for reading bytes; a PIL image; an array H x W, or H x W x 1, 3 or 4; a
@@ -55,16 +55,22 @@ SUFFIXES = {
 }
 
 
-def resize(pixels: np.ndarray, size_px: tuple[int, int], *, antialias: bool = True) -> np.ndarray:
+def resize(
+    pixels: np.ndarray, size_px: tuple[int, int], *, antialias: bool = True, scale: float | None = None
+) -> np.ndarray:
     """H x W x 3 uint8 -> uint8 of size_px (width, height), bilinear, over the source's whole footprint when it
-    shrinks, unless antialias is False.
+    shrinks, unless antialias is False. scale: the factor of both sides, if not what size_px says of each, as where
+    OpenCV's resize is given factors; without antialias.
 
     Pillow's filter and DALI's TRIANGULAR; torch's differs from Pillow's by one level in 2 % of the values and takes a
     quarter of the time.
     """
     # In this order it is channels_last to torch, which spares it a copy to and fro.
     planes = torch.from_numpy(pixels).unsqueeze(0).permute(0, 3, 1, 2)
-    resized = F.interpolate(planes, size_px[::-1], mode="bilinear", antialias=antialias)
+    if scale is None:
+        resized = F.interpolate(planes, size_px[::-1], mode="bilinear", antialias=antialias)
+    else:  # F.interpolate takes a size or a scale
+        resized = torch.ops.aten.upsample_bilinear2d(planes, size_px[::-1], False, scale, scale)
     return resized.squeeze(0).permute(1, 2, 0).numpy()
 
 
@@ -79,6 +85,18 @@ def normalise(
 
 # On a CPU what lies between the steps should stay in the cache.
 _ROWS_AT_ONCE_ON_CPU = 32
+
+
+def fitted(
+    image: np.ndarray, placed_ltrb_px: Sequence[int], size_px: tuple[int, int], *, antialias: bool
+) -> np.ndarray:
+    """An image H x W x 3 uint8 resized to a place within a gray one of `size_px` (width, height)."""
+    left, top, right, bottom = placed_ltrb_px
+    if (left, top, right, bottom) == (0, 0, *size_px):
+        return resize(image, size_px, antialias=antialias)
+    canvas = np.full((size_px[1], size_px[0], 3), GRAY, dtype=np.uint8)
+    canvas[top:bottom, left:right] = resize(image, (right - left, bottom - top), antialias=antialias)
+    return canvas
 
 
 def normalise_padded(images: Sequence[Tensor], view: RaggedView) -> Tensor:

@@ -64,8 +64,12 @@ def pasted(masks: Tensor, boxes_ltrb_px: Tensor, size_px: tuple[int, int]) -> Te
     return is_object
 
 
-def pasted_counts(masks: Tensor, boxes_ltrb_px: Tensor, size_px: tuple[int, int]) -> list[bytes]:
-    """The compressed run lengths of `pasted` masks, which are on the CPU."""
+def pasted_counts(
+    masks: Tensor, boxes_ltrb_px: Tensor, size_px: tuple[int, int], *, closed: bool = False
+) -> list[bytes]:
+    """The compressed run lengths of `pasted` masks, which are on the CPU. closed: as `views.pastes_closed`."""
+    if closed:
+        boxes_ltrb_px = boxes_ltrb_px - boxes_ltrb_px.new_tensor([0, 0, 1, 1])
     found: list[bytes] = []
     for first in range(0, len(masks), _PASTED_AT_ONCE):
         some = slice(first, first + _PASTED_AT_ONCE)

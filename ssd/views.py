@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
@@ -58,6 +58,9 @@ class SquareView(NamedTuple):
     std: tuple[float, float, float] = RGB_STD
 
 
+ResizeRule = Literal["torchvision", "detectron2", "detectron"]
+
+
 class ShortSideView(NamedTuple):
     """The whole image at its own shape, in a `RaggedBatch`: its short side is resized to a given length, unless its
     long side became longer than allowed, which then has the allowed length. As torchvision's GeneralizedRCNNTransform.
@@ -70,7 +73,10 @@ class ShortSideView(NamedTuple):
     antialias: whether shrinking an image takes in its whole footprint. torchvision's weights were trained without.
     mean, std: of R, G and B in [0, 1].
     parts: of the objects, that `RaggedBatch` has too.
-    rounds: whether a side becomes the nearest number of pixels, as in detectron2, and not the next lower one.
+    resize_rule: whose lengths the sides get. torchvision rounds them down, detectron2 to the nearest pixel; of both, a
+    side's factor is what its length became. Detectron rounds them too and scales both sides by exactly one factor,
+    which batches say then.
+    evaluated_sides_px: of evaluation, if not the last of short_sides_px and long_side_px.
     """
 
     short_sides_px: tuple[int, ...] = (800,)
@@ -82,17 +88,25 @@ class ShortSideView(NamedTuple):
     mean: tuple[float, float, float] = RGB_MEAN
     std: tuple[float, float, float] = RGB_STD
     parts: ObjectParts = BOXES
-    rounds: bool = False
+    resize_rule: ResizeRule = "torchvision"
+    evaluated_sides_px: tuple[int, int] | None = None
+
+    @property
+    def one_scale(self) -> bool:
+        return self.resize_rule == "detectron"
 
 
 class StretchView(NamedTuple):
     """The whole image, or in training a window that may reach beyond it, stretched to a size that all images of a batch
-    have, in a `RaggedBatch`. As YOLOv2's paper has it; its later code fits images in and pads instead. Images without
-    boxes train as well.
+    have, in a `RaggedBatch`. As YOLOv2's paper has it. Images without boxes train as well.
 
+    fits: instead, as darknet does since March 2017, the whole image keeps its shape, in training but for the jitter,
+    lies where it fits into the size, and has GRAY around it.
     size_px: (width, height) of evaluation. train_sizes_px: of training; one of them is drawn for every steps_a_size
-    steps. jitter: each edge of the window is drawn up to this share of the image's side from the image's own edge,
-    inwards or outwards; beyond the image its border pixels are repeated. flips: whether half of the training images are
+    steps, but in the last `final_steps` of a run of `run_steps` (0: of no known length) it is the last of them.
+    jitter: each edge of the window is drawn up to this share of the image's side from the image's own edge,
+    inwards or outwards; beyond the image its border pixels are repeated. With `fits`, the image's sides change by up to
+    this share, and it lies anywhere. flips: whether half of the training images are
     mirrored. hue: largest turn, of 1 for the whole circle. saturation, exposure: largest factor; it or its inverse is
     drawn. antialias: as in `ShortSideView`. mean, std: of R, G and B in [0, 1].
     """
@@ -108,10 +122,42 @@ class StretchView(NamedTuple):
     antialias: bool = False
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    fits: bool = False
+    final_steps: int = 0
+    run_steps: int = 0
 
     @property
     def distorts_colour(self) -> bool:
         return (self.hue, self.saturation, self.exposure) != (0.0, 1.0, 1.0)
+
+
+GRAY = 128
+"""Of 255, around images that are fitted in: darknet's 0.5."""
+
+
+def fitted_ltrb_px(size_px: tuple[int, int], image_px: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Where an image lies that is fitted into a size, both (width, height): as large as its shape allows, in the
+    middle, in whole pixels rounded down as darknet does."""
+    width, height = size_px
+    of_width, of_height = image_px
+    if width * of_height < height * of_width:
+        inner = width, max(1, of_height * width // of_width)
+    else:
+        inner = max(1, of_width * height // of_height), height
+    left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
+    return left, top, left + inner[0], top + inner[1]
+
+
+def placed_ltrb_px(view: "RaggedView", image_px: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Where in evaluation an image of that (width, height) lies in what the view makes of it."""
+    if isinstance(view, StretchView) and view.fits:
+        return fitted_ltrb_px(view.size_px, image_px)
+    return 0, 0, *evaluated_px(view, image_px)
+
+
+def for_run(view: "View", steps: int) -> "View":
+    """The view for a run of so many steps, of which it may see the last ones differently; 0 for no known number."""
+    return view._replace(run_steps=steps) if isinstance(view, StretchView) else view
 
 
 def shows_empty(view: "View") -> bool:
@@ -128,22 +174,58 @@ def parts_of(view: View) -> ObjectParts:
     return view.parts if isinstance(view, ShortSideView) else BOXES
 
 
+class Resized(NamedTuple):
+    """(width, height) that a view gives an image, and by which factor, where that is one exactly."""
+
+    size_px: tuple[int, int]
+    scale: float | None = None
+
+
+def resized(view: ShortSideView, size_px: tuple[int, int], sides_px: tuple[int, int]) -> Resized:
+    """What the view makes of an image of that size. sides_px: of its short side, and the longest of its long side.
+
+    torchvision's rule, which rounds down, but for sides of less than a pixel, which it refuses; detectron2's or
+    Detectron's, which round.
+    """
+    short_side_px, long_side_px = sides_px
+    if view.resize_rule == "detectron2":
+        return Resized(_rounded_px(size_px, sides_px))
+    scale = short_side_px / min(size_px)
+    if not view.one_scale:
+        scale = min(scale, long_side_px / max(size_px))
+        width, height = (max(1, math.floor(side * scale)) for side in size_px)
+        return Resized((width, height))
+    if round(scale * max(size_px)) > long_side_px:
+        scale = long_side_px / max(size_px)
+    width, height = (max(1, round(side * scale)) for side in size_px)
+    return Resized((width, height), scale)
+
+
+def pastes_closed(view: View) -> bool:
+    """Whether a mask is stretched from the first pixel of its box to the last, as Detectron does it, or to the end of
+    the last."""
+    return isinstance(view, ShortSideView) and view.one_scale
+
+
 def resized_px(view: ShortSideView, size_px: tuple[int, int], short_side_px: int) -> tuple[int, int]:
-    """(width, height) that the view gives an image of that size: torchvision's rule, which rounds down, but for sides
-    of less than a pixel, which it refuses; or detectron2's, which rounds."""
-    if view.rounds:
-        return _rounded_px(view, size_px, short_side_px)
-    scale = min(short_side_px / min(size_px), view.long_side_px / max(size_px))
-    width, height = (max(1, math.floor(side * scale)) for side in size_px)
-    return width, height
+    """(width, height) that the view gives an image of that size in training."""
+    return resized(view, size_px, (short_side_px, view.long_side_px)).size_px
 
 
-def _rounded_px(view: ShortSideView, size_px: tuple[int, int], short_side_px: int) -> tuple[int, int]:
+def evaluated(view: RaggedView, size_px: tuple[int, int]) -> Resized:
+    """What the view makes of an image of that size in evaluation."""
+    if isinstance(view, StretchView):
+        return Resized(view.size_px)
+    return resized(view, size_px, view.evaluated_sides_px or (view.short_sides_px[-1], view.long_side_px))
+
+
+def _rounded_px(size_px: tuple[int, int], sides_px: tuple[int, int]) -> tuple[int, int]:
     # In detectron2's order of operations: one rounding error decides where a side is half a pixel.
+    short_side_px, long_side_px = sides_px
     scale = short_side_px / min(size_px)
     sides = [short_side_px if side == min(size_px) else side * scale for side in size_px]
-    if max(sides) > view.long_side_px:
-        scale = view.long_side_px / max(sides)
+    if max(sides) > long_side_px:
+        scale = long_side_px / max(sides)
         sides = [side * scale for side in sides]
     width, height = (max(1, int(side + 0.5)) for side in sides)
     return width, height
@@ -151,14 +233,15 @@ def _rounded_px(view: ShortSideView, size_px: tuple[int, int], short_side_px: in
 
 def evaluated_px(view: RaggedView, size_px: tuple[int, int]) -> tuple[int, int]:
     """(width, height) that the view gives an image of that size in evaluation."""
-    return view.size_px if isinstance(view, StretchView) else resized_px(view, size_px, view.short_sides_px[-1])
+    return evaluated(view, size_px).size_px
 
 
 def largest_px(view: RaggedView) -> int:
     """No image that the view resizes has more pixels."""
     if isinstance(view, StretchView):
         return max(width * height for width, height in (view.size_px, *view.train_sizes_px))
-    return min(max(view.short_sides_px), view.long_side_px) * view.long_side_px
+    sides_px = [(max(view.short_sides_px), view.long_side_px), *filter(None, [view.evaluated_sides_px])]
+    return max(min(short, long) * long for short, long in sides_px)
 
 
 def padded_px(view: RaggedView, sizes_px: Sequence[tuple[int, int]]) -> tuple[int, int]:

@@ -145,7 +145,7 @@ class EvalLoader:
         # The graph goes on with the next evaluation, unless one was given up: then it stands at another batch.
         images, self._images = self._images or self._begin(), None
         for samples in self._batches:
-            yield eval_batch(next(images), samples)
+            yield eval_batch(next(images), samples, self._annotations)
         self._images = images
 
     def _begin(self) -> Iterator[Tensor]:

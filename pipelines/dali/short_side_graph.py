@@ -14,7 +14,7 @@ from pipelines.annotations import Annotations
 from pipelines.dali.graph import decode_on_gpu
 from pipelines.ragged.order import Sample
 from ssd.distributed import Ranks
-from ssd.views import RaggedView, StretchView, padded_px
+from ssd.views import GRAY, RaggedView, StretchView, padded_px
 
 
 def inputs_of(
@@ -22,23 +22,56 @@ def inputs_of(
 ) -> tuple[list[np.ndarray], ...]:
     """What the graph for a GPU is fed with for a batch. encoded: the files' bytes."""
     width, height = padded_px(view, [sample.size_px for sample in samples])
+    places = [sample.placed_ltrb_px or (0, 0, *sample.size_px) for sample in samples]
     return (
         encoded,
-        [np.array(sample.size_px[::-1], dtype=np.float32) for sample in samples],
+        [np.array([bottom - top, right - left], dtype=np.float32) for left, top, right, bottom in places],
         [np.array([height, width], dtype=np.float32)] * len(samples),
         [np.array(sample.flip, dtype=np.int32) for sample in samples],
-        *(_windows(samples, annotations) if isinstance(view, StretchView) else ()),
+        *_own_inputs(samples, view, annotations),
     )
+
+
+def _own_inputs(samples: list[Sample], view: RaggedView, annotations: Annotations) -> tuple[list[np.ndarray], ...]:
+    if _fits(view):
+        return (_shares_before(samples),)
+    return _windows(samples, annotations) if _has_windows(view) else ()
+
+
+def _shares_before(samples: list[Sample]) -> list[np.ndarray]:
+    """Which share of what is left around each image lies left of it and above: (x, y)."""
+    found = []
+    for sample in samples:
+        assert sample.placed_ltrb_px is not None
+        left, top, right, bottom = sample.placed_ltrb_px
+        around = sample.size_px[0] - (right - left), sample.size_px[1] - (bottom - top)
+        share = [first / both if both else 0.0 for first, both in zip((left, top), around, strict=True)]
+        found.append(np.array(share, dtype=np.float32))
+    return found
 
 
 def _windows(samples: list[Sample], annotations: Annotations) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Where each sample's window begins and ends: (y, x) in pixels of the image."""
-    whole = [(0, 0, *map(int, annotations.sizes_px[sample.image])) for sample in samples]
-    windows = [sample.window_ltrb_px or all_of_it for sample, all_of_it in zip(samples, whole, strict=True)]
+    windows = [sample.window_ltrb_px or _whole(sample, annotations) for sample in samples]
     return (
         [np.array(window[1::-1], dtype=np.float32) for window in windows],
         [np.array(window[:1:-1], dtype=np.float32) for window in windows],
     )
+
+
+def _fits(view: RaggedView) -> bool:
+    return isinstance(view, StretchView) and view.fits
+
+
+def _has_windows(view: RaggedView) -> bool:
+    return isinstance(view, StretchView) or view.one_scale
+
+
+def _whole(sample: Sample, annotations: Annotations) -> tuple[float, float, float, float]:
+    """The image. Scaled by one factor, what is shown may end up to half a pixel before or behind the image's end."""
+    width, height = sample.size_px if sample.scale else annotations.sizes_px[sample.image].tolist()
+    scale = sample.scale or 1.0
+    return (0, 0, width / scale, height / scale)
 
 
 @pipeline_def
@@ -55,28 +88,31 @@ def short_side_graph(source: Iterator[Any], view: RaggedView, ranks: Ranks, upri
             adjust_orientation=upright,
             jpeg_fancy_upsampling=True,
         )
-    num_inputs = 6 if isinstance(view, StretchView) else 4
+    num_inputs = 5 if _fits(view) else 6 if _has_windows(view) else 4
     encoded, *inputs = fn.external_source(source=source, num_outputs=num_inputs, batch=True)
     return finish(decode_on_gpu(encoded, upright=upright), *inputs, view=view)
 
 
-def finish(images: Any, size_px: Any, padded_size_px: Any, flip: Any, *window: Any, view: RaggedView) -> Any:
+def finish(images: Any, size_px: Any, padded_size_px: Any, flip: Any, *own: Any, view: RaggedView) -> Any:
     """Resized, mirrored, normalised and padded: what `shown.shown` and `images.normalise_padded` make.
 
-    size_px, padded_size_px: (height, width). flip: 0 or 1. window: of a `StretchView`, (y, x) where it begins and
-    where it ends, in pixels; beyond the image DALI repeats its border.
+    size_px, padded_size_px: (height, width). flip: 0 or 1. own: of a `StretchView`, or of one scale, the window's
+    (y, x) where it begins and where it ends, in pixels, beyond which DALI repeats the border; if it fits images in,
+    `_shares_before`.
     """
-    region = dict(zip(("roi_start", "roi_end"), window, strict=False))
+    fits = _fits(view)
+    region = {} if fits else dict(zip(("roi_start", "roi_end"), own, strict=False))
+    before_x, before_y = (own[0][0], own[0][1]) if fits else (fn.cast(flip, dtype=types.FLOAT), 0.0)
     resized = fn.resize(images, size=size_px, interp_type=types.INTERP_LINEAR, antialias=view.antialias, **region)
     # A crop that is larger than the image pads it, after it is normalised. The crop is mirrored as a whole: so that the
     # image lies on the left, what is to be mirrored has to lie on the right.
     return fn.crop_mirror_normalize(
         resized,
         crop=padded_size_px,
-        crop_pos_x=fn.cast(flip, dtype=types.FLOAT),
-        crop_pos_y=0.0,
+        crop_pos_x=before_x,
+        crop_pos_y=before_y,
         out_of_bounds_policy="pad",
-        fill_values=[0.0],
+        fill_values=[(GRAY / 255 - mean) / std if fits else 0.0 for mean, std in zip(view.mean, view.std, strict=True)],
         mirror=flip,
         mean=[255 * value for value in view.mean],
         std=[255 * value for value in view.std],

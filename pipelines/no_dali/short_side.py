@@ -155,4 +155,5 @@ class EvalLoader:
             device=self._device,
         )
         for pixels, samples in zip(plain_errors(packed), self._batches, strict=True):
-            yield eval_batch(normalise_padded(_unpack(pixels, samples), self._view), samples)
+            images = normalise_padded(_unpack(pixels, samples), self._view)
+            yield eval_batch(images, samples, self._annotations)

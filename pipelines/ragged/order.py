@@ -9,7 +9,7 @@ import numpy as np
 
 from pipelines.annotations import Annotations
 from ssd.distributed import Ranks
-from ssd.views import BOXES, RaggedView, StretchView, evaluated_px, parts_of, resized_px, shows_empty
+from ssd.views import BOXES, RaggedView, StretchView, evaluated, fitted_ltrb_px, resized, shows_empty
 
 
 class Sample(NamedTuple):
@@ -18,6 +18,9 @@ class Sample(NamedTuple):
     image: its index in `Annotations`. size_px: (width, height) that it is resized to. flip: whether it is mirrored.
     window_ltrb_px: the part that is shown, in pixels of the image, beyond which it may reach; None is the whole.
     colour: what is added to the hue, as a share of the circle, and the factors of saturation and value; None leaves it.
+    scale: by which factor both sides are resized exactly; None is by what size_px says of each.
+    placed_ltrb_px: where the whole image lies in `size_px` before it is mirrored, with gray around it; None is that it
+    fills it.
     """
 
     image: int
@@ -25,6 +28,8 @@ class Sample(NamedTuple):
     flip: bool
     window_ltrb_px: tuple[int, int, int, int] | None = None
     colour: tuple[float, float, float] | None = None
+    scale: float | None = None
+    placed_ltrb_px: tuple[int, int, int, int] | None = None
 
 
 Place = tuple[int, int]
@@ -42,10 +47,14 @@ def place_of(state: bytes) -> Place | None:
 
 def identity_of(view: RaggedView) -> dict[str, str]:
     """`ssd.batch.TrainLoader.identity` as far as the view goes."""
-    fields = view._asdict()
-    if parts_of(view) == BOXES:  # as checkpoints have it that are from before there were any
-        fields.pop("parts", None)
-    return {name: str(value) for name, value in fields.items()}
+    fields = {name: value for name, value in view._asdict().items() if name not in _MAY_CHANGE}
+    return {name: str(value) for name, value in fields.items() if name not in _LATER or value != _LATER[name]}
+
+
+_MAY_CHANGE = ("final_steps", "run_steps")
+"""A run may become longer."""
+_LATER = {"parts": BOXES, "resize_rule": "torchvision", "evaluated_sides_px": None, "fits": False}
+"""What views have beside the first ones, and what it was before: checkpoints from then do not name it."""
 
 
 class Step(NamedTuple):
@@ -133,7 +142,11 @@ class TrainingOrder:
         """The same on all ranks, and after a resume."""
         if not isinstance(self._view, StretchView):
             return None
-        rng = np.random.default_rng((self._seed, step // self._view.steps_a_size, 0, _FOR_SIZES))
+        block = step // self._view.steps_a_size
+        final, run = self._view.final_steps, self._view.run_steps
+        if 0 < final < run and block * self._view.steps_a_size + final > run:
+            return self._view.train_sizes_px[-1]
+        rng = np.random.default_rng((self._seed, block, 0, _FOR_SIZES))
         return self._view.train_sizes_px[rng.integers(len(self._view.train_sizes_px))]
 
     def _sample(self, number: int, image: int, size_px: tuple[int, int] | None) -> Sample:
@@ -144,7 +157,8 @@ class TrainingOrder:
         short_side_px = self._view.short_sides_px[rng.integers(len(self._view.short_sides_px))]
         flip = bool(rng.random() < 0.5) and self._view.flips
         width, height = self._annotations.sizes_px[image].tolist()
-        return Sample(image, resized_px(self._view, (width, height), short_side_px), flip)
+        size_px, scale = resized(self._view, (width, height), (short_side_px, self._view.long_side_px))
+        return Sample(image, size_px, flip, scale=scale)
 
 
 _FOR_SIZES = 1
@@ -155,9 +169,11 @@ def _stretched(
     annotations: Annotations, view: StretchView, image: int, size_px: tuple[int, int], rng: np.random.Generator
 ) -> Sample:
     flip = bool(rng.random() < 0.5) and view.flips
-    window_ltrb_px = colour = None
-    if view.jitter:
-        width, height = annotations.sizes_px[image].tolist()
+    window_ltrb_px = colour = placed_ltrb_px = None
+    width, height = annotations.sizes_px[image].tolist()
+    if view.fits:
+        placed_ltrb_px = _placed(view, size_px, (width, height), rng)
+    elif view.jitter:
         # As darknet draws them: whole pixels, at most the jitter's share of a side.
         left, top, right, bottom = (
             (rng.uniform(-view.jitter, view.jitter, 4) * (width, height, width, height)).astype(int).tolist()
@@ -166,12 +182,34 @@ def _stretched(
     if view.distorts_colour:
         turn = float(rng.uniform(-view.hue, view.hue))
         colour = (turn, _factor(rng, view.saturation), _factor(rng, view.exposure))
-    return Sample(image, size_px, flip, window_ltrb_px, colour)
+    return Sample(image, size_px, flip, window_ltrb_px, colour, placed_ltrb_px=placed_ltrb_px)
+
+
+def _placed(
+    view: StretchView, size_px: tuple[int, int], image_px: tuple[int, int], rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Anywhere, as large as a shape allows that differs a little from the image's: darknet's, of which only the shape
+    is drawn and not the size."""
+    across, down = (side + side * rng.uniform(-view.jitter, view.jitter) for side in image_px)
+    width, height = size_px
+    if across * height < width * down:
+        inner = max(1, int(height * across / down)), height
+    else:
+        inner = width, max(1, int(width * down / across))
+    left, top = (int(rng.uniform(0, size - side + 1)) for size, side in zip(size_px, inner, strict=True))
+    return left, top, left + inner[0], top + inner[1]
 
 
 def _factor(rng: np.random.Generator, largest: float) -> float:
     factor = float(rng.uniform(1, largest))
     return factor if rng.random() < 0.5 else 1 / factor
+
+
+def _evaluated(view: RaggedView, image: int, image_px: tuple[int, int]) -> Sample:
+    size_px, scale = evaluated(view, image_px)
+    if isinstance(view, StretchView) and view.fits:
+        return Sample(image, size_px, False, placed_ltrb_px=fitted_ltrb_px(size_px, image_px))
+    return Sample(image, size_px, False, scale=scale)
 
 
 def evaluation_batches(
@@ -180,7 +218,5 @@ def evaluation_batches(
     """One rank's images, in order: every world_size-th of the split, each once."""
     images = range(ranks.rank, len(annotations), ranks.world_size)
     sizes_px = annotations.sizes_px
-    samples = [
-        Sample(image, evaluated_px(view, (int(sizes_px[image][0]), int(sizes_px[image][1]))), False) for image in images
-    ]
+    samples = [_evaluated(view, image, (int(sizes_px[image][0]), int(sizes_px[image][1]))) for image in images]
     return [samples[first : first + batch_size] for first in range(0, len(samples), batch_size)]

@@ -1,5 +1,5 @@
-"""What a view shows of an image: the window, resized and mirrored, and its colours. One piece of code for both data
-paths."""
+"""What a view shows of an image: the window, resized or fitted in, and mirrored, and its colours. One piece of code for
+both data paths."""
 
 from collections.abc import Sequence
 
@@ -8,14 +8,17 @@ import torch
 from torch import Tensor
 
 from pipelines.ragged.order import Sample
-from ssd.images import resize
+from ssd.images import fitted, resize
 
 
 def shown(image: np.ndarray, sample: Sample, *, antialias: bool) -> Tensor:
     """H x W x 3 uint8 -> h x w x 3 uint8 of `sample.size_px`. The colours are left to `distorted`."""
     if sample.window_ltrb_px is not None:
         image = windowed(image, sample.window_ltrb_px)
-    pixels = torch.from_numpy(resize(image, sample.size_px, antialias=antialias))
+    if sample.placed_ltrb_px is not None:
+        pixels = torch.from_numpy(fitted(image, sample.placed_ltrb_px, sample.size_px, antialias=antialias))
+    else:
+        pixels = torch.from_numpy(resize(image, sample.size_px, antialias=antialias, scale=sample.scale))
     return pixels.flip(1) if sample.flip else pixels
 
 

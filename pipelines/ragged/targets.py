@@ -22,15 +22,17 @@ def boxes_and_labels(annotations: Annotations, sample: Sample) -> tuple[np.ndarr
     """The boxes of an image, n x 4 float32 ltrb in pixels of `sample.size_px` and flipped with it, and their labels,
     n int64; n may be 0. Crowd regions are left out, and boxes of which the sample's window has next to nothing."""
     learned = _learned(annotations, sample)
-    width, height = sample.size_px
     boxes_ltrb, labels = annotations.boxes_ltrb[learned], annotations.labels[learned]
-    if sample.window_ltrb_px is not None:
-        boxes_ltrb = _in_window(boxes_ltrb, annotations.sizes_px[sample.image], sample.window_ltrb_px)
+    if sample.window_ltrb_px is not None or sample.placed_ltrb_px is not None:
+        if sample.window_ltrb_px is not None:
+            boxes_ltrb = _in_window(boxes_ltrb, annotations.sizes_px[sample.image], sample.window_ltrb_px)
+        if sample.placed_ltrb_px is not None:
+            boxes_ltrb = _placed(boxes_ltrb, sample.size_px, sample.placed_ltrb_px)
         seen = (boxes_ltrb[:, 2:] - boxes_ltrb[:, :2] >= LEAST_SHARE).all(axis=1)
         boxes_ltrb, labels = boxes_ltrb[seen], labels[seen]
-    boxes_ltrb_px = boxes_ltrb * np.array([width, height, width, height], dtype=np.float32)
+    boxes_ltrb_px = boxes_ltrb * np.tile(_factors(annotations, sample), 2).astype(np.float32)
     if sample.flip:
-        boxes_ltrb_px = _flipped(boxes_ltrb_px, width)
+        boxes_ltrb_px = _flipped(boxes_ltrb_px, sample.size_px[0])
     return boxes_ltrb_px, labels
 
 
@@ -40,6 +42,14 @@ def _in_window(boxes_ltrb: np.ndarray, size_px: np.ndarray, window_ltrb_px: tupl
     start, extent = np.tile(window[:2], 2), np.tile(window[2:] - window[:2], 2)
     inside: np.ndarray = ((boxes_ltrb * np.tile(size_px, 2) - start) / extent).clip(0, 1).astype(np.float32)
     return inside
+
+
+def _placed(boxes_ltrb: np.ndarray, size_px: tuple[int, int], placed_ltrb_px: tuple[int, ...]) -> np.ndarray:
+    """Boxes in [0, 1] of an image as boxes in [0, 1] of the size that it lies in."""
+    place = np.array(placed_ltrb_px, dtype=np.float32)
+    start, extent = np.tile(place[:2], 2), np.tile(place[2:] - place[:2], 2)
+    placed: np.ndarray = ((boxes_ltrb * extent + start) / np.tile(size_px, 2)).astype(np.float32)
+    return placed
 
 
 def masks_of(annotations: Annotations, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
@@ -52,7 +62,7 @@ def masks_of(annotations: Annotations, sample: Sample) -> tuple[np.ndarray, np.n
     stated_px = annotations.sizes_px[sample.image].tolist()
     found = [bitmap_of(annotations.masks, i, (stated_px[0], stated_px[1])) for i in objects.tolist()]
     bitmaps, windows_ltrb = np.stack([bitmap for bitmap, _ in found]), np.stack([window for _, window in found])
-    windows_ltrb *= np.tile(np.divide(sample.size_px, stated_px), 2)
+    windows_ltrb *= np.tile(_factors(annotations, sample) / stated_px, 2)
     if sample.flip:
         bitmaps, windows_ltrb = bitmaps[:, :, ::-1], _flipped(windows_ltrb, sample.size_px[0])
     return np.ascontiguousarray(bitmaps), windows_ltrb.astype(np.float32)
@@ -63,11 +73,19 @@ def keypoints_of(annotations: Annotations, sample: Sample) -> np.ndarray:
     In a flipped image each has the place of its mirror image: what was a left eye is a right one."""
     assert annotations.keypoints is not None
     points = annotations.keypoints.points[_learned(annotations, sample)]
-    points = points * (*np.divide(sample.size_px, annotations.sizes_px[sample.image]), 1)
+    points = points * (*_factors(annotations, sample) / annotations.sizes_px[sample.image], 1)
     if sample.flip:
-        points[..., 0] = sample.size_px[0] - points[..., 0]
+        # Detectron takes a point for its pixel, the others for a place in the image.
+        points[..., 0] = sample.size_px[0] - (sample.scale or 0) - points[..., 0]
         points = points[:, mirrored(annotations.keypoints.skeleton.names)]
     return points.astype(np.float32)
+
+
+def _factors(annotations: Annotations, sample: Sample) -> np.ndarray:
+    """How many pixels of the shown image its (width, height) are: all of them, unless one scale says otherwise."""
+    if sample.scale is None:
+        return np.array(sample.size_px, dtype=np.float64)
+    return annotations.sizes_px[sample.image] * sample.scale
 
 
 def _learned(annotations: Annotations, sample: Sample) -> np.ndarray:
@@ -109,14 +127,22 @@ def ragged_batch(
         masks,
         windows_ltrb_px,
         keypoints_px,
+        _scales(samples),
     )
 
 
-def eval_batch(images: Tensor, samples: Sequence[Sample]) -> EvalBatch:
+def eval_batch(images: Tensor, samples: Sequence[Sample], annotations: Annotations) -> EvalBatch:
     """Says which samples the finished images are, and where they lie."""
-    sizes_px = _sizes_px(samples)
-    placed_ltrb_px = torch.cat([torch.zeros_like(sizes_px), sizes_px], dim=1)
-    return EvalBatch(images, placed_ltrb_px, torch.tensor([sample.image for sample in samples]))
+    placed_ltrb_px = torch.tensor([sample.placed_ltrb_px or (0, 0, *sample.size_px) for sample in samples])
+    indices = torch.tensor([sample.image for sample in samples])
+    scales = _scales(samples)
+    stated_px = None if scales is None else torch.from_numpy(annotations.sizes_px[indices.numpy()].astype(np.int64))
+    return EvalBatch(images, placed_ltrb_px, indices, scales, stated_px)
+
+
+def _scales(samples: Sequence[Sample]) -> Tensor | None:
+    scales = [sample.scale for sample in samples if sample.scale is not None]
+    return torch.tensor(scales, dtype=torch.float64) if scales else None
 
 
 def _sizes_px(samples: Sequence[Sample]) -> Tensor:

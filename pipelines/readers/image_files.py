@@ -4,7 +4,7 @@ An image must be the same to both data paths. DALI and Pillow read still JPEG, P
 on TIFF, BMP, JPEG 2000 and the rest, so those are refused; that also keeps hostile files away from decoders that few
 use. A JPEG that libjpeg complains of is refused too: DALI fails on most of these. So are whole files of the three
 formats that DALI's parsers cannot read, above all WebP with EXIF behind a chunk of odd size: what DALI cannot read
-would end a run without the file's name. `tests/fuzz_images.py` looks for such kinds.
+would end a run without the file's name. `tests/fuzz/fuzz_images.py` looks for such kinds.
 """
 
 import io

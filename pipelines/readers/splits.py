@@ -68,6 +68,9 @@ def find_named(data_folder: Path, split: str) -> Source:
     """split: a name, or one with :train or :val behind it for a part. Raises InputError that lists what is there."""
     if source := voc.standard_source(data_folder, split) or coco.standard_source(data_folder, split):
         return source
+    root = _behind_lone_folders(data_folder)
+    if source := voc.source_of_years((data_folder, data_folder / "VOCdevkit", root, root.parent), split):
+        return source
     found = find_sources(data_folder)
     if split in found:
         return found[split]

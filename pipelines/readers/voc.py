@@ -10,7 +10,8 @@ development kit defines them:
 - `truncated`, `occluded`, `pose` and the `part`s of objects mean nothing to a detector of boxes.
 
 VOC has no ids: images are numbered from 1 as the split lists them, and categories by their names in order of the
-alphabet, over all of DIR/Annotations, so that all splits agree.
+alphabet, over all of DIR/Annotations, so that all splits agree. Of VOC's own twenty classes that is the order that its
+development kit has them in.
 
 Where no list says what is in a split, it is all XML files of a folder, in order of their names.
 """
@@ -31,24 +32,31 @@ _COLUMN = re.compile(r"[ \t,;]+[+-]?[01]$")
 """VOC's lists of a class say behind each name whether it is in the image: 1, -1, or 0 for difficult."""
 
 
-class _Year:
-    """One VOC folder of a split: VOC2007, or all there is."""
+_Parsed = dict[Path, dict[str, Element | str]]
+"""By a folder of XML and the names of its files without suffix: their roots, or what is wrong with them."""
 
-    def __init__(self, source: Source, year: str, repairs: Document) -> None:
+
+class _Year:
+    """One VOC folder of a split: VOC2007, or all there is. parsed: what others have read, and what this one has."""
+
+    def __init__(self, source: Source, year: str, split: str, repairs: Document, parsed: "_Parsed") -> None:
         self.prefix = f"{year}/" if year else ""
         root = source.image_folder / year
-        self.list_file = root / LISTS / source.file.name if year else source.file
+        self.list_file = root / LISTS / f"{split}.txt" if year else source.file
         self.folder = root / "Annotations" if year else source.label_folder or source.file
         self.images = f"{year}/JPEGImages/" if year else ""
         self.document = repairs
         is_listed = self.list_file.suffix == ".txt"
         files = _xml_files(self.folder, nested=is_listed)
         self.files = {path.relative_to(self.folder).with_suffix("").as_posix(): path for path in files}
-        self.roots: dict[str, Element | str] = {}
-        for stem, path in self.files.items():
-            self.roots[stem], encoding = _parse(path)
-            if encoding:
-                repairs.note(f"XML in {encoding} read", [self.place(stem)])
+        if self.folder not in parsed:
+            roots: dict[str, Element | str] = {}
+            for stem, path in self.files.items():
+                roots[stem], encoding = _parse(path)
+                if encoding:
+                    repairs.note(f"XML in {encoding} read", [self.place(stem)])
+            parsed[self.folder] = roots
+        self.roots = parsed[self.folder]
 
     def place(self, stem: str) -> str:
         inner = self.folder.name if self.list_file.suffix == ".txt" else ""
@@ -79,7 +87,7 @@ class _Year:
 def annotation_files(source: Source) -> list[Path]:
     """All that `read_document` reads: the lists and all XML files, of all splits."""
     if source.years:
-        lists = [source.image_folder / year / LISTS / source.file.name for year in source.years]
+        lists = [source.image_folder / year / LISTS / f"{split}.txt" for year, split in source.years]
     else:
         lists = [source.file] if source.file.suffix == ".txt" else []
     return [*lists, *(file for folder in source.class_folders for file in _xml_files(folder, nested=bool(lists)))]
@@ -97,7 +105,8 @@ def read_document(source: Source) -> Document:
     Raises InputError where a list itself cannot be read.
     """
     document = Document({}, source.file, source.image_folder)
-    years = [_Year(source, year, document) for year in source.years or ("",)]
+    parsed: _Parsed = {}
+    years = [_Year(source, year, split, document, parsed) for year, split in source.years or (("", ""),)]
     category_ids = _category_ids(source, years)
     images: list[dict[str, Any]] = []
     boxes: list[dict[str, Any]] = []
@@ -121,7 +130,7 @@ def read_document(source: Source) -> Document:
 
 def _category_ids(source: Source, years: list[_Year]) -> dict[str, int]:
     """By the names of the objects of all splits."""
-    roots = [root for year in years for root in year.roots.values()]
+    roots = [root for each in {year.folder: year for year in years}.values() for root in each.roots.values()]
     read = {year.folder for year in years}
     for folder in source.class_folders:
         if folder not in read:

@@ -1,17 +1,21 @@
 """A model's checkpoint in any form: ours, another program's, a safetensors file."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 
 from ssd.checkpoints import checkpoint
-from ssd.detectors.table import DETECTORS, detector_of
+from ssd.detectors import names
+from ssd.detectors.table import DETECTORS, detector_of, to_dict
 from ssd.files import written_whole
 from ssd.weight_files import ABOUT_KEY, read_any
 
-_A_MODEL = "a checkpoint of this program, of NVIDIA's DLE SSD, of torchvision, of detectron2 or of darknet"
+_A_MODEL = (
+    "a checkpoint of this program, of NVIDIA's DLE SSD, of torchvision, of Detectron, of detectron2 or of darknet"
+)
 
 
 def load(file: Path) -> dict[str, Any]:
@@ -22,6 +26,13 @@ def load(file: Path) -> dict[str, Any]:
         if (found := record_of().foreign(content, file)) is not None:
             return {"format": checkpoint.FORMAT, **found}
     return checkpoint.require_model(content, file)
+
+
+def with_words(content: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
+    """The content of a checkpoint with the words of --set over its detector's settings. Raises InputError."""
+    if not words:
+        return content
+    return {**content, "detector": to_dict(names.with_words(checkpoint.settings_of(content), words))}
 
 
 def save(file: Path, content: dict[str, Any]) -> None:

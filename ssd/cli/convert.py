@@ -1,5 +1,6 @@
 """main.py convert: the model of a checkpoint in this program's form."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ _OTHERS = {
     ".weights": "YOLOv2 of darknet",
     ".cfg": "YOLOv2 of darknet",
     ".names": "YOLOv2 of darknet",
-    ".pkl": "RetinaNet of detectron2",
+    ".pkl": "RetinaNet of detectron2 or an R-CNN of Detectron",
 }
 
 
@@ -30,8 +31,8 @@ def convert_parser() -> Parser:
         "main.py convert",
         description="Write the model of a checkpoint, without the rest of its run, in this program's form.\n"
         "Checkpoints of NVIDIA's DeepLearningExamples (DLE) SSD300 on any ResNet can be read, too, torchvision's,\n"
-        ".weights of darknet's YOLOv2 and .pkl of detectron2's RetinaNet. The last two are also written: as darknet's\n"
-        ".weights, .cfg and .names, and as .pkl.",
+        ".weights of darknet's YOLOv2, and .pkl of detectron2's RetinaNet and Detectron's R-CNNs. The last three are\n"
+        "also written: as darknet's .weights, .cfg and .names, and as .pkl.",
         epilog=f"example: main.py convert nvidia_ssd.pt ssd300-r50.safetensors\n{EXIT_CODES}",
     )
     parser.add_argument(
@@ -62,5 +63,7 @@ def convert(arguments: Sequence[str]) -> int:
         title, owner = checkpoint.title_of(content), _OTHERS[target.suffix]
         raise InputError(f"{target}: {title} has no such file; convert a {owner}, or pass .pt")
     conversion.save(target, content)
+    for note in content.get("notes", ()):
+        print(f"note: {note}", file=sys.stderr)
     print(f"wrote {target}: {checkpoint.title_of(content)}, {len(content['categories'])} categories")
     return 0

@@ -134,14 +134,18 @@ def show_data(arguments: Sequence[str]) -> int:
 def download_parser() -> Parser:
     parser = Parser(
         "main.py download",
-        description="Fetch COCO 2017 (20 GB, and as much again while it is unpacked) into a folder to train on.\n"
-        "Run again after an interruption, it goes on where it was.",
-        epilog=f"example: main.py download --data /coco\n{EXIT_CODES}",
+        description="Fetch COCO 2017 (20 GB, and as much again while it is unpacked), or PASCAL VOC 2007 and\n"
+        "2012 (3 GB), into a folder to train on. Run again after an interruption, it goes on where it was.",
+        epilog=f"example: main.py download --dataset voc --data /data/VOCdevkit\n{EXIT_CODES}",
     )
     parser.add_argument("--data", "-d", required=True, metavar="DIR", help="folder for it; made if it is not there")
     parser.add_argument(
-        "--url", default="http://images.cocodataset.org", metavar="URL",
-        help="a server that has COCO's archives under COCO's paths (default: %(default)s)",
+        "--dataset", choices=("coco", "voc"), default="coco",
+        help="voc: trainval of 2007 and 2012, test of 2007 (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--url", metavar="URL",
+        help="a server that has the archives under the paths of the data set's own one (default: that one)",
     )  # fmt: skip
     return parser
 
@@ -152,8 +156,13 @@ def download(arguments: Sequence[str]) -> int:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--data {folder}: not a folder; pass another path")
 
-    from pipelines import download as coco
+    from pipelines.download import COCO_2017, COCO_URL, VOC_2007_2012, VOC_URL
+    from pipelines.download import download as fetch
 
-    fetched = coco.download(folder, options.url)
-    print(f"{folder}: fetched {', '.join(fetched)}" if fetched else f"{folder}: COCO 2017 is there already")
+    title, own_url, archives = {
+        "coco": ("COCO 2017", COCO_URL, COCO_2017),
+        "voc": ("PASCAL VOC", VOC_URL, VOC_2007_2012),
+    }[options.dataset]
+    fetched = fetch(folder, options.url or own_url, archives)
+    print(f"{folder}: fetched {', '.join(fetched)}" if fetched else f"{folder}: {title} is there already")
     return 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ssd.cli.splits import data_name, held_out_texts, judged_text, split_to_judge
 from ssd.config import Config
 from ssd.errors import InputError
-from ssd.options.detectors import for_detector
+from ssd.options.detectors import add_set_flag, for_detector
 from ssd.options.flags import (
     CHECKPOINT_HELP,
     Parser,
@@ -37,23 +37,31 @@ def evaluate_parser() -> Parser:
     add_machine_flags(parser)
     group = parser.add_argument_group("run")
     add_timeout_flag(group, "another rank")
+    add_set_flag(parser.add_argument_group("detector"))
     group.add_argument("--json", metavar="FILE", help="write the metrics there too")
+    group.add_argument(
+        "--comp4", metavar="DIR", help="write the detections there as PASCAL VOC's development kit takes them"
+    )
     return parser
 
 
 def evaluate(arguments: Sequence[str]) -> int:
     options = vars(evaluate_parser().parse_args(arguments))
-    local_rank, json_file = options.pop("local_rank"), options.pop("json")
+    local_rank, json_file, comp4 = (options.pop(name) for name in ("local_rank", "json", "comp4"))
+    words = options.pop("set", ())
     config = config_of(options, Config())
     require_folder_of(json_file, "--json")
 
     from ssd.distributed import process_group
 
     with process_group(config.device, local_rank, config.timeout) as ranks:
-        return _evaluate(config, set(options), ranks, json_file)
+        return _evaluate(config, set(options), ranks, json_file, comp4, words)
 
 
-def _evaluate(config: Config, given: set[str], ranks: "Ranks", json_file: str | None) -> int:
+def _evaluate(
+    config: Config, given: set[str], ranks: "Ranks", json_file: str | None, comp4: str | None, words: Sequence[str]
+) -> int:
+    """words: of --set."""
     import json
 
     import torch
@@ -63,10 +71,11 @@ def _evaluate(config: Config, given: set[str], ranks: "Ranks", json_file: str | 
     from ssd.detectors.table import view_of
     from ssd.evaluation.detect import detect_split
     from ssd.evaluation.metrics import metrics_of
+    from ssd.evaluation.voc import write_comp4
     from ssd.run.metrics_table import show_metrics
 
     file = Path(config.checkpoint or "")
-    content = conversion.load(file)
+    content = conversion.with_words(conversion.load(file), words)
     config = for_detector(checkpoint.settings_of(content), config, given)
     source, split, exif_text = split_to_judge(content, file, config, ranks)
     model = checkpoint.build_model(content, file).to(ranks.device).to(memory_format=torch.channels_last)
@@ -85,9 +94,12 @@ def _evaluate(config: Config, given: set[str], ranks: "Ranks", json_file: str | 
         metrics = metrics_of(ground_truth, results, names=config.metrics, engine=config.eval_engine)
         for warning in filter(None, (split.repairs_text, judged_text(split))):
             print(f"warning: {warning}", file=sys.stderr)
-        for note in filter(None, (*held_out_texts(source), split.mended_text, exif_text)):
+        for note in filter(None, (*content.get("notes", ()), *held_out_texts(source), split.mended_text, exif_text)):
             print(f"note: {note}", file=sys.stderr)
         show_metrics(metrics, f"{data_name(config)} {source.name}, {len(split)} images, {file}")
+        if comp4:
+            files = write_comp4(Path(comp4), ground_truth, results.rows, split.file_names)
+            print(f"wrote {len(files)} files comp4_det_test_CLASS.txt to {comp4}")
         if json_file:
             about = {"images": len(split), "images_left_out": split.num_left_out}
             Path(json_file).write_text(json.dumps({**metrics, **about}, indent=2) + "\n")

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssd.config import EXIF, Config
+from ssd.errors import InputError
+from ssd.options.detectors import add_set_flag
 from ssd.options.flags import (
     CHECKPOINT_HELP,
     COUNT,
@@ -14,6 +16,7 @@ from ssd.options.flags import (
     add_device_flags,
     config_of,
     flag,
+    require_folder_of,
 )
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ def predict_parser() -> Parser:
     parser.add_argument("source", nargs="+", metavar="IMAGE|FOLDER|GLOB", help="of folders, all images below them")
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help=CHECKPOINT_HELP)
     parser.add_argument("--output", default="predictions", metavar="DIR", help="(default: %(default)s)")
+    parser.add_argument("--pdf", metavar="FILE", help="write the pictures into one PDF too, a page each")
     parser.add_argument(
         "--score", dest="score_threshold", type=FRACTION, default=0.4, metavar="P",
         help="detections score more (default: %(default)s)",
@@ -46,6 +50,7 @@ def predict_parser() -> Parser:
         parser, "--exif", dest="exif", choices=EXIF,
         help="turn pictures as their EXIF data say, or not, as a detector of images that were not (default: upright)",
     )  # fmt: skip
+    add_set_flag(parser.add_argument_group("detector"))
     add_device_flags(parser.add_argument_group("machine"))
     return parser
 
@@ -54,6 +59,12 @@ def predict(arguments: Sequence[str]) -> int:
     options = vars(predict_parser().parse_args(arguments))
     sources, output = options.pop("source"), Path(options.pop("output"))
     batch_size, threads = options.pop("batch_size"), options.pop("num_workers") or os.cpu_count() or 1
+    words, pdf = options.pop("set", ()), options.pop("pdf")
+    require_folder_of(pdf, "--pdf")
+    if pdf is not None and Path(pdf).suffix.lower() != ".pdf":
+        raise InputError(f"--pdf {pdf}: pass a name that ends in .pdf")
+    if "TEST.SCORE_THRESH" in words:
+        raise InputError("--set TEST.SCORE_THRESH: here --score says which detections count; pass that")
     config = config_of(options, Config(), needs_data=False)
 
     from ssd.console import Console
@@ -61,7 +72,7 @@ def predict(arguments: Sequence[str]) -> int:
     from ssd.inference.predictor import load_predictor
 
     files = prediction.find_images(sources, output)
-    detector = load_predictor(config.checkpoint or "", config)
+    detector = load_predictor(config.checkpoint or "", config, words)
     console = Console(soft_wrap=True)
     return prediction.predict(
         detector,
@@ -71,4 +82,5 @@ def predict(arguments: Sequence[str]) -> int:
         threads=threads,
         console=console,
         upright=config.exif != "stored",
+        pdf=Path(pdf) if pdf else None,
     )

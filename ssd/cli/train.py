@@ -15,7 +15,8 @@ from ssd.config import (
     Recipe,
 )
 from ssd.detectors.names import family_of
-from ssd.options.detectors import add_detector_flags, detector_in
+from ssd.distillation.settings import METHODS
+from ssd.options.detectors import add_detector_flags, detector_in, set_in
 from ssd.options.flags import (
     ABOVE_0,
     BATCH,
@@ -35,6 +36,7 @@ from ssd.options.flags import (
     add_step_flags,
     add_timeout_flag,
     config_of,
+    distill_setting,
     flag,
     interval,
 )
@@ -95,13 +97,38 @@ def train_parser(settings: Any = Config.detector) -> Parser:
         help="prune or regularize by this schedule, in the YAML language of Intel's Distiller",
     )  # fmt: skip
 
+    group = parser.add_argument_group("distillation")
+    flag(
+        group, "--teacher", dest="teacher", metavar="FILE",
+        help="a detector to learn from too: a file as of --checkpoint, of any detector that sees the same images",
+    )  # fmt: skip
+    flag(
+        group, "--distill", dest="distill", choices=METHODS, nargs="+",
+        help="how: by its feature maps (pkd, cwd, mgd), by the boxes that the two differ about (gid), by its head "
+        "(crosskd); several add up",
+    )  # fmt: skip
+    flag(
+        group, "--distill-weight", dest="distill_weight", type=POSITIVE, metavar="W",
+        help="what their losses are multiplied by; 0: no teacher",
+    )  # fmt: skip
+    flag(
+        group, "--distill-settings", dest="distill_settings", type=distill_setting, nargs="+",
+        metavar="METHOD.KEY=VALUE",
+        help="of the methods, such as pkd.weight=5 gid.count=20; in a recipe file a table, [distill_settings.pkd]",
+    )  # fmt: skip
+    flag(
+        group, "--no-judge-teacher", dest="judge_teacher", action="store_false",
+        help="do not evaluate the teacher before the first step",
+    )  # fmt: skip
+
     group = parser.add_argument_group("training")
     flag(group, "--epochs", "-e", dest="epochs", type=COUNT, metavar="N", help="times through the data")
     flag(
         group, "--steps", dest="steps", type=COUNT, metavar="N",
         help="the length in steps in the place of epochs; --multistep and --evaluation then are steps too",
     )  # fmt: skip
-    flag(group, "--batch-size", "--bs", "-b", dest="batch_size", type=BATCH, metavar="N", help="images a rank")
+    batch = BATCH if family.least_part > 1 else COUNT
+    flag(group, "--batch-size", "--bs", "-b", dest="batch_size", type=batch, metavar="N", help="images a rank")
     flag(
         group, "--learning-rate", "--lr", dest="learning_rate", type=POSITIVE, metavar="LR",
         help="rate at a global batch of 32; the run's is this x ranks x batch size / 32",
@@ -119,8 +146,14 @@ def train_parser(settings: Any = Config.detector) -> Parser:
         dest="weight_decay",
         type=POSITIVE,
         metavar="W",
-        help="not on biases and batch norm",
+        help="not on biases and norms",
     )
+    flag(
+        group, "--bias-rate", dest="bias_rate", type=POSITIVE, metavar="X",
+        help="the rate of biases is this times the others'; Detectron's is twice it",
+    )  # fmt: skip
+    flag(group, "--bias-decay", dest="bias_decay", type=POSITIVE, metavar="W", help="weight decay of biases")
+    flag(group, "--norm-decay", dest="norm_decay", type=POSITIVE, metavar="W", help="weight decay of norms' scales")
     flag(
         group, "--clip-norm", dest="clip_norm", type=ABOVE_0, metavar="X",
         help="shorten gradients whose L2 norm is greater to it",
@@ -219,7 +252,7 @@ def train(arguments: Sequence[str]) -> int:
     local_rank, recipe = options.pop("local_rank"), options.pop("recipe")
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     config = config_of(options, base_of(recipe, parser, settings, options.get("batch_size"), world_size))
-    given = set(options) if recipe is None else set(options) | set_by_recipe(config, settings)
+    given = set(options) | set_in(arguments) | (set() if recipe is None else set_by_recipe(config, settings))
 
     from ssd.cli.training_run import train_run
     from ssd.distributed import process_group

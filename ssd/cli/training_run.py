@@ -25,8 +25,12 @@ from ssd.cli.splits import data_name, find_splits, held_out_texts, judged_text, 
 from ssd.compression.attach import compress, read_for_all
 from ssd.compression.schedules.distiller_yaml import Schedule
 from ssd.config import Config
+from ssd.detectors.names import family_of
 from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.detectors.table import detector_of, to_dict, view_of
+from ssd.distillation.attach import distill, identity_of, require_same
+from ssd.distillation.mosaic import InstancesPicture
+from ssd.distillation.teacher import Teacher, judge_teacher, load_teacher
 from ssd.distributed import Ranks, broadcast_object
 from ssd.environment import hardware
 from ssd.evaluation.detect import Results, detect_split
@@ -36,6 +40,7 @@ from ssd.mlperf.log import begin, run_seconds
 from ssd.options.detectors import for_detector
 from ssd.precision import compute_dtype
 from ssd.report.examples import Showcase
+from ssd.report.history import INSTANCES
 from ssd.run.files import Run
 from ssd.run.folder import run_folder
 from ssd.run.metrics_table import published_band
@@ -50,7 +55,7 @@ from ssd.training.loss_log import NonFiniteLossError
 from ssd.training.resume import Origin
 from ssd.training.state import Training
 from ssd.training.step import require_device
-from ssd.views import shows_empty
+from ssd.views import for_run, shows_empty
 
 
 def with_detector_of_checkpoint(config: Config, given: set[str]) -> Config:
@@ -64,6 +69,7 @@ def train_run(config: Config, ranks: Ranks, trackers: Trackers, given: set[str])
     """given: as in `with_detector_of_checkpoint`. A run that goes on takes the others from its own checkpoint."""
     require_device(config, ranks)
     schedule = read_for_all(config, ranks)
+    teacher = load_teacher(config, ranks)
     with run_folder(data_name(config), config.output, config.resume, ranks) as (folder, files):
         origin = resume.find_checkpoint(files, ranks)
         if origin and resume.is_over(origin.content, config) and (folder / "results.json").exists():
@@ -76,7 +82,7 @@ def train_run(config: Config, ranks: Ranks, trackers: Trackers, given: set[str])
         if seed is None:
             seed = origin.content["seed"] if origin else broadcast_object(int.from_bytes(os.urandom(4)), ranks)
         config = replace(config, seed=seed, output=str(folder))
-        return _train_in(folder, origin, config, ranks, trackers, schedule)
+        return _train_in(folder, origin, config, ranks, trackers, schedule, teacher)
 
 
 def _say_it_is_over(folder: Path, content: dict[str, Any], config: Config, ranks: Ranks) -> int:
@@ -95,6 +101,7 @@ def _train_in(
     ranks: Ranks,
     trackers: Trackers,
     schedule: Schedule | None,
+    teacher: Teacher | None,
 ) -> int:
     sources = find_splits(config)
     config = replace(config, train_split=sources[0].name, val_split=sources[1].name)  # which config.json records
@@ -112,12 +119,21 @@ def _train_in(
     training, notes = build_training(config, train_split.categories, ranks, origin)
     if fitted_text:
         notes.insert(0, fitted_text)
+    if teacher is not None:
+        file = folder / "plots" / INSTANCES if ranks.is_main and config.plots else None
+        chosen = InstancesPicture(file, view_of(config.detector), loader.steps_per_epoch * config.accumulate)
+        notes += distill(training, teacher, train_split.categories, chosen.show)
+    if notes_of := family_of(config.detector).notes:
+        notes = [*notes_of(config.detector), *notes]
     if schedule is not None:
         notes += compress(training, schedule, loader.steps_per_epoch)
     describe = _describe(config, train_split, sources[0], loader, ranks, schedule)
+    if identity := identity_of(config, teacher):
+        describe["distillation"] = identity
     if plan := getattr(training.model, "channel_plan", {}):
         describe["channels"] = plan
     if origin:
+        require_same(origin.content.get("distillation", {}), identity)
         notes = [*origin.notes, *notes, resume.resume(training, loader, origin.content, describe, config)]
     compliance.hyper_parameters(
         world_size=ranks.world_size,
@@ -141,6 +157,8 @@ def _train_in(
     coverage = detector.coverage and partial(detector.coverage, config.detector)
     ground_truth = val_split.ground_truth()
     view = view_of(config.detector)
+    if teacher is not None and config.judge_teacher and not origin:
+        judge_teacher(teacher, val_loader, ground_truth, run, config, ranks)
     showcase = Showcase(val_loader, ground_truth, run, config.eval_engine, view, coverage, plots=config.plots)
     try:
         judge = _judge(training, showcase, config, ranks)
@@ -191,7 +209,7 @@ def _with_points_of(config: Config, split: Annotations, origin: Origin | None) -
 def _build_loaders(
     config: Config, train_split: Annotations, val_split: Annotations, ranks: Ranks
 ) -> tuple[TrainLoader, EvalLoader]:
-    view = view_of(config.detector)
+    view = for_run(view_of(config.detector), config.steps or 0)
     loader = pipelines.build_train(
         config.data_pipeline, train_split, batch_size=config.batch_size, num_workers=config.num_workers,
         seed=config.seed or 0, ranks=ranks, view=view,

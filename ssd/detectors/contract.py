@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ssd.batch import Batch, Detections, EvalBatch
 from ssd.config import Thresholds
 from ssd.detectors.channels import Stream
+from ssd.detectors.distillation import DistillationParts
 from ssd.keypoints import Skeleton
 from ssd.views import View
 
@@ -28,6 +29,10 @@ Detect = Callable[[Forward, EvalBatch], Detections]
 
 
 def _no_skeleton(settings: Any) -> Skeleton | None:
+    return None
+
+
+def _no_distillation(settings: Any) -> DistillationParts | None:
     return None
 
 
@@ -72,6 +77,7 @@ class Detector(NamedTuple):
     foreign_files: by the end of a file's name, (content of our checkpoint) -> the bytes of another program's file.
     with_skeleton: (S, the points that a data set's objects have) -> S for these; of a detector that finds keypoints.
     skeleton: S -> the points that it finds, None for none.
+    distillation_parts: S -> what it shows to the methods of distillation, as teacher or as student; None for nothing.
     """
 
     name: str
@@ -96,3 +102,4 @@ class Detector(NamedTuple):
     foreign_files: dict[str, Callable[[dict[str, Any]], bytes]] = {}
     with_skeleton: Callable[[Any, Skeleton], Any] | None = None
     skeleton: Callable[[Any], Skeleton | None] = _no_skeleton
+    distillation_parts: Callable[[Any], DistillationParts | None] = _no_distillation

@@ -1,10 +1,13 @@
 """What --detector names, and what each family brings to the command line. Light: nothing here imports torch."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ssd.config import Config, Recipe
+from ssd.detectors.detectron.config import naming as detectron_naming
+from ssd.detectors.detectron.config import recipes as detectron_recipes
+from ssd.detectors.detectron.config import shipped as detectron
 from ssd.detectors.retinanet import recipes as retinanet_recipes
 from ssd.detectors.retinanet import settings as retinanet
 from ssd.detectors.ssd300 import recipes as ssd300
@@ -22,7 +25,10 @@ from ssd.errors import InputError
 class Family(NamedTuple):
     """names: all that --detector takes for it, the first as an example. settings_named: one of these names -> its
     settings; what is None in them `settled` decides by --backbone-weights. defaults: settings -> what a run starts from
-    without a recipe. recipes: what --recipe names. file_suffix: how files end that --detector takes as well."""
+    without a recipe. recipes: what --recipe names. file_suffix: how files end that --detector takes as well.
+    with_words: (settings, the words of --set) -> settings; None of a family without --set. usual: what a run starts
+    from without a recipe, where that depends on the batch; "" for `defaults`. least_part: images of a part of a batch.
+    for_batch: (settings, images of such a part) -> settings. notes: what the user should know of settings."""
 
     names: tuple[str, ...]
     settings_named: Callable[[str], Any]
@@ -30,9 +36,19 @@ class Family(NamedTuple):
     defaults: Callable[[Any], Config]
     recipes: dict[str, Recipe]
     file_suffix: str = ""
+    with_words: Callable[[Any, Sequence[str]], Any] | None = None
+    usual: str = ""
+    least_part: int = 2  # batch norm on a map of 1 x 1 needs two
+    for_batch: Callable[[Any, int], Any] | None = None
+    notes: Callable[[Any], list[str]] | None = None
 
 
 FAMILIES = {
+    "detectron": Family(
+        detectron.NAMES, detectron_naming.settings_named, lambda settings, weights: settings,
+        detectron_recipes.defaults, detectron_recipes.RECIPES, ".yaml", detectron_naming.with_words, "detectron",
+        1, detectron_recipes.for_batch, detectron_naming.notes_of,
+    ),
     "ssd300": Family(
         ("ssd300",), lambda name: SSD300Settings(), lambda settings, weights: settings, lambda settings: Config(),
         ssd300.RECIPES,
@@ -55,16 +71,27 @@ FAMILIES = {
 }  # fmt: skip
 
 
-def settings_named(name: str) -> Any:
-    """The settings that --detector NAME stands for. Raises InputError with the nearest name for an unknown one."""
+def settings_named(name: str, words: Sequence[str] = ()) -> Any:
+    """The settings that --detector NAME stands for, with the words of --set. Raises InputError with the nearest name
+    for an unknown one, and for words where the detector has no --set."""
     for family in FAMILIES.values():
         if name in family.names or (family.file_suffix and name.endswith(family.file_suffix)):
-            return family.settings_named(name)
+            return with_words(family.settings_named(name), words)
     names = [each for family in FAMILIES.values() for each in family.names]
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
     raise InputError(
         f"--detector {name}: there is no such detector; " + (f"did you mean {nearest[0]}?" if nearest else "see --help")
     )
+
+
+def with_words(settings: Any, words: Sequence[str]) -> Any:
+    """The settings with the words of --set over them. Raises InputError where the detector has no --set."""
+    if not words:
+        return settings
+    change = FAMILIES[settings.family].with_words
+    if change is None:
+        raise InputError(f"--set: means nothing for {settings.name}; leave it out")
+    return change(settings, words)
 
 
 def family_of(settings: Any) -> Family:

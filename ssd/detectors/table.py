@@ -32,6 +32,12 @@ def _retinanet() -> Detector:
     return RETINANET
 
 
+def _detectron() -> Detector:
+    from ssd.detectors.detectron.detector import DETECTRON
+
+    return DETECTRON
+
+
 def _torchvision_ssd() -> Detector:
     from ssd.detectors.torchvision.square.detector import TORCHVISION_SSD
 
@@ -40,6 +46,7 @@ def _torchvision_ssd() -> Detector:
 
 DETECTORS: dict[str, Callable[[], Detector]] = {
     "retinanet": _retinanet,
+    "detectron": _detectron,
     "ssd300": _ssd300,
     "torchvision": _torchvision,
     "torchvision_ssd": _torchvision_ssd,

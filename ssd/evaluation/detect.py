@@ -16,7 +16,7 @@ from ssd.detectors.table import detector_of
 from ssd.distributed import Ranks, gather_tensors
 from ssd.masks import pasted_counts
 from ssd.precision import autocast
-from ssd.views import ObjectParts, parts_of
+from ssd.views import ObjectParts, parts_of, pastes_closed
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,31 +45,31 @@ def detect_split(
     rows, keypoints = [torch.zeros(0, 7, dtype=torch.float64)], [torch.zeros(0, points, 3, dtype=torch.float64)]
     masks: list[bytes] = []
     detect = detector_of(config.detector).detect(config.detector, config.thresholds)
+    view = detector_of(config.detector).view(config.detector)
     forward = in_precision(model, config, ranks.device)
     for batch in loader:
         detections = on_host(detect(forward, batch))
         rows.append(_coco_rows(detections, batch.indices, ground_truth))
         sizes_px = torch.from_numpy(ground_truth.sizes_px[batch.indices.numpy()]).double()
         if detections.masks is not None:
-            masks += _counts(detections, sizes_px)
+            masks += _counts(detections, sizes_px, closed=pastes_closed(view))
         if detections.keypoints is not None and points:
             real = torch.arange(detections.scores.shape[1]) < detections.counts.unsqueeze(1)
             scale = torch.cat([sizes_px, torch.ones_like(sizes_px[:, :1])], dim=1).view(-1, 1, 1, 3)
             keypoints.append((detections.keypoints.double() * scale)[real])
     model.train(training)
-    view = detector_of(config.detector).view(config.detector)
     parts = parts_of(view)
     parts = parts._replace(keypoints=parts.keypoints and points > 0)  # which are compared with those of the split
     return _joined(torch.cat(rows), masks, torch.cat(keypoints), parts, ranks)
 
 
-def _counts(detections: Detections, sizes_px: torch.Tensor) -> list[bytes]:
+def _counts(detections: Detections, sizes_px: torch.Tensor, *, closed: bool) -> list[bytes]:
     found: list[bytes] = []
     assert detections.masks is not None
     for row, (width, height) in enumerate(sizes_px.int().tolist()):
         count = int(detections.counts[row])
         boxes_ltrb_px = detections.boxes_ltrb[row, :count] * torch.tensor([width, height] * 2)
-        found += pasted_counts(detections.masks[row, :count], boxes_ltrb_px, (width, height))
+        found += pasted_counts(detections.masks[row, :count], boxes_ltrb_px, (width, height), closed=closed)
     return found
 
 

@@ -5,6 +5,8 @@ belong to them; a box here begins at the left edge of its first pixel and ends a
 plain IoU is VOC's with + 1.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +39,29 @@ def voc_metrics(ground_truth: GroundTruth, results: np.ndarray, year: str) -> di
         name: float(np.mean(found)) if found else -1.0,
         f"{name}_per_class": dict(zip(class_names(ground_truth), of_classes, strict=True)),
     }
+
+
+def write_comp4(folder: Path, ground_truth: GroundTruth, results: np.ndarray, file_names: Sequence[str]) -> list[Path]:
+    """The files that VOC's development kit reads, comp4_det_test_CLASS.txt for each class, of those without detections
+    too. A line: the image's name without suffix, the score and xmin, ymin, xmax, ymax, counted from 1, the last pixel
+    inside, cut to the image.
+
+    results: as in `voc_metrics`. file_names: of the ground truth's images, in its order.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    images = zip(ground_truth.image_ids.tolist(), file_names, ground_truth.sizes_px.tolist(), strict=True)
+    about = {image_id: (Path(name).stem, *size) for image_id, name, size in images}
+    results = without_nan(results)
+    files = []
+    for name, category_id in zip(class_names(ground_truth), ground_truth.category_ids, strict=True):
+        lines = []
+        for image_id, x, y, w, h, score, _ in results[results[:, 6] == category_id].tolist():
+            stem, width, height = about[int(image_id)]
+            corners = (max(x + 1, 1), max(y + 1, 1), min(x + w, width), min(y + h, height))
+            lines.append(f"{stem} {score:.6f} {' '.join(f'{each:.6f}' for each in corners)}\n")
+        files.append(folder / f"comp4_det_test_{name.replace('/', '_')}.txt")
+        files[-1].write_text("".join(lines))
+    return files
 
 
 def _average_precision(

@@ -90,5 +90,9 @@ def pixels_of(batch: EvalBatch, view: View) -> Tensor:
 
 def feed_of(pixels: Tensor, placed_ltrb_px: Tensor, input_names: list[str]) -> dict[str, np.ndarray]:
     """A file's inputs. pixels: as of `pixels_of`. placed_ltrb_px: as in `EvalBatch`."""
-    given = {"images": pixels.cpu().contiguous().numpy(), "sizes_px": placed_ltrb_px[:, 2:].contiguous().numpy()}
+    given = {
+        "images": pixels.cpu().contiguous().numpy(),
+        "sizes_px": placed_ltrb_px[:, 2:].contiguous().numpy(),
+        "placed_ltrb_px": placed_ltrb_px.contiguous().numpy(),
+    }
     return {name: given[name] for name in input_names}

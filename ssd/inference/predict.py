@@ -20,6 +20,7 @@ from ssd.console import Console
 from ssd.errors import InputError
 from ssd.images import SUFFIXES, read_picture
 from ssd.inference.drawn import draw_detections
+from ssd.inference.pdf import write_pdf
 from ssd.inference.predictor import ImageDetections, ModelInput, Predictor, model_input
 from ssd.keypoints import Skeleton
 from ssd.lettering import note_on_numbers, shown_in_picture
@@ -77,12 +78,13 @@ def predict(
     threads: int,
     console: Console,
     upright: bool = True,
+    pdf: Path | None = None,
 ) -> int:
     """Writes into output a picture of each file, RESULTS_JSON and RESULTS_CSV; names on stderr what it has to skip.
 
     All files are read before the first picture is drawn, so that no picture can cost the results of the others.
     Image ids are the files' names where these are numbers, as COCO's are, and 1, 2, ... in order otherwise.
-    upright: turn pictures as their EXIF data say. threads: that read and draw.
+    upright: turn pictures as their EXIF data say. threads: that read and draw. pdf: of all pictures, a page each.
     Returns the exit code: 0, 1 if a file was skipped or a picture not drawn, 2 if no file could be read.
     """
     try:
@@ -116,13 +118,17 @@ def predict(
             return 2
         _write_json(output / RESULTS_JSON, results, detector)
         _write_csv(output / RESULTS_CSV, results)
-        not_drawn = 0
+        not_drawn, drawn = 0, list[Path]()
         task = bar.add_task("drawing", total=len(results))
-        for problem in pool.map(lambda each: _draw(each, output, upright, detector.skeleton), results):
+        problems = pool.map(lambda each: _draw(each, output, upright, detector.skeleton), results)
+        for each, problem in zip(results, problems, strict=True):
             bar.advance(task)
+            drawn += [] if problem else [output / each.picture]
             if problem:
                 not_drawn += 1
                 bar.console.print(f"not drawn: {problem}", markup=False, highlight=False, soft_wrap=True)
+    if pdf is not None and drawn:
+        write_pdf(pdf, drawn)
     shown = {name: shown_in_picture(name, label) for label, (_, name) in enumerate(detector.categories, start=1)}
     if note := note_on_numbers(shown):
         console.print(f"note: {note}", markup=False)
@@ -136,7 +142,8 @@ def predict(
         f"{len(results)} image{'s' * (len(results) > 1)}{f', {skipped} skipped' if skipped else ''}"
         f"{f', {not_drawn} not drawn' if not_drawn else ''}; "
         f"{names.total()} detection{'s' * (names.total() != 1)}"
-        f"{f': {by_name}' if names else ''}\nwrote {output}: pictures, {RESULTS_JSON}, {RESULTS_CSV}",
+        f"{f': {by_name}' if names else ''}\n"
+        f"wrote {output}: pictures, {RESULTS_JSON}, {RESULTS_CSV}{f', and {pdf}' if pdf and drawn else ''}",
         markup=False,
     )
     return 1 if skipped or not_drawn else 0

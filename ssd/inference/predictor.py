@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from ssd.batch import Detections, EvalBatch, on_host, whole
 from ssd.checkpoints import checkpoint, conversion
 from ssd.config import Config
+from ssd.detectors.names import family_of
 from ssd.detectors.table import detector_of
 from ssd.distributed import runs_on_gpu
 from ssd.evaluation.detect import in_precision
-from ssd.images import ImageLike, is_file, normalise, normalise_padded, resize, rgb_of
+from ssd.images import ImageLike, fitted, is_file, normalise, normalise_padded, resize, rgb_of
 from ssd.masks import pasted_counts
-from ssd.views import SquareView, View, evaluated_px
+from ssd.views import SquareView, View, evaluated, pastes_closed, placed_ltrb_px
 
 
 class ImageDetections(NamedTuple):
@@ -43,10 +44,12 @@ class ImageDetections(NamedTuple):
 
 
 class ModelInput(NamedTuple):
-    """An image as the view takes it: H x W x 3 uint8 RGB, and the (width, height) that it had before."""
+    """An image as the view takes it: H x W x 3 uint8 RGB, the (width, height) that it had before, and the factor that
+    both sides were scaled by, where it is one exactly."""
 
     pixels: np.ndarray
     size_px: tuple[int, int]
+    scale: float | None = None
 
 
 def model_input(image: ImageLike, view: View) -> ModelInput:
@@ -55,8 +58,10 @@ def model_input(image: ImageLike, view: View) -> ModelInput:
     size_px = (pixels.shape[1], pixels.shape[0])
     if isinstance(view, SquareView):
         return ModelInput(resize(pixels, (view.size_px, view.size_px), antialias=view.antialias), size_px)
-    resized = resize(pixels, evaluated_px(view, size_px), antialias=view.antialias)
-    return ModelInput(resized, size_px)
+    in_px, scale = evaluated(view, size_px)
+    if scale is not None:
+        return ModelInput(resize(pixels, in_px, antialias=view.antialias, scale=scale), size_px, scale)
+    return ModelInput(fitted(pixels, placed_ltrb_px(view, size_px), in_px, antialias=view.antialias), size_px)
 
 
 def model_batch(inputs: Sequence[ModelInput], view: View, device: torch.device) -> EvalBatch:
@@ -67,8 +72,12 @@ def model_batch(inputs: Sequence[ModelInput], view: View, device: torch.device) 
         images = normalise(pixels.permute(0, 3, 1, 2), view.mean, view.std)
         return EvalBatch(images, whole(images), indices)
     images = normalise_padded([torch.from_numpy(image.pixels).to(device) for image in inputs], view)
-    placed = torch.tensor([[0, 0, image.pixels.shape[1], image.pixels.shape[0]] for image in inputs])
-    return EvalBatch(images, placed, indices)
+    placed = torch.tensor([placed_ltrb_px(view, image.size_px) for image in inputs])
+    scales = [image.scale for image in inputs if image.scale is not None]
+    if not scales:
+        return EvalBatch(images, placed, indices)
+    stated_px = torch.tensor([image.size_px for image in inputs])
+    return EvalBatch(images, placed, indices, torch.tensor(scales, dtype=torch.float64), stated_px)
 
 
 class Predictor:
@@ -117,7 +126,7 @@ class Predictor:
         boxes_ltrb_px = boxes_ltrb * torch.tensor([*size_px, *size_px])
         rles = None
         if masks is not None:
-            counts = pasted_counts(masks, boxes_ltrb_px, size_px)
+            counts = pasted_counts(masks, boxes_ltrb_px, size_px, closed=pastes_closed(self.view))
             rles = [{"size": [size_px[1], size_px[0]], "counts": each.decode()} for each in counts]
         if keypoints is not None and self.skeleton is not None:
             has_points = torch.tensor([self.skeleton.is_of(label) for label in labels.tolist()], dtype=torch.bool)
@@ -141,10 +150,14 @@ def _each_of(images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageLike]:
     return iter(images)
 
 
-def load_predictor(file: str | os.PathLike[str], config: Config) -> Predictor:
-    """The detector of a checkpoint with config's device, precision and post-processing. Raises InputError for a file
-    that is no checkpoint."""
+def load_predictor(file: str | os.PathLike[str], config: Config, words: Sequence[str] = ()) -> Predictor:
+    """The detector of a checkpoint with config's device, precision and score threshold, and the rest of the
+    post-processing as its kind of detector has it. words: of --set. Raises InputError for a file that is no
+    checkpoint."""
     path = Path(file)
-    content = conversion.load(path)
-    config = replace(config, detector=checkpoint.settings_of(content))
+    content = conversion.with_words(conversion.load(path), words)
+    settings = checkpoint.settings_of(content)
+    own = family_of(settings).defaults(settings)
+    kept = {name: getattr(own, name) for name in ("nms_iou", "max_per_class", "max_per_image")}
+    config = replace(config, detector=settings, **kept)
     return Predictor(checkpoint.build_model(content, path), [tuple(each) for each in content["categories"]], config)

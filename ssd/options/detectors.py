@@ -1,6 +1,7 @@
 """--detector on the command line: which one is meant, its own flags, and settings that follow it."""
 
 import argparse
+import os
 import tomllib
 from collections.abc import Sequence
 from dataclasses import fields
@@ -12,9 +13,9 @@ from ssd.detectors.names import FAMILIES, family_of, settings_named
 from ssd.detectors.retinanet.settings import STRIDES_IN
 from ssd.detectors.ssd300.settings import AUGMENTATIONS, BACKBONES, SSD300Settings
 from ssd.detectors.torchvision.settings import NORMS
-from ssd.detectors.yolov2.settings import REGION_LOSSES
+from ssd.detectors.yolov2.settings import REGION_LOSSES, RESIZES
 from ssd.errors import InputError
-from ssd.options.flags import ABOVE_0, COUNT, COUNT_FROM_0, POSITIVE, Parser, flag, number
+from ssd.options.flags import ABOVE_0, COUNT, COUNT_FROM_0, POSITIVE, Parser, flag, for_its_batch, number
 
 
 def add_detector_flags(parser: Parser, settings: Any, *, training: bool = True) -> None:
@@ -26,7 +27,7 @@ def add_detector_flags(parser: Parser, settings: Any, *, training: bool = True) 
         "--detector",
         dest="detector",
         metavar="NAME",
-        help=f"such as {names}, or a cfg file of darknet; with --help: its own flags",
+        help=f"such as {names}, a cfg file of darknet or a YAML file of Detectron; with --help: its own flags",
     )
     OWN_FLAGS[settings.family](group, training)
     for family, add in OWN_FLAGS.items():
@@ -120,9 +121,25 @@ def _add_yolov2_flags(group: Any, training: bool) -> None:
             "cfg's)",
         )  # fmt: skip
         flag(
+            group, "--resize", dest="resize", choices=RESIZES,
+            help="letterbox: images keep their shape, with gray around them, as darknet's since 2017 (default: the "
+            "cfg's letter_box, else stretch)",
+        )  # fmt: skip
+        flag(
             group, "--region-loss", dest="region_loss", choices=REGION_LOSSES,
             help="square-root: sides by their roots and classes by squares, as in YOLOv1's paper, for comparison",
         )  # fmt: skip
+
+
+def _add_detectron_flags(group: Any, training: bool) -> None:
+    add_set_flag(group)
+
+
+def add_set_flag(group: Any) -> None:
+    flag(
+        group, "--set", dest="set", nargs="+", action="extend", metavar="KEY VALUE",
+        help="keys of Detectron's configuration with other values, such as TEST.SCALE 600",
+    )  # fmt: skip
 
 
 def _anchor(text: str) -> Any:
@@ -132,6 +149,7 @@ def _anchor(text: str) -> Any:
 SIDE = number(int, 8, 100_000)
 OWN_FLAGS = {
     "retinanet": _add_retinanet_flags,
+    "detectron": _add_detectron_flags,
     "ssd300": _add_ssd300_flags,
     "torchvision": _add_torchvision_flags,
     "torchvision_ssd": _add_torchvision_ssd_flags,
@@ -141,29 +159,50 @@ OWN_FLAGS = {
 
 
 def detector_in(arguments: Sequence[str]) -> Any:
-    """The settings of the detector that --detector names, or else the --recipe file, or else SSD300's."""
+    """The settings of the detector that --detector names, or else the --recipe file, or else SSD300's; with the words
+    of --set."""
+    name, words = _named_in(arguments)
+    return SSD300Settings() if name is None else settings_named(name, words)
+
+
+def set_in(arguments: Sequence[str]) -> set[str]:
+    """The names of those settings of the detector that --set changes."""
+    name, words = _named_in(arguments)
+    if name is None or not words:
+        return set()
+    plain, changed = settings_named(name), settings_named(name, words)
+    return {field.name for field in fields(plain) if getattr(plain, field.name) != getattr(changed, field.name)}
+
+
+def _named_in(arguments: Sequence[str]) -> tuple[str | None, Sequence[str]]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name in ("--detector", "--recipe"):
         parser.add_argument(name, nargs="?")
+    parser.add_argument("--set", nargs="*", action="extend", default=[])
     try:
         found, _ = parser.parse_known_args(arguments)
     except argparse.ArgumentError:  # the command's own parser says it better
-        return SSD300Settings()
+        return None, ()
     if found.detector is not None:
-        return settings_named(found.detector)
+        return found.detector, found.set
     try:
         named = tomllib.loads(Path(found.recipe or "").read_text(encoding="utf-8")).get("detector")
     except (OSError, ValueError):  # `recipes.base_of` says what is wrong with a file
         named = None
-    return settings_named(named) if isinstance(named, str) else SSD300Settings()
+    return (named, found.set) if isinstance(named, str) else (None, ())
 
 
 def for_detector(settings: Any, config: Config, given: set[str]) -> Config:
     """The config of a command whose detector a checkpoint says. Of the given settings, those of the command line or a
     recipe, the values stay; the others are the checkpoint's, or what its kind of detector starts from.
 
+    A detector that a file describes is as --detector and --set say, where the checkpoint holds one of its kind.
     Raises InputError where a setting is given that the checkpoint's detector has not.
     """
+    family = family_of(settings)
+    is_described = family.with_words is not None and settings.family == config.detector.family
+    if is_described and "detector" in given:
+        return for_its_batch(config)
     if settings.name != config.detector.name and "detector" in given:
         raise InputError(
             f"--detector {config.detector.name}: the checkpoint holds a {settings.name}; leave --detector out, or pass "
@@ -171,7 +210,7 @@ def for_detector(settings: Any, config: Config, given: set[str]) -> Config:
         )
     own = {field.name for field in fields(settings)}
     values = {}
-    for name in given - {"detector"}:
+    for name in given - {"detector", "set"}:
         if hasattr(config, name):
             values[name] = getattr(config, name)
         elif name in own:
@@ -179,5 +218,9 @@ def for_detector(settings: Any, config: Config, given: set[str]) -> Config:
         else:
             flag_name = name.replace("_", "-")
             raise InputError(f"--{flag_name}: means nothing for {settings.name}, which the checkpoint holds")
-    base = config if settings.family == config.detector.family else family_of(settings).defaults(settings)
-    return base.with_detector(settings).overlaid(values)
+    base = config
+    if settings.family != config.detector.family:
+        usual = family.recipes.get(family.usual)
+        world_size = int(os.environ.get("WORLD_SIZE", 1))
+        base = usual(values.get("batch_size"), world_size, settings) if usual else family.defaults(settings)
+    return for_its_batch(base.with_detector(settings).overlaid(values))

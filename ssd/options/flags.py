@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from ssd.config import DATA_PIPELINES, EVAL_ENGINES, EXIF, GRADIENT_COMPRESSIONS, METRICS, ON_BAD_IMAGE, Config
 from ssd.detectors.names import family_of
+from ssd.distillation.settings import read_word
 from ssd.errors import InputError
 
 EXIT_CODES = "exit codes: 0 done, 2 bad input, 130 interrupted"
@@ -100,6 +101,13 @@ def interval(text: str) -> tuple[int, str]:
     if unit not in units or not (count.isdecimal() and 1 <= int(count) <= 1e9):
         raise argparse.ArgumentTypeError(f'{text!r} is not like "500 steps", "10 minutes" or "1 epoch"')
     return int(count), units[unit]
+
+
+def distill_setting(text: str) -> str:
+    try:
+        return read_word(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 COUNT = number(int, 1)
@@ -228,7 +236,8 @@ def add_evaluation_flags(group: Any) -> None:
     add_detection_flags(group)
     flag(
         group, "--metrics", dest="metrics", choices=METRICS, nargs="+",
-        help="also PASCAL VOC's, of 11 recalls or of the area; the first decides what is best, and is --target's",
+        help="also PASCAL VOC's, of 11 recalls or of the area, and the recall of boxes of any class; the first decides "
+        "what is best, and is --target's",
     )  # fmt: skip
     flag(
         group, "--eval-engine", dest="eval_engine", choices=EVAL_ENGINES,
@@ -239,7 +248,8 @@ def add_evaluation_flags(group: Any) -> None:
 def overlay(base: Config, flags: dict[str, Any]) -> Config:
     """base with these settings. Raises InputError where both 16-bit types are among them."""
     flags = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
-    flags.pop("detector", None)  # whose flags these are: base has it already
+    for name in ("detector", "set"):  # base has it already
+        flags.pop(name, None)
     if flags.get("fp16") and flags.get("bf16"):
         raise InputError("--fp16 and --bf16 exclude each other; pass one")
     if flags.get("fp16") or flags.get("bf16"):
@@ -250,7 +260,9 @@ def overlay(base: Config, flags: dict[str, Any]) -> Config:
 def config_of(flags: dict[str, Any], base: Config, *, needs_data: bool = True) -> Config:
     """base with the flags that were given. Raises InputError where they do not go together."""
     config = overlay(base, flags)
-    config = config.with_detector(family_of(config.detector).settled(config.detector, config.backbone_weights))
+    family = family_of(config.detector)
+    config = config.with_detector(family.settled(config.detector, config.backbone_weights))
+    _require_whole_distillation(config)
     if config.schedule == "cosine" and ("multistep" in flags or config.mlperf):
         other = "--multistep" if "multistep" in flags else "--mlperf"
         raise InputError(f"--schedule cosine and {other} exclude each other; pass one")
@@ -264,15 +276,16 @@ def config_of(flags: dict[str, Any], base: Config, *, needs_data: bool = True) -
     if config.multistep_factors and len(config.multistep_factors) != len(config.multistep):
         lengths = f"{len(config.multistep_factors)} for {len(config.multistep)} of --multistep"
         raise InputError(f"--multistep-factors: {lengths}; pass as many")
-    if config.batch_size < 2:
+    if config.batch_size < family.least_part:
         raise InputError(
             f"--batch-size {config.batch_size}: batch norm needs two images or more; pass more (a cfg file has batch=1 "
             "for darknet's tests)"
         )
-    if config.batch_size % config.accumulate or config.batch_size // config.accumulate < 2:
+    if config.batch_size % config.accumulate or config.batch_size // config.accumulate < family.least_part:
+        least = "two images or more" if family.least_part > 1 else "images"
         raise InputError(
-            f"--accumulate {config.accumulate}: does not part a batch of {config.batch_size} into equal parts of two "
-            "images or more; pass another --batch-size, or --accumulate 1"
+            f"--accumulate {config.accumulate}: does not part a batch of {config.batch_size} into equal parts of "
+            f"{least}; pass another --batch-size, or --accumulate 1"
         )
     if config.freeze_backbone and config.backbone_weights == "none" and not config.checkpoint:
         raise InputError("--freeze-backbone: would freeze random weights; pass --checkpoint or --backbone-weights")
@@ -285,7 +298,33 @@ def config_of(flags: dict[str, Any], base: Config, *, needs_data: bool = True) -
         raise InputError("--mlperf-org: says nothing; name who submits")
     if needs_data and not config.data:
         raise InputError('--data is missing: pass a folder of images and annotations, or "demo"')
-    return config
+    return for_its_batch(config)
+
+
+def for_its_batch(config: Config) -> Config:
+    """With what of the detector's settings depends on how many images it learns from at once."""
+    for_batch = family_of(config.detector).for_batch
+    if for_batch is None:
+        return config
+    return config.with_detector(for_batch(config.detector, config.batch_size // config.accumulate))
+
+
+def _require_whole_distillation(config: Config) -> None:
+    """Raises InputError where the settings of a teacher do not go together."""
+    if config.distill and config.teacher is None:
+        raise InputError(f"--distill {' '.join(config.distill)}: from whom? pass --teacher FILE too")
+    if config.teacher is not None and not config.distill:
+        raise InputError("--teacher: teaches nothing without --distill; pass a method, such as --distill pkd")
+    if len(set(config.distill)) < len(config.distill):
+        raise InputError(f"--distill {' '.join(config.distill)}: names a method twice; name each once")
+    for word in config.distill_settings:
+        method = word.partition(".")[0]
+        if method not in config.distill:
+            raise InputError(
+                f"--distill-settings {word}: says nothing without --distill {method}; pass both or neither"
+            )
+    if config.distill and config.cuda_graphs:
+        raise InputError("--cuda-graphs freezes a step, and --distill has to look at it; leave one of them out")
 
 
 def require_folder_of(file: str | None, flag: str) -> None:

@@ -1,7 +1,8 @@
 """What --recipe names: settings that the detector's family has for a purpose, or out of a TOML file.
 
 A file has some of Config's settings, named as config.json names them, and may begin with `recipe = "coco"` to start
-from that. Their values are checked as those of the flags are, and the flags of the command line overrule them.
+from that. A table `[distill_settings.pkd]` has settings of a method of distillation. Values are checked as those of the
+flags are, and the flags of the command line overrule them.
 """
 
 import difflib
@@ -11,6 +12,7 @@ from typing import Any
 
 from ssd.config import Config
 from ssd.detectors.names import family_of
+from ssd.distillation.settings import words_of
 from ssd.errors import InputError
 from ssd.options.flags import Parser, overlay
 
@@ -28,8 +30,8 @@ def base_of(recipe: str | None, parser: Parser, detector: Any, batch_size: int |
             names = ", ".join(family.recipes)
             raise InputError(f"--recipe {recipe}: is none of {names}, which {detector.name} has, and no .toml file")
         settings = _read(Path(recipe), parser, detector, list(family.recipes))
-    name = settings.pop("recipe", None)
-    if name is None:
+    name = settings.pop("recipe", None) or family.usual
+    if not name:
         return overlay(family.defaults(detector), settings)
     return overlay(family.recipes[name](batch_size or settings.get("batch_size"), world_size, detector), settings)
 
@@ -49,6 +51,8 @@ def _read(file: Path, parser: Parser, detector: Any, recipes: list[str]) -> dict
             remedy = f"did you mean {nearest[0]!r}?" if nearest else "names are those of a run's config.json"
             raise InputError(f"--recipe {file}: there is no setting {key!r}; {remedy}")
         try:
+            if key == "distill_settings" and isinstance(value, dict):
+                value = words_of(value)
             settings[key] = parser.value_of(key, value)
         except InputError as error:
             raise InputError(f"--recipe {file}: {error}") from None

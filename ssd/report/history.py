@@ -9,6 +9,8 @@ from ssd.errors import InputError
 
 PREDICTIONS = "predictions.jpg"
 """In a run's plots/: example detections beside the ground truth."""
+INSTANCES = "instances.jpg"
+"""The boxes that a distillation by general instances learns from."""
 
 
 class History(NamedTuple):

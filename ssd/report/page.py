@@ -10,7 +10,7 @@ from ssd.config import Config
 from ssd.errors import InputError
 from ssd.evaluation.coco import METRIC_NAMES
 from ssd.lettering import note_on_numbers
-from ssd.report.history import PREDICTIONS, History, read_history, write_csv
+from ssd.report.history import INSTANCES, PREDICTIONS, History, read_history, write_csv
 from ssd.report.html import cards, page, picture, table
 from ssd.report.plots import shown_names, write_plots
 
@@ -21,8 +21,9 @@ _CAPTIONS = {
     "confusion": "Detections paired with the ground truth they overlap most, whatever its class.",
     "box_sizes": "A box that no default box overlaps enough is learned by its nearest one only.",
     "predictions": "The first images of the validation split that have objects, as the network sees them.",
+    "instances": "Boxes of a training batch that teacher and student thought most differently of, with the difference.",
 }
-_WIDE = ("curves", "predictions")
+_WIDE = ("curves", "predictions", "instances")
 
 
 def write_plots_and_report(folders: Sequence[Path], output: Path) -> str:
@@ -39,8 +40,8 @@ def write_plots_and_report(folders: Sequence[Path], output: Path) -> str:
     pictures = write_plots(histories, output / "plots")
     if len(histories) == 1:
         write_csv(output / "metrics.csv", histories[0])
-        predictions = histories[0].folder / "plots" / PREDICTIONS  # only the run itself can make it
-        pictures[1:1] = [predictions] if predictions.exists() else []
+        own = [histories[0].folder / "plots" / name for name in (PREDICTIONS, INSTANCES)]  # which only the run can make
+        pictures[1:1] = [file for file in own if file.exists()]
     note = note_on_numbers(shown_names(histories))
     # Names of folders may be no UTF-8.
     (output / "report.html").write_text(report(histories, pictures, note), encoding="utf-8", errors="replace")

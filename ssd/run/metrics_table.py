@@ -36,8 +36,8 @@ def show_metrics(metrics: dict[str, Any], title: str, console: Console | None = 
 
 
 def _show_parts(metrics: dict[str, Any], console: Console) -> None:
-    """A line each of what was found beside boxes."""
-    for kind, what in (("segm", "masks"), ("keypoints", "keypoints")):
+    """A line each of what was found beside boxes, and of their recall."""
+    for kind, what in (("segm", "masks"), ("keypoints", "keypoints"), ("recall", "recall of boxes of any class")):
         names = [name for name in metrics if name.startswith(f"{kind}_")]
         if names:
             scores = (f"{name.removeprefix(f'{kind}_')} {_score(metrics[name])}" for name in names)

@@ -46,6 +46,7 @@ def build_training(
         content = conversion.load(file)
         fresh = checkpoint.load_for_fine_tuning(model, settings, content, file)
         momentum = content.get("momentum", {})
+        notes += content.get("notes", [])
         notes.append(
             f"starting from {file}"
             + (" and its momentum" if momentum else "")

@@ -93,6 +93,10 @@ class Meter:
         if steps < len(self.losses):
             self._tell_of_lost_steps(is_finite.squeeze(1))
         self._count_lost_steps(counts.tolist())
+        if steps:
+            means = {name: loss / steps for name, loss in by_name.items()}
+            for text in filter(None, (warning(means) for warning in training.warnings)):
+                self.run.say(f"warning: {text}")
         self.restart()
 
     def _tell_of_lost_steps(self, is_finite: Tensor) -> None:

@@ -89,6 +89,11 @@ def annotations_digest(files: Iterable[Path], ranks: Ranks) -> str:
     return str(broadcast_object(digest.hexdigest(), ranks))
 
 
+def _change(name: str, was: Any, now: Any) -> str:
+    """In one line: the text of a file has several."""
+    return f"{name} is another" if "\n" in f"{was}{now}" else f"{name} was {was} and is {now}"
+
+
 def resume(
     training: Training, loader: TrainLoader, resumed: dict[str, Any], describe: dict[str, Any], config: Config
 ) -> str:
@@ -105,7 +110,7 @@ def resume(
     judged_by = resumed["settings"].get("metrics", ("coco",))[0]
     if judged_by != config.metrics[0]:
         raise InputError(f"--resume: the best checkpoint was chosen by {judged_by}; name it first in --metrics")
-    changed = {n: f"{n} was {was.get(n)} and is {now}" for n, now in identity.items() if was.get(n) != now}
+    changed = {n: _change(n, was.get(n), now) for n, now in identity.items() if was.get(n) != now}
     same_ranks, same_data = "world_size" not in changed, changed.keys() <= {"world_size"}
     may_change = {"world_size"}
     if config.on_bad_image == "skip" and resumed.get("annotations") == describe["annotations"]:

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from ssd.batch import Batch
 from ssd.config import Config
 from ssd.distributed import Ranks, gather_tensors
+from ssd.errors import InputError
 from ssd.precision import autocast
 from ssd.running_statistics import join_statistics
 from ssd.training.ema import Average
-from ssd.training.optimizer import build_optimizer, take_momentum
+from ssd.training.optimizer import add_adapters, build_optimizer, set_rate, take_momentum
 
 Forward = Callable[[Tensor], Any]
 
@@ -82,18 +83,39 @@ class Training:
     companions: list[Companion] = field(default_factory=list)
     version: int = 0
     """Of the model's layers: how a step is taken has to be built anew where it has changed."""
+    wrap: Callable[[nn.Module, Callable[[nn.Module], Any]], nn.Module] | None = None
+    """(model, what compiles a module or leaves it) -> what `losses_of` calls in the model's place, if not itself."""
+    adapters: nn.Module | None = None
+    """What learns beside the model, and is no part of it. Whoever brings it saves it, as a companion."""
+    warnings: list[Callable[[dict[str, float]], str]] = field(default_factory=list)
+    """Each is shown the losses of a line of the log by name, and says what the user should know of them, or ""."""
 
     def __post_init__(self) -> None:
         self.skipped_steps = torch.zeros((), dtype=torch.int64, device=self.ranks.device)
-        self._parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self._parameters = self._learning()
         self.statistics = join_statistics(self.model)
         self.average = None if self.config.ema is None else Average(self.model, self.config.ema)
 
+    def _learning(self) -> list[nn.Parameter]:
+        modules = [self.model, *([] if self.adapters is None else [self.adapters])]
+        return [p for module in modules for p in module.parameters() if p.requires_grad]
+
+    def learn_beside(self, adapters: nn.Module) -> None:
+        """Has these learn too. Before the first step, and before `restore`."""
+        self.adapters = adapters.to(self.ranks.device)
+        add_adapters(self.optimizer, self.adapters, self.config)
+        self._parameters = self._learning()
+
     def take_up_layers(self, momentum: dict[str, Tensor]) -> None:
         """Goes on after layers of the model, and of its average, were replaced. momentum: by the name of a weight."""
+        former = self.optimizer
         self.optimizer = build_optimizer(self.model, self.config)
         take_momentum(self.optimizer, self.model, momentum)
-        self._parameters = [p for p in self.model.parameters() if p.requires_grad]
+        if self.adapters is not None:
+            add_adapters(self.optimizer, self.adapters, self.config)
+            for parameter in self.adapters.parameters():
+                self.optimizer.state[parameter] = former.state[parameter]
+        self._parameters = self._learning()
         self.statistics = join_statistics(self.model)
         if self.average is not None:
             self.average.follow(self.model)
@@ -110,8 +132,7 @@ class Training:
         A step whose loss or gradients are not finite, on any rank, leaves the model as it was and is counted in
         skipped_steps. The host does not wait for that verdict.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        set_rate(self.optimizer, lr)
         statistics = self.statistics.clone()
         self.optimizer.zero_grad()
         losses = self._backward(forward, batch)
@@ -180,7 +201,10 @@ class Training:
 
     def restore(self, content: dict[str, Any]) -> None:
         """Takes up what `state` gave, but for settings, which are the run's own. The model has its weights already, or
-        the average's where there was one."""
+        the average's where there was one. Raises InputError where biases or norms had no rate or decay of their own and
+        have now, or the other way round."""
+        if len(content["optimizer"]["param_groups"]) != len(self.optimizer.param_groups):
+            raise InputError("--resume: --bias-rate, --bias-decay or --norm-decay is not as it was; change it back")
         # Among them whether the optimiser is the fused one; the rate is that of the step.
         settings = [
             {name: group[name] for name in group if name not in ("params", "lr")}

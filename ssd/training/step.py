@@ -70,11 +70,12 @@ def build_step(training: Training) -> Step:
 
 def build_forward(training: Training) -> Callable[[Tensor], Any]:
     """The model, for training: compiled, over ranks, or both."""
-    forward: Any = training.model
+    compiled: Callable[[nn.Module], Any] = lambda module: module  # noqa: E731
     if training.config.compile:
         # One graph, or an error that says what keeps it from being one. It goes into DDP, whose own forward pass keeps
         # count of its steps and is no graph. Inside DDP, torch cuts the graph where a bucket of gradients ends.
-        forward = torch.compile(forward, fullgraph=True, dynamic=False)
+        compiled = functools.partial(torch.compile, fullgraph=True, dynamic=False)
+    forward: Any = compiled(training.model) if training.wrap is None else training.wrap(training.model, compiled)
     return _over_ranks(training, forward) if training.ranks.world_size > 1 else forward
 
 

@@ -26,8 +26,9 @@ class Source(NamedTuple):
     """Where else they may be: looked at where `image_folder` lacks some."""
     label_folder: Path | None = None
     """Of VOC's XML files or YOLO's text files. None: beside the images, or as the form has it."""
-    years: tuple[str, ...] = ()
-    """Of VOC: the folders of `image_folder` that are put together, such as ("VOC2007", "VOC2012")."""
+    years: tuple[tuple[str, str], ...] = ()
+    """Of VOC: the folders of `image_folder` and their splits that are put together, such as (("VOC2007", "trainval"),
+    ("VOC2012", "trainval"))."""
     class_folders: tuple[Path, ...] = ()
     """Of VOC: the folders of XML, of all splits, whose objects name the classes."""
     lists: tuple[Path, ...] = ()

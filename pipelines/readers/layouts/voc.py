@@ -1,21 +1,26 @@
 """VOC's XML files in a data folder, wherever tools put them.
 
 - VOC and CVAT: ImageSets/Main/{split}.txt, Annotations/, JPEGImages/
-- VOCdevkit, or the folder above it: several such folders, put together where they have a split of one name
+- VOCdevkit, or the folder above it: several such folders, put together where they have a split of one name, or as a
+  name of years says
 - labelImg and Roboflow: XML files beside the images, in the folder itself or in one for each split
 - Label Studio, FiftyOne and others: a folder of XML and one of images beside it, in the folder itself or in one a split
 """
 
 import os
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from pipelines.readers.layouts.coco import IMAGE_FOLDERS, folders_below
 from pipelines.readers.layouts.source import Form, Source
+from ssd.errors import InputError
 
 LISTS = Path("ImageSets", "Main")
 ONLY_SPLIT = "all"
 """What a split is called that nothing gives a name."""
 _FOLDERS_OF_XML = {"annotations", "annotation", "labels", "label", "xml", "xmls", "ann", "anns", "bbox", "data"}
+_YEAR_AND_SPLIT = re.compile(r"(\d{4})_(\w+)")
 _OF_A_CLASS = ("_train", "_val", "_trainval", "_test")
 """VOC has a list a class and split beside those of the splits: aeroplane_train.txt."""
 
@@ -60,10 +65,29 @@ def _of_years(devkit: Path, years: list[str]) -> dict[str, Source]:
     classes = tuple(folder for year in years if (folder := _named(devkit / year, "Annotations")))
     return {
         split: Source(
-            split, Form.VOC, devkit / of[0] / LISTS / f"{split}.txt", devkit, years=tuple(of), class_folders=classes
+            split, Form.VOC, devkit / of[0] / LISTS / f"{split}.txt", devkit,
+            years=tuple((year, split) for year in of), class_folders=classes,
         )
         for split, of in having.items()
-    }
+    }  # fmt: skip
+
+
+def source_of_years(folders: Iterable[Path], split: str) -> Source | None:
+    """The split whose name says it by years, such as 2007_trainval+2012_trainval, in the first of the folders that is a
+    devkit; None for any other name. Raises InputError where such a year or split is not there."""
+    parts = [_YEAR_AND_SPLIT.fullmatch(part) for part in split.split("+")]
+    devkit = next((each for each in folders if any(is_voc(year) for year in _folders_in(each))), None)
+    if devkit is None or not all(parts):
+        return None
+    years = tuple((f"VOC{part[1]}", part[2]) for part in parts if part)
+    if len(set(years)) < len(years):
+        raise InputError(f"{split}: names a split twice; leave one out")
+    files = [devkit / year / LISTS / f"{name}.txt" for year, name in years]
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"{file}: no such list, which the split {split!r} needs; pass a split that is there")
+    classes = tuple(folder for year in _folders_in(devkit) if is_voc(year) and (folder := _named(year, "Annotations")))
+    return Source(split, Form.VOC, files[0], devkit, years=years, class_folders=classes)
 
 
 def _without_lists(data_folder: Path) -> dict[str, Source]:

@@ -64,8 +64,11 @@ def thin(arguments: Sequence[str]) -> int:
         found = thinned_of(dense, fresh, streams, round_to=options.round_to)
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
+    stay = in_no_stream(dense, streams)
+    names = ", ".join(stay[:3]) + (f" and {len(stay) - 3} more" if len(stay) > 3 else "")
     if found.removed == 0:
-        raise InputError(f"{source}: no filter that can go is all 0; prune filters first, or pass --flops")
+        hint = f"; those of {names} are, and cannot go alone" if stay else ""
+        raise InputError(f"{source}: no filter that can go is all 0{hint}; prune filters first, or pass --flops")
     smaller: Any = found.model.eval()
     written = {key: content[key] for key in ("format", "detector", "categories")}
     written |= {"model": smaller.state_dict(), "channels": smaller.channel_plan}
@@ -82,6 +85,8 @@ def thin(arguments: Sequence[str]) -> int:
     before, after = (parts_of(summarize_detector(each, settings))[-1] for each in (model, smaller))
     for name, total in (("before", before), ("after", after)):
         print(f"{name}: {total.weights:,} weights, {total.flops / 1e9:.3f} GFLOP an image")
+    if stay:
+        print(f"filters of zeros of {names} stay: they cannot go alone")
     if options.flops is not None:
         print(f"wrote {target}: {after.flops / before.flops:.1%} of the FLOPs, without {found.removed} filters{note}")
         print(f"it has lost what they said: train it on with --checkpoint {target}")
@@ -92,6 +97,17 @@ def thin(arguments: Sequence[str]) -> int:
         f"its output differs by {difference:.1e} at most"
     )
     return 0
+
+
+def in_no_stream(model: Any, streams: Any) -> list[str]:
+    """The names of the convolutions and linear layers that have filters of zeros which `streams` do not let go."""
+    written = {name for stream in streams for name, _ in stream.layers}
+    return [
+        name
+        for name, layer in model.named_modules()
+        if type(layer).__name__ in ("Conv2d", "ConvTranspose2d", "Linear") and name not in written
+        if bool((layer.weight == 0).flatten(1).all(dim=1).any())
+    ]
 
 
 def largest_difference(model: Any, smaller: Any, settings: Any) -> float:

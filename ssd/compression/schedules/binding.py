@@ -1,14 +1,14 @@
 """A schedule laid on a model: which tensors its policies act on, and what does not fit."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from ssd.compression import structures
 from ssd.compression.schedules.distiller_yaml import Policy, Schedule
-from ssd.compression.schedules.yaml_lines import Place, nearest_to
+from ssd.yaml_lines import Place, nearest_to
 
 # What torchvision called parts of its R-CNNs until 0.12 -> what it calls them now.
 _RENAMED = (
@@ -74,7 +74,9 @@ def _require_groups(bound: Bound, parameters: Mapping[str, Tensor], places: dict
     given = bound.arguments
     block_shape = given.get("kwargs", {}).get("block_shape")
     for name in bound.tensors:
-        if "group_type" in given:
+        if bound.policy.instance.class_name.startswith("GlobalFilterPruner"):
+            group_type = "Filters"
+        elif "group_type" in given:
             group_type = "Cols" if given["group_type"] == "Rows" else given["group_type"]
         elif isinstance(given.get("reg_regims", {}).get(name), tuple):
             group_type = given["reg_regims"][name][1]
@@ -139,17 +141,33 @@ def _some(names: list[str]) -> str:
 def norms_after(model: nn.Module) -> dict[str, nn.Module]:
     """The batch norm that follows each convolution, by the name of the convolution's weight: the next module in its
     parent that has as many channels, as in every ResNet and every Sequential."""
-    found: dict[str, nn.Module] = {}
+    return {name: norm for name, norm in _norms_behind(model) if hasattr(norm, "running_var")}
+
+
+def _norms_behind(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for parent_name, parent in model.named_modules():
         children = list(parent.named_children())
         for (name, module), (_, following) in zip(children, children[1:], strict=False):
             if isinstance(module, nn.Conv2d) and _is_norm_of(following, module.out_channels):
-                found[f"{parent_name}.{name}.weight".lstrip(".")] = following
+                yield f"{parent_name}.{name}.weight".lstrip("."), following
+
+
+def affines_after(model: nn.Module) -> dict[str, list[str]]:
+    """The names of the scale and shift of the norm that follows each convolution, a group norm too, as far as they are
+    parameters; by the name of the convolution's weight."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    found = {}
+    for weight, norm in _norms_behind(model):
+        own = [names[id(each)] for each in (norm.weight, norm.bias) if id(each) in names]
+        if own:
+            found[weight] = own
     return found
 
 
 def _is_norm_of(module: nn.Module, channels: int) -> bool:
     """Also of a frozen batch norm, which torchvision has as a module of its own."""
+    if isinstance(module, nn.GroupNorm):
+        return module.num_channels == channels and module.affine
     variance = getattr(module, "running_var", None)
     return isinstance(variance, Tensor) and len(variance) == channels and isinstance(module.weight, Tensor)
 

@@ -133,6 +133,9 @@ _RANKED_FILTERS = (
     "ActivationAPoZRankedFilterPruner", "ActivationMeanRankedFilterPruner",
 )  # fmt: skip
 
+OVER_ALL = ("GlobalMagnitudePruner", "GlobalFilterPruner")
+"""Not Distiller's: they rank over all of their tensors at once, as AnishDelft/ModelCompression prunes YOLOv2."""
+
 PRUNERS: dict[str, dict[str, Argument]] = {
     "MagnitudeParameterPruner": {
         "thresholds": Argument(by_name(number(0), needs_star=True), names_tensors=True),
@@ -161,6 +164,8 @@ PRUNERS: dict[str, dict[str, Argument]] = {
     "RandomLevelStructureParameterPruner": {**_OF_STRUCTURES, "sparsity_range": Argument(_interval)},
     "L1RankedStructureParameterPruner_AGP": {**_OF_STRUCTURES, **_AGP},
     "L2RankedStructureParameterPruner_AGP": {**_OF_STRUCTURES, **_AGP},
+    **{name: {"weights": _WEIGHTS, **_LEVEL} for name in OVER_ALL},
+    **{f"{name}_AGP": {"weights": _WEIGHTS, **_AGP} for name in OVER_ALL},
     **{name: {**_OF_FILTERS, **_LEVEL, **_DEPENDENCY} for name in
        _RANKED_FILTERS},
     **{f"{name}_AGP": {**_OF_FILTERS, **_AGP, **_DEPENDENCY} for name in _RANKED_FILTERS},
@@ -209,5 +214,6 @@ PRUNER_POLICY_ARGUMENTS: dict[str, Argument] = {
     "discard_masks_at_minibatch_end": Argument(switch, required=False),
     "skip_first_minibatch": Argument(switch, required=False),
     "fold_batchnorm": Argument(switch, required=False),
+    "mask_batchnorm": Argument(switch, required=False),  # not Distiller's
 }
 REGULARIZER_POLICY_ARGUMENTS: dict[str, Argument] = {"keep_mask": Argument(switch, required=False)}

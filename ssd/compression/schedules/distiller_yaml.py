@@ -19,8 +19,8 @@ from ssd.compression.schedules.classes import (
     Argument,
 )
 from ssd.compression.schedules.lr_rates import LR_SCHEDULERS, scheduler_class
-from ssd.compression.schedules.yaml_lines import Node, Place, nearest_to, plain, read_yaml
 from ssd.errors import InputError
+from ssd.yaml_lines import Node, Place, nearest_to, plain, read_yaml
 
 # Key in a policy -> section that it takes its instance from.
 SECTIONS = {
@@ -93,7 +93,7 @@ def load_schedule(file: Path) -> Schedule:
 
 def read_schedule(text: str, file: Path) -> Schedule:
     """text: of the file. Raises InputError that names the line of what is wrong."""
-    root = read_yaml(text, file)
+    root = read_yaml(text, file, "pass a schedule")
     known = ("version", "policies", *SECTIONS.values())
     if not isinstance(root.value, dict) or "policies" not in root.value:
         raise InputError(f"{file}: not a schedule, it has no section 'policies'; see docs/compression.rst")

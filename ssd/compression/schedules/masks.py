@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ssd.compression.schedules import regularizers
 from ssd.compression.schedules.activations import ActivationStatistics, on_cpu
-from ssd.compression.schedules.binding import Bound, bind, folded, norms_after
+from ssd.compression.schedules.binding import Bound, affines_after, bind, folded, norms_after
 from ssd.compression.schedules.distiller_yaml import Schedule
 from ssd.compression.schedules.lr_rates import rates_of
 from ssd.compression.schedules.pruners import Span
@@ -75,7 +75,7 @@ class Compression:
     def _follow(self, model: nn.Module, average: nn.Module | None) -> None:
         self.weights = dict(model.named_parameters())
         self.averages = dict(average.named_parameters()) if average is not None else {}
-        self.norms = norms_after(model)
+        self.norms, self.affines = norms_after(model), affines_after(model)
         by_activation = [each for each in self.pruners if each.policy.instance.class_name in NEEDS_ACTIVATIONS]
         tensors = dict.fromkeys(name for each in by_activation for name in each.tensors)
         self.activations = ActivationStatistics(model, tensors, self.norms) if tensors else None
@@ -196,6 +196,8 @@ class Compression:
         masks = {name: self.masks.get(name) for name in each.tensors}
         call = Call(policy.instance.name, each.arguments, weights, masks, gradients, span, self.memory)
         found = self._as_rank_0(new_masks(policy.instance.class_name, call), each.tensors)
+        if policy.args.get("mask_batchnorm"):
+            found |= self._masks_of_norms(index, found)
         keeps_dense = policy.args.get("mask_on_forward_only") or policy.args.get("use_double_copies")
         for name, mask in found.items():
             weight = self.weights[name]
@@ -206,6 +208,15 @@ class Compression:
             # Laid out as the weight, so that multiplying them is one walk through memory.
             self.masks[name] = torch.empty_like(weight, dtype=torch.float32).copy_(mask)
         self.apply(found)
+
+    def _masks_of_norms(self, index: int, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A filter of which nothing is left says nothing: what its norm would make of zeros is masked with it."""
+        masks = {}
+        for name, mask in found.items():
+            for affine in self.affines.get(name, []):
+                masks[affine] = (mask != 0).flatten(1).any(dim=1).float()
+                self.holder[affine] = index
+        return masks
 
     def _as_rank_0(self, found: Mapping[str, Tensor], names: list[str]) -> dict[str, Tensor]:
         """Rank 0's masks, on every rank."""

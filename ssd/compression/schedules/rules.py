@@ -93,6 +93,35 @@ def _levels(wanted: dict[str, tuple[Tensor, float]]) -> Masks:
     return {name: mask for name, mask in masks.items() if mask is not None}
 
 
+def _over_all(call: Call) -> Masks:
+    """The weights of least magnitude among those of all tensors."""
+    magnitudes = torch.cat([weight.flatten() for weight in call.weights.values()])
+    mask = pruners.level_mask(magnitudes, call.arguments["desired_sparsity"])
+    if mask is None:
+        return {}
+    parts = mask.split([weight.numel() for weight in call.weights.values()])
+    return {name: part.view_as(call.weights[name]) for name, part in zip(call.weights, parts, strict=True)}
+
+
+def _filters_over_all(call: Call) -> Masks:
+    """The filters of least score among those of all tensors; no tensor loses its best one. The score is the mean square
+    of a filter's weights over the largest of its tensor's."""
+    scores = []
+    for weight in call.weights.values():
+        squares = weight.float().square().flatten(1).mean(dim=1)
+        scores.append(squares / squares.max().clamp(min=torch.finfo(torch.float32).tiny))
+    joined = torch.cat(scores)
+    num_pruned = int(call.arguments["desired_sparsity"] * len(joined))
+    if num_pruned == 0:
+        return {}
+    kept = structures.keep_highest(joined, num_pruned) * (joined != 0)
+    masks = {}
+    for name, score, stays in zip(call.weights, scores, kept.split([len(each) for each in scores]), strict=True):
+        stays[score.argmax()] = 1
+        masks[name] = structures.spread(stays, call.weights[name].shape, "Filters")
+    return masks
+
+
 def _sensitivity(call: Call) -> Masks:
     masks = {}
     for name, weight in call.weights.items():
@@ -250,6 +279,8 @@ RULES: dict[str, Callable[[Call], Masks]] = {
     "RandomLevelStructureParameterPruner": _ranked(_by_norm(1)),
     "RandomRankedFilterPruner": _ranked(_at_random),
     "BernoulliFilterPruner": _ranked(_bernoulli),
+    "GlobalMagnitudePruner": _over_all,
+    "GlobalFilterPruner": _filters_over_all,
     "GradientRankedFilterPruner": _ranked(_by_gradient),
     "ActivationAPoZRankedFilterPruner": _ranked(_by_activation("active")),
     "ActivationMeanRankedFilterPruner": _ranked(_by_activation("mean")),

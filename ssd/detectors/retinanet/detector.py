@@ -18,7 +18,9 @@ from ssd.views import ShortSideView
 
 def view_of(settings: RetinaNetSettings) -> ShortSideView:
     """Bilinear over the whole footprint, as Pillow's, and sides rounded to the nearest pixel."""
-    return ShortSideView(settings.short_sides_px, settings.long_side_px, settings.divisor, antialias=True, rounds=True)
+    return ShortSideView(
+        settings.short_sides_px, settings.long_side_px, settings.divisor, antialias=True, resize_rule="detectron2"
+    )
 
 
 def _synthetic(settings: RetinaNetSettings, num_classes: int, device: torch.device, batch_size: int) -> RaggedBatch:

@@ -6,6 +6,7 @@ from ssd.detectors.contract import Detect, Detector, Forward, LossesOf
 from ssd.detectors.ssd300 import postprocess
 from ssd.detectors.ssd300.anchors import IMAGE_SIZE_PX, default_boxes_cxcywh
 from ssd.detectors.ssd300.coverage import box_sizes
+from ssd.detectors.ssd300.distillation.parts import PARTS
 from ssd.detectors.ssd300.export import exportable
 from ssd.detectors.ssd300.loss import compiled_ssd_losses, ssd_losses
 from ssd.detectors.ssd300.model import SSD300
@@ -50,4 +51,5 @@ DETECTOR = Detector(
     exportable=exportable,
     streams=streams_of,
     coverage=lambda settings, boxes_ltrb: box_sizes(boxes_ltrb),
+    distillation_parts=lambda settings: PARTS,
 )

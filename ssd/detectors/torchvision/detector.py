@@ -11,6 +11,7 @@ from ssd.batch import RaggedBatch
 from ssd.detectors.contract import Detector, LossesOf
 from ssd.detectors.torchvision.builders import build
 from ssd.detectors.torchvision.channels.streams import streams_of
+from ssd.detectors.torchvision.distillation.parts import distillation_parts
 from ssd.detectors.torchvision.export import exportable
 from ssd.detectors.torchvision.names import parts_of, title_of
 from ssd.detectors.torchvision.postprocess import detect
@@ -72,4 +73,5 @@ TORCHVISION = Detector(
     coverage=None,
     with_skeleton=_with_skeleton,
     skeleton=lambda settings: settings.skeleton,
+    distillation_parts=distillation_parts,
 )

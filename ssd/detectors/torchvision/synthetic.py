@@ -11,8 +11,8 @@ _MASK_SIDE = 112
 
 def input_size_px(view: ShortSideView) -> tuple[int, int]:
     """(width, height) of an image of 4 to 3, as most of COCO's are."""
-    short_side_px = view.short_sides_px[-1]
-    return min(short_side_px * 4 // 3, view.long_side_px), short_side_px
+    short_side_px, long_side_px = view.evaluated_sides_px or (view.short_sides_px[-1], view.long_side_px)
+    return min(short_side_px * 4 // 3, long_side_px), short_side_px
 
 
 def synthetic_batch(

@@ -17,7 +17,7 @@ class Targets(NamedTuple):
     move tensors to the GPU, where reading them waits.
 
     boxes_ltrb_px: N x 4 float32. labels: N int64. counts: of each image, N in all. sizes_px: of each image (width,
-    height). The others as in `RaggedBatch`.
+    height). scales: of each image, () of a view without one. The others as in `RaggedBatch`.
     """
 
     boxes_ltrb_px: Tensor
@@ -27,6 +27,7 @@ class Targets(NamedTuple):
     masks: Tensor | None = None
     mask_windows_ltrb_px: Tensor | None = None
     keypoints_px: Tensor | None = None
+    scales: tuple[float, ...] = ()
 
 
 def targets_of(batch: RaggedBatch) -> Targets:
@@ -39,6 +40,7 @@ def targets_of(batch: RaggedBatch) -> Targets:
         batch.masks,
         batch.mask_windows_ltrb_px,
         batch.keypoints_px,
+        () if batch.scales is None else tuple(batch.scales.tolist()),
     )
 
 

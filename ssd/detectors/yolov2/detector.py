@@ -9,13 +9,25 @@ from ssd.detectors.contract import Detector, Forward, LossesOf
 from ssd.detectors.yolov2.anchors import kmeans_anchors
 from ssd.detectors.yolov2.darknet.cfg import parse
 from ssd.detectors.yolov2.darknet.model import Darknet
+from ssd.detectors.yolov2.distillation import distillation_parts
 from ssd.detectors.yolov2.export import exportable
 from ssd.detectors.yolov2.files import FOREIGN_FILES, foreign, load_backbone
 from ssd.detectors.yolov2.loss import region_losses
 from ssd.detectors.yolov2.postprocess import detect, region_of
-from ssd.detectors.yolov2.settings import AUTO, YOLOv2Settings, input_size_px, network_of, train_sizes_px
+from ssd.detectors.yolov2.settings import (
+    AUTO,
+    YOLOv2Settings,
+    input_size_px,
+    is_letterboxed,
+    network_of,
+    train_sizes_px,
+)
+from ssd.detectors.yolov2.streams import streams_of
 from ssd.detectors.yolov2.synthetic import synthetic_batch
 from ssd.views import StretchView
+
+# Of a darknet run with random=1, in its largest size.
+_FINAL_STEPS = 200
 
 
 def _view(settings: YOLOv2Settings) -> StretchView:
@@ -27,6 +39,8 @@ def _view(settings: YOLOv2Settings) -> StretchView:
         hue=network.net.hue,
         saturation=network.net.saturation,
         exposure=network.net.exposure,
+        fits=is_letterboxed(settings),
+        final_steps=_FINAL_STEPS if network.region.random else 0,
     )
 
 
@@ -69,8 +83,9 @@ YOLOV2 = Detector(
     trace=lambda model, images: [model(images).values],
     foreign=foreign,
     exportable=exportable,
-    streams=None,  # a filter before [reorg] is four channels behind it
+    streams=streams_of,
     coverage=None,
     fitted=_fitted,
     foreign_files=FOREIGN_FILES,
+    distillation_parts=distillation_parts,
 )

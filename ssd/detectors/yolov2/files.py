@@ -9,8 +9,10 @@ from ssd.coco_categories import coco_categories
 from ssd.detectors.yolov2.darknet.cfg import write
 from ssd.detectors.yolov2.darknet.configurations import NAMES
 from ssd.detectors.yolov2.darknet.model import Darknet
+from ssd.detectors.yolov2.darknet.sections import Network
 from ssd.detectors.yolov2.darknet.weights import copy_into, read_weights, write_weights
 from ssd.detectors.yolov2.settings import YOLOv2Settings, network_of, settings_named
+from ssd.detectors.yolov2.streams import without_filters
 from ssd.errors import InputError
 
 VOC_CLASSES = (
@@ -91,18 +93,21 @@ def _categories(file: Path, settings: YOLOv2Settings, classes: int) -> list[tupl
 
 
 def weights_of(content: dict[str, Any]) -> bytes:
-    """A checkpoint of ours as a file of darknet's weights. Raises InputError for a thinned one."""
-    if content.get("channels"):
-        raise InputError("convert: a thinned YOLOv2 cannot be written as darknet's weights yet")
-    settings, state = _settings_of(content), content["model"]
-    network = network_of(settings, len(content["categories"]))
+    """A checkpoint of ours as a file of darknet's weights; of a thinned one, those of its smaller cfg."""
+    state = content["model"]
     major, minor, revision = state["version"].tolist()
-    return write_weights(network, state, (major, minor, revision), int(state["seen"]))
+    return write_weights(_network_of(content), state, (major, minor, revision), int(state["seen"]))
 
 
 def cfg_of(content: dict[str, Any]) -> bytes:
-    """The cfg file of a checkpoint of ours, with its own classes, anchors and input."""
-    return write(network_of(_settings_of(content), len(content["categories"]))).encode()
+    """The cfg file of a checkpoint of ours, with its own classes, anchors and input, and the filters that thinning has
+    left it."""
+    return write(_network_of(content)).encode()
+
+
+def _network_of(content: dict[str, Any]) -> Network:
+    network = network_of(_settings_of(content), len(content["categories"]))
+    return without_filters(network, content.get("channels", {}))
 
 
 def _settings_of(content: dict[str, Any]) -> YOLOv2Settings:

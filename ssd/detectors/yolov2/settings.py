@@ -10,6 +10,7 @@ from ssd.detectors.yolov2.darknet.configurations import NAMES, cfg_named
 from ssd.detectors.yolov2.darknet.sections import Network
 from ssd.errors import InputError
 
+RESIZES = ("stretch", "letterbox")
 REGION_LOSSES = ("darknet", "square-root")
 AUTO = ("auto",)
 
@@ -33,12 +34,16 @@ class YOLOv2Settings:
     puts in its place."""
     region_loss: str = "darknet"
     """One of REGION_LOSSES."""
+    resize: str = ""
+    """One of RESIZES; "" is as the cfg's letter_box says."""
 
     def __post_init__(self) -> None:
         """Raises InputError, a ValueError, for values that make no sense."""
         network = parse(self.cfg, self.network)
         if self.region_loss not in REGION_LOSSES:
             raise InputError(f"--region-loss {self.region_loss}: is none of {', '.join(REGION_LOSSES)}")
+        if self.resize not in ("", *RESIZES):
+            raise InputError(f"--resize {self.resize}: is none of {', '.join(RESIZES)}")
         if len(self.input_px) not in (0, 2):
             raise InputError("--input-size: takes a width and a height")
         if any(side % network.downsampling for side in self.input_px):
@@ -77,6 +82,7 @@ def settings_named(name: str) -> YOLOv2Settings:
 def network_of(settings: YOLOv2Settings, classes: int | None = None) -> Network:
     """The network for so many classes, without the background; None: those of the cfg."""
     network = parse(settings.cfg, settings.network)
+    network = network._replace(net=network.net._replace(letter_box=is_letterboxed(settings)))
     region = network.region
     return fitted(
         network,
@@ -102,6 +108,13 @@ def train_sizes_px(settings: YOLOv2Settings) -> tuple[tuple[int, int], ...]:
     else:
         return (input_size_px(settings),)
     return tuple((side, side) for side in sides)
+
+
+def is_letterboxed(settings: YOLOv2Settings) -> bool:
+    """Whether images keep their shape and are fitted in, instead of stretched."""
+    if settings.resize:
+        return settings.resize == "letterbox"
+    return parse(settings.cfg, settings.network).net.letter_box
 
 
 def input_size_px(settings: YOLOv2Settings) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Which layers of torchvision's detectors share channels: what has to change together when a filter goes.
 
-The pyramid's own channels stay, as all that reads it shares them; so do towers with group norm, where a filter changes
-what its neighbours say, the convolutions in groups of a ResNeXt, and MobileNet's.
+The pyramid's own channels stay, as all that reads it shares them, and so do the convolutions in groups of a ResNeXt. In
+towers with group norm, where a filter changes what its neighbours say, a norm's whole groups go.
 """
 
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from ssd.detectors.channels import Stream
+from ssd.detectors.mobilenet_streams import MobileNetWalk
 from ssd.detectors.resnet_streams import resnet_streams
 
 _BODY = "backbone.body"
@@ -22,18 +23,24 @@ def streams_of(model: Any) -> list[Stream]:
         return streams + _of_box_head(model.roi_heads["box_head"])
     for head, readers in (("classification_head", ["cls_logits"]), ("regression_head", None)):
         module = getattr(model.head, head)
-        tower = [f"head.{head}.conv.{i}" for i, each in enumerate(module.conv) if isinstance(each, nn.Sequential)]
-        if not tower or any(isinstance(each, nn.GroupNorm) for each in module.conv.modules()):
-            continue
+        layers = {f"head.{head}.conv.{name}": each for name, each in module.conv.named_modules()}
+        convolutions = [name for name, each in layers.items() if isinstance(each, nn.Conv2d)]
+        norms = [name for name, each in layers.items() if isinstance(each, nn.GroupNorm)] or [""] * len(convolutions)
         if readers is None:
             readers = [name for name in ("bbox_reg", "bbox_ctrness") if hasattr(module, name)]
-        streams += _chain([(f"{name}.0", "") for name in tower], [f"head.{head}.{name}" for name in readers])
+        found = _chain(list(zip(convolutions, norms, strict=True)), [f"head.{head}.{name}" for name in readers])
+        streams += [stream._replace(unit=_unit(layers.get(stream.writers[0][1]))) for stream in found]
     return streams
+
+
+def _unit(norm: Any) -> int:
+    """The channels of a group of a norm."""
+    return norm.num_channels // norm.num_groups if norm is not None else 1
 
 
 def _of_body(model: Any) -> list[Stream]:
     if not hasattr(model.backbone.body, "layer1"):
-        return []
+        return _of_mobilenet(model)
     names = [f"{_BODY}.layer{i}" for i in (1, 2, 3, 4)]
     found = resnet_streams(model, (f"{_BODY}.conv1", f"{_BODY}.bn1"), names)
     levels = model.backbone.fpn.inner_blocks
@@ -43,6 +50,15 @@ def _of_body(model: Any) -> list[Stream]:
     if getattr(extra, "use_P5", True) is False:
         found.stages[names[-1]].readers.append("backbone.fpn.extra_blocks.p6")
     return [*found.within, *{id(each): each for each in found.stages.values()}.values()]
+
+
+def _of_mobilenet(model: Any) -> list[Stream]:
+    walk, read = MobileNetWalk(), iter(range(len(model.backbone.fpn.inner_blocks)))
+    for child, layer in model.backbone.body.named_children():
+        walk.follow(f"{_BODY}.{child}", layer)
+        if child in model.backbone.body.return_layers:
+            walk.read(f"backbone.fpn.inner_blocks.{next(read)}.0")
+    return walk.streams()
 
 
 def _of_box_head(head: Any) -> list[Stream]:

@@ -15,7 +15,7 @@ CELLS: Cells = tuple(
     ((size, int(size * 2 ** (1 / 3)), int(size * 2 ** (2 / 3))), (0.5, 1.0, 2.0)) for size in (32, 64, 128, 256, 512)
 )
 ANCHORS_A_CELL = 9
-_BACKGROUND_BELOW, _OBJECT_FROM = 0.4, 0.5
+BACKGROUND_BELOW, OBJECT_FROM = 0.4, 0.5
 
 
 class Outputs(NamedTuple):
@@ -52,7 +52,7 @@ class RetinaNet(nn.Module):
     def losses(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
         """The losses of a training batch, each image's divided by its number of anchors that learn a box."""
         logits, offsets, anchors, _ = self.outputs(images)
-        matched = match(targets, anchors, low=_BACKGROUND_BELOW, high=_OBJECT_FROM, each_box_learns=True)
+        matched = match(targets, anchors, low=BACKGROUND_BELOW, high=OBJECT_FROM, each_box_learns=True)
         is_object = matched >= 0
         labels = torch.where(is_object, gather(targets.labels, matched), BELOW)
         of_classes = focal_loss(logits, labels, matched != BETWEEN)

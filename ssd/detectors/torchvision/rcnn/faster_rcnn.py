@@ -210,7 +210,7 @@ class FasterRCNN(nn.Module):
 
     def _candidates(self, maps: list[Tensor], images: Tensor, limits: Tensor) -> Candidates:
         proposals = self._proposals(maps, anchors_ltrb_px(self.numbers.cells, maps, images), limits)
-        boxes_ltrb_px, real = proposals
+        boxes_ltrb_px, real, _ = proposals
         logits, offsets = self._of_boxes(maps, rois_of(boxes_ltrb_px))
         batch, count = real.shape
         scores = logits.softmax(dim=1).view(batch, count, -1)[..., 1:]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -35,19 +36,36 @@ def rois_of(boxes_ltrb_px: Tensor) -> Tensor:
     return torch.cat([image.to(boxes_ltrb_px.dtype), boxes_ltrb_px], dim=2).flatten(0, 1)
 
 
+class Look(Protocol):
+    """(map B x C x H x W, rois R x 5, cells in each direction, cells of the map a pixel) -> R x C x side x side."""
+
+    def __call__(self, features: Tensor, rois: Tensor, side: int, scale: float, /) -> Tensor: ...
+
+
+def aligned(samples: int) -> Look:
+    """samples: of a cell in each direction; 0 for as many as it has cells of the map."""
+    return lambda features, rois, side, scale: roi_align(features, rois, side, scale, samples)
+
+
 def pool(maps: Sequence[Tensor], strides: Sequence[int], rois: Tensor, side: int = SIDE) -> Tensor:
-    """maps: B x C x H x W each. rois: R x 5. Returns R x C x side x side."""
-    level = level_of(rois[:, 1:], strides)
+    """As torchvision's MultiScaleRoIAlign. maps: B x C x H x W each. rois: R x 5. Returns R x C x side x side."""
+    return pool_levels(maps, strides, rois, level_of(rois[:, 1:], strides), side, aligned(_SAMPLES))
+
+
+def pool_levels(
+    maps: Sequence[Tensor], strides: Sequence[int], rois: Tensor, level: Tensor, side: int, look: Look
+) -> Tensor:
+    """level: R int64, in which of the maps to look at each of R rois. Returns R x C x side x side."""
     pooled = maps[0].new_zeros(rois.shape[0], maps[0].shape[1], side, side)
     for place, (features, stride) in enumerate(zip(maps, strides, strict=True)):
         is_own = level == place
         if rois.device.type in _CHOOSES_ON and not torch.compiler.is_compiling():
             own = is_own.nonzero().squeeze(1)
-            looked = roi_align(features, rois[own].to(features.dtype), side, 1 / stride, _SAMPLES)
+            looked = look(features, rois[own].to(features.dtype), side, 1 / stride)
             pooled = pooled.index_copy(0, own, looked.to(pooled.dtype))
         else:
             # A box far outside of the map reads nothing of it and gives 0.
             boxes = torch.where(is_own.unsqueeze(1), rois[:, 1:], _OUTSIDE_PX)
             seen = torch.cat([rois[:, :1], boxes], dim=1).to(features.dtype)
-            pooled = pooled + roi_align(features, seen, side, 1 / stride, _SAMPLES).to(pooled.dtype)
+            pooled = pooled + look(features, seen, side, 1 / stride).to(pooled.dtype)
     return pooled

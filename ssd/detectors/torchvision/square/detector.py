@@ -10,11 +10,13 @@ from ssd.boxes import ltrb_to_cxcywh
 from ssd.detectors.contract import Detector, LossesOf
 from ssd.detectors.synthetic_squares import synthetic_squares
 from ssd.detectors.torchvision.square.anchors import SQUARES, default_boxes_ltrb
+from ssd.detectors.torchvision.square.distillation import distillation_parts
 from ssd.detectors.torchvision.square.export import exportable
 from ssd.detectors.torchvision.square.loss import multibox_loss
 from ssd.detectors.torchvision.square.model import SSD, build
 from ssd.detectors.torchvision.square.postprocess import detect
 from ssd.detectors.torchvision.square.settings import SquareSettings, title_of
+from ssd.detectors.torchvision.square.streams import streams_of
 from ssd.detectors.torchvision.square.weights import foreign, fresh_heads, load_backbone
 from ssd.views import Augmentation, SquareView
 
@@ -59,6 +61,7 @@ TORCHVISION_SSD = Detector(
     trace=lambda model, images: model(images),
     foreign=foreign,
     exportable=exportable,
-    streams=None,  # no plan yet of what VGG16's and MobileNet's layers share
+    streams=streams_of,
     coverage=None,
+    distillation_parts=distillation_parts,
 )

@@ -26,21 +26,27 @@ class SSD(nn.Module):
         self.head = head
         self.size_px = size_px
         self._body = (body,)  # in a tuple, so that its weights have one name
+        own = {id(module) for module in body.modules() if not list(module.children())}
+        # By name, as thinning puts other layers in their places.
+        self._body_names = [name for name, module in self.named_modules() if id(module) in own]
         self._body_is_frozen = False
 
     @property
     def body(self) -> nn.Sequential:
+        """As it was built."""
         return self._body[0]
 
     def freeze_body(self) -> None:
         """Keeps the body's weights and its batch norm's statistics as they are, also in training mode."""
         self._body_is_frozen = True
-        self.body.requires_grad_(False)
+        for name in self._body_names:
+            self.get_submodule(name).requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "SSD":
         super().train(mode)
-        self.body.train(mode and not self._body_is_frozen)
+        for name in self._body_names:
+            self.get_submodule(name).train(mode and not self._body_is_frozen)
         return self
 
     def forward(self, images: Tensor) -> Predictions:

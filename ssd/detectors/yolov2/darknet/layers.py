@@ -41,6 +41,13 @@ class SpaceToDepth(nn.Module):
         return space_to_depth(images)
 
 
+def _with_border_repeated(images: Tensor, dim: int, before: int, after: int) -> Tensor:
+    """As many more of the first and of the last along a dimension. A window that reaches beyond the border has the
+    border in it, so that its largest value stays. An infinity would do too, but what 8 bits have to hold is finite."""
+    first, last = images.narrow(dim, 0, 1), images.narrow(dim, images.shape[dim] - 1, 1)
+    return torch.cat([first] * before + [images] + [last] * after, dim=dim)
+
+
 class DarknetMaxPool(nn.Module):
     """A window begins at -padding / 2, rounded down; what it has outside of the image counts for nothing."""
 
@@ -50,12 +57,12 @@ class DarknetMaxPool(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         before = self.padding_px // 2
-        after = []
-        for side in (images.shape[3], images.shape[2]):
+        for dim in (2, 3):
+            side = images.shape[dim]
             cells = (side + self.padding_px - self.size_px) // self.stride + 1
-            after.append(max(0, (cells - 1) * self.stride + self.size_px - before - side))
-        if before or any(after):
-            images = F.pad(images, (before, after[0], before, after[1]), value=-torch.inf)
+            after = max(0, (cells - 1) * self.stride + self.size_px - before - side)
+            if before or after:
+                images = _with_border_repeated(images, dim, before, after)
         return F.max_pool2d(images, self.size_px, self.stride)
 
     def extra_repr(self) -> str:

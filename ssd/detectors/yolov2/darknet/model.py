@@ -54,8 +54,16 @@ class Darknet(nn.Module):
     def forward(self, images: Tensor) -> Raw:
         if self.training:  # darknet counts a batch before it computes the loss
             self.seen += len(images) * _world_size()
+        return Raw(self._output(images, len(self.layers)), self.seen)
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the last convolution reads."""
+        return self._output(images, len(self.layers) - 2)
+
+    def _output(self, images: Tensor, layers: int) -> Tensor:
+        """Of so many layers."""
         outputs: dict[int, Tensor] = {}
-        for index, module in enumerate(self.layers):
+        for index, module in zip(range(layers), self.layers, strict=False):
             sources = self._sources.get(index)
             if sources is None:
                 images = module(images)
@@ -63,7 +71,7 @@ class Darknet(nn.Module):
                 images = torch.cat([outputs[source] for source in sources], dim=1)
             if index in self._kept:
                 outputs[index] = images
-        return Raw(images, self.seen)
+        return images
 
     def convolutions(self) -> list[tuple[int, Convolution]]:
         """With their indices among the layers."""

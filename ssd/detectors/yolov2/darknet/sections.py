@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 class Net(NamedTuple):
     """[net]: the input and the recipe. batch: images an update; subdivisions: in how many parts they are computed.
-    angle has no effect on detectors."""
+    angle has no effect on detectors. letter_box: whether images are fitted in with their shape; AlexeyAB's darknet has
+    this key, pjreddie's always does so and knows none."""
 
     line: int = 0
     batch: int = 1
@@ -29,6 +30,7 @@ class Net(NamedTuple):
     steps: tuple[int, ...] = ()
     scales: tuple[float, ...] = ()
     max_batches: int = 0
+    letter_box: bool = False
 
 
 class Convolutional(NamedTuple):

@@ -1,0 +1,203 @@
+"""What pruning costs a YOLOv2 and what it gains: single weights, and filters that are taken out, beside the dense one.
+
+    python benchmarks/pruned.py --data DATA --output runs/pruned --json benchmarks/results/pruned.json \
+        --train="--epochs 120 --bs 16 --accumulate 1" --fine-tune="--epochs 40 --bs 16 --accumulate 1 --lr 0.0005"
+
+Trains the dense detector from scratch, with anchors by k-means. From its best checkpoint it prunes shares of the
+weights by magnitude over all layers, and shares of the filters by score over all layers, which are taken out; the
+filters before [region] stay in both. Each is judged, fine-tuned, and judged again; so is the dense one, trained on
+for as long, since that too changes its AP. Then `main.py compare` holds them against each other in one run. Writes
+table.txt, pruned.png and the JSON; what has been trained or judged is not done again, so a run that was stopped
+goes on.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as main.py has it, before torch is imported
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+
+from ssd.checkpoints import checkpoint
+from ssd.cli.commands import main
+from ssd.compression.schedules.distiller_yaml import load_schedule
+from ssd.compression.schedules.masks import Compression
+from ssd.distributed import Ranks
+from ssd.schedule import Warmup
+
+KINDS = {"weights": "GlobalMagnitudePruner", "filters": "GlobalFilterPruner"}
+COLUMNS = (
+    "AP50 before", "AP50 after", "AP after", "parameters", "not 0", "GFLOP", "MB", "MB zipped", "ms torch", "ms onnx",
+    "times as fast",
+)  # fmt: skip
+
+
+def run(*arguments: object) -> None:
+    command = [str(argument) for argument in arguments]
+    print(f"$ main.py {shlex.join(command)}", flush=True)
+    if code := main(command):
+        sys.exit(code)
+
+
+def best_of(folder: Path) -> Path:
+    return folder / "checkpoints" / "best.pt"
+
+
+def train(folder: Path, *arguments: object) -> Path:
+    """The run's best checkpoint; of one that is there already, if it has ended."""
+    ended = folder / "ended"
+    if not ended.exists():
+        run(*arguments, "--output", folder, "--resume", "auto")
+        ended.touch()
+    return best_of(folder)
+
+
+def schedule_of(kind: str, share: float, weights: list[str]) -> str:
+    args = ", args: {mask_batchnorm: true}" if kind == "filters" else ""
+    return (
+        f"pruners:\n  own:\n    class: {KINDS[kind]}\n    desired_sparsity: {share}\n"
+        f"    weights: [{', '.join(weights)}]\npolicies:\n  - {{pruner: {{instance_name: own{args}}}, epochs: [0]}}\n"
+    )
+
+
+def prune(source: Path, schedule: Path, target: Path, kind: str, share: float, round_to: int) -> None:
+    """The checkpoint after one step of a schedule, which is written too; without the filters that are all 0."""
+    content = checkpoint.load(source)
+    model: Any = checkpoint.build_model(content, source)
+    weights = [f"layers.{index}.conv.weight" for index, _ in model.convolutions()[:-1]]
+    schedule.write_text(schedule_of(kind, share, weights))
+    companion = Compression(
+        load_schedule(schedule), model, None, Ranks(0, 0, 1, torch.device("cpu")),
+        steps_per_epoch=1, num_epochs=1, base_lr=0.0, warmup=Warmup(0, 0, 1), seed=0,
+    )  # fmt: skip
+    companion.before_step(0, 0.0)
+    kept = {key: content[key] for key in ("format", "detector", "categories", "channels") if key in content}
+    sparse = target.with_name(f"{target.stem}-sparse.pt") if kind == "filters" else target
+    checkpoint.save(sparse, {**kept, "model": model.state_dict()})
+    if kind == "filters":
+        run("thin", "--checkpoint", sparse, "--output", target, "--round-to", round_to)
+
+
+def judged(file: Path, data: list[object]) -> dict[str, Any]:
+    metrics = file.with_suffix(".json")
+    if not metrics.exists():
+        run("evaluate", "--checkpoint", file, *data, "--score-threshold", 0.005, "--json", metrics)
+    found: dict[str, Any] = json.loads(metrics.read_text())
+    return found
+
+
+def row_of(name: str, before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    size, speeds = found["size"], found["speeds"]
+    return {
+        "name": name,
+        "AP50 before": before["AP50"],
+        "AP50 after": found["metrics"]["AP50"],
+        "AP after": found["metrics"]["AP"],
+        "parameters": size["parameters"],
+        "not 0": size["nonzeros"],
+        "GFLOP": size["flops"] / 1e9,
+        "MB": size["bytes_raw"] / 1e6,
+        "MB zipped": size["bytes_zipped"] / 1e6,
+        "ms torch": speeds["eager"]["batch_1"]["milliseconds_per_image"],
+        "ms onnx": speeds["onnxruntime"]["batch_1"]["milliseconds_per_image"],
+        "times as fast": speeds["onnxruntime"]["batch_1"]["times_as_fast"],
+    }
+
+
+def table_of(rows: list[dict[str, Any]]) -> str:
+    def text(value: Any) -> str:
+        return f"{value:,}" if isinstance(value, int) else f"{value:.3f}" if value < 10 else f"{value:.1f}"
+
+    lines = [["", *COLUMNS], *([row["name"], *(text(row[column]) for column in COLUMNS)] for row in rows)]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+
+
+def plot(file: Path, rows: list[dict[str, Any]]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), sharey=True)
+    for kind, colour in (("weights", "#0072B2"), ("filters", "#D55E00")):
+        own = [row for row in rows if row["name"].startswith(kind)]
+        for axis, column in ((axes[0], "not 0"), (axes[1], "ms onnx")):
+            axis.plot(
+                [row[column] for row in own], [row["AP50 before"] for row in own], "x", color=colour,
+                label=f"{kind}, before fine-tuning",
+            )  # fmt: skip
+            axis.plot([row[column] for row in own], [row["AP50 after"] for row in own], "o-", color=colour, label=kind)
+            for row in own:
+                axis.annotate(f"{row['name'].split()[1]} %", (row[column], row["AP50 after"]), fontsize=7)
+    dense = rows[0]
+    for axis, column, text in (
+        (axes[0], "not 0", "parameters that are not 0"),
+        (axes[1], "ms onnx", "ms an image, onnxruntime, batch 1"),
+    ):
+        axis.plot([dense[column]], [dense["AP50 after"]], "s", color="black", label="dense")
+        axis.set_xlabel(text)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("AP50")
+    axes[0].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(file, dpi=150)
+    pyplot.close(figure)
+
+
+def bench() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--detector", default="yolov2-tiny-voc")
+    parser.add_argument("--data-pipeline", default="no_dali", choices=("dali", "no_dali"))
+    parser.add_argument("--train", default="", help="more flags of the dense run")
+    parser.add_argument("--fine-tune", default="", help="more flags of the runs after pruning")
+    parser.add_argument("--weights", type=int, nargs="*", default=[50, 70, 90], help="percent")
+    parser.add_argument("--filters", type=int, nargs="*", default=[20, 40, 60], help="percent")
+    parser.add_argument("--round-to", type=int, default=8, help="numbers of channels stay multiples of it")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    folder: Path = options.output
+    folder.mkdir(parents=True, exist_ok=True)
+    data: list[object] = ["--data", options.data, "--data_pipeline", options.data_pipeline, "--num-workers", 2]
+    tuning = shlex.split(options.fine_tune)
+
+    own = ["--detector", options.detector, "--anchors", "auto", *shlex.split(options.train)]
+    dense = train(folder / "dense", *data, *own)
+    before = {"dense": judged(dense, data)}
+    files = {"dense": train(folder / "dense-on", *data, "--checkpoint", dense, *tuning)}
+    for kind, shares in (("weights", options.weights), ("filters", options.filters)):
+        for percent in shares:
+            name, stem = f"{kind} {percent}", f"{kind}-{percent}"
+            pruned, schedule = folder / f"{stem}.pt", folder / f"{stem}.yaml"
+            if not pruned.exists():
+                prune(dense, schedule, pruned, kind, percent / 100, options.round_to)
+            before[name] = judged(pruned, data)
+            held = ["--compress", schedule] if kind == "weights" else []
+            files[name] = train(folder / stem, *data, "--checkpoint", pruned, *held, *tuning)
+    comparison = folder / "comparison"
+    run(
+        "compare", *files.values(), *data, "--output", comparison, "--score-threshold", 0.005, "--batch-sizes", 1,
+        "--rounds", options.rounds, "--no-memory",
+    )  # fmt: skip
+    compared = json.loads((comparison / "comparison.json").read_text())
+    named = zip(files, compared.pop("files"), strict=True)
+    rows = [row_of(name, before[name], found) for name, found in named]
+    (folder / "table.txt").write_text(table_of(rows) + "\n")
+    print(table_of(rows))
+    plot(folder / "pruned.png", rows)
+    if options.json:
+        commands = {"train": options.train, "fine_tune": options.fine_tune, "detector": options.detector}
+        options.json.write_text(json.dumps({"rows": rows, **commands, **compared}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    bench()

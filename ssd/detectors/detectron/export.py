@@ -1,0 +1,65 @@
+"""A detector with its post-processing as one graph of fixed shapes, for any number and size of images."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ssd.config import Thresholds
+from ssd.detectors.contract import Exportable
+from ssd.detectors.detectron.postprocess import thresholds_of
+from ssd.detectors.detectron.settings import DetectronSettings
+from ssd.detectors.detectron.targets import placement
+from ssd.detectors.detectron.view import view_of
+from ssd.detectors.graph_nms import detections_in_graph
+from ssd.images import normalise
+
+
+class DetectsInGraph(nn.Module):
+    """Images to detections, as torchvision's `DetectsInGraph`. A graph is not told what size an image had before it was
+    resized, and takes the one that it sees for that: its boxes differ by up to half a pixel."""
+
+    def __init__(self, model: Any, settings: DetectronSettings, thresholds: Thresholds) -> None:
+        super().__init__()
+        self.model = model
+        self.settings = settings
+        self.thresholds = thresholds_of(settings, thresholds)
+        self.classes = 1 if settings.rpn_only else model.roi_heads["box_predictor"].cls_score.out_features - 1
+
+    def forward(self, images: Tensor, sizes_px: Tensor) -> dict[str, Tensor]:
+        height, width = images.shape[2:]
+        inside = torch.arange(width) < sizes_px[:, 0].view(-1, 1, 1)
+        inside = inside & (torch.arange(height).unsqueeze(1) < sizes_px[:, 1].view(-1, 1, 1))
+        view = view_of(self.settings)
+        seen = normalise(images, view.mean, view.std) * inside.unsqueeze(1)
+        scales = torch.ones_like(sizes_px[:, 0], dtype=torch.float32)
+        placed = placement(sizes_px, scales, sizes_px, self.settings, images.device)
+        boxes, scores, _ = self.model.candidates(seen, placed)
+        boxes_ltrb = (boxes / placed.stated_limits_px).unflatten(1, (-1, self.classes)).transpose(1, 2)
+        scores = scores.unflatten(1, (-1, self.classes)).transpose(1, 2)
+        scores, place = scores.topk(min(self.thresholds.max_per_class, scores.shape[2]), dim=2)
+        boxes_ltrb = boxes_ltrb.gather(2, place.unsqueeze(3).expand(-1, -1, -1, 4))
+        return detections_in_graph(boxes_ltrb, scores, self.thresholds)
+
+
+def exportable(model: nn.Module, settings: DetectronSettings, thresholds: Thresholds) -> Exportable:
+    """Of any number of images, of any size that the inputs' text allows."""
+    # Sides of images without a pyramid may be of any length, which a graph of strides cannot say.
+    divisor = 32
+    # So large that no feature map has one row or column, which torch.export takes for a constant.
+    height, width = 9 * divisor, 10 * divisor
+    inputs = {
+        "images": torch.zeros(2, 3, height, width, dtype=torch.uint8),
+        "sizes_px": torch.tensor([[width, height]] * 2),
+    }
+    batch = torch.export.Dim("batch", min=1)
+    rows, columns = (divisor * torch.export.Dim(name, min=5, max=128) for name in ("rows", "columns"))
+    return Exportable(
+        DetectsInGraph(model, settings, thresholds).eval(),
+        inputs,
+        {"images": {0: batch, 2: rows, 3: columns}, "sizes_px": {0: batch}},
+        f"images: uint8 B x 3 x H x W RGB, H and W multiples of {divisor}, {5 * divisor} at least; each the whole "
+        f"image, its short side resized to {settings.test_short_side_px} or its long side to "
+        f"{settings.test_long_side_px}, whichever is less, bilinear without antialiasing, in the left top corner; "
+        "sizes_px: int64 B x 2, (width, height) of each image in them",
+    )

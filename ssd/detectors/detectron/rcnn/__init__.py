@@ -1,0 +1,1 @@
+"""What Detectron's R-CNNs do with boxes: anchors, proposals, samples, losses."""

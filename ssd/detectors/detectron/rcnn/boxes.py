@@ -1,0 +1,86 @@
+"""Boxes by Detectron's rules. It has closed ranges of pixels, whose width is right - left + 1; here they are half-open:
+right and bottom are larger by one. So IoU, offsets and suppression are those of torchvision."""
+
+import functools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ssd.detectors.detectron.network.bodies import rpn_strides
+from ssd.detectors.detectron.settings import DetectronSettings
+
+Cells = tuple[tuple[int, tuple[int, ...], tuple[float, ...]], ...]
+"""Of each map (pixels a cell, sizes in pixels and ratios height / width of the anchors of a cell)."""
+
+
+def cells_of(settings: DetectronSettings) -> Cells:
+    strides, sizes, ratios = rpn_strides(settings), settings.anchor_sizes_px, settings.anchor_ratios
+    if settings.has_one_rpn_level:
+        return ((strides[0], sizes, ratios),)
+    return tuple((stride, (size,), ratios) for stride, size in zip(strides, sizes, strict=True))
+
+
+def anchors_of_cell(stride: int, sizes: Sequence[int], ratios: Sequence[float]) -> list[tuple[float, ...]]:
+    """ltrb in pixels of the first cell, about its centre, one ratio after the other.
+
+    A box as large as the cell is given each ratio, its sides are rounded, and what is rounded is made as large as each
+    size says. Halves are rounded to even.
+    """
+    anchors: list[tuple[float, ...]] = []
+    for ratio in ratios:
+        width = round((stride * stride / ratio) ** 0.5)
+        height = round(width * ratio)
+        for size in sizes:
+            half = (width * size / stride / 2, height * size / stride / 2)
+            anchors.append((stride / 2 - half[0], stride / 2 - half[1], stride / 2 + half[0], stride / 2 + half[1]))
+    return anchors
+
+
+def anchors_ltrb_px(cells: Cells, maps: Sequence[Tensor]) -> Tensor:
+    """The anchors of all maps of a batch, one map after the other, rows, columns, shapes: A x 4 float32.
+
+    The same tensor for the same shapes: do not write to it.
+    """
+    grids = tuple((each.shape[2], each.shape[3]) for each in maps)
+    if torch.compiler.is_compiling():  # shapes are symbols then, and what is made is part of the graph
+        return _anchors(cells, grids, maps[0].device)
+    return _kept_anchors(cells, grids, maps[0].device)
+
+
+def _anchors(cells: Cells, grids: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
+    of_maps = []
+    for (stride, sizes, ratios), (rows, columns) in zip(cells, grids, strict=True):
+        of_cell = torch.tensor(anchors_of_cell(stride, sizes, ratios)).to(device)
+        top = torch.arange(rows, device=device).unsqueeze(1) * stride
+        left = torch.arange(columns, device=device).unsqueeze(0) * stride
+        corner = torch.stack([left.expand(rows, columns), top.expand(rows, columns)], dim=2)
+        of_maps.append((corner.repeat(1, 1, 2).unsqueeze(2) + of_cell).view(-1, 4))
+    return torch.cat(of_maps)
+
+
+_kept_anchors = functools.lru_cache(maxsize=32)(_anchors)
+
+
+def cut(boxes_ltrb_px: Tensor, limits_px: Tensor) -> Tensor:
+    """Boxes B x N x 4 without what lies outside of images with limits B x 1 x 4: closed ranges from 0 to a side less 1,
+    so that each box has a pixel at least."""
+    left_top = torch.minimum(boxes_ltrb_px[..., :2].clamp(min=0), limits_px[..., 2:] - 1)
+    right_bottom = torch.minimum(boxes_ltrb_px[..., 2:].clamp(min=1), limits_px[..., 2:])
+    return torch.cat([left_top, right_bottom], dim=-1)
+
+
+def closed(boxes_ltrb_px: Tensor) -> Tensor:
+    """Half-open boxes, ... x 4 or with their image in front ... x 5, as Detectron's."""
+    return torch.cat([boxes_ltrb_px[..., :-2], boxes_ltrb_px[..., -2:] - 1], dim=-1)
+
+
+def half_open(boxes_ltrb_px: Tensor) -> Tensor:
+    """Detectron's boxes as half-open ones."""
+    return torch.cat([boxes_ltrb_px[..., :-2], boxes_ltrb_px[..., -2:] + 1], dim=-1)
+
+
+def scaled(boxes_ltrb_px: Tensor, factor: Tensor | float) -> Tensor:
+    """Half-open boxes in an image of another scale. Detectron scales closed ranges, so that what is one pixel wide
+    stays so."""
+    return half_open(closed(boxes_ltrb_px) * factor)

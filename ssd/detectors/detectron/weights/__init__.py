@@ -1,0 +1,1 @@
+"""Detectron's files of weights, read and written."""

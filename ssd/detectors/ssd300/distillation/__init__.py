@@ -1,0 +1,1 @@
+"""What SSD300 shows to a teacher or a student."""

@@ -1,0 +1,1 @@
+"""What torchvision's detectors show to a teacher or a student."""

@@ -1,0 +1,1 @@
+"""A teacher beside any student: what one detector learns from another while it trains."""

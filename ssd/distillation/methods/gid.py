@@ -1,0 +1,121 @@
+"""GID (Dai et al. 2021, section 3.2): the features, relations and responses of general instances.
+
+All shapes are fixed but for the response's anchors, whose number the host waits for once a step.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import roi_align
+
+from ssd.distillation.methods.instances import Instances
+from ssd.distillation.methods.maps import Adapted, Channels
+from ssd.distillation.methods.ranks import joined, scaled_gradient, share, summed, world_size
+
+_SAMPLES = 2
+# Where choosing boxes costs no wait for the device, each map looks at its own only.
+_CHOOSES_ON = ("cpu",)
+_OUTSIDE_PX = -1e5
+_LEAST_DISTANCE = 1e-6
+
+
+class Adapter(nn.Module):
+    """A convolution that makes the student's maps comparable: one for all where their channels are the same."""
+
+    def __init__(self, channels: Channels, kernel: int, shares: bool) -> None:
+        super().__init__()
+        self.levels = list(channels)
+        self.shares = shares and len(set(channels.values())) == 1
+        own = {"all": next(iter(channels.values()))} if self.shares else channels
+        self.convs = nn.ModuleDict(
+            {name: nn.Conv2d(count, other, kernel, padding=kernel // 2) for name, (count, other) in own.items()}
+        )
+
+    def forward(self, maps: Mapping[str, Tensor]) -> Adapted:
+        return {name: self.convs["all" if self.shares else name](maps[name]) for name in self.levels}
+
+
+class Looks(NamedTuple):
+    """What maps show of R boxes: R x C x cells x cells float32 of teacher and student. real: R bool."""
+
+    teacher: Tensor
+    student: Tensor
+    real: Tensor
+
+
+def look(maps: Sequence[Tensor], scales: Sequence[float], level: Tensor, rois: Tensor, cells: int) -> Tensor:
+    """Each box in its own map: R x C x cells x cells float32, filled up with zeros to the channels of the widest map.
+
+    maps: B x C x H x W each. scales: their cells a pixel. level: R int64, the place of each box's map. rois: R x 5.
+    """
+    widest = max(each.shape[1] for each in maps)
+    found = maps[0].new_zeros(len(rois), widest, cells, cells, dtype=torch.float32)
+    for place, (features, scale) in enumerate(zip(maps, scales, strict=True)):
+        is_own = level == place
+        own = is_own.nonzero().squeeze(1) if rois.device.type in _CHOOSES_ON else None
+        if own is None:  # a box far outside of a map shows 0
+            looked = torch.cat([rois[:, :1], torch.where(is_own.unsqueeze(1), rois[:, 1:], _OUTSIDE_PX)], dim=1)
+        else:
+            looked = rois[own]
+        seen = roi_align(features.float(), looked, cells, scale, _SAMPLES, aligned=True)
+        seen = F.pad(seen, (0, 0, 0, 0, 0, widest - seen.shape[1]))
+        found = found + seen if own is None else found.index_copy(0, own, seen)
+    return found
+
+
+def rois_of(instances: Instances) -> Tensor:
+    """Their boxes with their image in front: BK x 5 float32."""
+    boxes = instances.boxes_ltrb_px
+    image = torch.arange(len(boxes), device=boxes.device).view(-1, 1, 1).expand(-1, boxes.shape[1], 1)
+    return torch.cat([image.to(boxes.dtype), boxes], dim=2).flatten(0, 1).float()
+
+
+def feature_loss(looks: Looks, form: str) -> Tensor:
+    """Of all ranks' instances the mean distance of student and teacher; form "seed": of the squared distances, divided
+    by the cells of a look. 0 without instances."""
+    difference = looks.student.flatten(1) - looks.teacher.flatten(1)
+    if form == "seed":
+        each = difference.square().sum(dim=1) / looks.student[0, 0].numel()
+    else:
+        each = torch.linalg.vector_norm(difference, dim=1)
+    count = share(looks.real.sum())
+    return torch.where(looks.real, each, 0).sum() / torch.where(count > 0, count, 1)
+
+
+def relation_loss(looks: Looks, beta: float = 1.0) -> Tensor:
+    """How differently the instances of all ranks lie to each other: smooth L1 between the distances of all pairs, in
+    units of their mean, averaged over pairs. 0 of less than three, whose only distance is its own mean."""
+    real = joined(looks.real)
+    pair = real.unsqueeze(0) & real.unsqueeze(1) & ~torch.eye(len(real), dtype=torch.bool, device=real.device)
+    own, other = (_relative_distances(joined(each.flatten(1)), pair) for each in (looks.student, looks.teacher))
+    count = real.sum()
+    terms = torch.where(pair, F.smooth_l1_loss(own, other, beta=beta, reduction="none"), 0)
+    loss = torch.where(count > 2, terms.sum() / pair.sum().clamp(min=1), 0)
+    return scaled_gradient(loss, world_size())
+
+
+def _relative_distances(rows: Tensor, pair: Tensor) -> Tensor:
+    # By products of matrices, small distances of long rows would be noise.
+    distances = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").clamp(min=_LEAST_DISTANCE)
+    mean = torch.where(pair, distances, 0).sum() / pair.sum().clamp(min=1)
+    return distances / mean.clamp(min=_LEAST_DISTANCE)
+
+
+def response_sums(values: Tensor) -> Tensor:
+    """R values of a rank's anchors -> their sum over ranks, divided by the number of anchors: as a rank's own term,
+    whose mean over ranks that is. 0 of no anchor."""
+    count = share(values.new_tensor(len(values)))
+    return values.sum() / torch.where(count > 0, count, 1)
+
+
+def offset_distance(student: Tensor, teacher: Tensor, beta: float) -> Tensor:
+    """R x 4 offsets each -> the smooth L1 of all four, R; L1 where beta is 0."""
+    return F.smooth_l1_loss(student, teacher, beta=beta, reduction="none").sum(dim=1)
+
+
+def counts(instances: Instances) -> Tensor:
+    """Of all ranks' instances: () int64."""
+    return summed(instances.real.sum())

@@ -1,0 +1,96 @@
+"""YAML read by the safe loader, with the line of everything in it, so that a complaint can name its place."""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from ssd.errors import InputError
+
+# Such a file has a few hundred values. An alias can repeat what it names, and a chain of aliases without end.
+_MOST_NODES, _MOST_DEEP = 100_000, 20
+_PLAIN_TAGS = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "seq", "map"))
+
+
+class Node(NamedTuple):
+    """A value with its place.
+
+    value: a dict of str to Node, a list of Node, or a plain str, int, float, bool or None.
+    line: from 1; of a dict's value, that of its key.
+    """
+
+    value: Any
+    line: int
+
+
+class Place(NamedTuple):
+    """Where something stands in a file, as the beginning of a complaint: "prune.yaml:12"."""
+
+    file: Path
+    line: int
+
+    def error(self, text: str) -> InputError:
+        return InputError(f"{self.file}:{self.line}: {text}")
+
+
+def nearest_to(name: str, names: Iterable[str]) -> str:
+    """ "; did you mean NAME?" with the name most like it, or nothing where none is like it."""
+    found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def read_yaml(text: str, file: Path, remedy: str) -> Node:
+    """The document of a YAML text. file: that it comes from, for complaints. remedy: for an empty text.
+    Raises InputError for what is not YAML, has more than plain values, or a key twice."""
+    loader = yaml.SafeLoader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            raise InputError(f"{file}: has nothing in it; {remedy}")
+        return _Walk(loader, file).node(root, root.start_mark.line + 1, 0)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise InputError(f"{file}{line}: not valid YAML ({problem}); correct it") from None
+    finally:
+        loader.dispose()
+
+
+class _Walk:
+    def __init__(self, loader: yaml.SafeLoader, file: Path) -> None:
+        self.loader, self.file, self.count = loader, file, 0
+
+    def node(self, node: yaml.Node, line: int, depth: int) -> Node:
+        self.count += 1
+        if self.count > _MOST_NODES or depth > _MOST_DEEP:
+            raise Place(self.file, line).error("has too many values, or they lie too deep; write it out plainly")
+        if not node.tag.startswith(_PLAIN_TAGS):
+            raise Place(self.file, line).error(f"has the tag {node.tag}, which names no plain value; take it out")
+        if isinstance(node, yaml.SequenceNode):
+            return Node([self.node(item, item.start_mark.line + 1, depth + 1) for item in node.value], line)
+        if isinstance(node, yaml.MappingNode):
+            return Node(self._mapping(node, depth), line)
+        return Node(self.loader.construct_object(node), line)
+
+    def _mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, Node]:
+        written: set[str] = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:merge":
+                name = str(key.value)
+                if name in written:
+                    raise Place(self.file, key.start_mark.line + 1).error(f"{name} stands here twice; take one out")
+                written.add(name)
+        self.loader.flatten_mapping(node)  # what "<<" takes in comes first, and own keys overrule it
+        return {str(key.value): self.node(value, key.start_mark.line + 1, depth + 1) for key, value in node.value}
+
+
+def plain(node: Node) -> Any:
+    """A node's value without the lines."""
+    if isinstance(node.value, dict):
+        return {key: plain(value) for key, value in node.value.items()}
+    if isinstance(node.value, list):
+        return [plain(item) for item in node.value]
+    return node.value

@@ -1,0 +1,312 @@
+"""Every figure of the README and of the docs is that of a result file, whose revision is in the history."""
+
+import json
+import re
+import statistics
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+# What a result file says of where it comes from; the rest are figures, settings and the machine.
+PROVENANCE = {"git_revision", "first_in_revision", "note"}
+
+
+def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+def has_history() -> bool:
+    """Whether this is a clone, and a whole one: no source archive, no clone of the last commits only."""
+    try:
+        said = git("rev-parse", "--show-toplevel", "--is-shallow-repository").stdout.split("\n")
+    except FileNotFoundError:  # no git
+        return False
+    return said[:2] == [str(ROOT), "false"]
+
+
+def revisions(content: Any) -> Iterator[str]:
+    """Of the whole file, or of each row."""
+    if isinstance(content, dict):
+        for name, value in content.items():
+            if name in ("git_revision", "first_in_revision"):
+                yield value
+            else:
+                yield from revisions(value)
+    elif isinstance(content, list):
+        for value in content:
+            yield from revisions(value)
+
+
+def figures_of(content: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in content.items() if name not in PROVENANCE}
+
+
+@pytest.mark.skipif(not has_history(), reason="this is no clone with its whole history")
+@pytest.mark.parametrize("file", RESULTS, ids=lambda file: file.stem)
+def test_a_result_names_its_revision_which_is_in_the_history(file: Path) -> None:
+    """git_revision: of the code that was run. first_in_revision: the first with figures of a run that noted none."""
+    content = json.loads(file.read_text())
+    named = list(revisions(content))
+    assert named
+    for revision in named:
+        commit = revision.removesuffix("-dirty")
+        assert re.fullmatch("[0-9a-f]{40}", commit)
+        assert git("merge-base", "--is-ancestor", commit, "HEAD").returncode == 0, f"{commit} is not in the history"
+        assert commit == revision or "working copy" in content["note"]  # says what differed
+    if "first_in_revision" in content:
+        then = git("show", f"{content['first_in_revision']}:{file.relative_to(ROOT)}").stdout
+        assert figures_of(json.loads(then)) == figures_of(content)
+
+
+def test_the_machine_stands_beside_every_result() -> None:
+    for file in RESULTS:
+        content = json.loads(file.read_text())
+        assert content["hardware"]["cpu_model"] and content["versions"]["torch"], file
+
+
+# What the pages say, made of the result files
+
+
+@cache
+def result(name: str) -> Any:
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+
+
+def seeds(what: str, key: str) -> list[float]:
+    names = (f"{what}-seed1" if what == "dle" else what, f"{what}-seed2", f"{what}-seed3")
+    return [result(f"accuracy-bccd-{name}")[key] for name in names]
+
+
+def of_seeds(what: str, key: str) -> str:
+    """Such as "0.546, 0.553, 0.543"."""
+    return ", ".join(f"{value:.3f}" for value in seeds(what, key))
+
+
+def mean_ap(what: str) -> str:
+    return f"{statistics.mean(seeds(what, 'AP')):.3f}"
+
+
+def minutes(name: str) -> str:
+    return f"{result(f'accuracy-{name}')['train_seconds'] / 60:.1f}"
+
+
+def data(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = result("data-cpu-peers")[name]
+    return found
+
+
+def data_row(name: str) -> str:
+    """Images a second, CPU ms an image and the share of decoding alone, as the table has them."""
+    measured, ratios = data(name), result("data-cpu-peers")["ratios"]
+    share = ratios.get(f"{name} / decode_only", 1)
+    milliseconds = 1000 * measured["cpu_seconds_per_image"]
+    return f"{measured['images_per_second']:.0f} {milliseconds:.2f} {100 * share:.0f} %"
+
+
+def data_ratio(ours: str, peer: str) -> str:
+    return f"{result('data-cpu-peers')['ratios'][f'{ours} / {peer}']:.2f}"
+
+
+def through(name: str) -> str:
+    return f"{result('data-cpu-through-train')['through_train'][name]['images_per_second']:.1f}"
+
+
+def waits(name: str) -> str:
+    """Per cent of the time that training waits for data."""
+    return f"{100 * result('data-cpu-through-train')['through_train'][name]['data_wait_fraction']:.0f}"
+
+
+def step(of: str, figure: str) -> float:
+    (batch,) = result("train-cpu-peers")["by_batch_size"]
+    return float(batch[figure][of])
+
+
+def milliseconds(part: str) -> str:
+    (found,) = (
+        each
+        for each in result("train-cpu")["configurations"]
+        if (each["precision"], each["batch_size"]) == ("bf16", 16)
+    )
+    return f"{found['milliseconds'][part]:.0f}"
+
+
+def metrics_s(engine: str) -> str:
+    return f"{statistics.median(each[engine] for each in result('metrics')['rounds_s']):.1f}"
+
+
+def post(name: str) -> str:
+    return f"{result(f'postprocess-{name}')['dle / ours']:.1f}"
+
+
+def found(name: str) -> str:
+    return f"{result(f'postprocess-{name}')['detections_per_image']:.0f}"
+
+
+def scale_row(what: str, *at: str, unit: str = " MB", digits: int = 0, less: str = "") -> str:
+    """A row of the table of docs/scale.rst: a value of each size, less another of the same measurement."""
+    cells = []
+    for size in result("scale")["sizes"]:
+        *way, name = at
+        for key in way:
+            size = size[key]
+        cells.append(f"{size[name] - (size[less] if less else 0):,.{digits}f}{unit}")
+    return " ".join([what, *cells])
+
+
+def least_and_most(names: list[str], key: str, digits: int = 2) -> str:
+    values = [result(name)[key] for name in names]
+    return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
+
+
+def eight_epochs(key: str) -> str:
+    values = [row[key] for row in result("accuracy-on-off")["rows"]]
+    return f"{min(values):.2f} to {max(values):.2f}"
+
+
+def three_of(everything: str) -> str:
+    first, second, third = (
+        f"{row['AP']:.3f}" for row in result("accuracy-on-off")["rows"] if row["everything"] == everything
+    )
+    return f"{first}, {second} and {third}"
+
+
+SPREAD = max(max(seeds(what, "AP")) - min(seeds(what, "AP")) for what in ("dali", "no_dali", "dle"))
+DEMO, PEER = "accuracy-demo", step("dle", "images_per_second")
+FIFTY_EPOCHS = [file.stem for file in RESULTS if re.match("accuracy-bccd-(no_)?dali", file.stem)]
+BATCH = result("train-cpu-peers")["by_batch_size"][0]
+FP32_MFU = {
+    each["batch_size"]: each["mfu"] for each in result("train-cpu")["configurations"] if each["precision"] == "fp32"
+}
+
+# Of each page: what it says, with spaces as one.
+FIGURES: dict[str, list[str]] = {
+    "README.rst": [
+        f"AP on BCCD, DALI path {of_seeds('dali', 'AP')} NVIDIA's model, loss and data: {of_seeds('dle', 'AP')}",
+        f"AP on BCCD, PyTorch path {of_seeds('no_dali', 'AP')} ",
+        f"AP on the demo data, after {minutes('demo')} minutes {result(DEMO)['AP']:.3f} ",
+        f"training step, images a second {step('ours', 'images_per_second'):.1f} NVIDIA's step: {PEER:.1f} "
+        f"(ours is {BATCH['ours / dle']:.2f} times as fast)",
+        f"data by DALI, images a second {data('dali')['images_per_second']:.0f} DALI's SSD example: "
+        f"{data('dali_example')['images_per_second']:.0f} ({data_ratio('dali', 'dali_example')} times)",
+        f"data by PyTorch, images a second {data('no_dali')['images_per_second']:.0f} NVIDIA's PyTorch path: "
+        f"{data('dle')['images_per_second']:.0f} ({data_ratio('no_dali', 'dle')} times)",
+        f"post-processing of 32 BCCD images {post('bccd')} times as fast",
+        f"Seeds differ by up to {SPREAD:.2f},",
+    ],
+    "docs/results.rst": [
+        f"demo, 8 epochs, DALI {result(DEMO)['AP']:.3f} {result(DEMO)['AP50']:.3f} {minutes('demo')} ",
+        f"BCCD, 50 epochs, DALI {of_seeds('dali', 'AP')} {of_seeds('dali', 'AP50')} {minutes('bccd-dali-seed3')} ",
+        f"BCCD, 50 epochs, PyTorch {of_seeds('no_dali', 'AP')} {of_seeds('no_dali', 'AP50')} "
+        f"{minutes('bccd-no_dali-seed3')} ",
+        f"NVIDIA's code, the same {of_seeds('dle', 'AP')} {of_seeds('dle', 'AP50')} "
+        + ", ".join(minutes(f"bccd-dle-seed{seed}") for seed in (1, 2, 3)),
+        f"the means are {mean_ap('dali')} with DALI, {mean_ap('no_dali')} with PyTorch and {mean_ap('dle')} for",
+        f"Seeds differ by up to {SPREAD:.2f}.",
+        f"{post('bccd')} times as fast on BCCD ({found('bccd')} detections an image), {post('demo')} times on "
+        f"the demo data ({found('demo')}), {post('demo-crowded')} times on crowded demo data "
+        f"({found('demo-crowded')})",
+    ],
+    "docs/data-paths.rst": [
+        f"decoding alone, the ceiling {data_row('decode_only')}",
+        f"``dali`` {data_row('dali')} {data_ratio('dali', 'dali_example')} x the DALI example's graph "
+        f"({data('dali_example')['images_per_second']:.0f})",
+        f"``no_dali`` {data_row('no_dali')} {data_ratio('no_dali', 'dle')} x DeepLearningExamples' path "
+        f"({data('dle')['images_per_second']:.0f})",
+        f"takes {through('in_memory')} images a second from memory, {through('dali')} with DALI and "
+        f"{through('no_dali')} with PyTorch",
+        f"it waits {waits('no_dali')} or {waits('dali')} % of the time",
+    ],
+    "docs/evaluation.rst": [
+        f"{result('metrics')['faster / pycocotools']:.2f} of pycocotools' time, {metrics_s('faster')} s where "
+        f"pycocotools takes {metrics_s('pycocotools')},",
+    ],
+    "docs/speed.rst": [
+        f"{BATCH['matched_default_boxes_per_image']:.1f} matched default boxes an image",
+        f"median of {len(BATCH['rounds'])} pairs' ratios",
+        f"ours {step('ours', 'images_per_second'):.1f} img/s ({100 * step('ours', 'mfu'):.0f} % MFU) NVIDIA's "
+        f"{PEER:.1f} img/s ({100 * step('dle', 'mfu'):.0f} % MFU) {BATCH['ours / dle']:.2f}x",
+        f"{milliseconds('forward')} ms forward, {milliseconds('loss')} ms loss, {milliseconds('backward')} ms "
+        f"backward and {milliseconds('optimiser')} ms optimiser",
+        f"({100 * FP32_MFU[16]:.0f} % MFU)",
+        f"gives AP {three_of('off')}, and this one with ``--compile`` {three_of('on')}: means of "
+        f"{result('accuracy-on-off')['mean_AP']['off']:.3f} and {result('accuracy-on-off')['mean_AP']['on']:.3f},",
+        f"DALI makes {result('data-cpu')['dali']['images_per_second']:.0f} on two cores",
+    ],
+    "docs/own-data.rst": [
+        f"they give AP {eight_epochs('AP')}, AP50 {eight_epochs('AP50')} (six runs",
+        f"50 give AP {least_and_most(FIFTY_EPOCHS, 'AP')} ",
+        f"; {['no', *range(1, 8), 'eight'][len(FIFTY_EPOCHS)]} runs, ``benchmarks/results/``",
+    ],
+    "docs/scale.rst": [
+        scale_row("size of the file", "file_mb"),
+        scale_row("one process alone: time", "alone", "seconds", unit=" s", digits=1),
+        scale_row("one process alone: memory", "alone", "peak_mb", less="before_mb"),
+        scale_row("local rank 0 of two: time", "local_rank_0", "seconds", unit=" s", digits=1),
+        scale_row("local rank 0 of two: memory", "local_rank_0", "peak_mb", less="before_mb"),
+        scale_row("the other rank: memory", "other_rank", "peak_mb", less="before_mb"),
+        scale_row("DALI's clean file, a rank: time", "dali", "write", "seconds", unit=" s", digits=1),
+        scale_row("DALI's clean file, a rank: memory", "dali", "write", "peak_mb", less="before_mb"),
+        scale_row("DALI's reader of it, a rank: time", "dali", "parse", "seconds", unit=" s", digits=1),
+        scale_row("DALI's reader of it, a rank: memory at most", "dali", "parse", "peak_mb", less="before_mb"),
+        scale_row("DALI's reader of it, a rank: memory to stay", "dali", "parse", "after_mb", less="before_mb"),
+        f"the 730 MB included, is {result('scale')['sizes'][1]['alone']['peak_mb'] / 1000:.2f} GB there",
+        f"are about {round(result('scale')['sizes'][0]['alone']['before_mb'], -1)} MB of each process",
+    ],
+}  # fmt: skip
+
+# What looks like a measurement and is none, or has its source beside it.
+NOT_MEASURED: dict[str, list[str]] = {
+    "README.rst": ["14 GB of disk"],
+    "docs/data-paths.rst": ["one of seven options"],
+    "docs/speed.rst": [
+        "can pass 100 %",
+        "above 40 % of places",
+        # Computed: by torch's counter, and on paper from what vendors and others publish.
+        *("120.5 GFLOP an image", "46.3", "94.7", "40.3 to detect", "31.7", "15.6"),
+        "22.9 million weights, 92 MB of gradients",
+        *("160 MB a GPU", "0.36 ms at", "450 GB/s", "0.53 ms at", "300)", "2,500 img/s a GPU", "takes 51 ms"),
+        *("under 1 %", "6.4 minutes at", "7.1 at 90 %", "23:46", "668 img/s a GPU", "20,000 images a second"),
+        "within nine minutes",
+    ],
+    "docs/own-data.rst": ["0.95 ", "last 20 steps", "0.04 ", "0.02 ", "0.01", "0.999"],
+    "docs/scale.rst": [
+        "The aim was 20 s and 1.5 GB",
+        # By the slopes of the table, as the page says.
+        *("0.9 kB a box", "a file of 38 GB", "70 GB on each host", "5.5 GB, once", "0.9 GB on", "11 GB a rank"),
+        *("keeps 9 GB", "12 minutes", "5 minutes"),
+    ],
+}
+
+UNITS = "%|ms|[kMG]B|img/s|GFLOP|TFLOP/s|images a second|times|minutes"
+MEASUREMENT = re.compile(rf"(?<![\w.,/-])(?:\d[\d,]*(?:\.\d+)?(?:x\b| ?(?:{UNITS})(?!\w)| x(?! \d))|0\.\d\d+)")
+
+
+def spaced(text: str) -> str:
+    return re.sub(r"\s+", " ", text)
+
+
+@pytest.mark.parametrize("page", FIGURES)
+def test_a_page_says_what_was_measured(page: str) -> None:
+    text = spaced((ROOT / page).read_text())
+    assert [said for said in FIGURES[page] if said not in text] == []
+
+
+@pytest.mark.parametrize("page", FIGURES)
+def test_a_page_has_no_figure_without_a_result(page: str) -> None:
+    text = spaced((ROOT / page).read_text())
+    for known in (*FIGURES[page], *NOT_MEASURED.get(page, [])):
+        text = text.replace(known, " ")
+    assert MEASUREMENT.findall(text) == []
+
+
+def test_a_figure_without_a_result_is_noticed() -> None:
+    for text in ("it takes 12.5 ms", "AP 0.612", "1.3x as fast", "2.1 times", "615 img/s", "97 % of it", "3 GB"):
+        assert MEASUREMENT.search(text), text
+    for text in ("300 x 300", "step-0.pt", "bf16", "batch 16", "seed 3", "Python 3.11"):
+        assert not MEASUREMENT.search(text), text
