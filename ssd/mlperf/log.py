@@ -1,27 +1,46 @@
-"""Compliance logs of MLPerf's SSD benchmark: a run's events in mlperf.log, and what the checker says of them.
-
-By ruleset 1.0.0: the rules of 1.1.0 ask for MXNet's own names of weights, and from 2.0.0 on `ssd` is RetinaNet.
-"""
+"""Compliance logs of MLPerf's SSD and RetinaNet benchmarks: a run's events in mlperf.log."""
 
 import json
 import logging
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mlperf_logging.mllog import constants as keys
 from mlperf_logging.mllog.mllog import MLLogger
 
 from ssd.config import Config
+from ssd.detectors.ssd300.recipes import MLPERF_QUALITY
 from ssd.distributed import Ranks, broadcast_object, sum_over_ranks
 from ssd.errors import InputError
 from ssd.files import written_whole
 from ssd.mlperf.page_cache import clear_page_cache
 from ssd.schedule import REFERENCE_BATCH
 
-RULESET = "1.0.0"
+
+class Benchmark(NamedTuple):
+    """name: in logs. ruleset: the checker's, that a log is written by. quality: the AP that the closed division asks
+    for."""
+
+    name: str
+    ruleset: str
+    quality: float
+
+
+# The rules of 1.1.0 ask for MXNet's own names of weights, and from 2.0.0 to 4.1.0 `ssd` is RetinaNet.
+SSD = Benchmark(keys.SSD, "1.0.0", MLPERF_QUALITY)
+# From 6.0.0 on there is none of RetinaNet.
+RETINANET = Benchmark(keys.RETINANET, "5.1.0", 0.34)
+
+
+def benchmark_of(config: Config) -> Benchmark:
+    """SSD's for every detector that is no RetinaNet; in the open division any may be judged by it."""
+    return RETINANET if config.detector.name.startswith("retinanet_") else SSD
+
+
 _LINE_START = ":::MLLOG "
 # Our own; the checker passes over what it does not know.
 _RULESET_KEY = "ruleset"
@@ -97,8 +116,8 @@ class ComplianceLog:
     def submission(self, device: str) -> None:
         """Who submits what. device: the name of the platform unless the settings have one."""
         config = self._config
-        self._state(_RULESET_KEY, RULESET)
-        self._state(keys.SUBMISSION_BENCHMARK, keys.SSD)
+        self._state(_RULESET_KEY, benchmark_of(config).ruleset)
+        self._state(keys.SUBMISSION_BENCHMARK, benchmark_of(config).name)
         self._state(keys.SUBMISSION_ORG, config.mlperf_org)
         self._state(keys.SUBMISSION_PLATFORM, config.mlperf_platform or device)
         self._state(keys.SUBMISSION_DIVISION, config.mlperf_division)
@@ -122,15 +141,25 @@ class ComplianceLog:
             keys.TRAIN_SAMPLES: train_samples,
             keys.EVAL_SAMPLES: eval_samples,
             keys.GLOBAL_BATCH_SIZE: global_batch_size,
-            keys.GRADIENT_ACCUMULATION_STEPS: 1,
-            keys.MODEL_BN_SPAN: config.batch_size,  # each rank normalises by its own images
             keys.OPT_BASE_LR: config.learning_rate * global_batch_size / REFERENCE_BATCH,
             keys.OPT_WEIGHT_DECAY: config.weight_decay,
-            keys.OPT_LR_WARMUP_STEPS: config.warmup,
-            keys.OPT_LR_WARMUP_FACTOR: 0,  # the reference's code for a rise in a straight line from 0
-            keys.OPT_LR_DECAY_BOUNDARY_EPOCHS: list(config.multistep),
-            keys.MAX_SAMPLES: crop_attempts,
         }
+        if benchmark_of(config) == RETINANET:
+            values |= {
+                keys.GRADIENT_ACCUMULATION_STEPS: config.accumulate,
+                keys.OPT_NAME: keys.SGD,
+                keys.OPT_LR_WARMUP_EPOCHS: config.warmup / math.ceil(train_samples / global_batch_size),
+                keys.OPT_LR_WARMUP_FACTOR: config.warmup_factor or 0,
+            }
+        else:
+            values |= {
+                keys.GRADIENT_ACCUMULATION_STEPS: 1,
+                keys.MODEL_BN_SPAN: config.batch_size,  # each rank normalises by its own images
+                keys.OPT_LR_WARMUP_STEPS: config.warmup,
+                keys.OPT_LR_WARMUP_FACTOR: 0,  # the reference's code for a rise in a straight line from 0
+                keys.OPT_LR_DECAY_BOUNDARY_EPOCHS: list(config.multistep),
+                keys.MAX_SAMPLES: crop_attempts,
+            }
         for key, value in values.items():
             self._state(key, value)
         if self.file is not None and self._kept is not None:
@@ -209,9 +238,10 @@ def read_events(file: Path) -> list[dict[str, Any]]:
             if number < len(lines):
                 raise InputError(f"{file}: event {number} is damaged; begin a new run") from error
     rulesets = [event["value"] for event in events if isinstance(event, dict) and event.get("key") == _RULESET_KEY]
-    if rulesets != [RULESET]:
+    known = (SSD.ruleset, RETINANET.ruleset)
+    if len(rulesets) != 1 or rulesets[0] not in known:
         raise InputError(
-            f"{file}: not a log of this program by MLPerf's ruleset {RULESET}; "
+            f"{file}: not a log of this program by MLPerf's ruleset {' or '.join(known)}; "
             "resume without --mlperf, or begin a new run"
         )
     return events

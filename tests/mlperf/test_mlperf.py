@@ -26,12 +26,13 @@ from torch import Tensor, nn
 import main
 from ssd.batch import MatchedBatch
 from ssd.config import Config
+from ssd.detectors.names import family_of, settings_named
 from ssd.detectors.ssd300.recipes import RECIPES
 from ssd.distributed import Ranks
 from ssd.errors import InputError
 from ssd.evaluation.coco import METRIC_NAMES
 from ssd.mlperf.checker import check
-from ssd.mlperf.log import ComplianceLog, begin, read_events, run_seconds
+from ssd.mlperf.log import RETINANET, ComplianceLog, begin, read_events, run_seconds
 from ssd.mlperf.page_cache import clear_page_cache
 from ssd.run.files import Run
 from ssd.run.metrics_table import published_band
@@ -223,6 +224,25 @@ def test_settings_that_break_the_closed_rules(settings: dict[str, Any], objectio
 def test_the_open_division_takes_any_settings(tmp_path: Path) -> None:
     config = replace(CLOSED, multistep=(43, 54), warmup=0, mlperf_division="open", epochs=2, target=0.5)
     assert_passes(toy_run(tmp_path, config, {2: 0.01}))
+
+
+@pytest.mark.parametrize("name", ["retinanet_r50_fpn_1x", "retinanet_resnet50_fpn"])
+def test_retinanets_have_a_benchmark_of_their_own(name: str, tmp_path: Path) -> None:
+    """By its last ruleset, which wants Adam, so that the closed division has none of ours."""
+    settings = settings_named(name)
+    config = family_of(settings).defaults(settings)
+    config = replace(config, mlperf=True, epochs=2, evaluation=(2,), seed=7, warmup=733)
+    log = toy_run(tmp_path / "open", config, {2: 0.01})
+    assert check(log, RETINANET) == []
+    told = {event["key"]: event["value"] for event in read_events(log)}
+    assert (told["ruleset"], told["submission_benchmark"], told["opt_name"]) == ("5.1.0", "retinanet", "sgd")
+    # 117266 images by 8 ranks of 2 are 7330 steps an epoch.
+    assert told["opt_learning_rate_warmup_epochs"] == pytest.approx(0.1, rel=1e-4)
+    assert told["opt_base_learning_rate"] == pytest.approx(0.01) and told["gradient_accumulation_steps"] == 1
+    closed = toy_run(tmp_path / "closed", replace(config, mlperf_division="closed"), {2: 0.33})
+    objections = " ".join(check(closed, RETINANET))
+    assert "trains with Adam" in objections and "must reach an AP of 0.34; here: 0.33" in objections
+    assert "opt_weight_decay breaks a rule; here: 0.0001" in objections
 
 
 @pytest.mark.parametrize(
