@@ -5,148 +5,44 @@ the settings of --recipe mlperf on a toy model, and make up the APs that the eva
 command line, with made-up steps too. Those of the open division are whole runs of the command line.
 """
 
-import json
-import os
 import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from runs import ENVIRONMENT, ROOT, run_all, small_checkpoint
-from torch import Tensor, nn
+from mlperf_logs import (
+    BOUNDARIES,
+    CLOSED,
+    HERE,
+    REACHED,
+    Killed,
+    assert_passes,
+    begun,
+    checker,
+    rewritten,
+    story,
+    toy_run,
+    value_of,
+)
+from runs import ROOT
 
 import main
-from ssd.batch import MatchedBatch
 from ssd.config import Config
 from ssd.detectors.names import family_of, settings_named
 from ssd.detectors.ssd300.recipes import RECIPES
-from ssd.distributed import Ranks
 from ssd.errors import InputError
-from ssd.evaluation.coco import METRIC_NAMES
 from ssd.mlperf.checker import check
-from ssd.mlperf.log import RETINANET, ComplianceLog, begin, read_events, run_seconds
-from ssd.mlperf.page_cache import clear_page_cache
-from ssd.run.files import Run
+from ssd.mlperf.log import RETINANET, begin, read_events, run_seconds
 from ssd.run.metrics_table import published_band
-from ssd.training.evaluations import Judge
-from ssd.training.loop import train
-from ssd.training.optimizer import build_optimizer
-from ssd.training.state import Training
-
-HERE = Ranks(0, 0, 1, torch.device("cpu"))
-CLOSED = replace(RECIPES["mlperf"](114, 8), mlperf=True, mlperf_division="closed", seed=7)
-BOUNDARIES = "--multistep must be 40 50 or both longer by the same tenths: 44 55, 48 60, ..."
-REACHED = {40: 0.21, 45: 0.2299, 50: 0.2301}  # made up
-
-
-# --- the training loop on a toy model, with made-up APs ---
-
-
-class ToyLoader:
-    """Two steps an epoch of one number."""
-
-    steps_per_epoch = 2
-
-    def batches(self, first_step: int) -> Iterator[MatchedBatch]:
-        while True:
-            yield MatchedBatch(*[torch.ones(1, 1)] * len(MatchedBatch._fields))
-
-    def state(self) -> bytes:
-        return b""
-
-    def restore(self, state: bytes) -> None:
-        pass
-
-
-def toy_losses(model: nn.Module, batch: MatchedBatch) -> dict[str, Tensor]:
-    return {"box": model(batch.images).square().mean(), "class": torch.zeros(())}
-
-
-class Killed(BaseException):
-    pass
-
-
-def begun(log: Path, config: Config = CLOSED, epochs_done: int | None = None) -> ComplianceLog:
-    """A log up to its first epoch, or gone on with after that many epochs."""
-    compliance = ComplianceLog(log, config, epochs_done)
-    compliance.submission("toy")
-    if epochs_done is None:
-        compliance.run_start(cache_cleared=True)
-    compliance.hyper_parameters(world_size=8, train_samples=117266, eval_samples=5000, crop_attempts=1)
-    return compliance
-
-
-def toy_run(
-    folder: Path, config: Config, aps: dict[int, float], *, resume: str | None = None, die_at: int | None = None
-) -> Path:
-    """The log of a run whose evaluation after each epoch of `aps` finds that AP.
-
-    resume: a checkpoint's name. die_at: dies in the evaluation of that epoch, after its start was logged.
-    """
-    log = folder / "mlperf.log"
-    resumed = torch.load(folder / "checkpoints" / resume, weights_only=True) if resume else None
-    compliance = begun(log, config, resumed["epoch"] if resumed else None)
-    model = nn.Linear(1, 1)
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
-    training = Training(model, build_optimizer(model, config), scaler, toy_losses, config, HERE)
-    if resumed:
-        training.restore(resumed)
-
-    def metrics(detections: np.ndarray) -> dict[str, Any]:
-        epoch = training.step // ToyLoader.steps_per_epoch
-        if epoch == die_at:
-            raise Killed
-        return {"AP": aps[epoch], "AP50": 0.4}
-
-    judge = Judge(lambda: np.zeros((0, 7)), metrics)
-    _, reached = train(training, ToyLoader(), judge, Run(folder, HERE), compliance, {})
-    compliance.run_stop(success=reached)
-    return log
 
 
 @pytest.fixture(scope="module")
 def closed_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a run that reached its target at epoch 50. Not to be written to."""
     return toy_run(tmp_path_factory.mktemp("closed"), CLOSED, REACHED)
-
-
-def checker(log: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    """MLPerf's own command."""
-    command = [sys.executable, "-m", "mlperf_logging.compliance_checker", "--ruleset", "1.0.0", *flags]
-    return subprocess.run([*command, log.name], cwd=log.parent, capture_output=True, text=True)
-
-
-def assert_passes(log: Path) -> None:
-    done = checker(log, "--werror")  # so that what stands there twice is an error, too
-    assert done.returncode == 0 and "SUCCESS" in done.stderr, done.stderr
-    assert check(log) == []
-
-
-def story(log: Path) -> list[tuple[Any, ...]]:
-    """(key, numbers of epochs) in order."""
-    numbers = ("epoch_num", "first_epoch_num", "epoch_count")
-    return [(e["key"], *(e["metadata"][n] for n in numbers if n in e["metadata"])) for e in read_events(log)]
-
-
-def value_of(log: Path, key: str) -> Any:
-    (value,) = [event["value"] for event in read_events(log) if event["key"] == key]
-    return value
-
-
-def rewritten(log: Path, to: Path, *, key: str, **changes: Any) -> Path:
-    """A copy of the log with changed events of that key, or without them if there are no changes."""
-    events = [event for event in read_events(log) if changes or event["key"] != key]
-    changed = [{**event, **changes} if event["key"] == key else event for event in events]
-    to.write_text("".join(f":::MLLOG {json.dumps(event)}\n" for event in changed))
-    return to
 
 
 # --- a closed run ---
@@ -449,207 +345,6 @@ def test_the_command_lines_scale_reaches_the_recipe(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("WORLD_SIZE", "64")
     assert main.main(["--recipe", "mlperf", "--data", "DIR", "--bs", "24", "--wd", "0.1"]) == 0
     assert seen == [replace(RECIPES["mlperf"](24, 64), data="DIR", weight_decay=0.1)]
-
-
-def test_the_command_line_with_the_recipe_passes_as_closed(
-    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """All of it but for the steps of SGD and the APs, which are made up: they would take days here."""
-
-    def step(training: Training, forward: nn.Module, batch: MatchedBatch, lr: float) -> Tensor:
-        rates.append(lr)
-        training.loss_names = ("box", "class")
-        return torch.ones(2)
-
-    def made_up(ground_truth: Any, results: Any, engine: str) -> dict[str, Any]:
-        ap = REACHED[len(rates)]  # an epoch is a step
-        return {**dict.fromkeys(METRIC_NAMES, ap), "per_class": {"balloon": ap}}
-
-    rates: list[float] = []
-    monkeypatch.setattr(Training, "train_step", step)
-    monkeypatch.setattr("ssd.evaluation.parts.coco_metrics", made_up)
-    flags = ["--recipe", "mlperf", "--mlperf", "--mlperf-division", "closed", "--bs", "4", "--seed", "7"]
-    flags += ["--data", str(small_data), "--data_pipeline", "no_dali", "--num-workers", "0", "--device", "cpu"]
-    flags += ["--backbone", "resnet18", "--backbone-weights", "none", "--checkpoint-every", "9 epochs", "--no-plots"]
-    assert main.main([*flags, "--output", str(tmp_path / "run")]) == 0
-    said = capsys.readouterr().out
-    assert "MLPerf's checker (ruleset 1.0.0, closed division) passes" in said and "MLPerf: AP 0.23 after" in said
-    log = tmp_path / "run" / "mlperf.log"
-    assert_passes(log)
-    recipe = RECIPES["mlperf"](4)
-    expected = {
-        "global_batch_size": 4,
-        "opt_base_learning_rate": pytest.approx(recipe.learning_rate * 4 / 32),
-        "opt_weight_decay": recipe.weight_decay,
-        "opt_learning_rate_warmup_steps": recipe.warmup,
-        "opt_learning_rate_decay_boundary_epochs": [*recipe.multistep],
-        "train_samples": 4,
-        "eval_samples": 2,
-        "seed": 7,
-    }
-    assert {key: value_of(log, key) for key in expected} == expected
-    told = [(e["metadata"]["epoch_num"], e["value"]) for e in read_events(log) if e["key"] == "eval_accuracy"]
-    assert told == [*REACHED.items()] and len(rates) == 50
-    assert json.loads((tmp_path / "run" / "results.json").read_text())["epochs"] == 50
-
-
-# --- whole runs ---
-
-JUDGED = ["--score-threshold", "0", "--device", "cpu"]
-OPEN = ["--mlperf", "--mlperf-division", "open"]
-
-
-def trained() -> list[str]:
-    return ["--checkpoint", str(small_checkpoint()), "--bs", "4", "--lr", "0.02", "--seed", "3", "--no-plots"]
-
-
-@pytest.fixture(scope="module")
-def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Demo data of one step an epoch."""
-    from pipelines.demo.data_set import write_demo_data
-
-    return write_demo_data(tmp_path_factory.mktemp("small") / "demo", train_images=4, val_images=2)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("data_pipeline", "workers"), [("dali", 2), ("no_dali", 2), ("no_dali", 0)])
-def test_an_open_run_passes_and_touches_no_data_before_run_start(
-    data_pipeline: str,
-    workers: int,
-    small_data: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """Until run_start is logged all files of the data are empty, which no reader would forgive."""
-    data = tmp_path / "data"
-    files = [file for file in small_data.rglob("*") if file.is_file()]
-    for file in files:
-        empty = data / file.relative_to(small_data)
-        empty.parent.mkdir(parents=True, exist_ok=True)
-        empty.touch()
-    run_start = ComplianceLog.run_start
-
-    def fill_after(log: ComplianceLog, *, cache_cleared: bool) -> None:
-        run_start(log, cache_cleared=cache_cleared)
-        for file in files:
-            shutil.copy(file, data / file.relative_to(small_data))
-
-    monkeypatch.setattr(ComplianceLog, "run_start", fill_after)
-    output = tmp_path / "run"
-    flags = ["--data_pipeline", data_pipeline, "--num-workers", workers, "--epochs", 3, "--evaluation", 2]
-    assert main.main([*map(str, ["--data", data, "--output", output, *trained(), *JUDGED, *OPEN, *flags])]) == 0
-    said = capsys.readouterr().out
-    assert f"MLPerf's checker (ruleset 1.0.0, open division) passes {output / 'mlperf.log'}" in said
-    log = output / "mlperf.log"
-    assert_passes(log)
-    evaluated = [event[1] for event in story(log) if event[0] == "eval_accuracy"]
-    results = json.loads((output / "results.json").read_text())
-    assert evaluated == [2, 3] and read_events(log)[-3]["value"] == results["AP"]
-    assert results["time_to_target_s"] is None
-    config = json.loads((output / "config.json").read_text())
-    assert value_of(log, "submission_platform") == config["hardware"]["device"]
-    assert (value_of(log, "train_samples"), value_of(log, "eval_samples"), value_of(log, "seed")) == (4, 2, 3)
-
-
-@pytest.mark.slow
-def test_a_killed_open_run_goes_on(demo_data: Path, tmp_path: Path) -> None:
-    output = tmp_path / "run"
-    flags = ["--data", demo_data, "--output", output, "--num-workers", 0, "--data_pipeline", "no_dali"]
-    program: list[object] = [sys.executable, "-u", ROOT / "main.py", *flags, "--epochs", 999]
-    forever = [*map(str, [*program, *trained(), *JUDGED, *OPEN])]
-    with subprocess.Popen(forever, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None and any(line.startswith("epoch 3/") for line in process.stdout)
-        process.kill()
-    killed_after = torch.load(output / "checkpoints" / "last.pt")["epoch"]
-    run_all([[*flags, "--epochs", killed_after + 2, "--resume", "auto", *trained(), *JUDGED, *OPEN]], 1)
-    log = output / "mlperf.log"
-    assert_passes(log)
-    for what in ("start", "stop"):
-        assert [event[1] for event in story(log) if event[0] == f"epoch_{what}"] == [*range(1, killed_after + 3)]
-    assert story(log).count(("resumed",)) == 1 and story(log)[-1] == ("run_stop",)
-
-
-@pytest.mark.slow
-def test_two_ranks_have_one_log(demo_data: Path, tmp_path: Path) -> None:
-    flags = ["--data", demo_data, "--output", tmp_path, "--num-workers", 0, "--data_pipeline", "no_dali", "--epochs", 1]
-    said = run_all([[*flags, *trained(), *JUDGED, *OPEN]], 2)
-    assert said.count("MLPerf's checker (ruleset 1.0.0, open division) passes") == 1
-    log = tmp_path / "mlperf.log"
-    assert_passes(log)
-    assert value_of(log, "global_batch_size") == 8 and value_of(log, "model_bn_span") == 4
-    assert value_of(log, "cache_clear") is True
-
-
-@pytest.mark.slow
-def test_a_closed_run_that_fails_says_why(small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--data", small_data, "--output", tmp_path / "run", "--num-workers", 0, "--epochs", 1]
-    closed = ["--data_pipeline", "no_dali", "--mlperf", "--mlperf-division", "closed"]
-    assert main.main([*map(str, [*flags, *trained(), *JUDGED, *closed])]) == 1
-    said = capsys.readouterr().out
-    assert "(ruleset 1.0.0, closed division) objects to" in said
-    for complaint in ("an evaluation must reach an AP of 0.23", "--warmup must be 1", "--multistep must be 40 50"):
-        assert f"\n  - {complaint}" in said
-    assert "CHECK for" in (tmp_path / "run" / "mlperf-check.log").read_text()
-
-
-@pytest.mark.slow
-def test_time_to_target(small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output = tmp_path / "run"
-    flags = ["--data_pipeline", "no_dali", "--num-workers", 0, "--epochs", 3, "--evaluation", 1, "--target", 0]
-    assert main.main([*map(str, ["--data", small_data, "--output", output, *trained(), *JUDGED, *OPEN, *flags])]) == 0
-    results = json.loads((output / "results.json").read_text())
-    assert results["epochs"] == 1 and results["time_to_target_s"] == run_seconds(output / "mlperf.log")
-    assert results["time_to_target_s"] > results["train_seconds"]  # the data path and the model are built in it
-    assert f"MLPerf: AP 0.0 after {results['time_to_target_s']:.1f} s" in capsys.readouterr().out
-
-
-def test_without_the_flag_there_is_no_log(tmp_path: Path) -> None:
-    log = ComplianceLog(None, Config())
-    log.submission("toy")
-    log.run_start(cache_cleared=False)
-    log.epoch_start(1)
-    log.eval_start(1)
-    log.eval_stop(1, 0.5)
-    log.run_stop(success=True)
-    assert list(tmp_path.iterdir()) == []
-
-
-# --- the page cache ---
-
-
-def test_clearing_the_page_cache(tmp_path: Path) -> None:
-    (tmp_path / "folder" / "below").mkdir(parents=True)
-    files = [tmp_path / "file", tmp_path / "folder" / "below" / "file"]
-    for file in files:
-        file.write_bytes(bytes(100_000))
-
-    def cached(file: Path) -> bool:
-        with file.open("rb") as stream:
-            try:
-                return os.preadv(stream.fileno(), [bytearray(1)], 0, os.RWF_NOWAIT) == 1
-            except BlockingIOError:
-                return False
-            except OSError:
-                pytest.skip("this file system does not tell what it caches")
-
-    assert all(map(cached, files))
-    for _ in range(50):  # what the system is writing to the disk at that moment stays
-        assert clear_page_cache([files[0], tmp_path / "folder"])
-        stays = any(map(cached, files))  # asked once: asking may have the system read ahead
-        if not stays:
-            break
-        time.sleep(0.1)
-    assert not stays
-    assert files[0].read_bytes() == bytes(100_000) and cached(files[0])
-
-
-def test_a_system_that_cannot_clear_its_page_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(os, "posix_fadvise")
-    assert not clear_page_cache([tmp_path])
-
-
-# --- beside what NVIDIA published ---
 
 
 def test_the_band_of_published_seeds() -> None:
