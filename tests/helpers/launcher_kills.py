@@ -34,7 +34,7 @@ def note(event, arguments):
 
 
 sys.addaudithook(note)
-sys.path.insert(0, os.path.join(os.getcwd(), "tests"))
+sys.path.insert(0, os.path.join(os.getcwd(), "tests", "helpers"))
 import slow_main
 
 sys.exit(slow_main.main(sys.argv[3:]))

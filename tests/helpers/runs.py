@@ -132,7 +132,7 @@ for line in sys.stdin:
 @functools.cache
 def _forking() -> subprocess.Popen[str]:
     """It ends with this process, which closes its stdin."""
-    command = [sys.executable, "-c", _FORKING, str(ROOT / "tests")]
+    command = [sys.executable, "-c", _FORKING, str(ROOT / "tests" / "helpers")]
     return subprocess.Popen(command, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
