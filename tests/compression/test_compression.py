@@ -298,9 +298,11 @@ def test_another_schedule_goes_on_from_the_masks() -> None:
 
 # --- two ranks ---
 
-TWO_RANKS = """
+TWO_RANKS = f"""
 import sys
 from pathlib import Path
+
+sys.path.insert(0, {str(Path(__file__).parent)!r})
 
 import torch
 from test_compression import *
@@ -309,7 +311,7 @@ from ssd.distributed import process_group
 folder = Path(sys.argv[1])
 attach.detector_of = net_as_detector
 with process_group("cpu") as ranks:
-    found = {}
+    found = {{}}
     for name, text in SCHEDULES.items():
         training, companion = new_training(text, ranks=ranks, ema=0.8, clip_norm=1.0)
         # What would make the ranks choose other masks, if each chose its own.
@@ -318,12 +320,12 @@ with process_group("cpu") as ranks:
             training.model.norm.running_var.mul_(1 + ranks.rank * torch.rand(8))
         images_of = lambda step: Loader.random_images(2 * step + ranks.rank)
         run_of(training, Loader(images_of), folder / name)
-        found[name] = {
-            "weights": {n: p.detach() for n, p in training.model.named_parameters()},
-            "average": {n: p.detach() for n, p in training.judged_model.named_parameters()},
+        found[name] = {{
+            "weights": {{n: p.detach() for n, p in training.model.named_parameters()}},
+            "average": {{n: p.detach() for n, p in training.judged_model.named_parameters()}},
             "masks": companion.masks,
-        }
-    torch.save(found, folder / f"rank{ranks.rank}.pt")
+        }}
+    torch.save(found, folder / f"rank{{ranks.rank}}.pt")
 """
 
 
