@@ -168,7 +168,7 @@ def _benchmark_data(arguments: Sequence[str]) -> int:
         data_benchmark.show_table(found, Console())
         if chosen["through"] == "train":
             about["through_train"] = through_training(
-                build_training(config, split.categories, ranks)[0],
+                build_training(config, split.categories, ranks, has_to_learn=False)[0],
                 {
                     name: partial(data_benchmark.endless, split, name, max(workers), ranks, view, config.batch_size)
                     for name in names

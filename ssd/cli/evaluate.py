@@ -58,6 +58,8 @@ def evaluate(arguments: Sequence[str]) -> int:
     config = config_of(options, Config())
     require_folder_of(json_file, "--json")
     require_folder_of(files["proposals"], "--proposals")
+    if files["comp4"] is not None and Path(files["comp4"]).is_file():
+        raise InputError(f"--comp4 {files['comp4']}: is a file; pass a folder")
 
     from ssd.distributed import process_group
 
@@ -112,6 +114,9 @@ def _evaluate(
         for note in filter(None, (*content.get("notes", ()), *held_out_texts(source), split.mended_text, exif_text)):
             print(f"note: {note}", file=sys.stderr)
         show_metrics(metrics, f"{data_name(config)} {source.name}, {len(split)} images, {file}")
+        if json_file:
+            about = {"images": len(split), "images_left_out": split.num_left_out}
+            Path(json_file).write_text(json.dumps({**metrics, **about}, indent=2) + "\n")
         if comp4:
             written = write_comp4(Path(comp4), ground_truth, results.rows, split.file_names)
             print(f"wrote {len(written)} files comp4_det_test_CLASS.txt to {comp4}")
@@ -119,7 +124,4 @@ def _evaluate(
             found = {**proposals_of(ground_truth, results.rows), "cfg": getattr(config.detector, "cfg", "")}
             Path(proposals).write_bytes(pickled(found))
             print(f"wrote {len(results)} boxes of {len(split)} images to {proposals}")
-        if json_file:
-            about = {"images": len(split), "images_left_out": split.num_left_out}
-            Path(json_file).write_text(json.dumps({**metrics, **about}, indent=2) + "\n")
     return 0

@@ -101,8 +101,9 @@ def split_to_judge(
     split = read_to_run(config, source, ranks, parts)
     if skeleton := detector_of(config.detector).skeleton(config.detector):
         require_points(skeleton.names, split, file.name)
+    finds_classes = not getattr(config.detector, "rpn_only", False)
     own = tuple(Category(*category) for category in content["categories"])
-    if not differences_of(own, split, file.name):
+    if finds_classes and not differences_of(own, split, file.name):
         split = relabelled(split, own)
     (split,), exif_text = look_at_images([split], [np.arange(len(split))], ranks, config.exif)
     for suspicion in of_split(split):
@@ -110,7 +111,8 @@ def split_to_judge(
             raise InputError(f"{split.file}: {suspicion}")
         if ranks.is_main:
             print(f"warning: {split.file}: {suspicion}", file=sys.stderr)
-    require_categories(content, file, list(split.categories), config.data)
+    if finds_classes:
+        require_categories(content, file, list(split.categories), config.data)
     return source, split, exif_text
 
 

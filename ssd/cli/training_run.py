@@ -30,7 +30,7 @@ from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.detectors.table import detector_of, to_dict, view_of
 from ssd.distillation.attach import distill, identity_of, require_same
 from ssd.distillation.mosaic import InstancesPicture
-from ssd.distillation.teacher import Teacher, judge_teacher, load_teacher
+from ssd.distillation.teacher import Teacher, judge_teacher, knows, load_teacher
 from ssd.distributed import Ranks, broadcast_object
 from ssd.environment import hardware
 from ssd.evaluation.detect import Results, detect_split
@@ -69,11 +69,11 @@ def train_run(config: Config, ranks: Ranks, trackers: Trackers, given: set[str])
     """given: as in `with_detector_of_checkpoint`. A run that goes on takes the others from its own checkpoint."""
     require_device(config, ranks)
     schedule = read_for_all(config, ranks)
-    teacher = load_teacher(config, ranks)
     with run_folder(data_name(config), config.output, config.resume, ranks) as (folder, files):
         origin = resume.find_checkpoint(files, ranks)
         if origin and resume.is_over(origin.content, config) and (folder / "results.json").exists():
             return _say_it_is_over(folder, origin.content, config, ranks)
+        teacher = load_teacher(config, ranks)
         if origin:  # a run that goes on needs the file no more that it started from
             config = for_detector(checkpoint.settings_of(origin.content), config, given)
         else:
@@ -157,7 +157,7 @@ def _train_in(
     coverage = detector.coverage and partial(detector.coverage, config.detector)
     ground_truth = val_split.ground_truth()
     view = view_of(config.detector)
-    if teacher is not None and config.judge_teacher and not origin:
+    if teacher is not None and config.judge_teacher and not origin and knows(teacher, train_split.categories):
         judge_teacher(teacher, val_loader, ground_truth, run, config, ranks)
     showcase = Showcase(val_loader, ground_truth, run, config.eval_engine, view, coverage, plots=config.plots)
     try:
@@ -201,7 +201,8 @@ def _with_points_of(config: Config, split: Annotations, origin: Origin | None) -
     detector = detector_of(config.detector)
     if split.keypoints is None or detector.with_skeleton is None:
         return config
-    if origin and (skeleton := detector.skeleton(config.detector)):
+    # A command that names the detector again says nothing of the points that it was given when the run began.
+    if origin and (skeleton := detector.skeleton(checkpoint.settings_of(origin.content))):
         require_points(skeleton.names, split, origin.file.name)
     return config.with_detector(detector.with_skeleton(config.detector, split.keypoints.skeleton))
 

@@ -15,7 +15,7 @@ from ssd.distillation.methods.instances import Instances
 from ssd.distillation.methods.mgd import Generators
 from ssd.distillation.pair import Pair, pair_of
 from ssd.distillation.settings import settings_of
-from ssd.distillation.teacher import Teacher
+from ssd.distillation.teacher import Teacher, knows
 from ssd.distillation.watched import Distilling, Recorder, Watched
 from ssd.distributed import Ranks, gather_tensors
 from ssd.errors import InputError
@@ -112,18 +112,26 @@ def identity_of(config: Config, teacher: Teacher | None) -> dict[str, Any]:
     }
 
 
+_NAMES = {
+    "sha256": "the file of --teacher",
+    "methods": "--distill",
+    "weight": "--distill-weight",
+    "settings": "--distill-settings",
+}
+
+
 def require_same(was: dict[str, Any], now: dict[str, Any]) -> None:
     """Raises InputError where a run that goes on would learn from another teacher, or otherwise."""
     if not was and not now:
         return
     if not was or not now:
-        remedy = "leave --distill out" if now else "pass its --teacher and --distill"
+        remedy = "leave --distill out" if now else "pass its --teacher, --distill and --distill-weight"
         raise InputError(
             f"--resume: the run had {'a' if was else 'no'} teacher; {remedy}, or start anew with --checkpoint"
         )
     for key in ("teacher", "sha256", "methods", "weight", "settings"):
         if _plain(was.get(key)) != _plain(now[key]):
-            what = {"sha256": "the teacher's file"}.get(key, f"the {key} of --distill" if key != "teacher" else key)
+            what = _NAMES.get(key, key)
             raise InputError(
                 f"--resume: {what} was {was.get(key)} and is {now[key]}; change it back, or start anew with "
                 "--checkpoint"
@@ -157,7 +165,7 @@ def distill(
         for name in config.distill:
             own = settings_of(name, config.distill_settings)
             methods.append(build_method(name, own, pair, (config.seed or 0) + 1 + ranks.rank, show))
-    if any(method.needs_heads for method in methods) and teacher.categories != [tuple(each) for each in categories]:
+    if any(method.needs_heads for method in methods) and not knows(teacher, categories):
         raise InputError(
             f"--teacher {teacher.file}: was trained on other categories than {config.data} has, so that its classes "
             "mean nothing here; pkd, cwd and mgd look at no class"
@@ -168,7 +176,10 @@ def distill(
     training.warnings.append(companion.warning)
     training.learn_beside(companion.adapters)
     training.companions.append(companion)
-    return [_told(teacher, methods)]
+    notes = [_told(teacher, methods)]
+    if config.judge_teacher and not knows(teacher, categories):
+        notes.append("the teacher is not judged: its categories are not those of the data")
+    return notes
 
 
 def _told(teacher: Teacher, methods: Sequence[Method]) -> str:

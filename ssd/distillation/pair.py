@@ -40,17 +40,35 @@ class Pair(NamedTuple):
         names: of the student's maps; () for all, or for so many of the first. Maps of one cell, of which nothing has a
         place, are left out unless they are named. Raises InputError for a name that is none.
         """
-        own, other = list(self.student.maps), list(self.teacher.maps)
+        partners = self._partners(method)
         for name in names:
-            if name not in own[: len(other)]:
+            if name not in partners:
                 raise InputError(
                     f"--distill-settings {method}.levels={','.join(names)}: {self.student.title} beside "
-                    f"{self.teacher.title} has {', '.join(own[: len(other)])}; name some of these"
+                    f"{self.teacher.title} has {', '.join(partners)}; name some of these"
                 )
         strides_px = self.student.parts.strides_px
-        usual = [name for name in own if self.size_px is None or strides_px[name] < self.size_px]
-        chosen = [name for name in own if name in names] if names else usual[:first]
-        return [(name, other[own.index(name)]) for name in chosen if own.index(name) < len(other)]
+        usual = [name for name in self.student.maps if self.size_px is None or strides_px[name] < self.size_px]
+        chosen = [name for name in self.student.maps if name in names] if names else usual[:first]
+        return [(name, partners[name]) for name in chosen if name in partners]
+
+    def _partners(self, method: str) -> dict[str, str]:
+        """The teacher's map for each of the student's: that of the same place in their order, unless one of the two is
+        more than twice as fine, then the first of the same stride. Raises InputError where there is none."""
+        own, other = self.student.parts.strides_px, self.teacher.parts.strides_px
+        by_order = dict(zip(self.student.maps, self.teacher.maps, strict=False))
+        if all(0.5 <= own[name] / other[partner] <= 2 for name, partner in by_order.items()):
+            return by_order
+        by_stride = {
+            name: [each for each in self.teacher.maps if other[each] == own[name]] for name in self.student.maps
+        }
+        found = {name: same[0] for name, same in by_stride.items() if same}
+        if not found:
+            raise InputError(
+                f"--distill {method}: no map of {self.student.title} ({_strides(own)}) has the stride of one of "
+                f"{self.teacher.title} ({_strides(other)}); use another teacher"
+            )
+        return found
 
     def channels(self, levels: Sequence[tuple[str, str]]) -> Channels:
         return {own: (self.student.maps[own], self.teacher.maps[other]) for own, other in levels}
@@ -81,6 +99,10 @@ class Pair(NamedTuple):
                     f"--distill {method}: takes a head up in its middle, and {side.title} has a single convolution "
                     "there; use another method"
                 )
+
+
+def _strides(strides_px: dict[str, float]) -> str:
+    return ", ".join(f"{name} {stride_px:g} px" for name, stride_px in strides_px.items())
 
 
 def pair_of(teacher: Teacher, model: nn.Module, settings: Any) -> Pair:
@@ -125,11 +147,15 @@ def _count_channels(found: dict[str, int], name: str) -> Any:
     return count
 
 
+# What changes how images look, or how large they are, beside their colours.
+_SEEN_OF: dict[type, tuple[str, ...]] = {SquareView: ("size_px",), StretchView: ("fits",)}
+
+
 def _require_same_view(view: View, teachers: View, title: str, teachers_title: str) -> None:
     """One tensor is for both: what a view makes of an image must be what the other's would."""
     differ = [
         name
-        for name in ("mean", "std", *(("size_px",) if isinstance(view, SquareView) else ()))
+        for name in ("mean", "std", *_SEEN_OF.get(type(view), ()))
         if getattr(view, name) != getattr(teachers, name, None)
     ]
     if type(view) is not type(teachers) or differ:

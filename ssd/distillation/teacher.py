@@ -1,6 +1,7 @@
 """The teacher: a detector out of a file that nothing changes any more."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from ssd.checkpoints import checkpoint, conversion
 from ssd.config import Config
 from ssd.detectors.distillation import DistillationParts, Seen
 from ssd.detectors.table import detector_of
-from ssd.distributed import Ranks
+from ssd.distributed import Ranks, broadcast_object
 from ssd.errors import InputError
 from ssd.evaluation.detect import detect_split
 from ssd.evaluation.metrics import metrics_of
@@ -59,8 +60,18 @@ def load_teacher(config: Config, ranks: Ranks) -> Teacher | None:
     model = model.to(ranks.device).to(memory_format=torch.channels_last)
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if (first := broadcast_object(digest, ranks)) != digest:
+        raise InputError(
+            f"--teacher {file}: rank {ranks.rank} reads SHA-256 {digest[:16]} where rank 0 reads {first[:16]}; give "
+            "all hosts the same file"
+        )
     categories = [(int(number), str(name)) for number, name in content["categories"]]
     return Teacher(file, digest, settings, categories, model, parts)
+
+
+def knows(teacher: Teacher, categories: Sequence[tuple[int, str]]) -> bool:
+    """Whether its classes are these, in this order: else what it says of classes means nothing here."""
+    return teacher.categories == [(int(number), str(name)) for number, name in categories]
 
 
 def judge_teacher(

@@ -60,7 +60,7 @@ def write_comp4(folder: Path, ground_truth: GroundTruth, results: np.ndarray, fi
             corners = (max(x + 1, 1), max(y + 1, 1), min(x + w, width), min(y + h, height))
             lines.append(f"{stem} {score:.6f} {' '.join(f'{each:.6f}' for each in corners)}\n")
         files.append(folder / f"comp4_det_test_{name.replace('/', '_')}.txt")
-        files[-1].write_text("".join(lines))
+        files[-1].write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
     return files
 
 

@@ -15,7 +15,17 @@ from ssd.detectors.ssd300.settings import AUGMENTATIONS, BACKBONES, SSD300Settin
 from ssd.detectors.torchvision.settings import NORMS
 from ssd.detectors.yolov2.settings import REGION_LOSSES, RESIZES
 from ssd.errors import InputError
-from ssd.options.flags import ABOVE_0, COUNT, COUNT_FROM_0, POSITIVE, Parser, flag, for_its_batch, number
+from ssd.options.flags import (
+    ABOVE_0,
+    COUNT,
+    COUNT_FROM_0,
+    POSITIVE,
+    Parser,
+    flag,
+    for_its_batch,
+    number,
+    require_one_length,
+)
 
 
 def add_detector_flags(parser: Parser, settings: Any, *, training: bool = True) -> None:
@@ -208,6 +218,8 @@ def for_detector(settings: Any, config: Config, given: set[str]) -> Config:
             f"--detector {config.detector.name}: the checkpoint holds a {settings.name}; leave --detector out, or pass "
             "that"
         )
+    if "detector" in given and getattr(config.detector, "is_multi_scale", False):
+        given = given | {"short_sides_px"}  # a name can say them too
     own = {field.name for field in fields(settings)}
     values = {}
     for name in given - {"detector", "set"}:
@@ -223,4 +235,6 @@ def for_detector(settings: Any, config: Config, given: set[str]) -> Config:
         usual = family.recipes.get(family.usual)
         world_size = int(os.environ.get("WORLD_SIZE", 1))
         base = usual(values.get("batch_size"), world_size, settings) if usual else family.defaults(settings)
-    return for_its_batch(base.with_detector(settings).overlaid(values))
+    config = base.with_detector(settings).overlaid(values)
+    require_one_length(config, given)
+    return for_its_batch(config)

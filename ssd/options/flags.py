@@ -7,7 +7,7 @@ import argparse
 import difflib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -266,16 +266,11 @@ def config_of(flags: dict[str, Any], base: Config, *, needs_data: bool = True) -
     if config.schedule == "cosine" and ("multistep" in flags or config.mlperf):
         other = "--multistep" if "multistep" in flags else "--mlperf"
         raise InputError(f"--schedule cosine and {other} exclude each other; pass one")
-    if config.steps and ("epochs" in flags or config.mlperf):
-        other = "--epochs" if "epochs" in flags else "--mlperf"
-        raise InputError(f"--steps and {other}: this run's length is {config.steps} steps; leave one of them out")
+    require_one_length(config, flags.keys())
     if config.warmup_factor is not None and not config.warmup:
         raise InputError("--warmup-factor says nothing without --warmup; pass both or neither")
     if config.warmup_factor is not None and config.warmup_power != 1:
         raise InputError("--warmup-factor and --warmup-power exclude each other; pass one")
-    if config.multistep_factors and len(config.multistep_factors) != len(config.multistep):
-        lengths = f"{len(config.multistep_factors)} for {len(config.multistep)} of --multistep"
-        raise InputError(f"--multistep-factors: {lengths}; pass as many")
     if config.batch_size < family.least_part:
         raise InputError(
             f"--batch-size {config.batch_size}: batch norm needs two images or more; pass more (a cfg file has batch=1 "
@@ -323,8 +318,18 @@ def _require_whole_distillation(config: Config) -> None:
             raise InputError(
                 f"--distill-settings {word}: says nothing without --distill {method}; pass both or neither"
             )
-    if config.distill and config.cuda_graphs:
+    if config.distill and config.distill_weight and config.cuda_graphs:
         raise InputError("--cuda-graphs freezes a step, and --distill has to look at it; leave one of them out")
+
+
+def require_one_length(config: Config, given: Collection[str]) -> None:
+    """Raises InputError where a run has two lengths, or not a factor for each fall of its rate."""
+    if config.steps and ("epochs" in given or config.mlperf):
+        other = "--epochs" if "epochs" in given else "--mlperf"
+        raise InputError(f"--steps and {other}: this run's length is {config.steps} steps; leave one of them out")
+    if config.multistep_factors and len(config.multistep_factors) != len(config.multistep):
+        lengths = f"{len(config.multistep_factors)} for {len(config.multistep)} of --multistep"
+        raise InputError(f"--multistep-factors: {lengths}; pass as many")
 
 
 def require_folder_of(file: str | None, flag: str) -> None:

@@ -75,7 +75,7 @@ def compare(
     flops = flops_per_image(config.detector, 1 + len(categories), training=is_training)
 
     def measure_one(once: Config, trace: Path | None) -> Measurement:
-        training, _ = build_training(once, categories, ranks)
+        training, _ = build_training(once, categories, ranks, has_to_learn=False)
         training.model.train()
         batches = batches_of(once.batch_size)
         return measure(

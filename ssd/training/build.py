@@ -21,11 +21,14 @@ def build_training(
     categories: Sequence[tuple[int, str]],
     ranks: Ranks,
     origin: Origin | None = None,
+    *,
+    has_to_learn: bool = True,
 ) -> tuple[Training, list[str]]:
     """The model on its device with its optimiser, and what the user should know of where its weights come from.
 
     categories: the data set's (id, name) in the order of the labels 1, 2, ...; with an origin, the weights are that
-    checkpoint's. Raises InputError where weights and settings or categories do not fit.
+    checkpoint's. has_to_learn: whether fresh weights that would stay as they are, are refused; to be measured a model
+    may have them. Raises InputError where weights and settings or categories do not fit.
     """
     notes: list[str] = []
     momentum: dict[str, torch.Tensor] = {}
@@ -52,7 +55,7 @@ def build_training(
             + (" and its momentum" if momentum else "")
             + (", with new class heads" if fresh else "")
         )
-    else:
+    elif has_to_learn or config.backbone_weights != "none":
         note = detector.load_backbone(model, settings, config.backbone_weights)
         notes += [note] if note else []
     if config.freeze_backbone:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ssd.config import Config
 from ssd.training.apex_sgd import apex_sgd
@@ -27,16 +27,26 @@ def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
 
 
 def _groups(parameters: list[tuple[str, nn.Parameter]], config: Config) -> list[dict[str, Any]]:
-    decayed = {"params": [p for _, p in parameters if p.dim() > 1], "weight_decay": config.weight_decay}
-    if (config.bias_rate, config.bias_decay, config.norm_decay) == (1.0, 0.0, 0.0):
-        return [{"params": [p for _, p in parameters if p.dim() <= 1], "weight_decay": 0.0}, decayed]
-    biases = [p for name, p in parameters if p.dim() <= 1 and name.rpartition(".")[2] == "bias"]
-    scales = [p for name, p in parameters if p.dim() <= 1 and name.rpartition(".")[2] != "bias"]
+    by_name = dict(parameters)
+    has_own = (config.bias_rate, config.bias_decay, config.norm_decay) != (1.0, 0.0, 0.0)
+    params = [[by_name[name] for name in names] for names in names_of_groups(parameters, has_own)]
+    if not has_own:
+        return [{"params": params[0], "weight_decay": 0.0}, {"params": params[1], "weight_decay": config.weight_decay}]
     return [
-        {"params": biases, "weight_decay": config.bias_decay, "rate": config.bias_rate},
-        {"params": scales, "weight_decay": config.norm_decay, "rate": 1.0},
-        {**decayed, "rate": 1.0},
+        {"params": params[0], "weight_decay": config.bias_decay, "rate": config.bias_rate},
+        {"params": params[1], "weight_decay": config.norm_decay, "rate": 1.0},
+        {"params": params[2], "weight_decay": config.weight_decay, "rate": 1.0},
     ]
+
+
+def names_of_groups(parameters: Sequence[tuple[str, Tensor]], has_own: bool) -> list[list[str]]:
+    """The weights of each group of the optimiser, in its order: those of one dimension and the others; where biases and
+    norms' scales have a rate or a decay of their own, these two and the others."""
+    small, large = ([name for name, p in parameters if (p.dim() > 1) == is_large] for is_large in (False, True))
+    if not has_own:
+        return [small, large]
+    biases = [name for name in small if name.rpartition(".")[2] == "bias"]
+    return [biases, [name for name in small if name not in biases], large]
 
 
 def set_rate(optimizer: torch.optim.Optimizer, lr: float | torch.Tensor) -> None:
@@ -47,13 +57,12 @@ def set_rate(optimizer: torch.optim.Optimizer, lr: float | torch.Tensor) -> None
 
 
 def add_adapters(optimizer: torch.optim.Optimizer, adapters: nn.Module, config: Config) -> None:
-    """Has it train these too, in two groups of their own, as of a model."""
-    parameters = [p for p in adapters.parameters() if p.requires_grad]
-    for decay, own in ((0.0, [p for p in parameters if p.dim() <= 1]),
-                       (config.weight_decay, [p for p in parameters if p.dim() > 1])):  # fmt: skip
-        if own:
-            optimizer.add_param_group({"params": own, "weight_decay": decay})
-    _begin_momentum(optimizer, parameters)
+    """Has it train these too, in groups of their own, as of a model."""
+    parameters = [(name, p) for name, p in adapters.named_parameters() if p.requires_grad]
+    for group in _groups(parameters, config):
+        if group["params"]:
+            optimizer.add_param_group(group)
+    _begin_momentum(optimizer, [p for _, p in parameters])
 
 
 def _begin_momentum(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> None:

@@ -58,6 +58,9 @@ def find_checkpoint(files: list[Path], ranks: Ranks) -> Origin | None:
 
 # Of a detector's settings: its own names, and what the data's fingerprint says too.
 _NOT_OF_DATA = ("name", "backbone", "keypoints", "keypoint_links", "keypoint_labels")
+# What detectors can be told beside what the first ones could, and what it was before: checkpoints from then do not have
+# it.
+_LATER = {"resize": ""}
 
 
 def data_identity(
@@ -70,7 +73,11 @@ def data_identity(
     return {
         "data": fingerprint,
         "data_pipeline": config.data_pipeline,
-        **{name: value for name, value in asdict(config.detector).items() if name not in _NOT_OF_DATA},
+        **{
+            name: value
+            for name, value in asdict(config.detector).items()
+            if name not in _NOT_OF_DATA and (name not in _LATER or value != _LATER[name])
+        },
         **loader.identity,
         "seed": config.seed,
         "batch_size": config.batch_size,

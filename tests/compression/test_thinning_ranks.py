@@ -22,7 +22,7 @@ from ssd.detectors.ssd300.streams import streams_of
 from ssd.distributed import Ranks
 from ssd.errors import InputError
 from ssd.training.build import build_training
-from ssd.training.optimizer import build_optimizer
+from ssd.training.optimizer import add_adapters, build_optimizer
 
 SETTINGS = SSD300Settings(backbone="resnet18")
 
@@ -71,23 +71,26 @@ def test_the_share_is_reached_and_not_passed_by_far(round_to: int) -> None:
     assert all(count % round_to == 0 for count in channels) and len(set(channels)) > 5
 
 
-def run_checkpoint(file: Path) -> tuple[SSD300, dict[str, torch.Tensor]]:
-    """Of a run whose momentum is 10 times each weight; as it is by name."""
+def run_checkpoint(file: Path, **settings: float) -> tuple[SSD300, dict[str, torch.Tensor]]:
+    """Of a run with these settings whose momentum is 10 times each weight; as it is by name."""
     torch.manual_seed(0)
     model = SSD300("resnet18", 3)
-    optimizer = build_optimizer(model, Config())
+    optimizer = build_optimizer(model, Config(**settings))  # type: ignore[arg-type]
+    add_adapters(optimizer, nn.Conv2d(2, 2, 1), Config())  # of a teacher, beside the model
     for parameter in model.parameters():
         optimizer.state[parameter]["momentum_buffer"].copy_(10 * parameter.detach())
     content = {
         "format": checkpoint.FORMAT, "detector": {"family": "ssd300", "backbone": "resnet18"},
         "categories": [(1, "a"), (2, "b")], "model": model.state_dict(), "optimizer": optimizer.state_dict(),
+        "settings": settings,
     }  # fmt: skip
     checkpoint.save(file, content)
     return model, {name: 10 * value.detach() for name, value in model.named_parameters()}
 
 
-def test_the_momentum_is_found_by_name(tmp_path: Path) -> None:
-    model, expected = run_checkpoint(tmp_path / "run.pt")
+@pytest.mark.parametrize("settings", [{}, {"bias_rate": 2.0, "norm_decay": 0.1}])
+def test_the_momentum_is_found_by_name(settings: dict[str, float], tmp_path: Path) -> None:
+    model, expected = run_checkpoint(tmp_path / "run.pt", **settings)
     content = checkpoint.load(tmp_path / "run.pt")
     found = momentum_of(content, model)
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)

@@ -128,8 +128,10 @@ def test_the_shipped_schedules_are_those_of_the_paper() -> None:
         assert run.steps == pytest.approx(90_000 * 16 / batch * length, rel=0.004)
         assert (run.weight_decay, run.momentum, run.warmup, run.warmup_factor) == (1e-4, 0.9, 500, 1 / 3)
         assert (run.bias_rate, run.bias_decay, run.norm_decay) == (2.0, 0.0, 0.0)
-        assert (run.score_threshold, run.max_per_image, run.eval_batch_size) == (0.05, 100, 1)
-        assert run.nms_iou == (0.3 if name.startswith("rpn") else 0.5)
+        is_rpn = name.startswith("rpn")
+        assert (run.score_threshold, run.max_per_image, run.eval_batch_size) == (0.0 if is_rpn else 0.05, 100, 1)
+        assert run.metrics[0] == ("recall" if is_rpn else "coco")
+        assert run.nms_iou == (0.3 if is_rpn else 0.5)
         assert run.backbone_weights == ("none" if name.startswith("scratch") else "imagenet")
 
 
@@ -227,6 +229,10 @@ def test_a_checkpoint_alone_says_how_it_is_trained() -> None:
     config = for_detector(settings_named(FASTER), Config(batch_size=4), {"batch_size"})
     assert (config.steps, config.batch_size, config.accumulate) == (360_000, 4, 1)
     assert config.detector.rpn_collect_scale == 2.0
+    with pytest.raises(InputError, match="--steps and --epochs: this run's length is 90000 steps"):
+        for_detector(settings_named(FASTER), Config(epochs=5), {"epochs"})
+    with pytest.raises(InputError, match="--multistep-factors: 2 for 3 of --multistep"):
+        for_detector(settings_named(FASTER), Config(multistep=(10, 20, 30)), {"multistep"})
 
 
 @pytest.mark.parametrize(

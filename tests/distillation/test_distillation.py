@@ -221,10 +221,13 @@ def test_another_teacher_method_or_weight_is_refused() -> None:
     was = identity_of(config, teacher)
     require_same(was, identity_of(Config(distill=("gid", "pkd"), teacher="y"), teacher))
     for other, said in (
-        (identity_of(Config(distill=("pkd",)), teacher), "the methods of --distill was"),
-        (identity_of(Config(distill=("pkd", "gid"), distill_weight=2.0), teacher), "the weight of --distill was 1.0"),
-        (identity_of(config, teacher._replace(digest="1" * 64)), "the teacher's file was 000"),
-        (identity_of(Config(distill=("pkd", "gid"), distill_settings=("pkd.weight=3",)), teacher), "the settings of"),
+        (identity_of(Config(distill=("pkd",)), teacher), "--distill was"),
+        (identity_of(Config(distill=("pkd", "gid"), distill_weight=2.0), teacher), "--distill-weight was 1.0"),
+        (identity_of(config, teacher._replace(digest="1" * 64)), "the file of --teacher was 000"),
+        (
+            identity_of(Config(distill=("pkd", "gid"), distill_settings=("pkd.weight=3",)), teacher),
+            "--distill-settings was",
+        ),
         ({}, "the run had a teacher; pass its --teacher"),
     ):
         with pytest.raises(InputError, match=said):

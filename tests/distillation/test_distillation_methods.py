@@ -222,6 +222,14 @@ def test_the_feature_terms_by_hand() -> None:
     assert 5e-4 * gid.feature_loss(looks, "seed").item() == pytest.approx(0.00128, rel=1e-5)
 
 
+def test_the_gradient_of_distances_is_that_of_their_formula() -> None:
+    rows = noise(4, 7, seed=1).double().requires_grad_()
+    assert torch.autograd.gradcheck(gid._Distances.apply, rows)
+    equal = torch.zeros(3, 7, requires_grad=True)  # a distance of 0 has no direction
+    (found,) = torch.autograd.grad(gid._Distances.apply(equal).sum(), equal)
+    assert torch.equal(found, torch.zeros(3, 7))
+
+
 def test_the_relation_by_hand() -> None:
     """Distances 5, 8, 5 of mean 6, and 2, 4, 2 of mean 8/3, whatever the student's scale."""
     teacher = torch.tensor([[0.0, 0], [3, 4], [0, 8]]).view(3, 2, 1, 1)

@@ -4,13 +4,19 @@ from dataclasses import replace
 
 import pytest
 import torch
+from darknet_networks import TINY
 from detectron_models import C4, SMALL
-from distillation_toys import METHODS, hash_of, new_training, random_batch, teacher_of, tiny
+from distillation_toys import CATEGORIES, METHODS, hash_of, new_training, random_batch, teacher_of, tiny
 from torchvision_models import NUM_CLASSES
 
 from ssd.detectors.retinanet.distillation import PARTS
 from ssd.detectors.retinanet.settings import RetinaNetSettings
 from ssd.detectors.table import detector_of
+from ssd.detectors.torchvision.names import settings_of
+from ssd.detectors.yolov2.settings import YOLOv2Settings
+from ssd.distillation.attach import distill
+from ssd.distillation.pair import Pair, Side, pair_of
+from ssd.distillation.teacher import knows
 from ssd.errors import InputError
 from ssd.training.step import build_forward
 
@@ -61,3 +67,32 @@ def test_detectrons_maps_have_the_strides_that_they_are_said_to_have(kind: dict[
         maps = parts.maps(parts.look(detector.build(settings, NUM_CLASSES).eval(), torch.zeros(1, 3, 64, 128), False))
     for name, each in maps.items():
         assert (each.shape[2], each.shape[3]) == (64 / parts.strides_px[name], 128 / parts.strides_px[name])
+
+
+def test_maps_that_lie_far_apart_in_order_are_paired_by_their_stride() -> None:
+    """The first map of a MobileNet has cells of 32 pixels, that of a ResNet cells of 4."""
+    sides = []
+    for name in ("fasterrcnn_mobilenet_v3_large_fpn", "fasterrcnn_resnet18_fpn"):
+        parts = detector_of(settings_of(name, "none")).distillation_parts(settings_of(name, "none"))
+        assert parts is not None
+        sides.append(Side(name, parts, dict.fromkeys(parts.strides_px, 256), None, {}))
+    student, teacher = sides
+    assert Pair(teacher, student, None).levels("pkd") == [("p5", "p5"), ("p5-last", "p5"), ("p6", "p6")]
+    coarse = teacher._replace(parts=teacher.parts._replace(strides_px={"p9": 512.0}), maps={"p9": 256})
+    with pytest.raises(InputError, match="has the stride of one of fasterrcnn_resnet18_fpn .p9 512 px"):
+        Pair(coarse, student, None).levels("pkd")
+
+
+def test_a_teacher_that_fits_images_in_is_none_for_a_student_that_stretches_them() -> None:
+    settings = YOLOv2Settings("tiny.cfg", TINY)
+    model = detector_of(settings).build(settings, NUM_CLASSES)
+    with pytest.raises(InputError, match=r"see images differently \(fits False and True\)"):
+        pair_of(teacher_of(model, replace(settings, resize="letterbox")), model, settings)
+
+
+def test_a_teacher_of_other_classes_is_not_judged_by_the_data_s() -> None:
+    teacher = teacher_of(tiny())
+    assert knows(teacher, CATEGORIES) and not knows(teacher, CATEGORIES[::-1])
+    other = teacher._replace(categories=[(number + 1, name) for number, name in CATEGORIES])
+    notes = distill(new_training(None, "pkd"), other, CATEGORIES, lambda images, instances: None)
+    assert any("not judged" in note for note in notes)

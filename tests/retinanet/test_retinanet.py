@@ -20,9 +20,10 @@ from ssd.detectors.retinanet.anchors import anchors_ltrb_px, cell_anchors_ltrb_p
 from ssd.detectors.retinanet.detector import RETINANET
 from ssd.detectors.retinanet.model import body_of, build
 from ssd.detectors.retinanet.postprocess import without_empty
-from ssd.detectors.retinanet.settings import NAMES, RetinaNetSettings, settings_named, settled
+from ssd.detectors.retinanet.settings import MULTI_SCALE_PX, NAMES, RetinaNetSettings, settings_named, settled
 from ssd.detectors.torchvision.dense.retinanet import Outputs
 from ssd.detectors.torchvision.targets import targets_of
+from ssd.options.detectors import for_detector
 from ssd.running_statistics import RunningMean
 from ssd.schedule import peak_lr
 from ssd.training.state import Training
@@ -343,6 +344,15 @@ def test_sides_are_rounded(size_px: tuple[int, int], short_side_px: int, expecte
 
 
 # Names, schedules
+
+
+def test_a_name_with_several_sizes_has_a_checkpoint_trained_at_them() -> None:
+    """Of a checkpoint's detector the sizes are its own, unless the command names others."""
+    of_file = RetinaNetSettings("retinanet_r18_fpn", short_sides_px=(256,))
+    for name, sides_px in (("retinanet_r18_fpn_3x", (256,)), ("retinanet_r18_fpn_3x_multi-scale", MULTI_SCALE_PX)):
+        asked = recipes.defaults(settled(settings_named(name), "none"))
+        found = for_detector(of_file, asked, {"detector", "checkpoint"})
+        assert (found.detector.short_sides_px, found.epochs) == (sides_px, 37)
 
 
 def test_names_say_body_schedule_and_sizes() -> None:

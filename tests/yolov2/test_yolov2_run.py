@@ -3,7 +3,10 @@
 import json
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from runs import assert_equal_runs, last_of, log_of, run_all, write_small_data
 import main
 import ssd
 from ssd.checkpoints import checkpoint, conversion
+from ssd.config import Config
 from ssd.detectors.names import settings_named
 from ssd.detectors.table import detector_of
 from ssd.detectors.yolov2.darknet.model import Darknet
@@ -21,8 +25,10 @@ from ssd.detectors.yolov2.darknet.weights import num_floats
 from ssd.detectors.yolov2.detector import YOLOV2
 from ssd.detectors.yolov2.recipes import darknet, defaults
 from ssd.detectors.yolov2.settings import YOLOv2Settings, network_of, train_sizes_px
+from ssd.distributed import Ranks
 from ssd.errors import InputError
 from ssd.schedule import plan_of
+from ssd.training.resume import data_identity
 
 FLAGS = (
     "--bs 2 --accumulate 1 --lr 0.01 --warmup 2 --seed 3 --device cpu --num-workers 1 --log-interval 1 --no-plots "
@@ -44,6 +50,16 @@ def cfg(tmp_path: Path) -> Path:
 
 def run(*arguments: object) -> None:
     assert main.main([str(argument) for argument in arguments]) == 0
+
+
+def test_a_run_from_before_images_could_be_fitted_in_goes_on() -> None:
+    """What such a run's checkpoint says of its detector has no word of it."""
+    loader: Any = SimpleNamespace(identity={})
+    ranks = Ranks(0, 0, 1, torch.device("cpu"))
+    config = Config(detector=YOLOv2Settings("tiny.cfg", TINY), seed=1)
+    assert "resize" not in data_identity(config, "data", loader, ranks)
+    fitted = config.with_detector(replace(config.detector, resize="letterbox"))
+    assert data_identity(fitted, "data", loader, ranks)["resize"] == "letterbox"
 
 
 @pytest.mark.slow

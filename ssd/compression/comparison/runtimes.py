@@ -16,6 +16,7 @@ from ssd.evaluation.detect import in_precision
 from ssd.images import normalise
 from ssd.inference.export import export
 from ssd.inference.exported import feed_of, load_exported
+from ssd.views import ShortSideView
 
 RUNTIMES = ("eager", "compiled", "onnxruntime", "openvino")
 
@@ -69,9 +70,10 @@ def _in_torch(model: nn.Module, subject: Subject, config: Config, device: torch.
     def run(pixels: Tensor, placed_ltrb_px: Tensor) -> Detections:
         pixels = pixels.to(device).contiguous(memory_format=torch.channels_last)
         images = normalise(pixels, view.mean, view.std)
-        for image, (_, _, right, bottom) in zip(images, placed_ltrb_px.tolist(), strict=True):
-            image[:, bottom:] = 0
-            image[:, :, right:] = 0
+        if isinstance(view, ShortSideView):  # whose images have zeros around them; others are whole, gray or not
+            for image, (_, _, right, bottom) in zip(images, placed_ltrb_px.tolist(), strict=True):
+                image[:, bottom:] = 0
+                image[:, :, right:] = 0
         return on_host(detect(forward, EvalBatch(images, placed_ltrb_px, torch.arange(len(images)))))
 
     return run

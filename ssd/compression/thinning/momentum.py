@@ -5,6 +5,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ssd.training.optimizer import names_of_groups
+
+_OWN = {"bias_rate": 1.0, "bias_decay": 0.0, "norm_decay": 0.0}
+"""What gives biases and norms groups of their own unless it is as here."""
+
 
 def momentum_of(content: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
     """By the name of a weight; nothing of a checkpoint that has no optimiser's state, or another model's.
@@ -13,9 +18,11 @@ def momentum_of(content: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
     """
     state = content.get("optimizer", {}).get("state", {})
     groups = content.get("optimizer", {}).get("param_groups", [])
-    # In the order of `training.optimizer.build_optimizer`.
     trained = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
-    names = [[name for name, value in trained if (value.dim() > 1) == is_decayed] for is_decayed in (False, True)]
+    settings = content.get("settings", {})
+    own = tuple(settings.get(name, usual) for name, usual in _OWN.items())
+    names = names_of_groups(trained, own != tuple(_OWN.values()))
+    groups = groups[: len(names)]  # those after them are what a teacher's methods train beside the model
     if [len(group["params"]) for group in groups] != [len(each) for each in names]:
         return {}
     shapes = {name: value.shape for name, value in trained}

@@ -23,7 +23,7 @@ def thresholds_of(settings: DetectronSettings, thresholds: Thresholds) -> Thresh
     """A run's thresholds as torchvision's suppression takes them. Proposals alone are the detections that they are."""
     if settings.rpn_only:
         most = settings.rpn_after_nms[1]
-        return Thresholds(score_threshold=0.0, nms_iou=_ALL, max_per_class=most, max_per_image=most)
+        return Thresholds(thresholds.score_threshold, nms_iou=_ALL, max_per_class=most, max_per_image=most)
     return thresholds._replace(nms_iou=reached(thresholds.nms_iou))
 
 

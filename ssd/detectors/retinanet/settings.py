@@ -84,6 +84,11 @@ class RetinaNetSettings:
         return "_".join(self.builder.split("_")[:3])
 
     @property
+    def is_multi_scale(self) -> bool:
+        """Whether the name says that several short sides are drawn from."""
+        return self.builder.endswith("_multi-scale")
+
+    @property
     def body(self) -> str:
         """As names have it."""
         return self.builder.split("_")[1]

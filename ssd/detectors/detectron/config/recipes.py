@@ -62,7 +62,8 @@ def detectron(batch_size: int | None = None, world_size: int = 1, detector: Any 
         warmup_factor=config["SOLVER.WARM_UP_FACTOR"] if config["SOLVER.WARM_UP_ITERS"] else None,
         evaluation=tuple(sorted({max(1, steps * tenth // 10) for tenth in range(1, 11)})),
         eval_batch_size=1,
-        score_threshold=config["TEST.SCORE_THRESH"],
+        score_threshold=0.0 if settings.rpn_only else config["TEST.SCORE_THRESH"],
+        metrics=("recall", "coco") if settings.rpn_only else ("coco",),
         nms_iou=config["TEST.NMS"],
         max_per_class=config["TEST.RPN_POST_NMS_TOP_N"],
         max_per_image=config["TEST.DETECTIONS_PER_IM"],
@@ -88,8 +89,8 @@ def _rate(config: Configuration) -> tuple[float, list[tuple[int, float]]]:
     if policy == "cosine_decay":
         if config["SOLVER.WARM_UP_ITERS"]:
             raise config.error(
-                "SOLVER.LR_POLICY", "cosine_decay begins after the warm-up here; set SOLVER.WARM_UP_ITERS 0, or pass "
-                "--schedule cosine"
+                "SOLVER.LR_POLICY", "cosine_decay begins after the warm-up here; set SOLVER.WARM_UP_ITERS 0, or leave "
+                "this key out and pass --schedule cosine"
             )  # fmt: skip
         return base_lr, []
     if policy == "step":

@@ -155,7 +155,7 @@ OTHER: dict[str, Key] = {
     "MEMONGER": elsewhere(True, _CAFFE2),
     "MEMONGER_SHARE_ACTIVATIONS": elsewhere(False, _CAFFE2),
     "VIS": elsewhere(False, "predict draws"),
-    "VIS_TH": elsewhere(0.9, "predict --score-threshold"),
+    "VIS_TH": elsewhere(0.9, "predict --score"),
     "DEBUG": fixed(False, "it trains on the first 100 images only; pass a split of them"),
     "EXPECTED_RESULTS": elsewhere([], _EXPECTED),
     "EXPECTED_RESULTS_RTOL": elsewhere(0.1, _EXPECTED),
