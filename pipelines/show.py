@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ssd.batch import Batch, RaggedBatch, TrainLoader
 from ssd.boxes import cxcywh_to_ltrb
-from ssd.drawing import Box, class_colour, draw_boxes, draw_skeleton, picture_of, tint
 from ssd.keypoints import Skeleton
-from ssd.lettering import picture_font, shown_in_picture
 from ssd.matching import decode
+from ssd.pictures.drawing import Box, class_colour, draw_boxes, draw_skeleton, picture_of, tint
+from ssd.pictures.lettering import picture_font, shown_in_picture
 from ssd.views import RaggedView, SquareView, View
 
 _GAP_PX = 8

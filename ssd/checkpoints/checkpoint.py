@@ -12,8 +12,8 @@ from ssd.detectors.channels import thinned
 from ssd.detectors.contract import Detector
 from ssd.detectors.table import detector_of, from_dict
 from ssd.errors import InputError
-from ssd.files import written_whole
-from ssd.weight_files import fits, read
+from ssd.storage.files import written_whole
+from ssd.storage.weight_files import fits, read
 
 FORMAT = 2
 

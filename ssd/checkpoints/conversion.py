@@ -10,8 +10,8 @@ import safetensors.torch
 from ssd.checkpoints import checkpoint
 from ssd.detectors import names
 from ssd.detectors.table import DETECTORS, detector_of, to_dict
-from ssd.files import written_whole
-from ssd.weight_files import ABOUT_KEY, read_any
+from ssd.storage.files import written_whole
+from ssd.storage.weight_files import ABOUT_KEY, read_any
 
 _A_MODEL = (
     "a checkpoint of this program, of NVIDIA's DLE SSD, of torchvision, of Detectron, of detectron2 or of darknet"

@@ -9,7 +9,7 @@ from typing import Any
 
 from ssd.checkpoints import checkpoint
 from ssd.config import Config
-from ssd.files import sync
+from ssd.storage.files import sync
 
 FOLDER = "checkpoints"
 LAST, BEST = "last.pt", "best.pt"

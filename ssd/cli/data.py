@@ -111,7 +111,7 @@ def show_data(arguments: Sequence[str]) -> int:
     from pipelines.show import write_mosaic
     from ssd.detectors.table import view_of
     from ssd.distributed import Ranks
-    from ssd.lettering import note_on_numbers, shown_in_picture
+    from ssd.pictures.lettering import note_on_numbers, shown_in_picture
 
     split = read_split(config, "train")
     here = Ranks(0, 0, 1, torch.device("cpu"))

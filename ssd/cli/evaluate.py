@@ -88,8 +88,8 @@ def _evaluate(
     from ssd.evaluation.metrics import metrics_of
     from ssd.evaluation.recall import proposals_of
     from ssd.evaluation.voc import write_comp4
-    from ssd.pickles import pickled
     from ssd.run.metrics_table import show_metrics
+    from ssd.storage.pickles import pickled
 
     file = Path(config.checkpoint or "")
     content = conversion.with_words(conversion.load(file), words)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ssd.compression.structures import groups, misfit
 from ssd.detectors.table import detector_of
-from ssd.files import written_whole
+from ssd.storage.files import written_whole
 
 _Weighted = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 

@@ -7,7 +7,7 @@ from urllib.error import URLError
 from torch import Tensor, nn
 
 from ssd.errors import InputError
-from ssd.weight_files import fits, read_any
+from ssd.storage.weight_files import fits, read_any
 
 WHAT = "the state dict of a classifier of torchvision"
 

@@ -6,8 +6,8 @@ from PIL import Image
 from torch import Tensor
 
 from ssd.distillation.methods.instances import Instances
-from ssd.drawing import Box, draw_boxes, mosaic, picture_of
-from ssd.files import written_whole
+from ssd.pictures.drawing import Box, draw_boxes, mosaic, picture_of
+from ssd.storage.files import written_whole
 from ssd.views import View
 
 _IMAGES, _COLUMNS, _TILE_PX = 8, 4, 300

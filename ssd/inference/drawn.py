@@ -4,10 +4,10 @@ import numpy as np
 import pycocotools.mask
 from PIL import Image, ImageDraw
 
-from ssd.drawing import class_colour, draw_skeleton, tint
 from ssd.inference.predictor import ImageDetections
 from ssd.keypoints import Skeleton
-from ssd.lettering import Font, picture_font, shown_in_picture
+from ssd.pictures.drawing import class_colour, draw_skeleton, tint
+from ssd.pictures.lettering import Font, picture_font, shown_in_picture
 
 _LEAST_SIDE_PX = 480  # of what is drawn on: a text would cover what is smaller
 

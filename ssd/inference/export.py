@@ -13,7 +13,7 @@ from ssd.config import Config
 from ssd.detectors.contract import Exportable
 from ssd.detectors.table import detector_of, to_dict
 from ssd.errors import InputError
-from ssd.files import written_whole
+from ssd.storage.files import written_whole
 
 METADATA_KEY = "ssd300"
 """Where a file has its metadata as JSON: in an ONNX model's metadata_props, in torch.export's extra_files."""

@@ -19,9 +19,9 @@ from ssd.batch import FIELDS_OF_BOXES, Detections, EvalBatch
 from ssd.boxes import pairwise_iou
 from ssd.detectors.table import view_of
 from ssd.errors import InputError
-from ssd.files import written_whole
 from ssd.inference.export import METADATA_KEY
 from ssd.inference.exported import feed_of, load_exported, pixels_of
+from ssd.storage.files import written_whole
 
 AGREEMENT = 0.95
 """From this share of detections on that a float file and an 8-bit one have in common, no more is left in float32."""

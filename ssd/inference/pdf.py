@@ -8,7 +8,7 @@ from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ssd.files import written_whole
+from ssd.storage.files import written_whole
 
 _PX_AN_INCH = 100
 

@@ -23,7 +23,7 @@ from ssd.inference.drawn import draw_detections
 from ssd.inference.pdf import write_pdf
 from ssd.inference.predictor import ImageDetections, ModelInput, Predictor, model_input
 from ssd.keypoints import Skeleton
-from ssd.lettering import note_on_numbers, shown_in_picture
+from ssd.pictures.lettering import note_on_numbers, shown_in_picture
 from ssd.views import View
 
 RESULTS_JSON, RESULTS_CSV = "detections.json", "detections.csv"

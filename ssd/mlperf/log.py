@@ -16,9 +16,9 @@ from ssd.config import Config
 from ssd.detectors.ssd300.recipes import MLPERF_QUALITY
 from ssd.distributed import Ranks, broadcast_object, sum_over_ranks
 from ssd.errors import InputError
-from ssd.files import written_whole
 from ssd.mlperf.page_cache import clear_page_cache
 from ssd.schedule import REFERENCE_BATCH
+from ssd.storage.files import written_whole
 
 
 class Benchmark(NamedTuple):

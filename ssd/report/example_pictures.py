@@ -8,12 +8,12 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ssd.batch import EvalBatch, GroundTruth
-from ssd.drawing import Box, draw_boxes, draw_skeleton, mosaic, picture_of, tint
 from ssd.evaluation.analysis import SHOWN_SCORE
 from ssd.evaluation.coco import class_names
 from ssd.evaluation.detect import Results
-from ssd.lettering import shown_in_picture
 from ssd.masks import bitmap_of_segmentation
+from ssd.pictures.drawing import Box, draw_boxes, draw_skeleton, mosaic, picture_of, tint
+from ssd.pictures.lettering import shown_in_picture
 from ssd.views import View
 
 _COLUMNS = 4

@@ -16,10 +16,10 @@ from ssd.batch import EvalBatch, EvalLoader, GroundTruth
 from ssd.evaluation.analysis import SHOWN_SCORE, analyse
 from ssd.evaluation.coco import class_names, precision_at_iou50
 from ssd.evaluation.detect import Results
-from ssd.files import written_whole
 from ssd.report.example_pictures import Examples
 from ssd.report.history import PREDICTIONS, read_history, write_csv
 from ssd.run.files import Run
+from ssd.storage.files import written_whole
 from ssd.views import View
 
 EXAMPLES = 8

@@ -9,7 +9,7 @@ from typing import Any
 from ssd.config import Config
 from ssd.errors import InputError
 from ssd.evaluation.coco import METRIC_NAMES
-from ssd.lettering import note_on_numbers
+from ssd.pictures.lettering import note_on_numbers
 from ssd.report.history import INSTANCES, PREDICTIONS, History, read_history, write_csv
 from ssd.report.html import cards, page, picture, table
 from ssd.report.plots import shown_names, write_plots

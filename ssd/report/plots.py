@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, ScalarFormatter
 
-from ssd.drawing import PALETTE
-from ssd.lettering import plot_families, shown_in_plot
+from ssd.pictures.drawing import PALETTE
+from ssd.pictures.lettering import plot_families, shown_in_plot
 from ssd.report.history import History
 
 _INK, _FAINT = "#24292f", "#8c959f"

@@ -20,9 +20,9 @@ from pipelines.ragged.order import TrainingOrder
 from pipelines.readers.image_files import read_rgb
 from ssd.batch import RaggedBatch
 from ssd.config import DATA_PIPELINES
-from ssd.drawing import Box
 from ssd.errors import InputError
 from ssd.images import normalise, normalise_padded, resize
+from ssd.pictures.drawing import Box
 from ssd.views import ShortSideView, largest_px, padded_px, resized_px
 
 MEAN, STD = (torch.tensor(values).view(3, 1, 1) for values in (VIEW.mean, VIEW.std))

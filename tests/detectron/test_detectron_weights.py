@@ -24,7 +24,7 @@ from ssd.detectors.detectron.weights.names import blob_names
 from ssd.detectors.detectron.weights.saved_config import read_saved
 from ssd.detectors.table import detector_of
 from ssd.errors import InputError
-from ssd.pickles import read_pickle
+from ssd.storage.pickles import read_pickle
 
 R50, R101 = (3, 4, 6, 3), (3, 4, 23, 3)
 

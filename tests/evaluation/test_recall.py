@@ -10,7 +10,7 @@ from test_voc_metrics import ground_truth
 from ssd.evaluation.detect import Results
 from ssd.evaluation.metrics import metrics_of
 from ssd.evaluation.recall import proposals_of, recall_metrics
-from ssd.pickles import pickled, read_pickle
+from ssd.storage.pickles import pickled, read_pickle
 
 
 def truth_of(*boxes: tuple[float, float, float, float], crowd: int = -1) -> Any:

@@ -17,10 +17,10 @@ import main
 import ssd
 from ssd.cli.splits import read_split
 from ssd.config import Config
-from ssd.drawing import class_colour
 from ssd.errors import InputError
 from ssd.inference.drawn import draw_detections
 from ssd.inference.predictor import ImageDetections, Predictor
+from ssd.pictures.drawing import class_colour
 
 ROOT = Path(main.__file__).parent
 

@@ -18,12 +18,12 @@ from ssd.config import Config
 from ssd.console import Console
 from ssd.detectors.torchvision.names import settings_of
 from ssd.distributed import Ranks
-from ssd.drawing import class_colour, draw_skeleton, tint
 from ssd.evaluation.detect import Results
 from ssd.inference.drawn import draw_detections
 from ssd.inference.predict import predict
 from ssd.inference.predictor import Predictor
 from ssd.keypoints import Skeleton
+from ssd.pictures.drawing import class_colour, draw_skeleton, tint
 from ssd.report.examples import Showcase
 from ssd.run.files import Run
 

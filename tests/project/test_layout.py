@@ -63,6 +63,7 @@ def test_the_files_are_where_these_tests_look() -> None:
 # The files that lie flat in ssd/ are the ground.
 FLOORS = [
     {"ground"},
+    {"pictures", "storage"},
     {"detectors"},
     {"checkpoints", "evaluation"},
     {"inference", "run"},
@@ -129,7 +130,7 @@ def test_a_room_is_small_enough_to_look_over() -> None:
     for folder in folders:
         files = [file for file in folder.glob("*.py") if file.name != "__init__.py"]
         assert len(files) <= 13, folder
-    assert len([file for file in (ROOT / "ssd").glob("*.py") if file.name != "__init__.py"]) <= 24
+    assert len([file for file in (ROOT / "ssd").glob("*.py") if file.name != "__init__.py"]) <= 18
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:

@@ -15,11 +15,11 @@ from matplotlib import font_manager
 from PIL import Image
 from report_folders import write_run
 
-from ssd import lettering
-from ssd.drawing import Box, draw_boxes, mosaic
 from ssd.inference.drawn import draw_detections
 from ssd.inference.predictor import ImageDetections
-from ssd.lettering import note_on_numbers, picture_font, plot_families, shown_in_picture, shown_in_plot
+from ssd.pictures import lettering
+from ssd.pictures.drawing import Box, draw_boxes, mosaic
+from ssd.pictures.lettering import note_on_numbers, picture_font, plot_families, shown_in_picture, shown_in_plot
 from ssd.report import plots
 from ssd.report.history import read_history
 from ssd.report.page import write_plots_and_report

@@ -20,7 +20,7 @@ from ssd.detectors.retinanet.settings import RetinaNetSettings
 from ssd.detectors.retinanet.weights import foreign, from_bgr_255, to_bgr_255
 from ssd.errors import InputError
 from ssd.images import normalise
-from ssd.pickles import pickled, read_pickle
+from ssd.storage.pickles import pickled, read_pickle
 
 NORM = ("weight", "bias", "running_mean", "running_var")
 BLOCKS = {"r18": (2, 2, 2, 2), "r50": (3, 4, 6, 3), "r101": (3, 4, 23, 3)}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ssd.errors import InputError
-from ssd.pickles import pickled, read_pickle
+from ssd.storage.pickles import pickled, read_pickle
 
 
 def written(folder: Path, data: bytes) -> Path:

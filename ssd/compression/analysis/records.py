@@ -8,7 +8,7 @@ from typing import Any
 
 from ssd.compression.analysis.sensitivity import DENSE, Point
 from ssd.errors import InputError
-from ssd.files import written_whole
+from ssd.storage.files import written_whole
 
 TABLE, ABOUT, PLOT, SCHEDULE = "sensitivity.csv", "sensitivity.json", "sensitivity.png", "schedule.yaml"
 

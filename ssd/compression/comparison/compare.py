@@ -22,9 +22,9 @@ from ssd.distributed import Ranks
 from ssd.environment import git_revision, hardware, versions
 from ssd.evaluation.detect import Results, detect_rows, detect_split
 from ssd.evaluation.metrics import DECIDING, metrics_of
-from ssd.files import written_whole
 from ssd.inference.exported import load_exported, pixels_of
 from ssd.report.example_pictures import Examples
+from ssd.storage.files import written_whole
 from ssd.views import View
 
 EXAMPLES = 4

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from ssd.compression.comparison.subjects import Size
 from ssd.compression.comparison.timing import Speed
 from ssd.evaluation.coco import METRIC_NAMES
-from ssd.files import written_whole
 from ssd.report.html import page, picture, table
+from ssd.storage.files import written_whole
 
 PLOT, PICTURES, PAGE, FIGURES = "frontier.png", "detections.jpg", "comparison.html", "comparison.json"
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "0.4")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ssd.compression import structures
 from ssd.compression.schedules.distiller_yaml import Policy, Schedule
-from ssd.yaml_lines import Place, nearest_to
+from ssd.storage.yaml_lines import Place, nearest_to
 
 # What torchvision called parts of its R-CNNs until 0.12 -> what it calls them now.
 _RENAMED = (

@@ -20,7 +20,7 @@ from ssd.compression.schedules.classes import (
 )
 from ssd.compression.schedules.lr_rates import LR_SCHEDULERS, scheduler_class
 from ssd.errors import InputError
-from ssd.yaml_lines import Node, Place, nearest_to, plain, read_yaml
+from ssd.storage.yaml_lines import Node, Place, nearest_to, plain, read_yaml
 
 # Key in a policy -> section that it takes its instance from.
 SECTIONS = {

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from ssd.errors import InputError
-from ssd.yaml_lines import nearest_to
+from ssd.storage.yaml_lines import nearest_to
 
 # What a policy may call once an epoch; the others of torch are in `classes.REFUSED`.
 LR_SCHEDULERS = (

@@ -12,7 +12,7 @@ from ssd.detectors.retinanet.names import OF_BLOBS
 from ssd.detectors.retinanet.settings import BODIES, RetinaNetSettings
 from ssd.detectors.retinanet.weights import accounts_of, from_bgr_255, tensor_of
 from ssd.errors import InputError
-from ssd.pickles import read_pickle
+from ssd.storage.pickles import read_pickle
 
 # What no body has: the classifier behind it, momentum of its training, and biases before a norm, which are all 0.
 _OF_THE_CLASSIFIER = re.compile(r"fc1000_.*|pred_.*|weight_order|.*_momentum")

@@ -14,7 +14,7 @@ from ssd.detectors.retinanet.model import NORMALISER, NORMALISER_START, build
 from ssd.detectors.retinanet.names import our_name, their_name
 from ssd.detectors.retinanet.settings import RetinaNetSettings
 from ssd.errors import InputError
-from ssd.pickles import pickled
+from ssd.storage.pickles import pickled
 
 # Of blue, green and red in 0 to 255: detectron2 takes off the mean and divides by 1; the views here take off the same
 # mean and divide by the standard deviation.

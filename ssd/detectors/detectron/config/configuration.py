@@ -12,7 +12,7 @@ from ssd.detectors.detectron.config.key import ELSEWHERE, FIXED
 from ssd.detectors.detectron.config.keys import DEPRECATED, KEYS, RENAMED, SECTIONS
 from ssd.detectors.detectron.config.values import coerced, flattened, require_in_range
 from ssd.errors import InputError
-from ssd.yaml_lines import Node, Place, nearest_to, plain, read_yaml
+from ssd.storage.yaml_lines import Node, Place, nearest_to, plain, read_yaml
 
 _WORDS = "--set"
 

@@ -12,7 +12,7 @@ from ssd.detectors.detectron.settings import BLOCKS, DetectronSettings
 from ssd.detectors.detectron.weights.accounts import Arrays, account
 from ssd.detectors.detectron.weights.names import blob_names
 from ssd.errors import InputError
-from ssd.weight_files import read_any
+from ssd.storage.weight_files import read_any
 
 WHAT = "weights of a body of Detectron's, such as R-50.pkl, or of Caffe, such as resnet50_caffe.pth"
 _BATCH_NORM_EPS = 1e-5

@@ -21,7 +21,7 @@ from ssd.detectors.detectron.weights.pytorch_names import blobs_of_pytorch, stat
 from ssd.detectors.detectron.weights.saved_config import read_saved, saved_text
 from ssd.errors import InputError
 from ssd.keypoints import PERSON
-from ssd.pickles import pickled
+from ssd.storage.pickles import pickled
 
 _OF_COCO, _OF_PERSONS = 81, 2
 

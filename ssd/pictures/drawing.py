@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ssd.batch import RGB_MEAN, RGB_STD
 from ssd.keypoints import Skeleton
-from ssd.lettering import picture_font
+from ssd.pictures.lettering import picture_font
 
 # Okabe and Ito's colours: told apart by colour-blind readers too.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442")

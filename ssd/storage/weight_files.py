@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ssd.errors import InputError
-from ssd.pickles import read_pickle
+from ssd.storage.pickles import read_pickle
 
 # What a damaged or foreign file makes torch.load raise.
 _UNREADABLE = (

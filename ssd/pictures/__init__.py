@@ -1,0 +1,1 @@
+"""Drawing on pictures, with names in any script."""
