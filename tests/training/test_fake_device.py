@@ -151,7 +151,7 @@ def test_ragged_batches_are_finished_without_a_wait(learned: bool, tmp_path: Pat
             on_gpu = ours is batch.images or ours is batch.boxes_ltrb_px or ours is batch.labels
             assert torch.equal(values(ours) if on_gpu else ours, theirs)
         assert [tensor.device.type for tensor in batch[:6]] == ["cuda", "cpu", "cuda", "cuda", "cpu", "cpu"]
-        assert batch[6:] == expected[6:] == (None, None, None)
+        assert set(batch[6:]) == set(expected[6:]) == {None}
 
 
 def test_masks_and_keypoints_come_to_the_device_without_a_wait(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_masks_and_keypoints_come_to_the_device_without_a_wait(tmp_path: Path) -
     with pretended_gpu() as waits:
         batch = ragged_batch(pretend(torch.zeros(2, 3, 40, 48)), samples, split, asked)
         assert waits.found == []
-        for ours, theirs in zip(batch[6:], expected[6:], strict=True):
+        for ours, theirs in zip(batch[6:9], expected[6:9], strict=True):
             assert ours is not None and ours.device.type == "cuda" and torch.equal(values(ours), theirs)
 
 

@@ -20,8 +20,8 @@ def momentum_of(content: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
     groups = content.get("optimizer", {}).get("param_groups", [])
     trained = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
     settings = content.get("settings", {})
-    own = tuple(settings.get(name, usual) for name, usual in _OWN.items())
-    names = names_of_groups(trained, own != tuple(_OWN.values()))
+    has_own = any(settings.get(name, usual) != usual for name, usual in _OWN.items())
+    names = names_of_groups(trained, has_own)
     groups = groups[: len(names)]  # those after them are what a teacher's methods train beside the model
     if [len(group["params"]) for group in groups] != [len(each) for each in names]:
         return {}
