@@ -84,8 +84,8 @@ def test_a_run_with_a_teacher_leaves_a_plain_student(
     ]
     assert content["model"].keys() == checkpoint.load(teacher)["model"].keys()
     more = [*FLAGS, "--data", data, "--recipe", recipe, "--steps", 2, "--output", output, "--resume", "auto"]
-    assert "the weight of --distill was 1.0 and is 2.0" in refusal(*map(str, more), "--distill-weight", "2")
-    assert "the methods of --distill was" in refusal(*map(str, more), "--distill", "gid")
+    assert "--distill-weight was 1.0 and is 2.0" in refusal(*map(str, more), "--distill-weight", "2")
+    assert "--distill was" in refusal(*map(str, more), "--distill", "gid")
     plain = [*FLAGS, "--data", data, "--steps", 2, "--output", output, "--resume", "auto"]
     assert "the run had a teacher" in refusal(*map(str, plain))
     run(*more)
