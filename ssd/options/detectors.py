@@ -236,5 +236,6 @@ def for_detector(settings: Any, config: Config, given: set[str]) -> Config:
         world_size = int(os.environ.get("WORLD_SIZE", 1))
         base = usual(values.get("batch_size"), world_size, settings) if usual else family.defaults(settings)
     config = base.with_detector(settings).overlaid(values)
-    require_one_length(config, given)
+    # A recipe gives both lengths, of which steps are the one that counts; config_of has looked at them.
+    require_one_length(config, given - {"epochs"} if "steps" in given else given)
     return for_its_batch(config)

@@ -231,6 +231,9 @@ def test_a_checkpoint_alone_says_how_it_is_trained() -> None:
     assert config.detector.rpn_collect_scale == 2.0
     with pytest.raises(InputError, match="--steps and --epochs: this run's length is 90000 steps"):
         for_detector(settings_named(FASTER), Config(epochs=5), {"epochs"})
+    says = {"steps", "epochs", "multistep", "multistep_factors"}
+    of_recipe = for_detector(settings_named(FASTER), Config(steps=7, multistep=()), says)
+    assert of_recipe.steps == 7  # a recipe says all settings, of which the one for epochs means nothing here
     with pytest.raises(InputError, match="--multistep-factors: 2 for 3 of --multistep"):
         for_detector(settings_named(FASTER), Config(multistep=(10, 20, 30)), {"multistep"})
 
