@@ -21,7 +21,10 @@ TRAINING_EXIT_CODES = (
     "exit codes: 0 done, 1 --target not reached, MLPerf log not compliant, loss infinite for good or --timeout,\n"
     "2 bad input, 3 another rank lost, 75 asked to end by SIGTERM or SIGUSR1 (saved; --resume auto), 130 interrupted"
 )
-CHECKPOINT_HELP = "a run's checkpoints/best.pt or last.pt, NVIDIA's DLE SSD, torchvision's, darknet's, or of convert"
+CHECKPOINT_HELP = (
+    "a run's checkpoints/best.pt or last.pt, of convert, or of NVIDIA's DLE SSD, torchvision, darknet, Detectron or "
+    "detectron2"
+)
 
 
 CONSOLE_COMMAND = "ssd-dali"
