@@ -44,7 +44,7 @@ class InstancesPicture:
             found = []
             for box, score in zip(boxes[real].tolist(), scores[real].tolist(), strict=True):
                 left, top, right, bottom = (side / whole for side, whole in zip(box, whole_px, strict=True))
-                found.append(Box((left, top, right, bottom), 1, f"{score:.2f}"))
+                found.append(Box((left, top, right, bottom), 1, f"{score:.1g}"))
             draw_boxes(tile, found)
             tiles.append(tile)
         rows = [tiles[first : first + _COLUMNS] for first in range(0, len(tiles), _COLUMNS)]

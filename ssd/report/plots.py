@@ -22,6 +22,8 @@ from ssd.report.history import History
 _INK, _FAINT = "#24292f", "#8c959f"
 # The colours of a sum's parts, by contrast to each other and to the sum's ink.
 _LOSS_COLOURS = (PALETTE[0], PALETTE[3], PALETTE[2], PALETTE[1])
+# With more parts than colours, the next ones have another line: a teacher alone may add seven.
+_LOSS_LOOKS = [(colour, line) for line in ("-", "--", ":", "-.") for colour in _LOSS_COLOURS]
 _STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": _FAINT,
@@ -80,11 +82,11 @@ def curves(histories: Sequence[History]) -> Figure:
     unit, per_hour = ("hours", 1) if longest_h >= 2 else ("minutes", 60)
     ap_in_time.set(title="AP over time", xlabel=f"{unit}, evaluations included")
     for history, colour in zip(histories, _colours(len(histories)), strict=True):
-        parts = {"loss": _INK, **dict(zip(history.loss_names, cycle(_LOSS_COLOURS), strict=False))}
-        for name, part_colour in parts.items() if len(histories) == 1 else [("loss", colour)]:
+        parts = {"loss": (_INK, "-"), **dict(zip(history.loss_names, cycle(_LOSS_LOOKS), strict=False))}
+        for name, look_of_part in parts.items() if len(histories) == 1 else [("loss", (colour, "-"))]:
             own = {"loss": "sum"}.get(name, name.removesuffix("_loss"))
             label = _run_label(history, histories) if len(histories) > 1 else own
-            _draw_loss(loss, history, name, part_colour, label)
+            _draw_loss(loss, history, name, look_of_part, label)
         epochs, rates = _series(history.steps, "epoch", "learning_rate")
         rate.plot(epochs, rates, color=colour, marker=_marker(epochs))
         metrics = {"AP": "-", "AP50": "--", "AP75": ":"} if len(histories) == 1 else {"AP": "-"}
@@ -164,11 +166,13 @@ def _series(lines: Sequence[dict[str, Any]], x: str, y: str) -> tuple[list[float
     return [line[x] for line in kept], [line[y] for line in kept]
 
 
-def _draw_loss(axes: Axes, history: History, name: str, colour: str, label: str) -> None:
+def _draw_loss(axes: Axes, history: History, name: str, look: tuple[str, str], label: str) -> None:
     """Every line of the log faintly, and their running mean."""
     epochs, values = _series(history.steps, "epoch", name)
+    colour, line = look
     axes.plot(epochs, values, color=colour, alpha=0.25, linewidth=1)
-    axes.plot(epochs, _running_mean(values), color=colour, label=_named(label), marker=_marker(epochs))
+    smooth = _running_mean(values)
+    axes.plot(epochs, smooth, color=colour, linestyle=line, label=_named(label), marker=_marker(epochs))
 
 
 def _marker(values: Sequence[float]) -> str | None:

@@ -14,7 +14,7 @@ from report_folders import NAMES, Page, assert_self_contained, write_run
 import main
 from ssd.report.history import read_history, write_csv
 from ssd.report.page import report
-from ssd.report.plots import curves, per_class, write_plots
+from ssd.report.plots import _LOSS_LOOKS, curves, per_class, write_plots
 
 PLOTS = ["curves", "per_class", "precision_recall", "confusion", "box_sizes"]
 
@@ -141,3 +141,8 @@ def test_chromium_shows_the_report(tmp_path: Path) -> None:
     blue = (abs(pixels - (0x00, 0x72, 0xB2)).sum(axis=2) < 30).sum()  # curves: the pictures are shown
     assert pixels.shape == (1000, 1200, 3) and blue > 300
     assert (pixels[:, :10] == (0xF6, 0xF8, 0xFA)).all()  # the style is read
+
+
+def test_no_two_of_a_run_s_losses_look_alike() -> None:
+    """A student of two methods has eight."""
+    assert len(set(_LOSS_LOOKS)) == len(_LOSS_LOOKS) == 16
