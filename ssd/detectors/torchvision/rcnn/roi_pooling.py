@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from ssd.detectors.torchvision.rcnn.roi_align_cpu import roi_align_cpu
+
 SIDE = 7
 """Of a look for the box head, in cells."""
 PART_SIDE = 14
@@ -42,9 +44,19 @@ class Look(Protocol):
     def __call__(self, features: Tensor, rois: Tensor, side: int, scale: float, /) -> Tensor: ...
 
 
+def _chooses(rois: Tensor) -> bool:
+    return rois.device.type in _CHOOSES_ON and not torch.compiler.is_compiling()
+
+
 def aligned(samples: int) -> Look:
     """samples: of a cell in each direction; 0 for as many as it has cells of the map."""
-    return lambda features, rois, side, scale: roi_align(features, rois, side, scale, samples)
+
+    def look(features: Tensor, rois: Tensor, side: int, scale: float) -> Tensor:
+        if samples and _chooses(rois):
+            return roi_align_cpu(features, rois, side, scale, samples)
+        return roi_align(features, rois, side, scale, samples)
+
+    return look
 
 
 def pool(maps: Sequence[Tensor], strides: Sequence[int], rois: Tensor, side: int = SIDE) -> Tensor:
@@ -56,16 +68,19 @@ def pool_levels(
     maps: Sequence[Tensor], strides: Sequence[int], rois: Tensor, level: Tensor, side: int, look: Look
 ) -> Tensor:
     """level: R int64, in which of the maps to look at each of R rois. Returns R x C x side x side."""
-    pooled = maps[0].new_zeros(rois.shape[0], maps[0].shape[1], side, side)
-    for place, (features, stride) in enumerate(zip(maps, strides, strict=True)):
-        is_own = level == place
-        if rois.device.type in _CHOOSES_ON and not torch.compiler.is_compiling():
-            own = is_own.nonzero().squeeze(1)
-            looked = look(features, rois[own].to(features.dtype), side, 1 / stride)
-            pooled = pooled.index_copy(0, own, looked.to(pooled.dtype))
-        else:
-            # A box far outside of the map reads nothing of it and gives 0.
-            boxes = torch.where(is_own.unsqueeze(1), rois[:, 1:], _OUTSIDE_PX)
-            seen = torch.cat([rois[:, :1], boxes], dim=1).to(features.dtype)
-            pooled = pooled + look(features, seen, side, 1 / stride).to(pooled.dtype)
-    return pooled
+    dtype = maps[0].dtype
+    # 16 bits would move a box by up to a pixel, so maps are read at the boxes' precision, as torchvision does.
+    precise = [features.to(rois.dtype) for features in maps]
+    if _chooses(rois):
+        own = [(level == place).nonzero().squeeze(1) for place in range(len(maps))]
+        looked = [
+            look(features, rois[boxes], side, 1 / stride)
+            for features, stride, boxes in zip(precise, strides, own, strict=True)
+        ]
+        return torch.cat(looked).to(dtype)[torch.cat(own).argsort()]
+    pooled = precise[0].new_zeros(rois.shape[0], maps[0].shape[1], side, side)
+    for place, (features, stride) in enumerate(zip(precise, strides, strict=True)):
+        # A box far outside of the map reads nothing of it and gives 0.
+        boxes = torch.where((level == place).unsqueeze(1), rois[:, 1:], _OUTSIDE_PX)
+        pooled = pooled + look(features, torch.cat([rois[:, :1], boxes], dim=1), side, 1 / stride)
+    return pooled.to(dtype)
