@@ -4,16 +4,22 @@
 
 The peer is what torchvision's references/detection/train.py feeds a detector with, by torchvision's public functions:
 CocoDetection, PILToTensor, RandomHorizontalFlip and ToDtype in the workers of a DataLoader, GeneralizedRCNNTransform in
-the training process. It is spared the masks, which the reference makes of polygons. All take the same images in the
-same batches, to one short side, and make finished batches in memory. The subjects take turns; medians and ratios are
-printed.
+the training process. --masks adds the objects' masks, which the peer makes of polygons as bitmaps of the image's size.
+An object without polygons gets its box as one there, as the peer fails without. All take the same images in the same
+batches, to one short side, and make finished batches in memory. The subjects take turns; medians and ratios are
+printed, and the memory that one worker more needs.
 """
 
 import argparse
+import json
 import os
 import statistics
 import sys
+import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from itertools import islice
+from multiprocessing import get_context, set_start_method
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +33,6 @@ from torchvision.transforms import v2  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import pipelines  # noqa: E402
 from pipelines import speed  # noqa: E402
 from pipelines.annotations import Annotations  # noqa: E402
 from pipelines.ragged.order import TrainingOrder  # noqa: E402
@@ -35,9 +40,10 @@ from pipelines.readers.coco import read_annotations  # noqa: E402
 from ssd.distributed import Ranks  # noqa: E402
 from ssd.environment import git_revision, hardware, versions  # noqa: E402
 from ssd.host_memory import keep_freed_memory  # noqa: E402
-from ssd.views import ShortSideView  # noqa: E402
+from ssd.views import ObjectParts, ShortSideView  # noqa: E402
 
 HERE = Ranks(0, 0, 1, torch.device("cpu"))
+MEMORY_BATCHES = 12
 
 
 def torchvision_batches(
@@ -54,7 +60,8 @@ def torchvision_batches(
         ]
     )
     images = CocoDetection(str(annotations.image_folder), str(annotations.file), transforms=transforms)
-    dataset = wrap_dataset_for_transforms_v2(images, target_keys=("image_id", "boxes", "labels"))
+    keys = ("image_id", "boxes", "labels", *(["masks"] if view.parts.masks else []))
+    dataset = wrap_dataset_for_transforms_v2(images, target_keys=keys)
     row_of = {id: row for row, id in enumerate(images.ids)}
     order = TrainingOrder(annotations, view, batch_size=batch_size, seed=0, ranks=HERE)
     rows = ([row_of[int(annotations.image_ids[s.image])] for s in step.samples] for step in order.steps((0, 0)))
@@ -68,44 +75,76 @@ def torchvision_batches(
         yield finish(list(batch_images), list(targets))
 
 
+def batches_of(name: str, annotations: Annotations, view: ShortSideView, size: int, workers: int) -> Iterator[Any]:
+    if name == "torchvision":
+        return torchvision_batches(annotations, view, size, workers)
+    return speed.batches_of(name, annotations, view, size, workers, HERE)
+
+
+def peak_mib(name: str, annotations: Annotations, view: ShortSideView, size: int, workers: int) -> float:
+    """The most memory that a process and its workers need in some batches; of what others use too, their part."""
+    set_start_method(None, force=True)  # spawned itself, this process would spawn its workers, which a run forks
+    keep_freed_memory()
+    batches = batches_of(name, annotations, view, size, workers)
+    return max(speed.memory_mib() for _ in islice(batches, MEMORY_BATCHES))
+
+
+def worker_mib(name: str, annotations: Annotations, view: ShortSideView, size: int) -> float:
+    """What one worker more needs: of four and two workers, in processes of their own."""
+    needed = []
+    for workers in (4, 2):
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            needed.append(pool.submit(peak_mib, name, annotations, view, size, workers).result())
+    return (needed[0] - needed[1]) / 2
+
+
+def with_polygons(data: Path, split: str, folder: Path) -> Path:
+    """The data set with each object's outline: its own, or its box where it has none. Written to `folder`."""
+    content = json.loads((data / "annotations" / f"instances_{split}.json").read_text())
+    for each in content["annotations"]:
+        left, top, width, height = each["bbox"]
+        right, bottom = left + width, top + height
+        each["segmentation"] = each["segmentation"] or [[left, top, right, top, right, bottom, left, bottom]]
+    (folder / "annotations").mkdir()
+    (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    (folder / split).symlink_to((data / split).resolve())
+    return folder
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--split", default="train2017")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--masks", action="store_true", help="with the objects' masks")
     parser.add_argument("--short-side", type=int, default=800)
     parser.add_argument("--batches", type=int, default=12, help="timed a round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        compare(options, with_polygons(options.data, options.split, Path(folder)) if options.masks else options.data)
 
+
+def compare(options: argparse.Namespace, data: Path) -> None:
     keep_freed_memory()  # as main.py does on a CPU; the peer has it too
-    annotations = read_annotations(options.data, options.split)
-    view = ShortSideView(short_sides_px=(options.short_side,))
+    annotations = read_annotations(data, options.split, ObjectParts(masks=options.masks))
+    view = ShortSideView(short_sides_px=(options.short_side,), parts=ObjectParts(masks=options.masks))
     size, workers = options.batch_size, options.workers
 
-    def ours(name: str) -> Iterator[Any]:
-        return pipelines.build_train(
-            name, annotations, batch_size=size, num_workers=workers, seed=0, ranks=HERE, view=view
-        ).batches(0)
-
-    sources = {
-        "torchvision": lambda: torchvision_batches(annotations, view, size, workers),
-        "no_dali": lambda: ours("no_dali"),
-        "dali": lambda: ours("dali"),
-        "decode_only": lambda: speed.batches_of("decode_only", annotations, view, size, workers, HERE),
-    }
-    rounds: dict[str, list[speed.Speed]] = {name: [] for name in sources}
+    names = ("torchvision", "no_dali", "dali", "decode_only")
+    rounds: dict[str, list[speed.Speed]] = {name: [] for name in names}
     for number in range(options.rounds):
-        for name, source in sources.items():
-            batches = source()
+        for name in names:
+            batches = batches_of(name, annotations, view, size, workers)
             once = speed.measure_once(
                 batches, batch_size=size, warmup_batches=4 + 2 * workers, timed_batches=options.batches
             )
             rounds[name].append(once)
             del batches
             print(f"round {number + 1}: {name} {once.images_per_second:.1f} img/s", file=sys.stderr)
+    memory_mib = {name: worker_mib(name, annotations, view, size) for name in ("torchvision", "no_dali")}
     medians = {name: speed.Measurement(*speed.median(measured), workers) for name, measured in rounds.items()}
     pairs = [(subject, peer) for peer in ("torchvision", "decode_only") for subject in ("no_dali", "dali")]
     ratios = {
@@ -123,6 +162,8 @@ def main() -> None:
         print(
             f"{name:13}{median.images_per_second:7.1f} img/s {1e3 * median.cpu_seconds_per_image:7.2f} CPU ms an image"
         )
+    for name, mib in memory_mib.items():
+        print(f"{name:13}{mib:7.0f} MiB for a worker more")
     for name, ratio in ratios.items():
         print(f"{name:24} {ratio:.2f}x (median of {options.rounds} pairs)")
     for name, ratio in cpu_ratios.items():
@@ -131,6 +172,8 @@ def main() -> None:
         about: dict[str, Any] = {
             "ratios": ratios,
             "cpu_ratios": cpu_ratios,
+            "worker_mib": memory_mib,
+            "masks": options.masks,
             "batch_size": size,
             "short_side_px": options.short_side,
         }
