@@ -43,7 +43,7 @@ from ssd.host_memory import keep_freed_memory  # noqa: E402
 from ssd.views import ObjectParts, ShortSideView  # noqa: E402
 
 HERE = Ranks(0, 0, 1, torch.device("cpu"))
-MEMORY_BATCHES = 12
+MEMORY_BATCHES = 48
 
 
 def torchvision_batches(
