@@ -2,10 +2,12 @@
 
     python benchmarks/torchvision_steps.py --rounds 5 --json benchmarks/results/torchvision-steps-cpu.json
 
-Both have the same weights and the same finished batch (float32, channels_last), and take losses and gradients; there is
-no optimiser, and torchvision's own resizing and padding is left out. Each round takes a step of either, in turns; the
-ratio is the median of the rounds' own ratios. The processor's seconds are beside those of the clock, as they do not
-count what else the machine does.
+All have the same weights and images, and take losses and gradients; there is no optimiser. `reference` is a step as
+torchvision's references/detection takes it: images of 640 x 480 floats with their masks as bitmaps of that size, which
+the model resizes, normalises and pads, in planes. `finished` is torchvision's class too, but has the batch that ours
+has, in channels_last. Each round takes a step of each, in turns; a ratio is the median of the rounds' own ratios. The
+processor's seconds are beside those of the clock, as they do not count what else the machine does. With --bf16 all run
+under autocast.
 """
 
 import argparse
@@ -25,35 +27,73 @@ from torch import nn  # noqa: E402
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "tests" / "helpers")]
 
-from torchvision_models import NUM_CLASSES, batch_of, their_model, their_targets  # noqa: E402
+from torchvision.models.detection.transform import GeneralizedRCNNTransform  # noqa: E402
+from torchvision_models import NUM_CLASSES, their_model, their_targets  # noqa: E402
 
+from ssd.batch import RaggedBatch  # noqa: E402
 from ssd.detectors.torchvision.builders import build  # noqa: E402
 from ssd.detectors.torchvision.detector import TORCHVISION  # noqa: E402
 from ssd.detectors.torchvision.names import settings_of  # noqa: E402
+from ssd.detectors.torchvision.synthetic import synthetic_batch  # noqa: E402
 from ssd.environment import git_revision, hardware, versions  # noqa: E402
+from ssd.views import ObjectParts, ShortSideView  # noqa: E402
 
-FAMILIES = ("retinanet", "fasterrcnn")
+FAMILIES = ("retinanet", "fasterrcnn", "maskrcnn")
+BATCH_SIZE = 2
+# Of the image as most of COCO's files have it.
+WIDTH_PX, HEIGHT_PX = 640, 480
 
 
-def step_of(model: nn.Module, losses: Callable[[], dict[str, Any]]) -> Callable[[], None]:
+def step_of(model: nn.Module, losses: Callable[[], dict[str, Any]], dtype: torch.dtype) -> Callable[[], None]:
     def step() -> None:
-        sum(losses().values()).backward()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
+            found = losses()
+        sum(found.values()).backward()
         model.zero_grad()
 
     return step
 
 
-def measure(family: str, side_px: int, rounds: int) -> dict[str, Any]:
-    batch = batch_of((4, 4), side_px, side_px)
+def with_bitmaps(targets: list[dict[str, Any]], width_px: int, height_px: int) -> list[dict[str, Any]]:
+    """Each object's mask, a bitmap of the whole image: here it fills its box, as `synthetic_batch`'s do."""
+    for target in targets:
+        target["masks"] = torch.zeros(len(target["boxes"]), height_px, width_px, dtype=torch.uint8)
+        for mask, (left, top, right, bottom) in zip(target["masks"], target["boxes"].long().tolist(), strict=True):
+            mask[top:bottom, left:right] = 1
+    return targets
+
+
+def as_files(batch: RaggedBatch) -> tuple[list[Any], list[dict[str, Any]]]:
+    """The batch's images and objects as they come from files, before torchvision's model resizes them."""
+    width_px, height_px = batch.sizes_px[0].tolist()
+    factors = torch.tensor([WIDTH_PX / width_px, HEIGHT_PX / height_px] * 2)
+    targets = [{**target, "boxes": target["boxes"] * factors} for target in their_targets(batch)]
+    images = [torch.rand(3, HEIGHT_PX, WIDTH_PX) for _ in range(BATCH_SIZE)]
+    return images, targets
+
+
+def measure(family: str, side_px: int, rounds: int, dtype: torch.dtype) -> dict[str, Any]:
+    has_masks = family == "maskrcnn"
+    view = ShortSideView((side_px,), parts=ObjectParts(masks=has_masks))
+    batch = synthetic_batch(view, NUM_CLASSES, torch.device("cpu"), BATCH_SIZE)
     settings = settings_of(f"{family}_resnet18_fpn", "none")
     torch.manual_seed(0)
     ours = build(settings, NUM_CLASSES).to(memory_format=torch.channels_last).train()
-    theirs = their_model(family, batch, norm=nn.BatchNorm2d).to(memory_format=torch.channels_last).train()
-    theirs.load_state_dict(ours.state_dict())
-    losses_of, targets, images = TORCHVISION.losses_of(settings, False), their_targets(batch), list(batch.images)
+    reference, finished = (their_model(family, batch, norm=nn.BatchNorm2d).train() for _ in range(2))
+    for each in (reference, finished):
+        each.load_state_dict(ours.state_dict())
+    finished = finished.to(memory_format=torch.channels_last)
+    reference.transform = GeneralizedRCNNTransform(side_px, view.long_side_px, list(view.mean), list(view.std))
+    losses_of = TORCHVISION.losses_of(settings, False)
+    images, targets = as_files(batch)
+    finished_targets = their_targets(batch)
+    if has_masks:
+        targets = with_bitmaps(targets, WIDTH_PX, HEIGHT_PX)
+        finished_targets = with_bitmaps(finished_targets, *batch.sizes_px[0].tolist())
     steps = {
-        "ours": step_of(ours, lambda: losses_of(ours, batch)),
-        "theirs": step_of(theirs, lambda: theirs(images, targets)),
+        "ours": step_of(ours, lambda: losses_of(ours, batch), dtype),
+        "reference": step_of(reference, lambda: reference(images, targets), dtype),
+        "finished": step_of(finished, lambda: finished(list(batch.images), finished_targets), dtype),
     }
     for step in steps.values():  # warm-up
         step()
@@ -66,28 +106,35 @@ def measure(family: str, side_px: int, rounds: int) -> dict[str, Any]:
             one[f"{name}_s"] = time.perf_counter() - clock
             one[f"{name}_processor_s"] = time.process_time() - processor
         taken.append(one)
-    return {
-        "detector": settings.builder,
-        "rounds": taken,
-        "ratio": statistics.median(each["theirs_s"] / each["ours_s"] for each in taken),
-        "ratio_processor": statistics.median(each["theirs_processor_s"] / each["ours_processor_s"] for each in taken),
+    ratios = {
+        f"{name}_{unit}": statistics.median(each[f"{name}_{unit}"] / each[f"ours_{unit}"] for each in taken)
+        for name in ("reference", "finished")
+        for unit in ("s", "processor_s")
     }
+    return {"detector": settings.builder, "rounds": taken, "ratios": ratios}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--side", type=int, default=256, help="of the square images, pixels")
+    parser.add_argument("--side", type=int, default=256, help="short side of the images of 4 to 3, pixels")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    results = [measure(family, arguments.side, arguments.rounds) for family in FAMILIES]
+    dtype = torch.bfloat16 if arguments.bf16 else torch.float32
+    results = [measure(family, arguments.side, arguments.rounds, dtype) for family in FAMILIES]
     for each in results:
-        print(f"{each['detector']}: {each['ratio']:.2f} by the clock, {each['ratio_processor']:.2f} of the processor")
+        print(
+            f"{each['detector']:24} reference / ours {each['ratios']['reference_s']:.2f} by the clock, "
+            f"{each['ratios']['reference_processor_s']:.2f} of the processor; finished / ours "
+            f"{each['ratios']['finished_s']:.2f}, {each['ratios']['finished_processor_s']:.2f}"
+        )
     report = {
-        "batch_size": 2,
-        "side_px": arguments.side,
+        "batch_size": BATCH_SIZE,
+        "short_side_px": arguments.side,
+        "precision": "bf16" if arguments.bf16 else "float32",
         "threads": arguments.threads,
         "warm_up_steps": 1,
         "results": results,

@@ -78,14 +78,19 @@ class AsItIs(nn.Module):
 
 def their_model(family: str, batch: RaggedBatch, *, norm: Any = FrozenBatchNorm2d, **options: Any) -> nn.Module:
     """torchvision's own class of the family on a ResNet-18, put together from its parts."""
-    is_rcnn = family == "fasterrcnn"
+    is_rcnn = family in ("fasterrcnn", "maskrcnn")
     stages = (1, 2, 3, 4) if is_rcnn else (2, 3, 4)
     extra = LastLevelMaxPool() if is_rcnn else LastLevelP6P7(256, 256)
     returned = {f"layer{stage}": str(place) for place, stage in enumerate(stages)}
     body = resnet18(norm_layer=norm)
     pyramid = BackboneWithFPN(body, returned, [64 * 2 ** (stage - 1) for stage in stages], 256, extra_blocks=extra)
-    kind = {"retinanet": theirs.RetinaNet, "fcos": theirs.FCOS, "fasterrcnn": theirs.FasterRCNN}[family]
-    model: nn.Module = kind(pyramid, NUM_CLASSES, **options)
+    kinds = {
+        "retinanet": theirs.RetinaNet,
+        "fcos": theirs.FCOS,
+        "fasterrcnn": theirs.FasterRCNN,
+        "maskrcnn": theirs.MaskRCNN,
+    }
+    model: nn.Module = kinds[family](pyramid, NUM_CLASSES, **options)
     model.transform = AsItIs(batch)
     return model
 
