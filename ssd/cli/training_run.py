@@ -45,7 +45,7 @@ from ssd.run.files import Run
 from ssd.run.folder import run_folder
 from ssd.run.metrics_table import published_band
 from ssd.run.trackers import Trackers
-from ssd.schedule import REFERENCE_BATCH, peak_lr
+from ssd.schedule import REFERENCE_BATCH, falls_that_never_come, peak_lr
 from ssd.training import resume
 from ssd.training.build import build_training
 from ssd.training.evaluations import Judge
@@ -273,7 +273,7 @@ def _announce(
     for split in splits:
         if split.left_out:
             run.log("images_left_out", annotations=str(split.file), images=len(split), left_out=split.left_out)
-    for note in notes:
+    for note in filter(None, (*notes, falls_that_never_come(config))):
         run.say(f"note: {note}")
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from ssd.config import Config
-from ssd.schedule import Warmup, epochs_at, lr_at, plan_of, step_after_change
+from ssd.schedule import Warmup, epochs_at, falls_that_never_come, lr_at, plan_of, step_after_change
 
 PLAIN = {"base_lr": 0.08, "global_batch_size": 32, "falls": ()}
 
@@ -123,6 +123,15 @@ def test_a_length_in_steps_keeps_the_shares_of_the_run() -> None:
         ((600, 0.1), (800, 0.1)),  # were told in steps already
         {500},
     )
+
+
+def test_falls_at_or_beyond_the_end_are_named() -> None:
+    said = falls_that_never_come(Config(epochs=43, multistep=(20, 43, 54)))
+    assert said is not None and said.startswith("the rate does not fall after 43 and 54 of 43 epochs,")
+    assert falls_that_never_come(Config(epochs=44, multistep=(20, 43))) is None
+    assert falls_that_never_come(Config(epochs=10, multistep=(20, 43), schedule="cosine")) is None
+    said = falls_that_never_come(Config(epochs=3, steps=500, multistep=(400, 600)))
+    assert said is not None and "after 600 of 500 steps" in said
 
 
 def test_epochs_are_whole_where_they_are() -> None:
