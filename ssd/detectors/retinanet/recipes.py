@@ -64,9 +64,9 @@ def demo(batch_size: int | None = None, world_size: int = 1, detector: Any = Non
         learning_rate=0.08,
         clip_norm=10.0,
         warmup=100,
-        epochs=8,
+        epochs=4,
         schedule="cosine",
-        evaluation=(2, 4, 6),
+        evaluation=(2,),
         num_workers=2,
         seed=1,
     )
