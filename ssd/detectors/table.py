@@ -7,9 +7,9 @@ from typing import Any
 from ssd.config import Thresholds
 from ssd.detectors.contract import Detector
 from ssd.detectors.tta.detect import DetectSeveral, detect_several
-from ssd.detectors.tta.passes import TTA
+from ssd.detectors.tta.passes import TTA, text_of
 from ssd.errors import InputError
-from ssd.views import ShortSideView, View
+from ssd.views import ShortSideView, View, parts_of
 
 
 def _ssd300() -> Detector:
@@ -79,6 +79,14 @@ def tta_of(settings: Any, is_asked: bool | None) -> TTA | None:
         raise InputError(f"--tta: {detector.title(settings)} looks at an image in one pass only; leave it out")
     found = detector.tta(settings, bool(is_asked))
     return None if found is None or found.is_one_pass else found
+
+
+def tta_text(settings: Any, tta: TTA | None) -> str:
+    """What results say of it; "" of one pass."""
+    if tta is None:
+        return ""
+    view, skeleton = view_of(settings), detector_of(settings).skeleton(settings)
+    return text_of(tta, masks=parts_of(view).masks, keypoints=parts_of(view).keypoints and skeleton is not None)
 
 
 def detect_several_of(settings: Any, thresholds: Thresholds, tta: TTA | None) -> DetectSeveral:

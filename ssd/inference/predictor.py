@@ -16,7 +16,7 @@ from ssd.batch import Detections, EvalBatch, on_host, whole
 from ssd.checkpoints import checkpoint, conversion
 from ssd.config import Config
 from ssd.detectors.names import family_of
-from ssd.detectors.table import detect_several_of, detector_of, tta_of, view_with
+from ssd.detectors.table import detect_several_of, detector_of, tta_of, tta_text, view_with
 from ssd.detectors.tta.passes import TTA
 from ssd.distributed import runs_on_gpu
 from ssd.evaluation.detect import in_precision
@@ -104,7 +104,7 @@ class Predictor:
         self._model = model.to(self.device).to(memory_format=torch.channels_last).eval()
         detector = detector_of(config.detector)
         self.view = view_with(config.detector, tta)
-        self.tta = tta
+        self.tta, self.tta_text = tta, tta_text(config.detector, tta)
         self.skeleton = detector.skeleton(config.detector)
         self._title = detector.title(config.detector)
         self._forward = in_precision(self._model, config, self.device)

@@ -45,7 +45,8 @@ def refined(
 
     nms_iou = thresholds.nms_iou if suppression.soft else hard_iou
     stays, new_scores = soft_nms(boxes, scores, group, nms_iou, suppression.soft or "hard", suppression.sigma)
-    new_boxes, new_group = boxes[stays], group[stays]
+    stays, order = stays.sort()  # so that equal scores are ordered as plain suppression orders them
+    new_boxes, new_scores, new_group = boxes[stays], new_scores[order], group[stays]
     if suppression.votes:
         new_boxes, new_scores = voted(new_boxes, new_scores, new_group, boxes, scores, group, suppression)
     kept = new_scores > least_score
