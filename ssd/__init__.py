@@ -10,7 +10,13 @@ __version__ = "0.1.0"
 
 
 def load(
-    file: str | os.PathLike[str], *, device: str = "auto", score: float = 0.4, fp16: bool = False, bf16: bool = False
+    file: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    score: float = 0.4,
+    fp16: bool = False,
+    bf16: bool = False,
+    tta: bool | None = None,
 ) -> "Predictor":
     """The detector of a checkpoint::
 
@@ -22,9 +28,10 @@ def load(
 
     file: a run's checkpoint, NVIDIA's DLE SSD, or of `main.py convert`. device: "auto" (a GPU if there is one), "cpu"
     or "cuda". score: probability in [0, 1] that a detection must exceed. fp16, bf16: compute in mixed precision.
-    Raises `ssd.errors.InputError`, a ValueError, for a file that is no checkpoint.
+    tta: look at each image in several passes, as --tta; None is as a configuration of Detectron says.
+    Raises `ssd.errors.InputError`, a ValueError, for a file that is no checkpoint, and a detector that has no tta.
     """
     from ssd.config import Config
     from ssd.inference.predictor import load_predictor
 
-    return load_predictor(file, Config(device=device, score_threshold=score, fp16=fp16, bf16=bf16))
+    return load_predictor(file, Config(device=device, score_threshold=score, fp16=fp16, bf16=bf16), tta=tta)

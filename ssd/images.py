@@ -56,11 +56,15 @@ SUFFIXES = {
 
 
 def resize(
-    pixels: np.ndarray, size_px: tuple[int, int], *, antialias: bool = True, scale: float | None = None
+    pixels: np.ndarray,
+    size_px: tuple[int, int],
+    *,
+    antialias: bool = True,
+    scale: float | tuple[float, float] | None = None,
 ) -> np.ndarray:
     """H x W x 3 uint8 -> uint8 of size_px (width, height), bilinear, over the source's whole footprint when it
-    shrinks, unless antialias is False. scale: the factor of both sides, if not what size_px says of each, as where
-    OpenCV's resize is given factors; without antialias.
+    shrinks, unless antialias is False. scale: the factor of both sides, or of (width, height), if not what size_px says
+    of each, as where OpenCV's resize is given factors; without antialias.
 
     Pillow's filter and DALI's TRIANGULAR; torch's differs from Pillow's by one level in 2 % of the values and takes a
     quarter of the time.
@@ -70,7 +74,8 @@ def resize(
     if scale is None:
         resized = F.interpolate(planes, size_px[::-1], mode="bilinear", antialias=antialias)
     else:  # F.interpolate takes a size or a scale
-        resized = torch.ops.aten.upsample_bilinear2d(planes, size_px[::-1], False, scale, scale)
+        across, down = scale if isinstance(scale, tuple) else (scale, scale)
+        resized = torch.ops.aten.upsample_bilinear2d(planes, size_px[::-1], False, down, across)
     return resized.squeeze(0).permute(1, 2, 0).numpy()
 
 

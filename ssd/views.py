@@ -61,6 +61,14 @@ class SquareView(NamedTuple):
 ResizeRule = Literal["torchvision", "detectron2", "detectron"]
 
 
+class Look(NamedTuple):
+    """Lengths at which an image is shown. sides_px: of its short side, and the longest that its long side may become.
+    width_factor: by which its width is stretched before."""
+
+    sides_px: tuple[int, int]
+    width_factor: float = 1.0
+
+
 class ShortSideView(NamedTuple):
     """The whole image at its own shape, in a `RaggedBatch`: its short side is resized to a given length, unless its
     long side became longer than allowed, which then has the allowed length. As torchvision's GeneralizedRCNNTransform.
@@ -77,6 +85,7 @@ class ShortSideView(NamedTuple):
     side's factor is what its length became. Detectron rounds them too and scales both sides by exactly one factor,
     which batches say then.
     evaluated_sides_px: of evaluation, if not the last of short_sides_px and long_side_px.
+    further_looks: of test-time augmentation. After each batch of evaluation its images come once more for each of them.
     """
 
     short_sides_px: tuple[int, ...] = (800,)
@@ -90,6 +99,7 @@ class ShortSideView(NamedTuple):
     parts: ObjectParts = BOXES
     resize_rule: ResizeRule = "torchvision"
     evaluated_sides_px: tuple[int, int] | None = None
+    further_looks: tuple[Look, ...] = ()
 
     @property
     def one_scale(self) -> bool:
@@ -181,6 +191,16 @@ class Resized(NamedTuple):
     scale: float | None = None
 
 
+def scale_of_sides(
+    scale: float | None, size_px: tuple[int, int], stretched_px: tuple[int, int] | None
+) -> tuple[float, float] | None:
+    """The factors of the width and the height of an image of that size, which is stretched before it is scaled; None
+    without a scale, where its new size says them."""
+    if scale is None:
+        return None
+    return scale * (stretched_px or size_px)[0] / size_px[0], scale
+
+
 def resized(view: ShortSideView, size_px: tuple[int, int], sides_px: tuple[int, int]) -> Resized:
     """What the view makes of an image of that size. sides_px: of its short side, and the longest of its long side.
 
@@ -216,7 +236,29 @@ def evaluated(view: RaggedView, size_px: tuple[int, int]) -> Resized:
     """What the view makes of an image of that size in evaluation."""
     if isinstance(view, StretchView):
         return Resized(view.size_px)
-    return resized(view, size_px, view.evaluated_sides_px or (view.short_sides_px[-1], view.long_side_px))
+    return resized(view, size_px, evaluated_sides_px(view))
+
+
+def evaluated_sides_px(view: ShortSideView) -> tuple[int, int]:
+    """Of an image's short side in evaluation, and the longest that its long side may become."""
+    return view.evaluated_sides_px or (view.short_sides_px[-1], view.long_side_px)
+
+
+def every_look(view: "RaggedView", size_px: tuple[int, int]) -> list[tuple[Resized, tuple[int, int] | None]]:
+    """What the view makes of an image of that size in evaluation: `evaluated`, and each of its further looks, with the
+    size that the image is stretched to before, if it is."""
+    looks: list[tuple[Resized, tuple[int, int] | None]] = [(evaluated(view, size_px), None)]
+    if isinstance(view, StretchView):
+        return looks
+    for sides_px, width_factor in view.further_looks:
+        stretched_px = (max(1, round(width_factor * size_px[0])), size_px[1])
+        looks.append((resized(view, stretched_px, sides_px), None if stretched_px == size_px else stretched_px))
+    return looks
+
+
+def num_looks(view: "View") -> int:
+    """How many batches an evaluation has of each image."""
+    return 1 + len(view.further_looks) if isinstance(view, ShortSideView) else 1
 
 
 def _rounded_px(size_px: tuple[int, int], sides_px: tuple[int, int]) -> tuple[int, int]:
@@ -241,6 +283,7 @@ def largest_px(view: RaggedView) -> int:
     if isinstance(view, StretchView):
         return max(width * height for width, height in (view.size_px, *view.train_sizes_px))
     sides_px = [(max(view.short_sides_px), view.long_side_px), *filter(None, [view.evaluated_sides_px])]
+    sides_px += [look.sides_px for look in view.further_looks]
     return max(min(short, long) * long for short, long in sides_px)
 
 

@@ -14,7 +14,7 @@ from pipelines.annotations import Annotations
 from pipelines.dali.graph import decode_on_gpu
 from pipelines.ragged.order import Sample
 from ssd.distributed import Ranks
-from ssd.views import GRAY, RaggedView, StretchView, padded_px
+from ssd.views import GRAY, RaggedView, StretchView, padded_px, scale_of_sides
 
 
 def inputs_of(
@@ -69,9 +69,11 @@ def _has_windows(view: RaggedView) -> bool:
 
 def _whole(sample: Sample, annotations: Annotations) -> tuple[float, float, float, float]:
     """The image. Scaled by one factor, what is shown may end up to half a pixel before or behind the image's end."""
-    width, height = sample.size_px if sample.scale else annotations.sizes_px[sample.image].tolist()
-    scale = sample.scale or 1.0
-    return (0, 0, width / scale, height / scale)
+    image_px = annotations.sizes_px[sample.image].tolist()
+    scale = scale_of_sides(sample.scale, image_px, sample.stretched_px)
+    if scale is None:
+        return (0, 0, *image_px)
+    return (0, 0, sample.size_px[0] / scale[0], sample.size_px[1] / scale[1])
 
 
 @pipeline_def

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipelines.annotations import Annotations
 from ssd.distributed import Ranks
-from ssd.views import BOXES, RaggedView, StretchView, evaluated, fitted_ltrb_px, resized, shows_empty
+from ssd.views import BOXES, RaggedView, StretchView, every_look, fitted_ltrb_px, resized, shows_empty
 
 
 class Sample(NamedTuple):
@@ -21,6 +21,8 @@ class Sample(NamedTuple):
     scale: by which factor both sides are resized exactly; None is by what size_px says of each.
     placed_ltrb_px: where the whole image lies in `size_px` before it is mirrored, with gray around it; None is that it
     fills it.
+    stretched_px: (width, height) that the image is stretched to before `scale`, of which boxes are then found; None is
+    its own size.
     """
 
     image: int
@@ -30,6 +32,7 @@ class Sample(NamedTuple):
     colour: tuple[float, float, float] | None = None
     scale: float | None = None
     placed_ltrb_px: tuple[int, int, int, int] | None = None
+    stretched_px: tuple[int, int] | None = None
 
 
 Place = tuple[int, int]
@@ -53,7 +56,7 @@ def identity_of(view: RaggedView) -> dict[str, str]:
 
 _MAY_CHANGE = ("final_steps", "run_steps")
 """A run may become longer."""
-_LATER = {"parts": BOXES, "resize_rule": "torchvision", "evaluated_sides_px": None, "fits": False}
+_LATER = {"parts": BOXES, "resize_rule": "torchvision", "evaluated_sides_px": None, "fits": False, "further_looks": ()}
 """What views have beside the first ones, and what it was before: checkpoints from then do not name it."""
 
 
@@ -205,18 +208,23 @@ def _factor(rng: np.random.Generator, largest: float) -> float:
     return factor if rng.random() < 0.5 else 1 / factor
 
 
-def _evaluated(view: RaggedView, image: int, image_px: tuple[int, int]) -> Sample:
-    size_px, scale = evaluated(view, image_px)
+def _looks(view: RaggedView, image: int, image_px: tuple[int, int]) -> list[Sample]:
+    """As evaluation shows an image, as often as the view says."""
     if isinstance(view, StretchView) and view.fits:
-        return Sample(image, size_px, False, placed_ltrb_px=fitted_ltrb_px(size_px, image_px))
-    return Sample(image, size_px, False, scale=scale)
+        return [Sample(image, view.size_px, False, placed_ltrb_px=fitted_ltrb_px(view.size_px, image_px))]
+    return [
+        Sample(image, size_px, False, scale=scale, stretched_px=stretched_px)
+        for (size_px, scale), stretched_px in every_look(view, image_px)
+    ]
 
 
 def evaluation_batches(
     annotations: Annotations, view: RaggedView, *, batch_size: int, ranks: Ranks
 ) -> list[list[Sample]]:
-    """One rank's images, in order: every world_size-th of the split, each once."""
+    """One rank's images, in order: every world_size-th of the split, each once, or of each batch as many in a row as
+    the view has looks."""
     images = range(ranks.rank, len(annotations), ranks.world_size)
     sizes_px = annotations.sizes_px
-    samples = [_evaluated(view, image, (int(sizes_px[image][0]), int(sizes_px[image][1]))) for image in images]
-    return [samples[first : first + batch_size] for first in range(0, len(samples), batch_size)]
+    samples = [_looks(view, image, (int(sizes_px[image][0]), int(sizes_px[image][1]))) for image in images]
+    batches = [samples[first : first + batch_size] for first in range(0, len(samples), batch_size)]
+    return [list(look) for batch in batches for look in zip(*batch, strict=True)]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pipelines.ragged.order import Sample
 from ssd.images import fitted, resize
+from ssd.views import scale_of_sides
 
 
 def shown(image: np.ndarray, sample: Sample, *, antialias: bool) -> Tensor:
@@ -18,7 +19,8 @@ def shown(image: np.ndarray, sample: Sample, *, antialias: bool) -> Tensor:
     if sample.placed_ltrb_px is not None:
         pixels = torch.from_numpy(fitted(image, sample.placed_ltrb_px, sample.size_px, antialias=antialias))
     else:
-        pixels = torch.from_numpy(resize(image, sample.size_px, antialias=antialias, scale=sample.scale))
+        scale = scale_of_sides(sample.scale, (image.shape[1], image.shape[0]), sample.stretched_px)
+        pixels = torch.from_numpy(resize(image, sample.size_px, antialias=antialias, scale=scale))
     return pixels.flip(1) if sample.flip else pixels
 
 

@@ -16,6 +16,7 @@ from ssd.options.flags import (
     add_evaluation_flags,
     add_machine_flags,
     add_timeout_flag,
+    add_tta_flag,
     config_of,
     require_folder_of,
 )
@@ -33,7 +34,9 @@ def evaluate_parser() -> Parser:
     )
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help=CHECKPOINT_HELP)
     add_data_flags(parser, training=False)
-    add_evaluation_flags(parser.add_argument_group("evaluation"))
+    evaluation = parser.add_argument_group("evaluation")
+    add_evaluation_flags(evaluation)
+    add_tta_flag(evaluation)
     add_machine_flags(parser)
     group = parser.add_argument_group("run")
     add_timeout_flag(group, "another rank")
@@ -54,7 +57,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     options = vars(evaluate_parser().parse_args(arguments))
     local_rank, json_file = options.pop("local_rank"), options.pop("json")
     files = {name: options.pop(name) for name in ("comp4", "proposals")}
-    words = options.pop("set", ())
+    words, is_tta_asked = options.pop("set", ()), options.pop("tta", None)
     config = config_of(options, Config())
     require_folder_of(json_file, "--json")
     require_folder_of(files["proposals"], "--proposals")
@@ -64,7 +67,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     from ssd.distributed import process_group
 
     with process_group(config.device, local_rank, config.timeout) as ranks:
-        return _evaluate(config, set(options), ranks, json_file, words, **files)
+        return _evaluate(config, set(options), ranks, json_file, words, is_tta_asked, **files)
 
 
 def _evaluate(
@@ -73,17 +76,19 @@ def _evaluate(
     ranks: "Ranks",
     json_file: str | None,
     words: Sequence[str],
+    is_tta_asked: bool | None,
     comp4: str | None,
     proposals: str | None,
 ) -> int:
-    """words: of --set."""
+    """words: of --set. is_tta_asked: as of `table.tta_of`."""
     import json
+    from dataclasses import replace
 
     import torch
 
     import pipelines
     from ssd.checkpoints import checkpoint, conversion
-    from ssd.detectors.table import view_of
+    from ssd.detectors.table import tta_of, tta_text, view_with
     from ssd.evaluation.detect import detect_split
     from ssd.evaluation.metrics import metrics_of
     from ssd.evaluation.recall import proposals_of
@@ -94,14 +99,17 @@ def _evaluate(
     file = Path(config.checkpoint or "")
     content = conversion.with_words(conversion.load(file), words)
     config = for_detector(checkpoint.settings_of(content), config, given)
+    tta = tta_of(config.detector, is_tta_asked)
+    if tta is not None and "eval_batch_size" not in given:
+        config = replace(config, eval_batch_size=1)  # of each image several sizes are in memory
     source, split, exif_text = split_to_judge(content, file, config, ranks)
     model = checkpoint.build_model(content, file).to(ranks.device).to(memory_format=torch.channels_last)
     loader = pipelines.build_eval(
         config.data_pipeline, split, batch_size=config.eval_batch_size, num_workers=config.num_workers, ranks=ranks,
-        view=view_of(config.detector),
+        view=view_with(config.detector, tta),
     )  # fmt: skip
     ground_truth = split.ground_truth()
-    results = detect_split(model, loader, ground_truth, config, ranks)
+    results = detect_split(model, loader, ground_truth, config, ranks, tta)
     if results is not None:
         if len(results) == 0:  # in training that is a bad beginning, here it is a mistake
             raise InputError(
@@ -113,9 +121,10 @@ def _evaluate(
             print(f"warning: {warning}", file=sys.stderr)
         for note in filter(None, (*content.get("notes", ()), *held_out_texts(source), split.mended_text, exif_text)):
             print(f"note: {note}", file=sys.stderr)
-        show_metrics(metrics, f"{data_name(config)} {source.name}, {len(split)} images, {file}")
+        said = tta_text(config.detector, tta)
+        show_metrics(metrics, f"{data_name(config)} {source.name}, {len(split)} images, {file}{said and f', {said}'}")
         if json_file:
-            about = {"images": len(split), "images_left_out": split.num_left_out}
+            about = {"images": len(split), "images_left_out": split.num_left_out, "tta": said or None}
             Path(json_file).write_text(json.dumps({**metrics, **about}, indent=2) + "\n")
         if comp4:
             written = write_comp4(Path(comp4), ground_truth, results.rows, split.file_names)

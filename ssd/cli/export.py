@@ -7,7 +7,7 @@ from typing import Any
 
 from ssd.config import Config
 from ssd.errors import InputError
-from ssd.options.detectors import for_detector
+from ssd.options.detectors import add_set_flag, for_detector
 from ssd.options.flags import (
     CHECKPOINT_HELP,
     COUNT,
@@ -38,7 +38,9 @@ def export_parser() -> Parser:
         help="torch: for torch.export.load (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--output", required=True, metavar="FILE", help="such as ssd300.onnx or ssd300.pt2")
+    parser.refused["--tta"] = "a file looks at an image in one pass; evaluate and predict have --tta"
     add_detection_flags(parser.add_argument_group("post-processing"))
+    add_set_flag(parser.add_argument_group("detector"))
     group = parser.add_argument_group("8 bits")
     group.add_argument(
         "--int8", action="store_true",
@@ -62,6 +64,7 @@ def export(arguments: Sequence[str]) -> int:
     if not in_8_bits and (count is not None or options.get("data")):
         name = "--data" if options.get("data") else "--calibration-images"
         raise InputError(f"{name} is for --int8, which calibrates by images; pass both or neither")
+    words = options.pop("set", ())
     config = config_of(options, Config(), needs_data=in_8_bits)
     require_folder_of(str(output), "--output")
 
@@ -69,17 +72,18 @@ def export(arguments: Sequence[str]) -> int:
     from ssd.inference import export as exporting
 
     source = Path(config.checkpoint or "")
-    config = for_detector(checkpoint.settings_of(conversion.load(source)), config, set(options))
+    settings = checkpoint.settings_of(conversion.with_words(conversion.load(source), words))
+    config = for_detector(settings, config, set(options))
     if not in_8_bits:
-        print(exporting.export(source, output, form, config))
+        print(exporting.export(source, output, form, config, words))
         return 0
-    batches = _calibration_batches(source, config, count or 128)
+    batches = _calibration_batches(config, count or 128)
 
     from ssd.inference.int8 import to_int8
 
     with tempfile.TemporaryDirectory() as folder:
         in_float = Path(folder, "float.onnx")
-        said = exporting.export(source, in_float, form, config)
+        said = exporting.export(source, in_float, form, config, words)
         images = sum(len(batch.images) for batch in batches)
         print(f"calibrating on {images} images of {config.data}", flush=True)
         to_int8(in_float, output, batches, print)
@@ -89,15 +93,14 @@ def export(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _calibration_batches(file: Path, config: Config, count: int) -> list[Any]:
+def _calibration_batches(config: Config, count: int) -> list[Any]:
     """Images of the training split as evaluation has them, spread over it. Raises InputError where there are none."""
     import pipelines
-    from ssd.checkpoints import checkpoint, conversion
     from ssd.cli.splits import read_split
     from ssd.detectors.table import view_of
     from ssd.distributed import process_group
 
-    view = view_of(checkpoint.settings_of(conversion.load(file)))
+    view = view_of(config.detector)
     with process_group("cpu", None, config.timeout) as ranks:
         split = read_split(config, "train")
         if len(split) == 0:

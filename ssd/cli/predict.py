@@ -14,6 +14,7 @@ from ssd.options.flags import (
     FRACTION,
     Parser,
     add_device_flags,
+    add_tta_flag,
     config_of,
     flag,
     require_folder_of,
@@ -41,7 +42,7 @@ def predict_parser() -> Parser:
         help="detections score more (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--batch-size", type=COUNT, default=8, metavar="N", help="images at once (default: %(default)s)"
+        "--batch-size", type=COUNT, metavar="N", help="images at once (default: 8, with test-time augmentation 1)"
     )
     parser.add_argument(
         "--num-workers", type=COUNT, metavar="N", help="threads that read and draw (default: one a core)"
@@ -50,6 +51,7 @@ def predict_parser() -> Parser:
         parser, "--exif", dest="exif", choices=EXIF,
         help="turn pictures as their EXIF data say, or not, as a detector of images that were not (default: upright)",
     )  # fmt: skip
+    add_tta_flag(parser)
     add_set_flag(parser.add_argument_group("detector"))
     add_device_flags(parser.add_argument_group("machine"))
     return parser
@@ -59,7 +61,7 @@ def predict(arguments: Sequence[str]) -> int:
     options = vars(predict_parser().parse_args(arguments))
     sources, output = options.pop("source"), Path(options.pop("output"))
     batch_size, threads = options.pop("batch_size"), options.pop("num_workers") or os.cpu_count() or 1
-    words, pdf = options.pop("set", ()), options.pop("pdf")
+    words, pdf, is_tta_asked = options.pop("set", ()), options.pop("pdf"), options.pop("tta", None)
     require_folder_of(pdf, "--pdf")
     if pdf is not None and Path(pdf).suffix.lower() != ".pdf":
         raise InputError(f"--pdf {pdf}: pass a name that ends in .pdf")
@@ -72,13 +74,13 @@ def predict(arguments: Sequence[str]) -> int:
     from ssd.inference.predictor import load_predictor
 
     files = prediction.find_images(sources, output)
-    detector = load_predictor(config.checkpoint or "", config, words)
+    detector = load_predictor(config.checkpoint or "", config, words, is_tta_asked)
     console = Console(soft_wrap=True)
     return prediction.predict(
         detector,
         files,
         output,
-        batch_size=batch_size,
+        batch_size=batch_size or (8 if detector.tta is None else 1),
         threads=threads,
         console=console,
         upright=config.exif != "stored",

@@ -16,6 +16,9 @@ from ssd.batch import Batch, Detections, EvalBatch
 from ssd.config import Thresholds
 from ssd.detectors.channels import Stream
 from ssd.detectors.distillation import DistillationParts
+from ssd.detectors.tta.looks import Looks
+from ssd.detectors.tta.passes import TTA
+from ssd.detectors.tta.rules import Suppression
 from ssd.keypoints import Skeleton
 from ssd.views import View
 
@@ -78,6 +81,9 @@ class Detector(NamedTuple):
     with_skeleton: (S, the points that a data set's objects have) -> S for these; of a detector that finds keypoints.
     skeleton: S -> the points that it finds, None for none.
     distillation_parts: S -> what it shows to the methods of distillation, as teacher or as student; None for nothing.
+    tta: (S, whether the user asks for it) -> the passes of test-time augmentation, and None where S alone asks for
+    none. None of a detector that has one pass only.
+    looks: (S, thresholds, how boxes suppress each other) -> how it finds objects in several passes; where `tta` is.
     """
 
     name: str
@@ -103,3 +109,5 @@ class Detector(NamedTuple):
     with_skeleton: Callable[[Any, Skeleton], Any] | None = None
     skeleton: Callable[[Any], Skeleton | None] = _no_skeleton
     distillation_parts: Callable[[Any], DistillationParts | None] = _no_distillation
+    tta: Callable[[Any, bool], TTA | None] | None = None
+    looks: Callable[[Any, Thresholds, Suppression], Looks] | None = None

@@ -4,8 +4,12 @@ from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import Any
 
+from ssd.config import Thresholds
 from ssd.detectors.contract import Detector
-from ssd.views import View
+from ssd.detectors.tta.detect import DetectSeveral, detect_several
+from ssd.detectors.tta.passes import TTA, text_of
+from ssd.errors import InputError
+from ssd.views import ShortSideView, View, parts_of
 
 
 def _ssd300() -> Detector:
@@ -62,6 +66,43 @@ def detector_of(settings: Any) -> Detector:
 def view_of(settings: Any) -> View:
     """What the detector sees of images. settings: its own."""
     return detector_of(settings).view(settings)
+
+
+def tta_of(settings: Any, is_asked: bool | None) -> TTA | None:
+    """The test-time augmentation of a detector, or None for one pass. is_asked: what --tta or --no-tta says; None is
+    as the detector's own settings have it. Raises InputError for a detector that has none, and for settings of it that
+    cannot be."""
+    detector = detector_of(settings)
+    if is_asked is False or (detector.tta is None and not is_asked):
+        return None
+    if detector.tta is None:
+        raise InputError(f"--tta: {detector.title(settings)} looks at an image in one pass only; leave it out")
+    found = detector.tta(settings, bool(is_asked))
+    return None if found is None or found.is_one_pass else found
+
+
+def tta_text(settings: Any, tta: TTA | None) -> str:
+    """What results say of it; "" of one pass."""
+    if tta is None:
+        return ""
+    view, skeleton = view_of(settings), detector_of(settings).skeleton(settings)
+    return text_of(tta, masks=parts_of(view).masks, keypoints=parts_of(view).keypoints and skeleton is not None)
+
+
+def detect_several_of(settings: Any, thresholds: Thresholds, tta: TTA | None) -> DetectSeveral:
+    """How a detector finds objects in the batches of its view's looks, of which without tta there is one."""
+    detector = detector_of(settings)
+    if tta is None:
+        detect = detector.detect(settings, thresholds)
+        return lambda forward, batches: detect(forward, *batches)
+    assert detector.looks is not None
+    return detect_several(detector.looks(settings, thresholds, tta.suppression), tta)
+
+
+def view_with(settings: Any, tta: TTA | None) -> View:
+    """`view_of`, with the looks of tta."""
+    view = view_of(settings)
+    return view if tta is None or not isinstance(view, ShortSideView) else view._replace(further_looks=tta.looks)
 
 
 def to_dict(settings: Any) -> dict[str, Any]:

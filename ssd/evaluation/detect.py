@@ -1,6 +1,6 @@
 """A model's detections over a split, as rows of COCO results, and their masks and keypoints."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,12 @@ from ssd.batch import Detections, EvalBatch, EvalLoader, GroundTruth, on_host
 from ssd.boxes import ltrb_to_xywh
 from ssd.config import Config
 from ssd.detectors.contract import Forward
-from ssd.detectors.table import detector_of
+from ssd.detectors.table import detect_several_of, view_with
+from ssd.detectors.tta.passes import TTA
 from ssd.distributed import Ranks, gather_tensors
 from ssd.masks import pasted_counts
 from ssd.precision import autocast
-from ssd.views import ObjectParts, parts_of, pastes_closed
+from ssd.views import ObjectParts, num_looks, parts_of, pastes_closed
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,19 +37,25 @@ class Results:
 
 @torch.no_grad()
 def detect_split(
-    model: nn.Module, loader: EvalLoader, ground_truth: GroundTruth, config: Config, ranks: Ranks
+    model: nn.Module,
+    loader: EvalLoader,
+    ground_truth: GroundTruth,
+    config: Config,
+    ranks: Ranks,
+    tta: TTA | None = None,
 ) -> Results | None:
-    """Every detection of a split, on rank 0; None on the others. The model is left in the mode it was in."""
+    """Every detection of a split, on rank 0; None on the others. The model is left in the mode it was in. tta: whose
+    looks the loader's view has."""
     training = model.training
     model.eval()
     points = len(ground_truth.skeleton.names) if ground_truth.skeleton else 0
     rows, keypoints = [torch.zeros(0, 7, dtype=torch.float64)], [torch.zeros(0, points, 3, dtype=torch.float64)]
     masks: list[bytes] = []
-    detect = detector_of(config.detector).detect(config.detector, config.thresholds)
-    view = detector_of(config.detector).view(config.detector)
+    detect = detect_several_of(config.detector, config.thresholds, tta)
+    view = view_with(config.detector, tta)
     forward = in_precision(model, config, ranks.device)
-    for batch in loader:
-        detections = on_host(detect(forward, batch))
+    for batches in _in_groups(loader, num_looks(view)):
+        detections, batch = on_host(detect(forward, batches)), batches[0]
         rows.append(_coco_rows(detections, batch.indices, ground_truth))
         sizes_px = torch.from_numpy(ground_truth.sizes_px[batch.indices.numpy()]).double()
         if detections.masks is not None:
@@ -61,6 +68,10 @@ def detect_split(
     parts = parts_of(view)
     parts = parts._replace(keypoints=parts.keypoints and points > 0)  # which are compared with those of the split
     return _joined(torch.cat(rows), masks, torch.cat(keypoints), parts, ranks)
+
+
+def _in_groups(loader: Iterable[EvalBatch], size: int) -> Iterator[tuple[EvalBatch, ...]]:
+    return zip(*[iter(loader)] * size, strict=True)
 
 
 def _counts(detections: Detections, sizes_px: torch.Tensor, *, closed: bool) -> list[bytes]:

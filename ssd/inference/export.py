@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +33,15 @@ def metadata(exported: Exportable, settings: Any, categories: list[tuple[int, st
     }
 
 
-def export(source: Path, target: Path, form: str, config: Config) -> str:
+def export(source: Path, target: Path, form: str, config: Config, words: Sequence[str] = ()) -> str:
     """Writes the detector of checkpoint source to target, whole or not at all; returns what the user should read.
 
-    form: "onnx" or "torch". Raises InputError for a file that is no checkpoint, for a detector that has no such form,
-    and where onnx is not installed.
+    form: "onnx" or "torch". words: of --set. Raises InputError for a file that is no checkpoint, for a detector that
+    has no such form, and where onnx is not installed.
     """
     if target.exists() and source.exists() and target.samefile(source):
         raise InputError(f"--output {target}: is the checkpoint; pass another name")
-    content = conversion.load(source)
+    content = conversion.with_words(conversion.load(source), words)
     settings = checkpoint.settings_of(content)
     detector = detector_of(settings)
     if detector.exportable is None:

@@ -142,7 +142,7 @@ def predict(
         f"{len(results)} image{'s' * (len(results) > 1)}{f', {skipped} skipped' if skipped else ''}"
         f"{f', {not_drawn} not drawn' if not_drawn else ''}; "
         f"{names.total()} detection{'s' * (names.total() != 1)}"
-        f"{f': {by_name}' if names else ''}\n"
+        f"{f': {by_name}' if names else ''}{f'; {detector.tta_text}' if detector.tta_text else ''}\n"
         f"wrote {output}: pictures, {RESULTS_JSON}, {RESULTS_CSV}{f', and {pdf}' if pdf and drawn else ''}",
         markup=False,
     )

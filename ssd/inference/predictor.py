@@ -16,12 +16,13 @@ from ssd.batch import Detections, EvalBatch, on_host, whole
 from ssd.checkpoints import checkpoint, conversion
 from ssd.config import Config
 from ssd.detectors.names import family_of
-from ssd.detectors.table import detector_of
+from ssd.detectors.table import detect_several_of, detector_of, tta_of, tta_text, view_with
+from ssd.detectors.tta.passes import TTA
 from ssd.distributed import runs_on_gpu
 from ssd.evaluation.detect import in_precision
 from ssd.images import ImageLike, fitted, is_file, normalise, normalise_padded, resize, rgb_of
 from ssd.masks import pasted_counts
-from ssd.views import SquareView, View, evaluated, pastes_closed, placed_ltrb_px
+from ssd.views import SquareView, StretchView, View, every_look, pastes_closed, placed_ltrb_px, scale_of_sides
 
 
 class ImageDetections(NamedTuple):
@@ -45,11 +46,12 @@ class ImageDetections(NamedTuple):
 
 class ModelInput(NamedTuple):
     """An image as the view takes it: H x W x 3 uint8 RGB, the (width, height) that it had before, and the factor that
-    both sides were scaled by, where it is one exactly."""
+    both sides were scaled by, where it is one exactly. further: the view's further looks at it."""
 
     pixels: np.ndarray
     size_px: tuple[int, int]
     scale: float | None = None
+    further: "tuple[ModelInput, ...]" = ()
 
 
 def model_input(image: ImageLike, view: View) -> ModelInput:
@@ -58,10 +60,15 @@ def model_input(image: ImageLike, view: View) -> ModelInput:
     size_px = (pixels.shape[1], pixels.shape[0])
     if isinstance(view, SquareView):
         return ModelInput(resize(pixels, (view.size_px, view.size_px), antialias=view.antialias), size_px)
-    in_px, scale = evaluated(view, size_px)
-    if scale is not None:
-        return ModelInput(resize(pixels, in_px, antialias=view.antialias, scale=scale), size_px, scale)
-    return ModelInput(fitted(pixels, placed_ltrb_px(view, size_px), in_px, antialias=view.antialias), size_px)
+    if isinstance(view, StretchView):
+        place = placed_ltrb_px(view, size_px)
+        return ModelInput(fitted(pixels, place, view.size_px, antialias=view.antialias), size_px)
+    looks = []
+    for (in_px, scale), stretched_px in every_look(view, size_px):
+        of_sides = scale_of_sides(scale, size_px, stretched_px)
+        seen = resize(pixels, in_px, antialias=view.antialias, scale=of_sides)
+        looks.append(ModelInput(seen, stretched_px or size_px, scale))
+    return looks[0]._replace(further=tuple(looks[1:]))
 
 
 def model_batch(inputs: Sequence[ModelInput], view: View, device: torch.device) -> EvalBatch:
@@ -72,7 +79,9 @@ def model_batch(inputs: Sequence[ModelInput], view: View, device: torch.device) 
         images = normalise(pixels.permute(0, 3, 1, 2), view.mean, view.std)
         return EvalBatch(images, whole(images), indices)
     images = normalise_padded([torch.from_numpy(image.pixels).to(device) for image in inputs], view)
-    placed = torch.tensor([placed_ltrb_px(view, image.size_px) for image in inputs])
+    if isinstance(view, StretchView):
+        return EvalBatch(images, torch.tensor([placed_ltrb_px(view, image.size_px) for image in inputs]), indices)
+    placed = torch.tensor([(0, 0, image.pixels.shape[1], image.pixels.shape[0]) for image in inputs])
     scales = [image.scale for image in inputs if image.scale is not None]
     if not scales:
         return EvalBatch(images, placed, indices)
@@ -86,17 +95,20 @@ class Predictor:
     categories: the (id, name) of the data set that it was trained on; label i + 1 is categories[i].
     """
 
-    def __init__(self, model: nn.Module, categories: Sequence[tuple[int, str]], config: Config) -> None:
-        """config.detector: the settings that the model was built with."""
+    def __init__(
+        self, model: nn.Module, categories: Sequence[tuple[int, str]], config: Config, tta: TTA | None = None
+    ) -> None:
+        """config.detector: the settings that the model was built with. tta: of these settings."""
         self.categories = list(categories)
         self.device = torch.device("cuda" if runs_on_gpu(config.device) else "cpu")
         self._model = model.to(self.device).to(memory_format=torch.channels_last).eval()
         detector = detector_of(config.detector)
-        self.view = detector.view(config.detector)
+        self.view = view_with(config.detector, tta)
+        self.tta, self.tta_text = tta, tta_text(config.detector, tta)
         self.skeleton = detector.skeleton(config.detector)
         self._title = detector.title(config.detector)
         self._forward = in_precision(self._model, config, self.device)
-        self._detect = detector.detect(config.detector, config.thresholds)
+        self._detect = detect_several_of(config.detector, config.thresholds, tta)
 
     def __call__(self, images: ImageLike | Iterable[ImageLike], *, batch_size: int = 8) -> list[ImageDetections]:
         """The detections of each image.
@@ -115,8 +127,9 @@ class Predictor:
     @torch.no_grad()
     def detect(self, inputs: Sequence[ModelInput]) -> list[ImageDetections]:
         """The detections of one batch."""
-        batch = model_batch(inputs, self.view, self.device)
-        found = on_host(self._detect(self._forward, batch))
+        looks = zip(*((image, *image.further) for image in inputs), strict=True)
+        batches = [model_batch(look, self.view, self.device) for look in looks]
+        found = on_host(self._detect(self._forward, batches))
         return [self._of_image(found, place, image.size_px) for place, image in enumerate(inputs)]
 
     def _of_image(self, found: Detections, place: int, size_px: tuple[int, int]) -> ImageDetections:
@@ -150,14 +163,18 @@ def _each_of(images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageLike]:
     return iter(images)
 
 
-def load_predictor(file: str | os.PathLike[str], config: Config, words: Sequence[str] = ()) -> Predictor:
+def load_predictor(
+    file: str | os.PathLike[str], config: Config, words: Sequence[str] = (), tta: bool | None = None
+) -> Predictor:
     """The detector of a checkpoint with config's device, precision and score threshold, and the rest of the
-    post-processing as its kind of detector has it. words: of --set. Raises InputError for a file that is no
-    checkpoint."""
+    post-processing as its kind of detector has it. words: of --set. tta: as of `table.tta_of`. Raises InputError for a
+    file that is no checkpoint, and for test-time augmentation that the detector has not."""
     path = Path(file)
     content = conversion.with_words(conversion.load(path), words)
     settings = checkpoint.settings_of(content)
     own = family_of(settings).defaults(settings)
     kept = {name: getattr(own, name) for name in ("nms_iou", "max_per_class", "max_per_image")}
     config = replace(config, detector=settings, **kept)
-    return Predictor(checkpoint.build_model(content, path), [tuple(each) for each in content["categories"]], config)
+    passes = tta_of(settings, tta)
+    model = checkpoint.build_model(content, path)
+    return Predictor(model, [tuple(each) for each in content["categories"]], config, passes)

@@ -55,6 +55,8 @@ class Parser(argparse.ArgumentParser):
         )
         self.of_others: dict[str, str] = {}
         """Flags that only other detectors have, and one of these."""
+        self.refused: dict[str, str] = {}
+        """Flags of other commands that one might look for here, and why they are not there."""
 
     def add_argument_group(self, *arguments: Any, **named: Any) -> Any:
         group: Any = super().add_argument_group(*arguments, **named)
@@ -69,6 +71,8 @@ class Parser(argparse.ArgumentParser):
         if not message.startswith(about):
             return ""
         unknown = message.removeprefix(about).split()[0].partition("=")[0]
+        if unknown in self.refused:
+            return f"; {self.refused[unknown]}"
         if unknown in self.of_others:
             return f"; that is an option of other detectors, such as --detector {self.of_others[unknown]}"
         nearest = difflib.get_close_matches(unknown, self._option_string_actions, n=1, cutoff=0.75)
@@ -245,6 +249,14 @@ def add_detection_flags(group: Any) -> None:
     flag(group, "--nms-iou", dest="nms_iou", type=FRACTION, metavar="IOU", help="overlap that drops the weaker one")
     flag(group, "--max-per-class", dest="max_per_class", type=COUNT, metavar="N", help="candidates a class and image")
     flag(group, "--max-per-image", dest="max_per_image", type=COUNT, metavar="N", help="detections an image")
+
+
+def add_tta_flag(group: Any) -> None:
+    group.add_argument(
+        "--tta", action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS,
+        help="look at each image in several passes, enlarged, shrunk and mirrored: 18, of 20 times the pixels "
+        "(default: as a configuration of Detectron says, else one pass)",
+    )  # fmt: skip
 
 
 def add_evaluation_flags(group: Any) -> None:

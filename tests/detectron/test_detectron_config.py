@@ -259,8 +259,9 @@ REFUSED = [
     ),
     (
         "  NMS: 0.5",
-        "  BBOX_AUG:\n    ENABLED: True",
-        "e2e.yaml:33: TEST.BBOX_AUG.ENABLED: cannot be True: test-time augmentation is not there yet; leave it out",
+        "  BBOX_AUG:\n    ENABLED: True\n    SCORE_HEUR: AVG",
+        "e2e.yaml:34: TEST.BBOX_AUG.SCORE_HEUR: cannot be 'AVG': boxes of a network's own proposals can only be "
+        "joined, as in Detectron",
     ),
     (
         "  NMS: 0.5",

@@ -65,3 +65,41 @@ def half_open(boxes: Array) -> Array:
 
 def closed(boxes: Array) -> Array:
     return boxes - np.array([0, 0, 1, 1])
+
+
+def soft_nms(boxes: Array, scores: Array, threshold: float, method: str, sigma: float) -> list[tuple[int, float]]:
+    """(place, score) of those that are taken, in the order in which they are."""
+    now, left, taken = scores.astype(np.float32).copy(), list(range(len(scores))), []
+    while left:
+        best = max(left, key=lambda place: now[place])  # the first of equal ones
+        left.remove(best)
+        taken.append((best, float(now[best])))
+        for other in list(left):
+            overlap = iou(boxes[[best]], boxes[[other]])[0, 0]
+            if overlap <= 0:
+                continue
+            soft = {"linear": 1 - overlap, "hard": 0.0}.get(method, 0.0) if overlap > threshold else 1.0
+            now[other] *= np.exp(-(overlap**2) / sigma) if method == "gaussian" else soft
+            if now[other] < 1e-4:
+                left.remove(other)
+    return taken
+
+
+def voted(box: Array, score: float, boxes: Array, scores: Array, threshold: float, rule: str, beta: float) -> Array:
+    """A box (4) that was left and its score, after the votes of all: 5 numbers."""
+    overlaps = iou(box[None], boxes)[0]
+    votes = overlaps >= threshold
+    weights = scores[votes]
+    mean = np.average(boxes[votes], axis=0, weights=weights)
+    both = np.stack([weights, 1 - weights])
+    with np.errstate(divide="ignore"):
+        tempered = np.exp(np.log(both / both.max(axis=0)) / beta)
+    new_score = {
+        "ID": score,
+        "TEMP_AVG": (tempered[0] / tempered.sum(axis=0)).mean(),
+        "AVG": weights.mean(),
+        "IOU_AVG": np.average(weights, weights=overlaps[votes]),
+        "GENERALIZED_AVG": np.mean(weights**beta) ** (1 / beta),
+        "QUASI_SUM": weights.sum() / len(weights) ** beta,
+    }[rule]
+    return np.array([*mean, new_score])

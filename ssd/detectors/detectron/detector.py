@@ -11,9 +11,10 @@ from ssd.detectors.channels import Stream
 from ssd.detectors.contract import Detector, LossesOf
 from ssd.detectors.detectron.builders import build
 from ssd.detectors.detectron.config.naming import title_of
+from ssd.detectors.detectron.config.testing import tta_of
 from ssd.detectors.detectron.distillation import distillation_parts
 from ssd.detectors.detectron.export import exportable
-from ssd.detectors.detectron.postprocess import detect
+from ssd.detectors.detectron.postprocess import detect, looks
 from ssd.detectors.detectron.settings import DetectronSettings
 from ssd.detectors.detectron.synthetic import input_size_px, synthetic_batch
 from ssd.detectors.detectron.targets import placement, targets_of
@@ -89,4 +90,6 @@ DETECTRON = Detector(
     with_skeleton=_with_skeleton,
     skeleton=lambda settings: settings.skeleton,
     distillation_parts=distillation_parts,
+    tta=tta_of,
+    looks=looks,
 )

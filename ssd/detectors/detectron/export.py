@@ -7,12 +7,16 @@ from torch import Tensor, nn
 
 from ssd.config import Thresholds
 from ssd.detectors.contract import Exportable
+from ssd.detectors.detectron.config.naming import configuration_of
 from ssd.detectors.detectron.postprocess import thresholds_of
 from ssd.detectors.detectron.settings import DetectronSettings
 from ssd.detectors.detectron.targets import placement
 from ssd.detectors.detectron.view import view_of
 from ssd.detectors.graph_nms import detections_in_graph
+from ssd.errors import InputError
 from ssd.images import normalise
+
+_NOT_IN_A_GRAPH = ("TEST.BBOX_AUG.ENABLED", "TEST.SOFT_NMS.ENABLED", "TEST.BBOX_VOTE.ENABLED")
 
 
 class DetectsInGraph(nn.Module):
@@ -43,7 +47,15 @@ class DetectsInGraph(nn.Module):
 
 
 def exportable(model: nn.Module, settings: DetectronSettings, thresholds: Thresholds) -> Exportable:
-    """Of any number of images, of any size that the inputs' text allows."""
+    """Of any number of images, of any size that the inputs' text allows. Raises InputError for a configuration that
+    looks at images in several passes, or whose boxes do not simply fall."""
+    config = configuration_of(settings)
+    if on := [key for key in _NOT_IN_A_GRAPH if config[key] and not settings.rpn_only]:
+        words = " ".join(f"{key} False" for key in on)
+        raise InputError(
+            f"{settings.name}: {on[0]} is not in an exported file, which looks at an image in one pass and lets the "
+            f"weaker of two boxes fall; pass --set {words}"
+        )
     # Sides of images without a pyramid may be of any length, which a graph of strides cannot say.
     divisor = 32
     # So large that no feature map has one row or column, which torch.export takes for a constant.

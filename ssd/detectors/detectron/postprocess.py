@@ -1,11 +1,15 @@
 """From a model's candidates to detections, by Detectron's rules: in pixels of the image's own file."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from ssd.batch import Detections, EvalBatch
 from ssd.config import Thresholds
 from ssd.detectors.contract import Detect, Forward
+from ssd.detectors.detectron.config.naming import configuration_of
+from ssd.detectors.detectron.config.testing import suppression_of
 from ssd.detectors.detectron.rcnn.boxes import closed, scaled
 from ssd.detectors.detectron.rcnn.model import Placement
 from ssd.detectors.detectron.rcnn.rpn import reached
@@ -13,7 +17,11 @@ from ssd.detectors.detectron.settings import DetectronSettings
 from ssd.detectors.detectron.targets import placement_of
 from ssd.detectors.torchvision.candidates import Candidates
 from ssd.detectors.torchvision.postprocess import detections_of
-from ssd.detectors.torchvision.rcnn.parts import Boxes, CandidatesOfMaps, keypoints_found
+from ssd.detectors.torchvision.rcnn.parts import Boxes, CandidatesOfMaps, PartMaps, keypoints_found
+from ssd.detectors.tta.looks import Looks, Measures
+from ssd.detectors.tta.rules import Suppression
+from ssd.detectors.tta.soft_suppression import refined
+from ssd.keypoints import mirrored
 
 _ALL = 1.0
 """No IoU is above it."""
@@ -27,16 +35,49 @@ def thresholds_of(settings: DetectronSettings, thresholds: Thresholds) -> Thresh
     return thresholds._replace(nms_iou=reached(thresholds.nms_iou))
 
 
+Suppress = Callable[[Candidates, Tensor, int], Detections]
+"""(candidates in pixels, limits of these, how many passes they are of) -> detections without masks and keypoints."""
+
+
+def suppress(settings: DetectronSettings, thresholds: Thresholds, suppression: Suppression) -> Suppress:
+    """D = max_per_image. Of equal scores at the last place Detectron keeps all, here the first are kept.
+
+    Where suppression changes scores, all candidates that the configuration lets in take part, and what a higher
+    threshold asks for is asked of detections.
+    """
+    plain = thresholds_of(settings, thresholds)
+    if settings.rpn_only or suppression.is_plain:
+        return lambda candidates, limits, passes: detections_of(candidates, limits, _for(plain, passes))
+    asked = thresholds.score_threshold
+    soft = thresholds._replace(score_threshold=_lets_in(settings, thresholds, suppression))
+    least = asked if asked > soft.score_threshold else 0.0
+    return lambda candidates, limits, passes: refined(
+        candidates, limits, _for(soft, passes), suppression, hard_iou=plain.nms_iou, least_score=least
+    )
+
+
+def _for(thresholds: Thresholds, passes: int) -> Thresholds:
+    return thresholds._replace(max_per_class=passes * thresholds.max_per_class)
+
+
+def _lets_in(settings: DetectronSettings, thresholds: Thresholds, suppression: Suppression) -> float:
+    """The score above which a box is a candidate."""
+    if suppression.is_plain:
+        return thresholds.score_threshold
+    own: float = configuration_of(settings)["TEST.SCORE_THRESH"]
+    return min(own, thresholds.score_threshold)
+
+
 def detect(settings: DetectronSettings, thresholds: Thresholds) -> Detect:
-    """D = max_per_image. Of equal scores at the last place Detectron keeps all, here the first are kept."""
-    of_suppression = thresholds_of(settings, thresholds)
+    """In one pass, with the suppression of the configuration."""
+    suppressed = suppress(settings, thresholds, suppression_of(settings))
 
     def detect_batch(forward: Forward, batch: EvalBatch) -> Detections:
         placement = placement_of(batch, settings)
         said: Candidates | CandidatesOfMaps = forward(batch.images, placement)
         if isinstance(said, Candidates):
-            return detections_of(said, placement.stated_limits_px, of_suppression)
-        detections = detections_of(said.candidates, placement.stated_limits_px, of_suppression)
+            return suppressed(said, placement.stated_limits_px, 1)
+        detections = suppressed(said.candidates, placement.stated_limits_px, 1)
         return _with_parts(detections, said.maps, placement, forward)
 
     return detect_batch
@@ -49,8 +90,43 @@ def _with_parts(detections: Detections, maps: list[Tensor], placement: Placement
     masks, heatmaps = forward(maps, Boxes(scaled(boxes_ltrb_px, placement.scales), detections.labels))
     if masks is not None:
         masks = torch.where(real.unsqueeze(2).unsqueeze(3), masks.sigmoid(), 0)
-    keypoints = None
-    if heatmaps is not None:
-        keypoints = keypoints_found(heatmaps, closed(boxes_ltrb_px), real)
-        keypoints[..., :2] /= limits[:, :, None, 2:]
+    keypoints = None if heatmaps is None else _points(heatmaps, boxes_ltrb_px, real, limits)
     return detections._replace(masks=masks, keypoints=keypoints)
+
+
+def _points(heatmaps: Tensor, boxes_ltrb_px: Tensor, real: Tensor, limits: Tensor) -> Tensor:
+    keypoints = keypoints_found(heatmaps, closed(boxes_ltrb_px), real)
+    keypoints[..., :2] /= limits[:, :, None, 2:]
+    return keypoints
+
+
+def looks(settings: DetectronSettings, thresholds: Thresholds, suppression: Suppression) -> Looks:
+    """As `detect` in each pass. Detectron mirrors an image before it resizes it, here it is the resized one that is
+    mirrored, about the middle of what that shows of the file's."""
+    skeleton = settings.skeleton
+
+    def measures(batch: EvalBatch) -> Measures:
+        placement = placement_of(batch, settings)
+        resized_px = batch.placed_ltrb_px[:, 2].to(torch.float32).to(batch.images.device).view(-1, 1, 1)
+        return Measures(placement.stated_limits_px, resized_px / placement.scales)
+
+    def candidates(forward: Forward, batch: EvalBatch) -> Candidates:
+        said: Candidates | CandidatesOfMaps = forward(batch.images, placement_of(batch, settings))
+        return said.candidates if isinstance(said, CandidatesOfMaps) else said
+
+    def parts(forward: Forward, batch: EvalBatch, boxes_ltrb_px: Tensor, labels: Tensor) -> PartMaps:
+        boxes = Boxes(scaled(boxes_ltrb_px, placement_of(batch, settings).scales), labels)
+        said: PartMaps = forward(batch.images, boxes)
+        return said
+
+    return Looks(
+        measures,
+        candidates,
+        suppress(settings, thresholds, suppression),
+        _lets_in(settings, thresholds, suppression),
+        parts=parts if settings.mask_head or skeleton else None,
+        finds_masks=bool(settings.mask_head),
+        points=_points if skeleton else None,
+        mirrored_points=tuple(mirrored(skeleton.names)) if skeleton else (),
+        is_closed=True,
+    )

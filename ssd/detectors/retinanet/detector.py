@@ -8,12 +8,13 @@ from ssd.detectors.retinanet.backbone import load_backbone
 from ssd.detectors.retinanet.distillation import PARTS
 from ssd.detectors.retinanet.export import exportable
 from ssd.detectors.retinanet.model import build
-from ssd.detectors.retinanet.postprocess import detect
+from ssd.detectors.retinanet.postprocess import detect, looks
 from ssd.detectors.retinanet.settings import RetinaNetSettings, title_of
 from ssd.detectors.retinanet.weights import CLASS_HEAD, foreign, to_pkl
 from ssd.detectors.torchvision.channels.streams import streams_of
 from ssd.detectors.torchvision.detector import freeze_backbone, losses_of, trace
 from ssd.detectors.torchvision.synthetic import input_size_px, synthetic_batch
+from ssd.detectors.tta.passes import published
 from ssd.views import ShortSideView
 
 
@@ -49,4 +50,6 @@ RETINANET = Detector(
     coverage=None,
     foreign_files={".pkl": to_pkl},
     distillation_parts=lambda settings: PARTS,
+    tta=lambda settings, is_asked: published(view_of(settings)) if is_asked else None,
+    looks=lambda settings, thresholds, suppression: looks(thresholds),
 )

@@ -1,12 +1,15 @@
 """From a model's candidates to detections, as detectron2 has it."""
 
 import torch
+from torch import Tensor
 
 from ssd.batch import Detections, EvalBatch
 from ssd.config import Thresholds
 from ssd.detectors.contract import Detect, Forward
-from ssd.detectors.torchvision.postprocess import detections_of
+from ssd.detectors.torchvision.candidates import Candidates
+from ssd.detectors.torchvision.postprocess import detections_of, looks_at_boxes
 from ssd.detectors.torchvision.targets import limits_px
+from ssd.detectors.tta.looks import Looks
 
 
 def detect(thresholds: Thresholds) -> Detect:
@@ -17,6 +20,16 @@ def detect(thresholds: Thresholds) -> Detect:
         return without_empty(detections_of(forward(batch.images, limits), limits, thresholds))
 
     return detect_batch
+
+
+def looks(thresholds: Thresholds) -> Looks:
+    """As `detect`: what lies beside the image takes places."""
+    plain = looks_at_boxes(thresholds)
+
+    def detections(joined: Candidates, limits: Tensor, passes: int) -> Detections:
+        return without_empty(plain.detections(joined, limits, passes))
+
+    return plain._replace(detections=detections)
 
 
 def without_empty(detections: Detections) -> Detections:

@@ -8,9 +8,12 @@ from ssd.config import Thresholds
 from ssd.detectors import suppression
 from ssd.detectors.contract import Detect, Forward
 from ssd.detectors.torchvision.candidates import Candidates
-from ssd.detectors.torchvision.rcnn.parts import Boxes, CandidatesOfMaps, keypoints_found
+from ssd.detectors.torchvision.names import parts_of
+from ssd.detectors.torchvision.rcnn.parts import Boxes, CandidatesOfMaps, PartMaps, keypoints_found
 from ssd.detectors.torchvision.settings import Settings
 from ssd.detectors.torchvision.targets import limits_px
+from ssd.detectors.tta.looks import Looks, Measures
+from ssd.keypoints import mirrored
 
 # Where choosing costs no wait, candidates that are out are dropped at once; elsewhere they are carried on and marked.
 _DROPS_AT_ONCE_ON = ("cpu",)
@@ -42,6 +45,46 @@ def _with_parts(detections: Detections, maps: list[Tensor], limits: Tensor, forw
         keypoints = keypoints_found(heatmaps, boxes_ltrb_px, real)
         keypoints[..., :2] /= limits[:, :, None, 2:]
     return detections._replace(masks=masks, keypoints=keypoints)
+
+
+def looks(settings: Settings, thresholds: Thresholds) -> Looks:
+    """Boxes are cut to the image in each pass, and suppress each other when all are joined."""
+    skeleton = settings.skeleton
+
+    def parts(forward: Forward, batch: EvalBatch, boxes_ltrb_px: Tensor, labels: Tensor) -> PartMaps:
+        said: PartMaps = forward(batch.images, Boxes(boxes_ltrb_px, labels))
+        return said
+
+    def points(heatmaps: Tensor, boxes_ltrb_px: Tensor, real: Tensor, limits: Tensor) -> Tensor:
+        found = keypoints_found(heatmaps, boxes_ltrb_px, real)
+        found[..., :2] /= limits[:, :, None, 2:]
+        return found
+
+    finds_masks = parts_of(settings.builder).family == "maskrcnn"
+    plain = looks_at_boxes(thresholds)
+    return plain._replace(
+        parts=parts if finds_masks or skeleton else None,
+        finds_masks=finds_masks,
+        points=points if skeleton else None,
+        mirrored_points=tuple(mirrored(skeleton.names)) if skeleton else (),
+    )
+
+
+def looks_at_boxes(thresholds: Thresholds) -> Looks:
+    """Of a detector whose model says `Candidates` of images and the limits of their boxes."""
+
+    def measures(batch: EvalBatch) -> Measures:
+        limits = limits_px(batch.placed_ltrb_px[:, 2:], batch.images.device)
+        return Measures(limits, limits[..., 2:3])
+
+    def candidates(forward: Forward, batch: EvalBatch) -> Candidates:
+        said: Candidates | CandidatesOfMaps = forward(batch.images, measures(batch).limits_px)
+        return said.candidates if isinstance(said, CandidatesOfMaps) else said
+
+    def detections(joined: Candidates, limits: Tensor, passes: int) -> Detections:
+        return detections_of(joined, limits, thresholds._replace(max_per_class=passes * thresholds.max_per_class))
+
+    return Looks(measures, candidates, detections, thresholds.score_threshold)
 
 
 def detections_of(candidates: Candidates, limits: Tensor, thresholds: Thresholds) -> Detections:

@@ -54,5 +54,8 @@ def configuration_of(settings: DetectronSettings) -> Configuration:
 
 
 def notes_of(settings: DetectronSettings) -> list[str]:
-    """What the user should know of keys that decide nothing."""
-    return notes_on(configuration_of(settings))
+    """What the user should know of keys that decide nothing, or nothing in training."""
+    config = configuration_of(settings)
+    passes = [key for key in config.given if key.endswith("_AUG.ENABLED") and config[key]]
+    later = [f"{config.name}: {key} is for evaluate and predict; a run is evaluated in one pass" for key in passes[:1]]
+    return [*notes_on(config), *later]

@@ -5,13 +5,14 @@ Facts from facebookresearch/Detectron at 04155a0 (detectron/core/config.py) and 
 """
 
 from ssd.detectors.detectron.config.key import Key, elsewhere, fixed, obeyed, within
+from ssd.detectors.tta.rules import KEYPOINT_RULES, MASK_RULES, SOFT_METHODS, VOTE_SCORES
 
 _DATA = "the data is that of --data, --train-split and --val-split"
 _PROPOSALS = "proposals come from the network; training and testing on files of them is not there"
 _PLACE = "a place or a person of Facebook's machines"
 _CAFFE2 = "a matter of Caffe2's memory or threads"
 _NEVER_READ = "nothing in Detectron.pytorch reads it in training"
-_TTA = "test-time augmentation is not there yet; leave it out"
+_UNION = "boxes of a network's own proposals can only be joined, as in Detectron"
 _EXPECTED = "results stand in results.json; --target ends a run at an AP"
 
 TRAIN: dict[str, Key] = {
@@ -82,18 +83,19 @@ SOLVER: dict[str, Key] = {
 }  # fmt: skip
 
 
-def _augmented(name: str, own: dict[str, Key]) -> dict[str, Key]:
+def _augmented(name: str, enabled: str, own: dict[str, Key]) -> dict[str, Key]:
     common = {
-        "H_FLIP": fixed(False, _TTA),
-        "SCALES": fixed((), _TTA),
-        "MAX_SIZE": fixed(4000, _TTA),
-        "SCALE_H_FLIP": fixed(False, _TTA),
-        "SCALE_SIZE_DEP": fixed(False, _TTA),
-        "ASPECT_RATIOS": fixed((), _TTA),
-        "ASPECT_RATIO_H_FLIP": fixed(False, _TTA),
-    }
-    keys = within(f"TEST.{name}.ENABLED", {f"TEST.{name}.{key}": value for key, value in {**own, **common}.items()})
-    return {f"TEST.{name}.ENABLED": fixed(False, _TTA), **keys}
+        "H_FLIP": obeyed(False, "a mirrored pass at TEST.SCALE"),
+        "SCALES": obeyed((), "short sides of further passes", least=1, of=(int,)),
+        "MAX_SIZE": obeyed(4000, "the longest that a side may become in them", least=1),
+        "SCALE_H_FLIP": obeyed(False, "a mirrored pass at each of SCALES"),
+        "SCALE_SIZE_DEP": fixed(False, "as in Detectron, only KPS_AUG chooses passes by an object's size"),
+        "ASPECT_RATIOS": obeyed((), "passes at TEST.SCALE of an image whose width was stretched by these", least=0.01,
+                                of=(int, float)),
+        "ASPECT_RATIO_H_FLIP": obeyed(False, "a mirrored pass at each of ASPECT_RATIOS"),
+    }  # fmt: skip
+    keys = within(f"TEST.{name}.ENABLED", {f"TEST.{name}.{key}": value for key, value in {**common, **own}.items()})
+    return {f"TEST.{name}.ENABLED": obeyed(False, enabled), **keys}
 
 
 TEST: dict[str, Key] = {
@@ -116,24 +118,33 @@ TEST: dict[str, Key] = {
     "TEST.COMPETITION_MODE": elsewhere(True, "of PASCAL VOC's evaluation by MATLAB; --metrics voc12 says it"),
     "TEST.FORCE_JSON_DATASET_EVAL": elsewhere(False, "evaluation is always COCO's; --metrics adds VOC's"),
     "TEST.CLASS_SPECIFIC_AR": elsewhere(False, "evaluation.json has each class's results"),
-    **_augmented("BBOX_AUG", {
-        "SCORE_HEUR": fixed("UNION", _TTA),
-        "COORD_HEUR": fixed("UNION", _TTA),
-        "AREA_TH_LO": fixed(2500, _TTA),
-        "AREA_TH_HI": fixed(32400, _TTA),
+    **_augmented("BBOX_AUG", "evaluate and predict join the boxes of several passes; --no-tta switches it off", {
+        "SCORE_HEUR": fixed("UNION", _UNION),
+        "COORD_HEUR": fixed("UNION", _UNION),
+        "AREA_TH_LO": elsewhere(2500, "of SCALE_SIZE_DEP, which Detectron has not for boxes"),
+        "AREA_TH_HI": elsewhere(32400, "of SCALE_SIZE_DEP, which Detectron has not for boxes"),
     }),
-    **_augmented("MASK_AUG", {"HEUR": fixed("SOFT_AVG", _TTA), "AREA_TH": fixed(32400, _TTA)}),
-    **_augmented("KPS_AUG", {"HEUR": fixed("HM_AVG", _TTA), "AREA_TH": fixed(32400, _TTA)}),
-    "TEST.SOFT_NMS.ENABLED": fixed(False, "the weaker of two boxes is dropped; soft suppression is not there yet"),
+    **_augmented("MASK_AUG", "masks are joined of several passes", {
+        "HEUR": obeyed("SOFT_AVG", "how: the mean or the maximum of probabilities, or the mean of logits", *MASK_RULES),
+        "AREA_TH": elsewhere(32400, "of SCALE_SIZE_DEP, which Detectron has not for masks"),
+    }),
+    **_augmented("KPS_AUG", "keypoints' maps are joined of several passes", {
+        "HEUR": obeyed("HM_AVG", "how: their mean, or their maximum", *KEYPOINT_RULES),
+        "SCALE_SIZE_DEP": obeyed(False, "small objects leave out passes that shrink, others those that enlarge"),
+        "AREA_TH": obeyed(32400, "pixels of the image's file in a box from which it is not small", least=0,
+                          switch="TEST.KPS_AUG.SCALE_SIZE_DEP"),
+    }),
+    "TEST.SOFT_NMS.ENABLED": obeyed(False, "what overlaps a better box loses score, and falls below 0.0001"),
     **within("TEST.SOFT_NMS.ENABLED", {
-        "TEST.SOFT_NMS.METHOD": fixed("linear", "of SOFT_NMS", "gaussian", "hard"),
-        "TEST.SOFT_NMS.SIGMA": fixed(0.5, "of SOFT_NMS"),
+        "TEST.SOFT_NMS.METHOD": obeyed("linear", "by which rule", *SOFT_METHODS),
+        "TEST.SOFT_NMS.SIGMA": obeyed(0.5, "of METHOD gaussian", least=1e-6),
     }),
-    "TEST.BBOX_VOTE.ENABLED": fixed(False, "votes of boxes are not there yet"),
+    "TEST.BBOX_VOTE.ENABLED": obeyed(False, "a box that is left becomes the mean of all that overlap it"),
     **within("TEST.BBOX_VOTE.ENABLED", {
-        "TEST.BBOX_VOTE.VOTE_TH": fixed(0.8, "of BBOX_VOTE"),
-        "TEST.BBOX_VOTE.SCORING_METHOD": fixed("ID", "of BBOX_VOTE"),
-        "TEST.BBOX_VOTE.SCORING_METHOD_BETA": fixed(1.0, "of BBOX_VOTE"),
+        "TEST.BBOX_VOTE.VOTE_TH": obeyed(0.8, "IoU from which a box votes", least=0),
+        "TEST.BBOX_VOTE.SCORING_METHOD": obeyed("ID", "what becomes of its score", *VOTE_SCORES),
+        "TEST.BBOX_VOTE.SCORING_METHOD_BETA": obeyed(1.0, "of some of them; Detectron has 1 whatever it says",
+                                                     least=1e-6),
     }),
 }  # fmt: skip
 

@@ -10,6 +10,7 @@ import itertools
 from typing import Any, NamedTuple
 
 from ssd.detectors.detectron.config.configuration import Configuration, of_values
+from ssd.detectors.tta.rules import PUBLISHED_LONG_SIDE_PX, PUBLISHED_SHORT_SIDES_PX, PUBLISHED_VOTE_IOU
 
 
 class _Body(NamedTuple):
@@ -54,6 +55,23 @@ _FOR_8 = {
     "1.44x": _Schedule(8, (200, 240), 260),
 }
 _SEVERAL_SIDES_PX = (640, 672, 704, 736, 768, 800)
+
+
+_IN_SEVERAL_PASSES = {
+    **{
+        f"TEST.{section}.{name}": value
+        for section in ("BBOX_AUG", "MASK_AUG")
+        for name, value in {
+            "ENABLED": True,
+            "H_FLIP": True,
+            "SCALES": PUBLISHED_SHORT_SIDES_PX,
+            "MAX_SIZE": PUBLISHED_LONG_SIDE_PX,
+            "SCALE_H_FLIP": True,
+        }.items()
+    },
+    "TEST.BBOX_VOTE.ENABLED": True,
+    "TEST.BBOX_VOTE.VOTE_TH": PUBLISHED_VOTE_IOU,
+}
 
 
 def _body(body: _Body, maps: str) -> dict[str, Any]:
@@ -189,9 +207,8 @@ def _made() -> dict[str, dict[str, Any]]:
             made[f"e2e_{heads}_rcnn_{body}-FPN_{length}"] = _whole(body, "FPN", heads, schedule)
         made[f"e2e_mask_rcnn_R-50-C4_{length}"] = _whole("R-50", "C4", "mask", _FOR_8[length])
     made["e2e_mask_rcnn_R-101-C4_2x"] = _whole("R-101", "C4", "mask", _FOR_8["2x"])
-    made["e2e_mask_rcnn_X-152-32x8d-FPN-IN5k_1.44x"] = _whole(
-        "X-152-32x8d", "FPN", "mask", _FOR_8["1.44x"], _SEVERAL_SIDES_PX
-    )
+    x_152 = _whole("X-152-32x8d", "FPN", "mask", _FOR_8["1.44x"], _SEVERAL_SIDES_PX)
+    made["e2e_mask_rcnn_X-152-32x8d-FPN-IN5k_1.44x"] = {**x_152, **_IN_SEVERAL_PASSES}
     for body, length in itertools.product(_OF_FPN, ("1x", "s1x")):
         made[f"e2e_keypoint_rcnn_{body}-FPN_{length}"] = _whole(
             body, "FPN", "keypoint", _FOR_16[length], _SEVERAL_SIDES_PX

@@ -50,11 +50,11 @@ class RCNN(nn.Module):
         self, seen: Tensor | list[Tensor], about: Targets | Placement | Boxes
     ) -> dict[str, Tensor] | Candidates | CandidatesOfMaps | PartMaps:
         """The `losses` of images, about which are their targets. Or the candidates in images, and where the model finds
-        masks or keypoints the feature maps too. Or, of such maps, what these heads say of boxes."""
+        masks or keypoints the feature maps too. Or, of such maps or of images, what these heads say of boxes."""
         if isinstance(about, Targets):
             return self.losses(seen, about)  # type: ignore[arg-type]
         if isinstance(about, Boxes):
-            return self._parts_of(seen, about)  # type: ignore[arg-type]
+            return self._parts_of(list(self.backbone(seen).values()) if isinstance(seen, Tensor) else seen, about)
         maps = list(self.backbone(seen).values())
         candidates = self._candidates(maps, about)
         return CandidatesOfMaps(candidates, maps) if self.finds_parts else candidates

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from ssd.detectors.detectron.config.configuration import Configuration, of_values, text_of
+from ssd.detectors.detectron.config.key import FIXED
 from ssd.detectors.detectron.config.keys import KEYS, SECTIONS
 from ssd.detectors.detectron.config.values import coerced, flattened
 from ssd.errors import InputError
@@ -15,8 +16,8 @@ from ssd.errors import InputError
 _TAG = "tag:yaml.org,2002:python/"
 _OF_OTHERS = object()
 """In the place of a Python object that is no dict or tuple, such as numpy's arrays."""
-# How a model is tested, on which its weights do not depend and which evaluation here has not.
-_OF_TESTS = ("TEST.BBOX_AUG.", "TEST.MASK_AUG.", "TEST.KPS_AUG.", "TEST.BBOX_VOTE.", "TEST.SOFT_NMS.", "DEBUG")
+# How a model was tested or looked at, on which its weights do not depend. A file should not be refused for it.
+_OF_TESTS = ("TEST.BBOX_AUG.", "TEST.MASK_AUG.", "TEST.KPS_AUG.", "DEBUG")
 
 
 class _Loader(yaml.SafeLoader):
@@ -44,7 +45,7 @@ _Loader.add_multi_constructor(_TAG, _tagged)
 
 
 def read_saved(text: str, name: str, file: Path) -> Configuration:
-    """The configuration of a file's text, without keys of older versions and those of test-time augmentation.
+    """The configuration of a file's text, without keys of older versions and those of tests that are not there.
 
     name: of the configuration. A file from before box deltas had weights was trained with 1. Raises InputError for a
     text that is no configuration.
@@ -67,7 +68,8 @@ def read_saved(text: str, name: str, file: Path) -> Configuration:
 
 def _is_said(key: str, value: Any) -> bool:
     """Whether a key is there for more than its default."""
-    if value is _OF_OTHERS or key.startswith(_OF_TESTS):
+    is_refused = key in KEYS and KEYS[key].fate == FIXED
+    if value is _OF_OTHERS or (is_refused and key.startswith(_OF_TESTS)):
         return False
     if key not in KEYS:
         return True

@@ -67,12 +67,12 @@ class FasterRCNN(nn.Module):
         self, seen: Tensor | list[Tensor], about: Targets | Tensor | Boxes
     ) -> dict[str, Tensor] | Candidates | CandidatesOfMaps | PartMaps:
         """The `losses` of images, about which are their targets. Or the candidates in images, with the limits of their
-        boxes; where the model finds masks or keypoints, with the feature maps too. Or, of such maps, what these heads
-        say of boxes."""
+        boxes; where the model finds masks or keypoints, with the feature maps too. Or, of such maps or of images, what
+        these heads say of boxes."""
         if isinstance(about, Targets):
             return self.losses(seen, about)  # type: ignore[arg-type]
         if isinstance(about, Boxes):
-            return self._parts_of(seen, about)  # type: ignore[arg-type]
+            return self._parts_of(list(self.backbone(seen).values()) if isinstance(seen, Tensor) else seen, about)
         if not self.finds_parts:
             return self.candidates(seen, about)  # type: ignore[arg-type]
         maps = list(self.backbone(seen).values())
