@@ -1,9 +1,10 @@
-"""Pages made from the code, so that they cannot lag behind it: four directives, and docstrings in a plain style.
+"""Pages made from the code, so that they cannot lag behind it: five directives, and docstrings in a plain style.
 
 `.. commands::` writes a section for each command's parser.
 `.. modules:: PACKAGE` writes one for each of its modules.
 `.. detectron-keys::` writes tables of the keys of Detectron's configuration.
 `.. detectron-names::` writes a list of those that are known by name.
+`.. distillation-keys:: ROLE` writes tables of the keys that one of the files of a distillation may state.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from docutils import nodes
@@ -20,9 +21,11 @@ from sphinx.util.docutils import SphinxDirective
 
 from ssd.cli.commands import every_parser
 from ssd.config import Config
-from ssd.detectors.detectron.config.key import ELSEWHERE, FIXED, OBEYED
+from ssd.detectors.detectron.config.key import ELSEWHERE, FIXED, OBEYED, Key
 from ssd.detectors.detectron.config.keys import KEYS
 from ssd.detectors.detectron.config.shipped import NAMES
+from ssd.distillation.detectron2_config.keys import ROLES
+from ssd.distillation.detectron2_config.run_keys import RUN
 
 # At the end of a help text; it has a column of its own here.
 DEFAULT = re.compile(r"\s*\(default: (.*)\)$")
@@ -104,10 +107,22 @@ class DetectronKeys(SphinxDirective):
     """Every key of Detectron's configuration, with its default and what becomes of it, in a table for each fate."""
 
     def run(self) -> list[nodes.Node]:
-        return self.parse_text_to_nodes("\n".join(_tables_of_keys()), allow_section_headings=True)
+        return self.parse_text_to_nodes("\n".join(_tables_of_keys(KEYS)), allow_section_headings=True)
 
 
-def _tables_of_keys() -> Iterator[str]:
+class DistillationKeys(SphinxDirective):
+    """The keys of a run's or a student's file, in a table for each fate, without those that mean nothing there."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        role = self.arguments[0]
+        own = "MODEL." if role == "student" else ("DISTILL.", *RUN)
+        keys = {name: key for name, key in ROLES[role].items() if name.startswith(own) and key.default is not None}
+        return self.parse_text_to_nodes("\n".join(_tables_of_keys(keys)), allow_section_headings=True)
+
+
+def _tables_of_keys(keys: Mapping[str, Key]) -> Iterator[str]:
     titles = {
         OBEYED: ("Obeyed", "what it decides"),
         FIXED: ("Refused, unless it keeps this value", "why"),
@@ -116,7 +131,7 @@ def _tables_of_keys() -> Iterator[str]:
     for fate, (title, what) in titles.items():
         yield from (title, "~" * len(title), "", ".. list-table::", "   :header-rows: 1", "   :widths: 37 20 43")
         yield from ("   :class: flags", "", "   * - key", "     - default", f"     - {what}")
-        for name, key in KEYS.items():
+        for name, key in keys.items():
             if key.fate == fate:
                 allowed = f" (also {', '.join(map(str, key.choices))})" if fate == FIXED and key.choices else ""
                 yield f"   * - ``{name}``"
@@ -174,6 +189,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("modules", Modules)
     app.add_directive("detectron-keys", DetectronKeys)
     app.add_directive("detectron-names", DetectronNames)
+    app.add_directive("distillation-keys", DistillationKeys)
     app.connect("autodoc-process-docstring", lay_out)
     app.connect("autodoc-skip-member", skip)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

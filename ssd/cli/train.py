@@ -17,6 +17,7 @@ from ssd.config import (
 from ssd.detectors.names import family_of
 from ssd.distillation.settings import METHODS
 from ssd.options.detectors import add_detector_flags, detector_in, set_in
+from ssd.options.distillation import files_in, method_or_file, named_student, start_with
 from ssd.options.flags import (
     ABOVE_0,
     BATCH,
@@ -103,9 +104,10 @@ def train_parser(settings: Any = Config.detector) -> Parser:
         help="a detector to learn from too: a file as of --checkpoint, of any detector that sees the same images",
     )  # fmt: skip
     flag(
-        group, "--distill", dest="distill", choices=METHODS, nargs="+",
+        group, "--distill", dest="distill", type=method_or_file, nargs="+",
+        metavar=f"{{{','.join(METHODS)}}}|FILE.yaml|NAME",
         help="how: by its feature maps (pkd, cwd, mgd), by the boxes that the two differ about (gid), by its head "
-        "(crosskd); several add up",
+        "(crosskd); several add up; or as a configuration of Distill_GID_detectron2 says, which is a student and a run",
     )  # fmt: skip
     flag(
         group, "--distill-weight", dest="distill_weight", type=POSITIVE, metavar="W",
@@ -246,13 +248,23 @@ def set_by_recipe(config: Config, settings: Any) -> set[str]:
 
 def train(arguments: Sequence[str]) -> int:
     end_with_launcher()
-    settings = detector_in(arguments)
+    files = files_in(arguments)
+    settings = detector_in(arguments) if files is None else named_student(files)
     parser = train_parser(settings)
     options = vars(parser.parse_args(arguments))
     local_rank, recipe = options.pop("local_rank"), options.pop("recipe")
     world_size = int(os.environ.get("WORLD_SIZE", 1))
-    config = config_of(options, base_of(recipe, parser, settings, options.get("batch_size"), world_size))
-    given = set(options) | set_in(arguments) | (set() if recipe is None else set_by_recipe(config, settings))
+    notes: list[str] = []
+    if files is None:
+        base = base_of(recipe, parser, settings, options.get("batch_size"), world_size)
+    else:
+        base, notes = start_with(files, options, recipe, world_size)
+    config = config_of(options, base)
+    given = set(options) | set_in(arguments)
+    if recipe is not None:
+        given |= set_by_recipe(config, settings)
+    elif files is not None:
+        given |= set_by_recipe(config, family_of(settings).settled(settings, config.backbone_weights))
 
     from ssd.cli.training_run import train_run
     from ssd.distributed import process_group
@@ -263,4 +275,4 @@ def train(arguments: Sequence[str]) -> int:
         process_group(config.device, local_rank, config.timeout) as ranks,
         Trackers(config.track if ranks.is_main else ()) as trackers,
     ):
-        return train_run(config, ranks, trackers, given)
+        return train_run(config, ranks, trackers, given, files, notes)

@@ -29,6 +29,8 @@ from ssd.detectors.names import family_of
 from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.detectors.table import detector_of, to_dict, view_of
 from ssd.distillation.attach import distill, identity_of, require_same
+from ssd.distillation.detectron2_config.files import Files
+from ssd.distillation.detectron2_config.translate import require_teacher
 from ssd.distillation.mosaic import InstancesPicture
 from ssd.distillation.teacher import Teacher, judge_teacher, knows, load_teacher
 from ssd.distributed import Ranks, broadcast_object
@@ -65,8 +67,16 @@ def with_detector_of_checkpoint(config: Config, given: set[str]) -> Config:
     return for_detector(checkpoint.settings_of(conversion.load(Path(config.checkpoint))), config, given)
 
 
-def train_run(config: Config, ranks: Ranks, trackers: Trackers, given: set[str]) -> int:
-    """given: as in `with_detector_of_checkpoint`. A run that goes on takes the others from its own checkpoint."""
+def train_run(
+    config: Config,
+    ranks: Ranks,
+    trackers: Trackers,
+    given: set[str],
+    configuration: Files | None = None,
+    told: Sequence[str] = (),
+) -> int:
+    """given: as in `with_detector_of_checkpoint`. A run that goes on takes the others from its own checkpoint.
+    configuration: of the distillation, if a file says it. told: what the user should know of the settings."""
     require_device(config, ranks)
     schedule = read_for_all(config, ranks)
     with run_folder(data_name(config), config.output, config.resume, ranks) as (folder, files):
@@ -74,6 +84,8 @@ def train_run(config: Config, ranks: Ranks, trackers: Trackers, given: set[str])
         if origin and resume.is_over(origin.content, config) and (folder / "results.json").exists():
             return _say_it_is_over(folder, origin.content, config, ranks)
         teacher = load_teacher(config, ranks)
+        if teacher is not None and configuration is not None:
+            require_teacher(configuration, str(teacher.file), teacher.settings)
         if origin:  # a run that goes on needs the file no more that it started from
             config = for_detector(checkpoint.settings_of(origin.content), config, given)
         else:
@@ -82,7 +94,7 @@ def train_run(config: Config, ranks: Ranks, trackers: Trackers, given: set[str])
         if seed is None:
             seed = origin.content["seed"] if origin else broadcast_object(int.from_bytes(os.urandom(4)), ranks)
         config = replace(config, seed=seed, output=str(folder))
-        return _train_in(folder, origin, config, ranks, trackers, schedule, teacher)
+        return _train_in(folder, origin, config, ranks, trackers, schedule, teacher, told)
 
 
 def _say_it_is_over(folder: Path, content: dict[str, Any], config: Config, ranks: Ranks) -> int:
@@ -102,6 +114,7 @@ def _train_in(
     trackers: Trackers,
     schedule: Schedule | None,
     teacher: Teacher | None,
+    told: Sequence[str],
 ) -> int:
     sources = find_splits(config)
     config = replace(config, train_split=sources[0].name, val_split=sources[1].name)  # which config.json records
@@ -117,8 +130,7 @@ def _train_in(
     config, fitted_text = _fitted(config, train_split)
     loader, val_loader = _build_loaders(config, train_split, val_split, ranks)
     training, notes = build_training(config, train_split.categories, ranks, origin)
-    if fitted_text:
-        notes.insert(0, fitted_text)
+    notes = [*told, *filter(None, [fitted_text]), *notes]
     if teacher is not None:
         file = folder / "plots" / INSTANCES if ranks.is_main and config.plots else None
         chosen = InstancesPicture(file, view_of(config.detector), loader.steps_per_epoch * config.accumulate)

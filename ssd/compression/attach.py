@@ -1,9 +1,14 @@
 """A schedule put beside a training."""
 
+import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
+from ssd.compression.schedules.binding import Bound
 from ssd.compression.schedules.distiller_yaml import Schedule, load_schedule, read_schedule
 from ssd.compression.schedules.masks import Compression
 from ssd.compression.thinning.removal import thin_in_place
@@ -37,6 +42,8 @@ def compress(training: Training, schedule: Schedule, steps_per_epoch: int) -> li
     Before `Training.restore`. Raises InputError where the schedule does not fit the model.
     """
     config = training.config
+    # Before anything looks at what its layers give.
+    untouched = copy.deepcopy(training.model) if training.checks else None
     companion = Compression(
         schedule,
         training.model,
@@ -52,10 +59,41 @@ def compress(training: Training, schedule: Schedule, steps_per_epoch: int) -> li
     if companion.removers:
         if detector_of(config.detector).streams is None:
             raise InputError(f"{schedule.file}: nothing can go out of a {config.detector.name}; leave removers out")
+        if untouched is not None:
+            _require_room(training, companion, untouched)
         companion.remove_filters = partial(_remove_filters, training, companion)
     training.losses_of = companion.losses_of(training.losses_of)
     training.companions.append(companion)
     return companion.notes
+
+
+@torch.no_grad()
+def _require_room(training: Training, companion: Compression, model: nn.Module) -> None:
+    """Has the training's checks see the model as removers may leave it: without half of the filters and channels that
+    are pruned before. model: a copy, which this uses up."""
+    last = max(each.last_epoch for each in companion.removers)
+    weights = dict(model.named_parameters())
+    zeroing = [each for each in companion.regularizers if each.arguments.get("threshold_criteria")]
+    for each in (*companion.pruners, *zeroing):
+        for name in each.tensors if each.policy.epochs[0] <= last else []:
+            half = weights[name].shape[0] // 2, weights[name].shape[min(1, weights[name].dim() - 1)] // 2
+            group_type = _group_type(each, name)
+            if group_type == "Filters":
+                weights[name][: half[0]] = 0
+            elif group_type == "Channels":
+                weights[name][:, : half[1]] = 0
+    streams: Any = detector_of(training.config.detector).streams
+    if thin_in_place([model], streams(model)) is not None:
+        for check in training.checks:
+            check(model)
+
+
+def _group_type(each: Bound, name: str) -> str:
+    """What a policy takes out of a tensor as a whole, such as "Filters"; "" for single weights."""
+    given = each.arguments
+    if isinstance(given.get("reg_regims"), dict) and isinstance(given["reg_regims"].get(name), tuple | list):
+        return str(given["reg_regims"][name][1])
+    return str(given.get("group_type", "Filters" if "Filter" in each.policy.instance.class_name else ""))
 
 
 def _remove_filters(training: Training, companion: Compression) -> None:

@@ -48,15 +48,20 @@ class Distillation:
         """The student as `losses_of` calls it. Raises InputError if its maps are no more what they were."""
         if self._recorder is not None:  # its layers are others than at the start
             self._recorder.unhook()
-            now = pair_of(self.teacher, model, self.settings).student
-            if now.maps != self.pair.student.maps:
-                raise InputError(
-                    f"--distill: {now.title} had maps of {_counted(self.pair.student.maps)} channels and has "
-                    f"{_counted(now.maps)}; keep the layers that make them out of --compress"
-                )
+            self.require_maps(model)
         self._recorder = Recorder(watched_modules(self.parts, model, self.methods), frozenset(TAIL))
         inputs = {method.name: input_of(method, self.parts) for method in self.methods}
         return Distilling(compiled(Watched(model, self._recorder)), self.adapters, inputs)
+
+    def require_maps(self, model: nn.Module) -> None:
+        """Raises InputError if the maps of a student whose filters were taken out are no more what they were."""
+        now, was = pair_of(self.teacher, model, self.settings).student, self.pair.student
+        changed = [name for name, channels in was.maps.items() if now.maps.get(name) != channels]
+        if changed:
+            raise InputError(
+                f"--compress: takes filters out of what makes the maps {', '.join(changed)} of {now.title}, whose "
+                "channels --distill compares with the teacher's; keep these layers out of it, or leave removers out"
+            )
 
     def losses_of(self, plain: LossesOf) -> LossesOf:
         return distilled(plain, self.teacher, self.parts, self.methods, self.weight)
@@ -93,10 +98,6 @@ class Distillation:
         for generator, of_ranks in zip(self._generators, state["generators"], strict=True):
             if len(of_ranks) == self.ranks.world_size:
                 generator.set_state(of_ranks[self.ranks.rank])
-
-
-def _counted(maps: dict[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in maps.items())
 
 
 def identity_of(config: Config, teacher: Teacher | None) -> dict[str, Any]:
@@ -174,6 +175,7 @@ def distill(
     training.losses_of = companion.losses_of(training.losses_of)
     training.wrap = companion.wrapped
     training.warnings.append(companion.warning)
+    training.checks.append(companion.require_maps)
     training.learn_beside(companion.adapters)
     training.companions.append(companion)
     notes = [_told(teacher, methods)]

@@ -137,7 +137,7 @@ def _gid(settings: GID, pair: Pair, show: Callable[[Tensor, Instances], None]) -
         rois, level = gid.rois_of(chosen), anchors.level_of(chosen.boxes_ltrb_px.flatten(0, 1))
         if looks_at_maps:
             of_teacher, of_student = (
-                gid.look(maps, scales, level, rois, settings.cells)
+                gid.look(maps, scales, level, rois, settings.cells, settings.samples)
                 for maps in (_teachers(step, levels), [step.adapted[own] for own, _ in levels])
             )
             looks = gid.Looks(of_teacher, of_student, chosen.real.flatten())
@@ -145,7 +145,8 @@ def _gid(settings: GID, pair: Pair, show: Callable[[Tensor, Instances], None]) -
                 value = gid.feature_loss(looks, settings.of_variant("feature"))
                 found["gid_feature"] = Term(settings.feature_weight * value, number == 0)
             if settings.relation_weight:
-                found["gid_relation"] = Term(settings.relation_weight * gid.relation_loss(looks), number < 3)
+                value = gid.relation_loss(looks, settings.relation_beta)
+                found["gid_relation"] = Term(settings.relation_weight * value, number < 3)
         if learns is not None:
             image, anchor = learns.nonzero(as_tuple=True)
             own, other = (Heads(*(part[image, anchor] for part in heads)) for heads in (student, teacher))
@@ -174,12 +175,15 @@ def _choose(
     form = settings.of_variant("score")
     scores, surest = general.scores_and_boxes(form, probabilities[0], probabilities[1], boxes[0], boxes[1])
     # The reimplementation cuts the list before it looks at sizes.
-    scores, surest = general.best(scores, surest, settings.of_variant("before_nms"))
+    scores, surest, anchor = general.best(scores, surest, settings.of_variant("before_nms"))
     scores = general.usable(scores, surest, least_side_px)
     chosen = general.choose(scores, surest, settings.count, settings.nms_iou)
     if settings.instances == "all":
         return chosen
-    return general.of_kind(chosen, settings.instances, settings.shares, anchors.truths(step.batch))
+    learns = None
+    if settings.of_variant("positives") == "anchor":
+        learns = anchors.assigned(step.batch, anchors_ltrb_px)[0].gather(1, anchor.gather(1, chosen.places))
+    return general.of_kind(chosen, settings.instances, settings.shares, anchors.truths(step.batch), learns)
 
 
 def _limits_px(batch: Any) -> Tensor:

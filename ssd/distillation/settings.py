@@ -45,6 +45,7 @@ class MGD:
 
 GID_VARIANTS = ("paper", "seed")
 GID_INSTANCES = ("all", "pos", "semi_pos", "neg")
+GID_POSITIVES = ("share", "anchor")
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,9 @@ class GID:
     instances: str = "all"
     """One of GID_INSTANCES. pos: boxes of which a share from `shares[1]` on lies within an object; neg: less than
     `shares[0]`; semi_pos: between."""
+    positives: str | None = None
+    """One of GID_POSITIVES. anchor, the seed's: pos are boxes whose anchor learns an object. Of the others, semi_pos
+    has a share from `shares[1]` on, neg less than `shares[0]`, and what lies between is of no kind."""
     shares: tuple[float, float] = (0.4, 0.5)
     adapter: bool | None = None
     """Whether a convolution maps the student's features: paper yes; seed no, as its own was never applied."""
@@ -76,12 +80,16 @@ class GID:
     """paper: the mean of the distances; seed: that of their squares in a cell."""
     feature_weight: float = 5e-4
     relation_weight: float = 40.0
+    relation_beta: float = 1.0
+    """Of smooth L1 between the distances of pairs."""
     class_weight: float = 0.1
     box_weight: float = 1.0
     box_beta: float = 0.0
     """Of smooth L1; 0 is L1."""
     cells: int = 10
     """Of a look at a box, in either direction."""
+    samples: int = 2
+    """Of a cell of it, in either direction; 0 for as many as it has cells of the map."""
 
     def of_variant(self, name: str) -> Any:
         own = getattr(self, name)
@@ -94,6 +102,7 @@ _OF_VARIANT: dict[str, tuple[Any, Any]] = {
     "before_nms": (0, 3000),
     "adapter": (True, False),
     "feature": ("paper", "seed"),
+    "positives": ("share", "anchor"),
 }
 
 
@@ -112,8 +121,9 @@ _CHOICES = {
     "score": GID_VARIANTS,
     "feature": GID_VARIANTS,
     "instances": GID_INSTANCES,
+    "positives": GID_POSITIVES,
 }
-_KINDS = {"least_side_px": float, "before_nms": int, "adapter": bool, "score": str, "feature": str}
+_KINDS = {"least_side_px": float, "before_nms": int, "adapter": bool, "score": str, "feature": str, "positives": str}
 """Of settings whose default is None; others are numbers."""
 _LARGEST = {"nms_iou": 1.0, "dropped": 0.99, "shares": 1.0}
 _FROM_1 = ("count", "cells", "adapter_kernel")

@@ -7,12 +7,13 @@ flags are, and the flags of the command line overrule them.
 
 import difflib
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ssd.config import Config
 from ssd.detectors.names import family_of
-from ssd.distillation.settings import words_of
+from ssd.distillation.settings import METHODS, words_of
 from ssd.errors import InputError
 from ssd.options.flags import Parser, overlay
 
@@ -54,8 +55,16 @@ def _read(file: Path, parser: Parser, detector: Any, recipes: list[str]) -> dict
             if key == "distill_settings" and isinstance(value, dict):
                 value = words_of(value)
             settings[key] = parser.value_of(key, value)
+            _require_methods(settings.get("distill", ()))
         except InputError as error:
             raise InputError(f"--recipe {file}: {error}") from None
     if settings.get("recipe") not in (None, *recipes):
         raise InputError(f"--recipe {file}: may start from {', '.join(recipes)} only, not from another file")
     return settings
+
+
+def _require_methods(names: Sequence[str]) -> None:
+    """Raises InputError where a recipe would begin with another file's settings."""
+    for name in names:
+        if name not in METHODS:
+            raise InputError(f"distill = {name!r}: a recipe names methods; pass the configuration as --distill itself")

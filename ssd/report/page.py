@@ -9,6 +9,7 @@ from typing import Any
 from ssd.config import Config
 from ssd.errors import InputError
 from ssd.evaluation.coco import METRIC_NAMES
+from ssd.evaluation.metrics import DECIDING
 from ssd.pictures.lettering import note_on_numbers
 from ssd.report.history import INSTANCES, PREDICTIONS, History, read_history, write_csv
 from ssd.report.html import cards, page, picture, table
@@ -23,6 +24,9 @@ _CAPTIONS = {
     "predictions": "The first images of the validation split that have objects, as the network sees them.",
     "instances": "Boxes of a training batch that teacher and student thought most differently of, with the difference.",
 }
+_HEADLINES = ("VOC07", "VOC12", "AP", "AP50", "AP75", "segm_AP", "keypoints_AP")
+_OTHERS = ("segm_", "keypoints_", "VOC", "recall_")
+"""What the names of metrics that COCO's of boxes have not begin with."""
 _WIDE = ("curves", "predictions", "instances")
 
 
@@ -94,11 +98,12 @@ def _headline(history: History) -> list[tuple[str, str]]:
     last = history.steps[-1]
     cards: list[tuple[str, str]] = []
     if history.evaluations:
-        judged = history.evaluations[-1]
-        cards += [(_score(judged[name]), name) for name in ("VOC07", "VOC12", "AP", "AP50", "AP75") if name in judged]
-        best = max(history.evaluations, key=lambda line: float(line["AP"]))
-        if best["AP"] > judged["AP"]:
-            cards.append((_score(best["AP"]), f"best AP, epoch {best['epoch']:.4g}"))
+        judged, deciding = history.evaluations[-1], _deciding(history)
+        names = dict.fromkeys((deciding, *_HEADLINES))
+        cards += [(_score(judged[name]), name) for name in names if name in judged]
+        best = max(history.evaluations, key=lambda line: float(line[deciding]))
+        if best[deciding] > judged[deciding]:
+            cards.append((_score(best[deciding]), f"best {deciding}, epoch {best['epoch']:.4g}"))
     speed = (history.results or last)["images_per_second"]
     waited = sum(line["data_wait_s"] for line in history.steps)
     images = {"loss": last["loss"], "images a second": speed}
@@ -106,6 +111,12 @@ def _headline(history: History) -> list[tuple[str, str]]:
     cards.append((_duration(last["elapsed_s"]), "of training"))
     cards.append((f"{waited / max(last['elapsed_s'], 1e-9):.0%}", "of it waiting for data"))
     return cards
+
+
+def _deciding(history: History) -> str:
+    """The metric that best.pt and --target went by."""
+    name = DECIDING[history.config["settings"].get("metrics", ("coco",))[0]]
+    return name if all(name in line for line in history.evaluations) else "AP"
 
 
 def _duration(seconds: float) -> str:
@@ -123,7 +134,24 @@ def _results(histories: Sequence[History]) -> str:
         for history in histories
         for line in history.evaluations[-1:]
     ]
-    return table(["run", "epoch", *METRIC_NAMES], rows) if rows else "<p>Not evaluated yet.</p>"
+    if not rows:
+        return "<p>Not evaluated yet.</p>"
+    return table(["run", "epoch", *METRIC_NAMES], rows) + _others(histories)
+
+
+def _others(histories: Sequence[History]) -> str:
+    """Of masks, keypoints, VOC and proposals, a metric a row; "" where there are none."""
+    last = [history.evaluations[-1] if history.evaluations else {} for history in histories]
+    names = dict.fromkeys(
+        name
+        for line in last
+        for name, value in line.items()
+        if name.startswith(_OTHERS) and isinstance(value, int | float)
+    )
+    if not names:
+        return ""
+    rows = [[name, *(_score(line.get(name)) for line in last)] for name in names]
+    return f"<h2>Other metrics of it</h2>\n{table(['metric', *(history.name for history in histories)], rows)}"
 
 
 def _classes(histories: Sequence[History]) -> str:

@@ -1,7 +1,7 @@
 """YAML read by the safe loader, with the line of everything in it, so that a complaint can name its place."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from ssd.errors import InputError
 # Such a file has a few hundred values. An alias can repeat what it names, and a chain of aliases without end.
 _MOST_NODES, _MOST_DEEP = 100_000, 20
 _PLAIN_TAGS = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "seq", "map"))
+_EXPRESSION_TAG = "tag:yaml.org,2002:python/object/apply:eval"
 
 
 class Node(NamedTuple):
@@ -41,15 +42,16 @@ def nearest_to(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {found[0]}?" if found else ""
 
 
-def read_yaml(text: str, file: Path, remedy: str) -> Node:
-    """The document of a YAML text. file: that it comes from, for complaints. remedy: for an empty text.
+def read_yaml(text: str, file: Path, remedy: str, expressions: Mapping[str, Any] | None = None) -> Node:
+    """The document of a YAML text. file: that it comes from, for complaints. remedy: for an empty text. expressions:
+    Python's text without spaces -> the plain value that stands for it: no text is run, and these alone are taken.
     Raises InputError for what is not YAML, has more than plain values, or a key twice."""
     loader = yaml.SafeLoader(text)
     try:
         root = loader.get_single_node()
         if root is None:
             raise InputError(f"{file}: has nothing in it; {remedy}")
-        return _Walk(loader, file).node(root, root.start_mark.line + 1, 0)
+        return _Walk(loader, file, expressions or {}).node(root, root.start_mark.line + 1, 0)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark is not None else ""
@@ -60,13 +62,15 @@ def read_yaml(text: str, file: Path, remedy: str) -> Node:
 
 
 class _Walk:
-    def __init__(self, loader: yaml.SafeLoader, file: Path) -> None:
-        self.loader, self.file, self.count = loader, file, 0
+    def __init__(self, loader: yaml.SafeLoader, file: Path, expressions: Mapping[str, Any]) -> None:
+        self.loader, self.file, self.expressions, self.count = loader, file, expressions, 0
 
     def node(self, node: yaml.Node, line: int, depth: int) -> Node:
         self.count += 1
         if self.count > _MOST_NODES or depth > _MOST_DEEP:
             raise Place(self.file, line).error("has too many values, or they lie too deep; write it out plainly")
+        if node.tag == _EXPRESSION_TAG and (known := self.expressions.get(_text_of(node))) is not None:
+            return _node_of(known, line)
         if not node.tag.startswith(_PLAIN_TAGS):
             raise Place(self.file, line).error(f"has the tag {node.tag}, which names no plain value; take it out")
         if isinstance(node, yaml.SequenceNode):
@@ -85,6 +89,16 @@ class _Walk:
                 written.add(name)
         self.loader.flatten_mapping(node)  # what "<<" takes in comes first, and own keys overrule it
         return {str(key.value): self.node(value, key.start_mark.line + 1, depth + 1) for key, value in node.value}
+
+
+def _text_of(node: yaml.Node) -> str:
+    """Of an expression in a list of its own, without spaces."""
+    texts = [item.value for item in node.value if isinstance(item, yaml.ScalarNode)]
+    return "".join(texts[0].split()) if len(texts) == len(node.value) == 1 else ""
+
+
+def _node_of(value: Any, line: int) -> Node:
+    return Node([_node_of(item, line) for item in value] if isinstance(value, list) else value, line)
 
 
 def plain(node: Node) -> Any:

@@ -89,6 +89,9 @@ class Training:
     """What learns beside the model, and is no part of it. Whoever brings it saves it, as a companion."""
     warnings: list[Callable[[dict[str, float]], str]] = field(default_factory=list)
     """Each is shown the losses of a line of the log by name, and says what the user should know of them, or ""."""
+    checks: list[Callable[[nn.Module], None]] = field(default_factory=list)
+    """Each is shown a copy of the model with filters less, and raises InputError where this training cannot go on with
+    one like it."""
 
     def __post_init__(self) -> None:
         self.skipped_steps = torch.zeros((), dtype=torch.int64, device=self.ranks.device)

@@ -181,7 +181,10 @@ def test_instances_are_those_of_greedy_suppression() -> None:
         kept = nms(boxes[image], scores[image], 0.3)[:10]
         assert torch.equal(chosen.boxes_ltrb_px[image], boxes[image, kept])
         assert torch.equal(chosen.scores[image], scores[image, kept])
-    of_few = choose(*best(scores, boxes, 20), 10, 0.3)
+    few, few_boxes, place = best(scores, boxes, 20)
+    of_few = choose(few, few_boxes, 10, 0.3)
+    assert torch.equal(boxes.gather(1, place.gather(1, of_few.places).unsqueeze(2).expand(-1, -1, 4))[of_few.real],
+                       of_few.boxes_ltrb_px[of_few.real])  # fmt: skip
     for image in range(3):
         first = scores[image].sort(descending=True).indices[:20]
         kept = nms(boxes[image, first], scores[image, first], 0.3)[:10]
@@ -196,14 +199,32 @@ def test_what_is_not_finite_is_never_chosen() -> None:
     assert chosen.boxes_ltrb_px.isfinite().all()
 
 
+# Within the object (0, 0, 100, 100) lie .39, .45 and all; a box that fills up the batch is no object.
+SHARED = torch.tensor([[[61.0, 0, 161, 10], [55, 0, 155, 10], [0, 0, 10, 10]]])
+OBJECTS = torch.tensor([[[0.0, 0, 100, 100], [0, 0, 900, 900]]]), torch.tensor([[True, False]])
+
+
+def instances_of(boxes: Tensor) -> Instances:
+    count = boxes.shape[1]
+    return Instances(boxes, torch.ones(1, count, dtype=torch.bool), torch.zeros(1, count), torch.arange(count)[None])
+
+
 @pytest.mark.parametrize(("kind", "expected"), [("all", [1, 1, 1]), ("neg", [1, 0, 0]), ("semi_pos", [0, 1, 0]),
                                                  ("pos", [0, 0, 1])])  # fmt: skip
 def test_kinds_of_instances_go_by_the_share_of_the_box_that_is_an_object(kind: str, expected: list[int]) -> None:
-    """Within the object (0, 0, 100, 100) lie .39, .45 and all; a box that fills up the batch is no object."""
-    boxes = torch.tensor([[[61.0, 0, 161, 10], [55, 0, 155, 10], [0, 0, 10, 10]]])
-    objects, real = torch.tensor([[[0.0, 0, 100, 100], [0, 0, 900, 900]]]), torch.tensor([[True, False]])
-    found = of_kind(Instances(boxes, torch.ones(1, 3, dtype=torch.bool), torch.zeros(1, 3)), kind, (0.4, 0.5),
-                    (objects, real))  # fmt: skip
+    found = of_kind(instances_of(SHARED), kind, (0.4, 0.5), OBJECTS)
+    assert found.real.int().tolist() == [expected]
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("all", [1, 1, 1, 1]), ("pos", [1, 0, 0, 0]), ("semi_pos", [0, 0, 1, 0]), ("neg", [0, 0, 0, 1])],
+)
+def test_in_the_seeds_form_anchors_that_learn_are_positive_and_nothing_else(kind: str, expected: list[int]) -> None:
+    """The first's anchor learns though .39 of it is within; .45 is of no kind; then all, and .39 without an anchor."""
+    boxes = torch.cat([SHARED, SHARED[:, :1]], dim=1)
+    learns = torch.tensor([[True, False, False, False]])
+    found = of_kind(instances_of(boxes), kind, (0.4, 0.5), OBJECTS, learns)
     assert found.real.int().tolist() == [expected]
 
 
@@ -237,6 +258,8 @@ def test_the_relation_by_hand() -> None:
     for scale in (1, 37):
         assert gid.relation_loss(looks_of(teacher, scale * student)).item() == pytest.approx(1 / 144, rel=1e-5)
     assert 40 * gid.relation_loss(looks_of(teacher, student)).item() == pytest.approx(0.2778, abs=1e-4)
+    # As absolute differences: 1/12, 1/6 and 1/12 of five sixths, eight sixths, .75 and 1.5.
+    assert gid.relation_loss(looks_of(teacher, student), beta=0.0).item() == pytest.approx(1 / 9, rel=1e-5)
 
 
 def relation_as_written(teacher: np.ndarray, student: np.ndarray) -> float:

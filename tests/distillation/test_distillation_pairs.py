@@ -1,6 +1,7 @@
 """What detectron2's RetinaNet and Detectron's R-CNNs show, as teachers and as students."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,8 +10,11 @@ from detectron_models import C4, SMALL
 from distillation_toys import CATEGORIES, METHODS, hash_of, new_training, random_batch, teacher_of, tiny
 from torchvision_models import NUM_CLASSES
 
+from ssd.compression.attach import compress
+from ssd.compression.schedules.distiller_yaml import read_schedule
 from ssd.detectors.retinanet.distillation import PARTS
 from ssd.detectors.retinanet.settings import RetinaNetSettings
+from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.detectors.table import detector_of
 from ssd.detectors.torchvision.names import settings_of
 from ssd.detectors.yolov2.settings import YOLOv2Settings
@@ -96,3 +100,32 @@ def test_a_teacher_of_other_classes_is_not_judged_by_the_data_s() -> None:
     other = teacher._replace(categories=[(number + 1, name) for number, name in CATEGORIES])
     notes = distill(new_training(None, "pkd"), other, CATEGORIES, lambda images, instances: None)
     assert any("not judged" in note for note in notes)
+
+
+REMOVED = """
+pruners:
+  filters: {class: L1RankedStructureParameterPruner, desired_sparsity: 0.5, group_type: Filters, weights: [%s]}
+extensions:
+  remover: {class: FilterRemover}
+policies:
+  - {pruner: {instance_name: filters}, epochs: [0]}
+  - {extension: {instance_name: remover}, epochs: [1]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("weight", "is_refused"),
+    [("extra_blocks.0.3.weight", True), ("extra_blocks.0.0.weight", False)],
+    ids=["what makes a map", "what lies between two"],
+)
+def test_removers_of_a_maps_filters_are_refused_before_the_first_step(weight: str, is_refused: bool) -> None:
+    settings = SSD300Settings(backbone="resnet18")
+    model, larger = (detector_of(settings).build(settings, NUM_CLASSES) for _ in range(2))
+    training = new_training(teacher_of(larger, settings), "pkd", model=model, detector=settings)
+    schedule, before = read_schedule(REMOVED % weight, Path("prune.yaml")), hash_of(model)
+    if is_refused:
+        with pytest.raises(InputError, match="--compress: takes filters out of what makes the maps [^ ]+ of SSD300"):
+            compress(training, schedule, 2)
+    else:
+        compress(training, schedule, 2)
+    assert all(torch.equal(one, other) for one, other in zip(hash_of(model), before, strict=True))

@@ -50,7 +50,7 @@ def test_the_tables_of_detectrons_keys_have_each_once(monkeypatch: pytest.Monkey
 
     from ssd.detectors.detectron.config.keys import KEYS
 
-    rows = [line for line in _tables_of_keys() if line.startswith("   * - ``")]
+    rows = [line for line in _tables_of_keys(KEYS) if line.startswith("   * - ``")]
     assert sorted(rows) == sorted(f"   * - ``{name}``" for name in KEYS)
 
 
@@ -62,6 +62,20 @@ def test_detectrons_page_has_every_name_and_key(built: Path) -> None:
 
     text = text_of(built / "detectron.html")
     assert [word for word in (*KEYS, *NAMES) if word not in text] == []
+
+
+@NEEDS_SPHINX
+@pytest.mark.slow
+def test_the_page_on_files_of_distillation_has_every_name_and_key(built: Path) -> None:
+    from ssd.distillation.detectron2_config.distill_keys import DISTILL
+    from ssd.distillation.detectron2_config.model_keys import MODEL
+    from ssd.distillation.detectron2_config.run_keys import RUN
+    from ssd.distillation.detectron2_config.shipped import NAMES
+
+    text = text_of(built / "distillation-files.html")
+    own = [name for name, key in MODEL.items() if key.default is not None]
+    parts = [part for name in NAMES for part in name.split("Res50_2x_")]
+    assert [word for word in (*DISTILL, *RUN, *own, *parts) if word not in text] == []
 
 
 @NEEDS_SPHINX

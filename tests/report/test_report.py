@@ -73,6 +73,26 @@ def test_many_classes_and_losses_that_were_infinite_can_be_drawn(tmp_path: Path)
     assert [file.stem for file in write_plots([history], tmp_path)] == PLOTS
 
 
+def test_a_page_shows_all_metrics_and_calls_best_what_decided(tmp_path: Path) -> None:
+    """By COCO's AP, which rises, the last evaluation is the best; by VOC's it is the second."""
+    history = read_history(write_run(tmp_path / "run", ap=0.3))
+    voc, masks = (0.5, 0.7, 0.6), (0.11, 0.12, 0.13)
+    judged = [
+        {**line, "VOC07": own, "segm_AP": of_masks, "VOC07_per_class": {}}
+        for line, own, of_masks in zip(history.evaluations, voc, masks, strict=True)
+    ]
+    settings = {**history.config["settings"], "metrics": ["voc07", "coco"]}
+    by_voc = history._replace(evaluations=judged, config={**history.config, "settings": settings})
+    words = Page(report([by_voc], [])).words
+    assert words[words.index("best VOC07, epoch 2") - 1] == "0.700" and "best AP, epoch 2" not in words
+    assert words[words.index("VOC07") - 1] == "0.600"
+    table = words[words.index("Other metrics of it") :]
+    assert table[table.index("segm_AP") + 1] == "0.130" and table[table.index("VOC07") + 1] == "0.600"
+    words = Page(report([history._replace(evaluations=judged)], [])).words
+    assert not any(word.startswith("best ") for word in words)
+    assert "Other metrics of it" not in Page(report([history], [])).words
+
+
 def test_metrics_csv_has_a_row_a_line_and_the_evaluations_in_theirs(tmp_path: Path) -> None:
     write_csv(tmp_path / "metrics.csv", read_history(write_run(tmp_path / "run")))
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))

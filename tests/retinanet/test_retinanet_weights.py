@@ -129,6 +129,17 @@ def test_a_checkpoint_of_detectron2s_training_is_read(arrays: dict[str, Any], tm
     assert torch.equal(content["model"]["head.regression_head.bbox_reg.bias"], state["head.bbox_pred.bias"])
 
 
+def test_the_student_of_a_distillation_by_detectron2_is_read(arrays: dict[str, Any]) -> None:
+    """Distill_GID_detectron2 saves the teacher beside it."""
+    plain = foreign({"model": arrays}, Path("x"))
+    both = {f"student.{name}": value for name, value in arrays.items()}
+    both |= {f"teacher.{name}": value + 1 for name, value in arrays.items()}
+    found = foreign({"model": both, "iteration": 4999}, Path("x"))
+    assert found is not None and plain is not None and found["detector"] == plain["detector"]
+    assert all(torch.equal(found["model"][name], value) for name, value in plain["model"].items())
+    assert foreign({"model": {f"teacher.{name}": value for name, value in arrays.items()}}, Path("x")) is None
+
+
 def test_80_classes_are_cocos() -> None:
     arrays = some_arrays(80)
     content = foreign({"model": arrays}, Path("x"))

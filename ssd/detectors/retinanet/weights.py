@@ -24,6 +24,8 @@ CLASS_HEAD = "head.classification_head.cls_logits."
 _TELLING = ("backbone.bottom_up.stem.conv1.weight", "head.cls_score.weight", "head.bbox_pred.weight")
 # detectron2's names of what is fixed here.
 _PASSED_OVER = ("pixel_mean", "pixel_std", "anchor_generator.cell_anchors.")
+_STUDENT = "student."
+_OF_A_DISTILLATION = (_STUDENT, "teacher.")
 # Our own: detectron2 reads "model" alone, and has these in its configuration and data.
 _STRIDE_KEY, _CATEGORIES_KEY = "stride_in", "categories"
 # (blocks of the third stage, whether they have three convolutions)
@@ -74,10 +76,13 @@ def foreign(content: Any, file: Path) -> dict[str, Any] | None:
     """A RetinaNet of detectron2, a pickle of arrays or a checkpoint of its training, as the content {"detector",
     "categories", "model"} of a checkpoint of ours; None for anything else.
 
-    The weights tell body and number of classes; 80 are COCO's. Raises InputError that lists what is unused, missing or
+    The weights tell body and number of classes; 80 are COCO's. Of a checkpoint of Distill_GID_detectron2, which holds
+    the teacher too, the student is taken. Raises InputError that lists what is unused, missing or
     of another shape.
     """
     state = content.get("model", content) if isinstance(content, dict) else None
+    if isinstance(state, dict) and all(str(name).startswith(_OF_A_DISTILLATION) for name in state):
+        state = {str(name).removeprefix(_STUDENT): each for name, each in state.items() if name.startswith(_STUDENT)}
     if not isinstance(state, dict) or not all(name in state for name in _TELLING):
         return None
     tensors = {str(name): tensor_of(value, f"{file}: {name}") for name, value in state.items()}

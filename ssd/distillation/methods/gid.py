@@ -15,7 +15,6 @@ from ssd.distillation.methods.instances import Instances
 from ssd.distillation.methods.maps import Adapted, Channels
 from ssd.distillation.methods.ranks import joined, scaled_gradient, share, summed, world_size
 
-_SAMPLES = 2
 # Where choosing boxes costs no wait for the device, each map looks at its own only.
 _CHOOSES_ON = ("cpu",)
 _OUTSIDE_PX = -1e5
@@ -46,10 +45,13 @@ class Looks(NamedTuple):
     real: Tensor
 
 
-def look(maps: Sequence[Tensor], scales: Sequence[float], level: Tensor, rois: Tensor, cells: int) -> Tensor:
+def look(
+    maps: Sequence[Tensor], scales: Sequence[float], level: Tensor, rois: Tensor, cells: int, samples: int = 2
+) -> Tensor:
     """Each box in its own map: R x C x cells x cells float32, filled up with zeros to the channels of the widest map.
 
     maps: B x C x H x W each. scales: their cells a pixel. level: R int64, the place of each box's map. rois: R x 5.
+    samples: of a cell in each direction; 0 for as many as it has cells of the map.
     """
     widest = max(each.shape[1] for each in maps)
     found = maps[0].new_zeros(len(rois), widest, cells, cells, dtype=torch.float32)
@@ -60,7 +62,7 @@ def look(maps: Sequence[Tensor], scales: Sequence[float], level: Tensor, rois: T
             looked = torch.cat([rois[:, :1], torch.where(is_own.unsqueeze(1), rois[:, 1:], _OUTSIDE_PX)], dim=1)
         else:
             looked = rois[own]
-        seen = roi_align(features.float(), looked, cells, scale, _SAMPLES, aligned=True)
+        seen = roi_align(features.float(), looked, cells, scale, samples, aligned=True)
         seen = F.pad(seen, (0, 0, 0, 0, 0, widest - seen.shape[1]))
         found = found + seen if own is None else found.index_copy(0, own, seen)
     return found

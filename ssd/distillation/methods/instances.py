@@ -9,11 +9,13 @@ from ssd.boxes import area, pairwise_iou
 
 
 class Instances(NamedTuple):
-    """boxes_ltrb_px: B x K x 4 float32. real: B x K bool, False where an image has fewer. scores: B x K."""
+    """boxes_ltrb_px: B x K x 4 float32. real: B x K bool, False where an image has fewer. scores: B x K. places: where
+    they stood among what they were chosen from, B x K int64."""
 
     boxes_ltrb_px: Tensor
     real: Tensor
     scores: Tensor
+    places: Tensor
 
 
 def scores_and_boxes(
@@ -40,12 +42,12 @@ def usable(scores: Tensor, boxes_ltrb_px: Tensor, least_side_px: float) -> Tenso
     return torch.where(is_usable, scores, -torch.inf)
 
 
-def best(scores: Tensor, boxes_ltrb_px: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The so many best of each image, best first; all where count is 0."""
+def best(scores: Tensor, boxes_ltrb_px: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The so many best of each image, best first, and where they stood; all where count is 0."""
     if count == 0 or count >= scores.shape[1]:
-        return scores, boxes_ltrb_px
+        return scores, boxes_ltrb_px, torch.arange(scores.shape[1], device=scores.device).expand(scores.shape)
     scores, place = scores.topk(count, dim=1)
-    return scores, boxes_ltrb_px.gather(1, place.unsqueeze(2).expand(-1, -1, 4))
+    return scores, boxes_ltrb_px.gather(1, place.unsqueeze(2).expand(-1, -1, 4)), place
 
 
 def choose(scores: Tensor, boxes_ltrb_px: Tensor, count: int, nms_iou: float) -> Instances:
@@ -55,22 +57,30 @@ def choose(scores: Tensor, boxes_ltrb_px: Tensor, count: int, nms_iou: float) ->
     scores: B x A, minus infinity of what cannot be chosen. boxes: B x A x 4.
     """
     left, boxes = scores.clone(), torch.where((scores > -torch.inf).unsqueeze(2), boxes_ltrb_px, 0)
-    chosen, chosen_scores = [], []
+    chosen, chosen_scores, places = [], [], []
     for _ in range(count):
         place = left.argmax(dim=1, keepdim=True)
         box = boxes.gather(1, place.unsqueeze(2).expand(-1, -1, 4))
         chosen.append(box)
         chosen_scores.append(left.gather(1, place))
+        places.append(place)
         overlaps = pairwise_iou(box, boxes).squeeze(1) > nms_iou
         left = left.masked_fill(overlaps, -torch.inf).scatter(1, place, -torch.inf)
     found = torch.cat(chosen_scores, dim=1)
-    return Instances(torch.cat(chosen, dim=1), found > -torch.inf, found)
+    return Instances(torch.cat(chosen, dim=1), found > -torch.inf, found, torch.cat(places, dim=1))
 
 
-def of_kind(instances: Instances, kind: str, shares: tuple[float, float], truths: tuple[Tensor, Tensor]) -> Instances:
+def of_kind(
+    instances: Instances,
+    kind: str,
+    shares: tuple[float, float],
+    truths: tuple[Tensor, Tensor],
+    learns: Tensor | None = None,
+) -> Instances:
     """Only the instances of a kind, as in `settings.GID.instances`.
 
-    truths: boxes of objects B x N x 4 in pixels, and which of them are real, B x N bool.
+    truths: boxes of objects B x N x 4 in pixels, and which of them are real, B x N bool. learns: whether the instance's
+    anchor learns an object, B x K bool: these are positive, and no other kind. None: the share of the box decides.
     """
     if kind == "all":
         return instances
@@ -81,5 +91,8 @@ def of_kind(instances: Instances, kind: str, shares: tuple[float, float], truths
     within = common / area(boxes).clamp(min=torch.finfo(common.dtype).tiny)
     within = torch.where(are_real.unsqueeze(1), within, 0).amax(dim=2)
     low, high = shares
-    is_own = {"neg": within < low, "semi_pos": (within >= low) & (within < high), "pos": within >= high}[kind]
-    return instances._replace(real=instances.real & is_own)
+    if learns is None:
+        is_own = {"neg": within < low, "semi_pos": (within >= low) & (within < high), "pos": within >= high}
+    else:
+        is_own = {"neg": ~learns & (within < low), "semi_pos": ~learns & (within >= high), "pos": learns}
+    return instances._replace(real=instances.real & is_own[kind])

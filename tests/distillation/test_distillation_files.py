@@ -1,0 +1,405 @@
+"""Configurations of Distill_GID_detectron2: what each key becomes, the six by name, and refusals with their lines."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ssd.cli.train import train_parser
+from ssd.config import Config
+from ssd.detectors.detectron.config.key import ELSEWHERE, FIXED, OBEYED
+from ssd.detectors.retinanet.settings import RetinaNetSettings
+from ssd.detectors.ssd300.settings import SSD300Settings
+from ssd.distillation.detectron2_config.files import Files, read_files
+from ssd.distillation.detectron2_config.keys import ROLES, SECTIONS
+from ssd.distillation.detectron2_config.shipped import NAMES
+from ssd.distillation.detectron2_config.translate import Start, require_teacher, start_of
+from ssd.distillation.settings import GID, settings_of
+from ssd.errors import InputError
+from ssd.options.distillation import files_in, named_student, start_with
+from ssd.options.flags import config_of
+
+# As such files are laid out: the nested ones are named from the folder above, and are based on one beside them.
+RUN = """
+MODEL: {META_ARCHITECTURE: DistillGID}
+INPUT:
+  MIN_SIZE_TRAIN: (800,)
+DATASETS:
+  TRAIN: ("coco_2017_train",)
+DISTILL:
+  TEACHER_YAML: config/teacher.yaml
+  STUDENT_YAML: config/student.yaml
+  GID: {GI_MODE: ALL, IOU_THRESHOLDS: [0.4, 0.5]}
+  LOSS:
+    FEATURE: {WEIGHT: 0.0005}
+    RESPONSE_REG: {MODE: L1, SMOOTH_L1_BETA: 0.1, WEIGHT: 1.0}
+SOLVER: {IMS_PER_BATCH: 16, BASE_LR: 0.01, STEPS: "(120000, 160000)", MAX_ITER: 180000}
+OUTPUT_DIR: output_r50
+"""
+BASE = """
+MODEL:
+  META_ARCHITECTURE: RetinaNetDistill
+  BACKBONE: {NAME: build_retinanet_resnet_fpn_backbone_distill}
+  RESNETS: {OUT_FEATURES: [res3, res4, res5], DEPTH: 50}
+  ANCHOR_GENERATOR:
+    SIZES: !!python/object/apply:eval ["[[x, x * 2**(1.0/3), x * 2**(2.0/3) ] for x in [32, 64, 128, 256, 512 ]]"]
+  RETINANET: {SMOOTH_L1_LOSS_BETA: 0.0}
+SOLVER: {MAX_ITER: 90000}
+"""
+STUDENT = """
+_BASE_: base.yaml
+MODEL:
+  WEIGHTS: detectron2://ImageNetPretrained/MSRA/R-50.pkl
+  RETINANET: {SMOOTH_L1_LOSS_BETA: 0.1}
+  OUTPUTS: [images, p3]
+"""
+TEACHER = """
+_BASE_: base.yaml
+MODEL:
+  WEIGHTS: ../r101/model_final.pth
+  RESNETS: {DEPTH: 101}
+"""
+L1SMO = "Distill_RetinaNet_T_Res101_S_Res50_2x_L1Smo"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Of the run's file, config/run.yaml in what stands for the folder that commands run in."""
+    config = tmp_path / "GID" / "config"
+    config.mkdir(parents=True)
+    for name, text in (("run", RUN), ("base", BASE), ("student", STUDENT), ("teacher", TEACHER)):
+        (config / f"{name}.yaml").write_text(text)
+    (tmp_path / "r101").mkdir()
+    (tmp_path / "r101" / "model_final.pth").write_bytes(b"")
+    return config
+
+
+def read(folder: Path) -> Files:
+    return read_files(str(folder / "run.yaml"))
+
+
+def started(files: Files, *given: str, batch_size: int | None = None, world_size: int = 8) -> Start:
+    return start_of(files, given, batch_size, world_size)
+
+
+def changed(folder: Path, role: str, *replaced: str) -> Files:
+    """With texts of a file replaced: old, new, old, new."""
+    file = folder / f"{role}.yaml"
+    text = file.read_text()
+    for old, new in zip(replaced[::2], replaced[1::2], strict=True):
+        assert old in text
+        text = text.replace(old, new)
+    file.write_text(text)
+    return read(folder)
+
+
+def complaint(call: Callable[[], Any]) -> str:
+    with pytest.raises(InputError) as error:
+        call()
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# --- what becomes of it ---
+
+
+def test_a_file_is_a_student_a_run_and_a_way_to_learn(folder: Path) -> None:
+    config = started(read(folder)).config
+    assert config.detector == RetinaNetSettings(
+        "retinanet_r50_fpn", norm=None, stride_in=None, trainable_layers=None, smooth_l1_beta=0.1
+    )
+    assert Path(config.teacher or "").samefile(folder.parents[1] / "r101" / "model_final.pth")
+    assert config.distill == ("gid",)
+    assert settings_of("gid", config.distill_settings) == GID(variant="seed", adapter=True, box_beta=0.1)
+    # 8 ranks of 2 images; the rate is for 32 images here.
+    assert (config.batch_size, config.learning_rate, config.steps) == (2, 0.02, 180_000)
+    assert (config.multistep, config.multistep_factors) == ((120_000, 160_000), ())
+    assert (config.warmup, config.warmup_factor, config.checkpoint_every) == (1000, 0.001, (5000, "steps"))
+    assert (config.weight_decay, config.bias_decay, config.norm_decay) == (1e-4, 1e-4, 0.0)
+    assert (config.output, config.evaluation, config.seed) == ("output_r50", (), None)
+
+
+def test_at_another_batch_the_run_is_as_many_images(folder: Path) -> None:
+    config = started(read(folder), batch_size=4, world_size=1).config
+    assert (config.batch_size, config.steps, config.multistep) == (4, 720_000, (480_000, 640_000))
+    assert (config.warmup, config.learning_rate) == (4000, 0.02)
+    assert started(read(folder), world_size=1).config.batch_size == 16
+
+
+def test_what_is_not_stated_is_as_there(folder: Path) -> None:
+    """detectron2's defaults: a feature weight ten times that of the six files, boxes a tenth, thresholds .3 and .7."""
+    files = changed(
+        folder, "run", "IOU_THRESHOLDS: [0.4, 0.5]", "GI_NMS_THRESH: 0.3", "WEIGHT: 0.0005", "MODE: L2",
+        "SMOOTH_L1_BETA: 0.1, WEIGHT: 1.0", "SMOOTH_L1_BETA: 0.0", "SOLVER: {", "SOLVER: {WARMUP_ITERS: 0, ",
+    )  # fmt: skip
+    config = started(files).config
+    expected = GID(variant="seed", adapter=True, feature_weight=0.005, box_weight=0.1, shares=(0.3, 0.7))
+    assert settings_of("gid", config.distill_settings) == expected
+    assert (config.warmup, config.warmup_factor) == (0, None)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("GI_MODE: ALL", "GI_MODE: semi_pos", {"instances": "semi_pos"}),
+        ("GI_MODE: ALL", "GI_NMS_THRESH: 0.6", {"nms_iou": 0.6}),
+        ("GI_MODE: ALL", "GI_PRE_NMS_TOPK: 500", {"before_nms": 500}),
+        ("GI_MODE: ALL", "GI_POST_NMS_TOPK: 7", {"count": 7}),
+        ("[0.4, 0.5]", "[0.2, 0.6]", {"shares": (0.2, 0.6)}),
+        ("GI_MODE: ALL", "ROI: {POOLER_RESOLUTION: 7, POOLER_SAMPLING_RATIO: 0}", {"cells": 7, "samples": 0}),
+        ("GI_MODE: ALL", "ADAPTER: {TE_NAMES: [], ST_NAMES: []}", {"adapter": None}),
+        ("GI_MODE: ALL", "ADAPTER: {SHARE_WEIGHTS: False, KERNEL_SIZE: 1}",
+         {"shares_adapter": False, "adapter_kernel": 1}),
+        ("WEIGHT: 0.0005", "WEIGHT: 0", {"feature_weight": 0.0}),
+        ("LOSS:", "LOSS:\n    RELATION: {WEIGHT: 20, SMOOTH_L1_BETA: 0.5}",
+         {"relation_weight": 20.0, "relation_beta": 0.5}),
+        ("LOSS:", "LOSS:\n    RESPONSE_CLS: {WEIGHT: 0.3}", {"class_weight": 0.3}),
+        ("WEIGHT: 1.0", "WEIGHT: 2", {"box_weight": 2.0}),
+    ],
+)  # fmt: skip
+def test_keys_of_distillation_are_settings_of_gid(folder: Path, old: str, new: str, expected: dict[str, Any]) -> None:
+    config = started(changed(folder, "run", old, new)).config
+    usual = GID(variant="seed", adapter=True, box_beta=0.1)
+    assert settings_of("gid", config.distill_settings) == replace(usual, **expected)
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ({"BASE_LR": 0.02}, {"learning_rate": 0.04}),
+        ({"MOMENTUM": 0.8}, {"momentum": 0.8}),
+        ({"WEIGHT_DECAY": 0.01, "WEIGHT_DECAY_NORM": 0.02, "WEIGHT_DECAY_BIAS": 0.03},
+         {"weight_decay": 0.01, "norm_decay": 0.02, "bias_decay": 0.03}),
+        ({"BIAS_LR_FACTOR": 2.0}, {"bias_rate": 2.0}),
+        ({"GAMMA": 0.2}, {"multistep_factors": (0.2, 0.2)}),
+        ({"STEPS": [120_000, 200_000]}, {"multistep": (120_000,)}),
+        ({"WARMUP_ITERS": 10, "WARMUP_FACTOR": 0.5}, {"warmup": 10, "warmup_factor": 0.5}),
+        ({"CHECKPOINT_PERIOD": 9}, {"checkpoint_every": (9, "steps")}),
+        ({"AMP": {"ENABLED": True}}, {"fp16": True}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_keys_of_the_solver_are_flags(folder: Path, key: dict[str, Any], expected: dict[str, Any]) -> None:
+    stated = {"IMS_PER_BATCH": 16, "BASE_LR": 0.01, "STEPS": [120_000, 160_000], "MAX_ITER": 180_000}
+    before = started(read(folder)).config
+    line = next(line for line in RUN.splitlines() if line.startswith("SOLVER"))
+    files = changed(folder, "run", line, f"SOLVER: {yaml.safe_dump(stated | key, default_flow_style=True).strip()}")
+    assert started(files).config == replace(before, **expected)
+
+
+def test_other_keys_of_the_run_are_flags(folder: Path) -> None:
+    files = changed(
+        folder, "run", "MIN_SIZE_TRAIN: (800,)", "MIN_SIZE_TRAIN: (600, 480, 640)\n  MIN_SIZE_TEST: 480\n"
+        "  MAX_SIZE_TRAIN: 900\n  MAX_SIZE_TEST: 900",
+        "OUTPUT_DIR: output_r50", "SEED: 5\nDATALOADER: {NUM_WORKERS: 3}\nTEST: {EVAL_PERIOD: 60000}",
+    )  # fmt: skip
+    config = started(files).config
+    # Evaluation takes the last.
+    assert config.detector.short_sides_px == (600, 640, 480) and config.detector.long_side_px == 900
+    assert (config.output, config.seed, config.num_workers, config.evaluation) == (None, 5, 3, (60_000, 120_000))
+
+
+def test_keys_of_the_student_are_settings_of_it_and_of_detections(folder: Path) -> None:
+    (folder / "student.yaml").write_text(
+        "_BASE_: base.yaml\nMODEL:\n  WEIGHTS: ''\n  BACKBONE: {FREEZE_AT: 1}\n"
+        "  RESNETS: {DEPTH: 18, NORM: BN, STRIDE_IN_1X1: False, RES2_OUT_CHANNELS: 64}\n"
+        "  RETINANET: {SCORE_THRESH_TEST: 0.01, NMS_THRESH_TEST: 0.6}\nTEST: {DETECTIONS_PER_IMAGE: 300}\n"
+    )
+    config = started(read(folder)).config
+    expected = RetinaNetSettings("retinanet_r18_fpn", norm="batch", stride_in="3x3", trainable_layers=4)
+    assert config.detector == expected and config.backbone_weights == "none"
+    assert (config.score_threshold, config.nms_iou, config.max_per_image) == (0.01, 0.6, 300)
+
+
+def test_the_weights_of_a_student_may_be_a_body_a_detector_or_elsewhere(folder: Path) -> None:
+    told = started(read(folder))
+    assert told.config.backbone_weights == "imagenet" and "torchvision's ImageNet weights" in " ".join(told.notes)
+    given = started(read(folder), "backbone_weights")
+    assert "torchvision's" not in " ".join(given.notes)
+    for name, setting in (("R-50.pkl", "backbone_weights"), ("model_0004999.pth", "checkpoint")):
+        (folder.parent / name).write_bytes(b"")
+        files = changed(folder, "student", "WEIGHTS: " + yaml.safe_load(text_of(folder, "student"))["MODEL"]["WEIGHTS"],
+                        f"WEIGHTS: {name}")  # fmt: skip
+        assert Path(getattr(started(files).config, setting)).samefile(folder.parent / name)
+
+
+def text_of(folder: Path, role: str) -> str:
+    return (folder / f"{role}.yaml").read_text()
+
+
+def test_what_decides_nothing_is_told_and_nothing_else(folder: Path) -> None:
+    notes = started(read(folder), "backbone_weights").notes
+    (run,) = [note for note in notes if note.startswith(f"{folder / 'run.yaml'}: DATASETS")]
+    assert run == (
+        f"{folder / 'run.yaml'}: DATASETS.TRAIN: not obeyed: --data names the folder, and its splits are found by "
+        "their names or --train-split and --val-split"
+    )
+    assert any(
+        note.startswith(str(folder)) and "SOLVER.MAX_ITER: not obeyed: a run is told by" in note for note in notes
+    )
+    assert any("MODEL.RETINANET.SMOOTH_L1_LOSS_BETA: not obeyed: nothing of the teacher" in note for note in notes)
+    assert any("gid.adapter=false" in note for note in notes)
+    assert len(notes) == 6  # OUTPUTS, and the training of the student's file and of the teacher's
+    told = " ".join(notes)
+    assert all(key not in told for key in ("IMS_PER_BATCH", "GI_MODE", "META_ARCHITECTURE", "DEPTH", "WEIGHTS"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_six_are_known_by_name(name: str) -> None:
+    config = started(read_files(name), "teacher").config
+    is_smooth, is_augmented = "L1Smo" in name, "L1_aug_T" in name
+    assert config.detector.smooth_l1_beta == (0.1 if is_smooth else 0.0)
+    assert config.detector.short_sides_px == ((640, 672, 704, 736, 768, 800) if is_augmented else (800,))
+    words = ("gid.variant=seed", "gid.adapter=true", *(("gid.box_beta=0.1",) if is_smooth else ()))
+    assert config.distill_settings == words and config.steps == 180_000
+    assert "pass --teacher FILE too: a RetinaNet-R101" in complaint(lambda: started(read_files(name)))
+
+
+def test_a_name_says_what_its_file_says(folder: Path) -> None:
+    """The texts above are those of this one."""
+    one, other = (started(read_files(name), "teacher").config for name in (L1SMO, str(folder / "run.yaml")))
+    assert replace(one, output="output_r50") == other
+
+
+# --- the command line ---
+
+
+def options_of(*arguments: str) -> tuple[dict[str, Any], Files]:
+    files = files_in(arguments)
+    assert files is not None
+    options = vars(train_parser(named_student(files)).parse_args(["--data", "x", *arguments]))
+    del options["recipe"], options["local_rank"]
+    return options, files
+
+
+def config_from(*arguments: str) -> Config:
+    options, files = options_of(*arguments)
+    base, _ = start_with(files, options, None, 8)
+    return config_of(options, base)
+
+
+def test_flags_overrule_a_file_and_other_methods_add_to_it(folder: Path) -> None:
+    run = str(folder / "run.yaml")
+    config = config_from(
+        *("--distill", run, "pkd", "--teacher", "t.pt", "--lr", "0.5", "--min-size", "64", "--output", "here"),
+        *("--distill-settings", "gid.count=3", "pkd.weight=2", "gid.box_beta=0"),
+    )
+    assert (config.distill, config.teacher) == (("gid", "pkd"), "t.pt")
+    assert settings_of("gid", config.distill_settings) == GID(variant="seed", adapter=True, count=3)
+    assert (config.learning_rate, config.output, config.detector.short_sides_px) == (0.5, "here", (64,))
+    # What its weights decide: torchvision's have the stride in the 3x3.
+    assert (config.detector.stride_in, config.detector.norm, config.detector.trainable_layers) == ("3x3", "frozen", 3)
+
+
+def test_no_file_is_read_where_none_is_named() -> None:
+    assert files_in(["--distill", "pkd", "gid", "--data", "x"]) is None and files_in([]) is None
+
+
+def test_mistakes_in_flags(folder: Path, refusal: Callable[..., str]) -> None:
+    run = str(folder / "run.yaml")
+    assert "names two configurations" in refusal("--data", "x", "--distill", run, L1SMO)
+    assert "the student is that of" in refusal("--data", "x", "--distill", run, "--detector", "retinanet_r50_fpn")
+    assert "the run is that of" in refusal("--data", "x", "--distill", run, "--recipe", "demo")
+    assert "did you mean pkd?" in refusal("--data", "x", "--distill", "pdk")
+    said = refusal("--data", "x", "--distill", L1SMO.replace("_2x", "_1x"))
+    assert f"did you mean {L1SMO}?" in said
+    assert f"pass {L1SMO}, which is known by name" in refusal("--data", "x", "--distill", f"config/{L1SMO}.yaml")
+    assert "cannot be read" in refusal("--data", "x", "--distill", "none.yaml")
+    recipe = folder / "own.toml"
+    recipe.write_text(f'teacher = "t.pt"\ndistill = ["{L1SMO}"]\n')
+    assert "a recipe names methods" in refusal("--data", "x", "--recipe", str(recipe))
+
+
+def test_another_teacher_than_the_files_is_refused(folder: Path) -> None:
+    files = changed(folder, "teacher", "DEPTH: 101", "DEPTH: 101, STRIDE_IN_1X1: True")
+    require_teacher(files, "t.pt", RetinaNetSettings("retinanet_r101_fpn_1x"))
+    said = complaint(lambda: require_teacher(files, "t.pt", RetinaNetSettings("retinanet_r50_fpn")))
+    assert said == (
+        f"{folder / 'teacher.yaml'}:5: MODEL.RESNETS.DEPTH: --teacher t.pt is a retinanet_r50_fpn, not a "
+        "retinanet_r101_fpn"
+    )
+    other = RetinaNetSettings("retinanet_r101_fpn", stride_in="3x3")
+    assert "has its strides in the 3x3" in complaint(lambda: require_teacher(files, "t.pt", other))
+    assert "is a ssd300" in complaint(lambda: require_teacher(files, "t.pt", SSD300Settings()))
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize(
+    ("role", "old", "new", "expected"),
+    [
+        ("run", "GI_MODE: ALL", "GI_MOD: ALL", "run.yaml:10: there is no key DISTILL.GID.GI_MOD; did you mean "
+         "DISTILL.GID.GI_MODE?"),
+        ("run", "DISTILL:", "DISTIL:", "run.yaml:7: there is no key DISTIL; did you mean DISTILL?"),
+        ("run", "GI_MODE: ALL", "GI_MODE: some", "DISTILL.GID.GI_MODE: 'some' is none of all, pos, semi_pos, neg"),
+        ("run", "GI_MODE: ALL", "GI_MODE: 3", "'3' is none of all"),
+        ("run", "GI_MODE: ALL", "IOU_LABELS: [0, 1, 1]", "cannot be [0, 1, 1]: boxes between the two"),
+        ("run", "[0.4, 0.5]", "[0.5, 0.4]", "run.yaml:10: DISTILL.GID.IOU_THRESHOLDS: gid.shares=0.5,0.4: must rise"),
+        ("run", "[0.4, 0.5]", "[0.4]", "DISTILL.GID.IOU_THRESHOLDS: gid.shares=0.4: is not two numbers"),
+        ("run", "GI_MODE: ALL", "GI_NMS_THRESH: 1.5", "gid.nms_iou=1.5: is out of range"),
+        ("run", "GI_MODE: ALL", "GI_POST_NMS_TOPK: 0", "cannot be 0: is less than 1"),
+        ("run", "GI_MODE: ALL", "GI_POST_NMS_TOPK: ten", "takes a whole number, not 'ten'"),
+        ("run", "GI_MODE: ALL", "ROI: {POOLER_TYPE: ROIPool}", "cannot be 'ROIPool': only RoIAlign"),
+        ("run", "GI_MODE: ALL", "ADAPTER: {ST_NAMES: []}", "ADAPTER.ST_NAMES: has to be TE_NAMES"),
+        ("run", "GI_MODE: ALL", "ADAPTER: {ST_NAMES: [p3]}", "cannot be ['p3']: all five maps have an adapter"),
+        ("run", "GI_MODE: ALL", "ADAPTER: {KERNEL_SIZE: 2}", "has to be odd"),
+        ("run", "LOSS:", "LOSS:\n    GT_WEIGHT: 2.0", "cannot be 2.0: the student's own losses count once"),
+        ("run", "{WEIGHT: 0.0005}", "{ST_NAMES: [p3]}", "LOSS.FEATURE.ST_NAMES: cannot be ['p3']"),
+        ("run", "{WEIGHT: 0.0005}", "{MODE: L1}", "LOSS.FEATURE.MODE: cannot be 'L1'"),
+        ("run", "LOSS:", "LOSS:\n    RELATION: {DIST_MODE: L1}", "distances are Euclidean"),
+        ("run", "LOSS:", "LOSS:\n    RESPONSE_CLS: {MODE: L2}", "the paper of GID has no other loss there"),
+        ("run", "MODE: L1", "MODE: bce", "RESPONSE_REG.MODE: cannot be 'bce'"),
+        ("run", "DISTILL:", "DISTILL:\n  TEACHER_CFG: {VERSION: 2}", "DISTILL.TEACHER_CFG: is made of the file of "
+         "DISTILL.TEACHER_YAML"),
+        ("run", "config/teacher.yaml", "config/teach.yaml", "there is no file config/teach.yaml here or in a folder"),
+        ("run", "  TEACHER_YAML: config/teacher.yaml", "", "DISTILL.TEACHER_YAML: has to name a file"),
+        ("run", "DistillGID", "RetinaNet", "cannot be 'RetinaNet': the file of a distillation says it"),
+        ("run", "DistillGID", "DistillGID, OUTPUTS: []", "MODEL.OUTPUTS: belongs into a student's file, not into the "
+         "file of --distill"),
+        ("run", "SOLVER: {", "SOLVER: {MAX_ITERS: 3, ", "there is no key SOLVER.MAX_ITERS; did you mean "
+         "SOLVER.MAX_ITER?"),
+        ("run", "SOLVER: {", "SOLVER: {LR_SCHEDULER_NAME: WarmupCosineLR, ", "pass --schedule cosine"),
+        ("run", "SOLVER: {", "SOLVER: {CLIP_GRADIENTS: {ENABLED: True}, ", "--clip-norm shortens all together"),
+        ("run", "(120000, 160000)", "(160000, 120000)", "SOLVER.STEPS: has to rise"),
+        ("run", "MAX_ITER: 180000", "MAX_ITER: 0", "SOLVER.MAX_ITER: cannot be 0"),
+        ("run", "(800,)", "(640,)", "INPUT.MIN_SIZE_TRAIN: has to have MIN_SIZE_TEST 800 in it"),
+        ("run", "(800,)", "(800,)\n  MAX_SIZE_TEST: 1000", "has to be MAX_SIZE_TRAIN 1333, not 1000"),
+        ("run", "(800,)", "(800, 1400)", "1333 is less than 1400"),
+        ("run", "(800,)", "(800,)\n  RANDOM_FLIP: none", "half of the training images are mirrored"),
+        ("run", "OUTPUT_DIR: output_r50", "SEED: 4294967296", "SEED: cannot be 4294967296: that is too much"),
+        ("run", "INPUT:\n  MIN_SIZE_TRAIN: (800,)", "INPUT: 3", "run.yaml:3: INPUT: takes keys of its own, not 3"),
+        ("student", "OUTPUTS", "OUTPUT", "student.yaml:6: there is no key MODEL.OUTPUT; did you mean MODEL.OUTPUTS?"),
+        ("student", "OUTPUTS: [images, p3]", "FPN: {NORM: GN}", "the pyramid and the heads have no norm"),
+        ("student", "OUTPUTS: [images, p3]", "RESNETS: {DEPTH: 26}", "cannot be 26: is none of 18, 34, 50, 101, 152"),
+        ("student", "OUTPUTS: [images, p3]", "RESNETS: {RES2_OUT_CHANNELS: 64}", "has to be 256 with DEPTH 50"),
+        ("student", "OUTPUTS: [images, p3]", "META_ARCHITECTURE: GeneralizedRCNNDistill", "only RetinaNets are taught"),
+        ("student", "  OUTPUTS", "DISTILL: {GID: {GI_MODE: ALL}}\n#", "belongs into the file of --distill, not into a "
+         "student's file"),
+        ("student", "WEIGHTS: detectron2://ImageNetPretrained/MSRA/R-50.pkl", "WEIGHTS: model_final.pth",
+         "is not here; pass the file as --checkpoint"),
+        ("student", "base.yaml", "bas.yaml", "cannot be read (No such file or directory), _BASE_ of"),
+        ("student", "base.yaml", "student.yaml", "student.yaml:2: _BASE_ student.yaml goes round in a circle"),
+        ("student", "_BASE_: base.yaml", "_BASE_: [base.yaml]", "_BASE_ takes the path of one file"),
+        ("student", "_BASE_: base.yaml", "_BASE_: https://host/base.yaml", "_BASE_ takes the path of one file"),
+        ("base", "x in [32, 64", "x in [16, 64", "base.yaml:7: has the tag tag:yaml.org,2002:python/object/apply:eval"),
+        ("base", '"[[x, x', '"exit() or [[x, x', "names no plain value"),
+        ("base", "RetinaNetDistill", "!!python/object/apply:os.system [ls]", "names no plain value"),
+        ("teacher", "../r101/model_final.pth", "../r50/model_final.pth", "teacher.yaml:4: MODEL.WEIGHTS: "
+         "../r50/model_final.pth is not here; pass --teacher FILE"),
+        ("teacher", "DEPTH: 101", "DEPTH: 101, NUM_GROUPS: 32", "the body is a plain ResNet"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_obeyed_is_refused_in_a_line(folder: Path, role: str, old: str, new: str, expected: str) -> None:
+    assert expected in complaint(lambda: started(changed(folder, role, old, new)))
+
+
+def test_every_key_says_what_becomes_of_it() -> None:
+    for role, keys in ROLES.items():
+        for name, key in keys.items():
+            assert key.fate in (OBEYED, FIXED, ELSEWHERE) and key.text, (role, name)
+            assert name not in SECTIONS
+    assert len(ROLES["run"]) == 220 and "DISTILL.GID.GI_MODE" not in ROLES["student"]
