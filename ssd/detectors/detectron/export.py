@@ -8,10 +8,14 @@ from torch import Tensor, nn
 from ssd.config import Thresholds
 from ssd.detectors.contract import Exportable
 from ssd.detectors.detectron.postprocess import thresholds_of
+from ssd.detectors.detectron.rcnn.boxes import closed, scaled
 from ssd.detectors.detectron.settings import DetectronSettings
 from ssd.detectors.detectron.targets import placement
 from ssd.detectors.detectron.view import view_of
 from ssd.detectors.graph_nms import detections_in_graph
+from ssd.detectors.torchvision.candidates import Candidates
+from ssd.detectors.torchvision.rcnn.parts import Boxes, CandidatesOfMaps, PartMaps
+from ssd.detectors.torchvision.rcnn.parts_in_graph import outputs_of, with_parts
 from ssd.images import normalise
 
 
@@ -34,12 +38,19 @@ class DetectsInGraph(nn.Module):
         seen = normalise(images, view.mean, view.std) * inside.unsqueeze(1)
         scales = torch.ones_like(sizes_px[:, 0], dtype=torch.float32)
         placed = placement(sizes_px, scales, sizes_px, self.settings, images.device)
-        boxes, scores, _ = self.model.candidates(seen, placed)
+        said: Candidates | CandidatesOfMaps = self.model(seen, placed)
+        boxes, scores, _ = said.candidates if isinstance(said, CandidatesOfMaps) else said
         boxes_ltrb = (boxes / placed.stated_limits_px).unflatten(1, (-1, self.classes)).transpose(1, 2)
         scores = scores.unflatten(1, (-1, self.classes)).transpose(1, 2)
         scores, place = scores.topk(min(self.thresholds.max_per_class, scores.shape[2]), dim=2)
         boxes_ltrb = boxes_ltrb.gather(2, place.unsqueeze(3).expand(-1, -1, -1, 4))
-        return detections_in_graph(boxes_ltrb, scores, self.thresholds)
+        detections = detections_in_graph(boxes_ltrb, scores, self.thresholds)
+        if not isinstance(said, CandidatesOfMaps):
+            return detections
+        boxes_ltrb_px = detections["boxes_ltrb"] * placed.stated_limits_px
+        of_boxes = Boxes(scaled(boxes_ltrb_px, placed.scales), detections["labels"])
+        parts: PartMaps = self.model(said.maps, of_boxes)
+        return with_parts(detections, parts, closed(boxes_ltrb_px), placed.stated_limits_px, (height, width))
 
 
 def exportable(model: nn.Module, settings: DetectronSettings, thresholds: Thresholds) -> Exportable:
@@ -62,4 +73,5 @@ def exportable(model: nn.Module, settings: DetectronSettings, thresholds: Thresh
         f"image, its short side resized to {settings.test_short_side_px} or its long side to "
         f"{settings.test_long_side_px}, whichever is less, bilinear without antialiasing, in the left top corner; "
         "sizes_px: int64 B x 2, (width, height) of each image in them",
+        outputs_of(masks=bool(settings.mask_head), keypoints=settings.finds_keypoints),
     )

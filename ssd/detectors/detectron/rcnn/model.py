@@ -184,13 +184,14 @@ class RCNN(nn.Module):
 
     def _parts_of(self, maps: list[Tensor], boxes: Boxes) -> PartMaps:
         rois, labels = rois_of(boxes.boxes_ltrb_px), boxes.labels.flatten()
-        kept = labels.nonzero().squeeze(1) if rois.device.type in _DROPS_AT_ONCE_ON else None
+        drops = rois.device.type in _DROPS_AT_ONCE_ON and not torch.compiler.is_compiling()
+        kept = labels.nonzero().squeeze(1) if drops else None
         seen, of_seen = (rois, labels) if kept is None else (rois[kept], labels[kept])
 
         def placed(said: Tensor) -> Tensor:
             if kept is not None:
                 said = said.new_zeros(len(rois), *said.shape[1:]).index_copy(0, kept, said)
-            return said.unflatten(0, (len(boxes.labels), -1))
+            return said.unflatten(0, (boxes.labels.shape[0], -1))
 
         masks: Tensor | None = None
         keypoints: Tensor | None = None
