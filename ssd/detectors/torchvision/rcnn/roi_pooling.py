@@ -42,9 +42,10 @@ class Look(Protocol):
     def __call__(self, features: Tensor, rois: Tensor, side: int, scale: float, /) -> Tensor: ...
 
 
-def aligned(samples: int) -> Look:
-    """samples: of a cell in each direction; 0 for as many as it has cells of the map."""
-    return lambda features, rois, side, scale: roi_align(features, rois, side, scale, samples)
+def aligned(samples: int, *, centred: bool = False) -> Look:
+    """samples: of a cell in each direction; 0 for as many as it has cells of the map. centred: whether a cell's value
+    is that of its middle, not of its left top corner."""
+    return lambda features, rois, side, scale: roi_align(features, rois, side, scale, samples, centred)
 
 
 def pool(maps: Sequence[Tensor], strides: Sequence[int], rois: Tensor, side: int = SIDE) -> Tensor:
