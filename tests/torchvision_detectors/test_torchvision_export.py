@@ -15,7 +15,7 @@ from ssd.detectors.torchvision.builders import build
 from ssd.detectors.torchvision.detector import TORCHVISION
 from ssd.detectors.torchvision.export import DetectsInGraph, exportable
 from ssd.detectors.torchvision.names import settings_of
-from ssd.detectors.torchvision.rcnn.parts import PartMaps, keypoints_found
+from ssd.detectors.torchvision.rcnn.parts import Boxes, PartMaps, keypoints_found
 from ssd.detectors.torchvision.rcnn.parts_in_graph import keypoints_in_graph, with_parts
 from ssd.images import normalise
 from ssd.inference.export import to_program
@@ -76,7 +76,10 @@ def test_the_graph_takes_any_number_and_size_of_images(family: str, tmp_path: Pa
     model = with_opinions(build(settings, NUM_CLASSES).eval(), batch_of().images)
     if family == "maskrcnn":  # a tenth of its work
         model.numbers = replace(model.numbers, before_nms=(0, 150), after_nms=(0, 100))
-        model.roi_heads["mask_predictor"].mask_fcn_logits.weight.mul_(100)
+        # Masks that are neither sure nor all alike.
+        one_box = Boxes(torch.tensor([[[10.0, 10, 90, 90]]]), torch.ones(1, 1, dtype=torch.int64))
+        said = model(list(model.backbone(batch_of((1,)).images).values()), one_box).masks
+        model.roi_heads["mask_predictor"].mask_fcn_logits.weight.div_(said.std())
     exported = exportable(model, settings, THRESHOLDS)
     program = to_program(exported)
     with warnings.catch_warnings():
