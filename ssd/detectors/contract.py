@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ssd.batch import Batch, Detections, EvalBatch
+from ssd.batch import FIELDS_OF_BOXES, Batch, Detections, EvalBatch
 from ssd.config import Thresholds
 from ssd.detectors.channels import Stream
 from ssd.detectors.distillation import DistillationParts
@@ -42,14 +42,16 @@ def _no_distillation(settings: Any) -> DistillationParts | None:
 class Exportable(NamedTuple):
     """A detector with its post-processing as one graph.
 
-    module: takes inputs, gives `batch.of_boxes`. inputs: an example of each, by name. dynamic: torch.export's
-    dynamic_shapes of them. input_text: what the user has to pass.
+    module: takes inputs, gives outputs by name. inputs: an example of each, by name. dynamic: torch.export's
+    dynamic_shapes of them. input_text: what the user has to pass. outputs: the names of those fields of
+    `batch.Detections` that it gives, in order.
     """
 
     module: nn.Module
     inputs: dict[str, Tensor]
     dynamic: dict[str, dict[int, Any]]
     input_text: str
+    outputs: tuple[str, ...] = FIELDS_OF_BOXES
 
 
 class Detector(NamedTuple):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from ssd.detectors.tta.passes import TTA
 from ssd.distributed import Ranks, gather_tensors
 from ssd.masks import pasted_counts
 from ssd.precision import autocast
-from ssd.views import ObjectParts, num_looks, parts_of, pastes_closed
+from ssd.views import ObjectParts, View, num_looks, parts_of, pastes_closed
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,26 +48,45 @@ def detect_split(
     looks the loader's view has."""
     training = model.training
     model.eval()
-    points = len(ground_truth.skeleton.names) if ground_truth.skeleton else 0
-    rows, keypoints = [torch.zeros(0, 7, dtype=torch.float64)], [torch.zeros(0, points, 3, dtype=torch.float64)]
-    masks: list[bytes] = []
     detect = detect_several_of(config.detector, config.thresholds, tta)
     view = view_with(config.detector, tta)
     forward = in_precision(model, config, ranks.device)
-    for batches in _in_groups(loader, num_looks(view)):
-        detections, batch = on_host(detect(forward, batches)), batches[0]
+    groups = _in_groups(loader, num_looks(view))
+    found = _found(((detect(forward, batches), batches[0]) for batches in groups), ground_truth, view)
+    model.train(training)
+    parts = parts_of(view)
+    # Which are compared with those of the split.
+    parts = parts._replace(keypoints=parts.keypoints and ground_truth.skeleton is not None)
+    return _joined(found.rows, found.masks, found.keypoints, parts, ranks)
+
+
+class _Found(NamedTuple):
+    """What one rank found, as `Results` has it, and whether its detections had masks and keypoints at all."""
+
+    rows: torch.Tensor
+    masks: list[bytes]
+    keypoints: torch.Tensor
+    had: ObjectParts
+
+
+def _found(detected: Iterable[tuple[Detections, EvalBatch]], ground_truth: GroundTruth, view: View) -> _Found:
+    points = len(ground_truth.skeleton.names) if ground_truth.skeleton else 0
+    rows, keypoints = [torch.zeros(0, 7, dtype=torch.float64)], [torch.zeros(0, points, 3, dtype=torch.float64)]
+    masks: list[bytes] = []
+    had = ObjectParts()
+    for on_device, batch in detected:
+        detections = on_host(on_device)
         rows.append(_coco_rows(detections, batch.indices, ground_truth))
         sizes_px = torch.from_numpy(ground_truth.sizes_px[batch.indices.numpy()]).double()
         if detections.masks is not None:
+            had = had._replace(masks=True)
             masks += _counts(detections, sizes_px, closed=pastes_closed(view))
         if detections.keypoints is not None and points:
+            had = had._replace(keypoints=True)
             real = torch.arange(detections.scores.shape[1]) < detections.counts.unsqueeze(1)
             scale = torch.cat([sizes_px, torch.ones_like(sizes_px[:, :1])], dim=1).view(-1, 1, 1, 3)
             keypoints.append((detections.keypoints.double() * scale)[real])
-    model.train(training)
-    parts = parts_of(view)
-    parts = parts._replace(keypoints=parts.keypoints and points > 0)  # which are compared with those of the split
-    return _joined(torch.cat(rows), masks, torch.cat(keypoints), parts, ranks)
+    return _Found(torch.cat(rows), masks, torch.cat(keypoints), had)
 
 
 def _in_groups(loader: Iterable[EvalBatch], size: int) -> Iterator[tuple[EvalBatch, ...]]:
@@ -112,13 +131,13 @@ def _split(counts: list[torch.Tensor], lengths: list[torch.Tensor]) -> list[byte
     return found
 
 
-def detect_rows(
-    detect: Callable[[EvalBatch], Detections], loader: Iterable[EvalBatch], ground_truth: GroundTruth
-) -> torch.Tensor:
-    """This rank's rows of `detect_split`, by any function that detects a batch."""
-    rows = [torch.zeros(0, 7, dtype=torch.float64)]
-    rows += [_coco_rows(on_host(detect(batch)), batch.indices, ground_truth) for batch in loader]
-    return torch.cat(rows)
+def detect_alone(
+    detect: Callable[[EvalBatch], Detections], loader: Iterable[EvalBatch], ground_truth: GroundTruth, view: View
+) -> Results:
+    """`detect_split` of one rank, by any function that detects a batch."""
+    detected = ((detect(batch), batch) for batch in loader)
+    rows, masks, keypoints, had = _found(detected, ground_truth, view)
+    return Results(rows.numpy(), masks if had.masks else None, keypoints.numpy() if had.keypoints else None)
 
 
 def in_precision(model: Forward, config: Config, device: torch.device) -> Forward:

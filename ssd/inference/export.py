@@ -8,25 +8,38 @@ from typing import Any
 
 import torch
 
-from ssd.batch import FIELDS_OF_BOXES
 from ssd.checkpoints import checkpoint, conversion
 from ssd.config import Config
 from ssd.detectors.contract import Exportable
-from ssd.detectors.table import detector_of, to_dict
+from ssd.detectors.table import detector_of, to_dict, view_of
 from ssd.errors import InputError
 from ssd.storage.files import written_whole
+from ssd.views import pastes_closed
 
 METADATA_KEY = "ssd300"
 """Where a file has its metadata as JSON: in an ONNX model's metadata_props, in torch.export's extra_files."""
 
 
+_OUTPUTS = {
+    "boxes_ltrb": "float32 B x D x 4 left, top, right, bottom in [0, 1] of the image, best score first",
+    "scores": "float32 B x D",
+    "labels": "int64 B x D, label i + 1 is categories[i], 0 none",
+    "counts": "int64 B, how many rows are real",
+    "masks": "float32 B x D x S x S, how likely each part of a box is the object's, which it is above 0.5: with a "
+    "border of zeros stretched to the box, (S + 2) / S as large about its centre",
+    "keypoints": "float32 B x D x P x 3: x, y in [0, 1] of the image, if they lie in it, and a score without bounds; "
+    "P are the keypoints",
+}
+_UP_TO_THE_LAST = ", whose right and bottom are a pixel less"
+"""Where a mask is stretched to a box as Detectron has it."""
+
+
 def metadata(exported: Exportable, settings: Any, categories: list[tuple[int, str]], config: Config) -> dict[str, Any]:
     """What the user of an exported file has to know. settings: the detector's own."""
+    said = {**_OUTPUTS, "masks": _OUTPUTS["masks"] + (_UP_TO_THE_LAST if pastes_closed(view_of(settings)) else "")}
     return {
         "input": exported.input_text,
-        "outputs": "boxes_ltrb: float32 B x D x 4 left, top, right, bottom in [0, 1] of the image, best score first; "
-        "scores: float32 B x D; labels: int64 B x D, label i + 1 is categories[i], 0 none; "
-        "counts: int64 B, how many rows are real",
+        "outputs": "; ".join(f"{name}: {said[name]}" for name in exported.outputs),
         **to_dict(settings),
         "categories": categories,
         **config.thresholds._asdict(),
@@ -81,7 +94,7 @@ def _save_onnx(program: torch.export.ExportedProgram, exported: Exportable, abou
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of onnxscript's own, about its own calls
         converted = torch.onnx.export(
-            program, input_names=list(exported.inputs), output_names=list(FIELDS_OF_BOXES), verbose=False
+            program, input_names=list(exported.inputs), output_names=list(exported.outputs), verbose=False
         )
     assert converted is not None
     converted.model.metadata_props[METADATA_KEY] = json.dumps(about)

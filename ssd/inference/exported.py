@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssd.batch import FIELDS_OF_BOXES, Detections, EvalBatch
+from ssd.batch import Detections, EvalBatch
 from ssd.constants import constant
 from ssd.detectors.table import DETECTORS, from_dict, view_of
 from ssd.errors import InputError
@@ -35,7 +35,7 @@ class Exported(NamedTuple):
 
     def run(self, feed: dict[str, np.ndarray]) -> Detections:
         found = dict(zip(self.output_names, self.session.run(None, feed), strict=True))
-        return Detections(*(torch.from_numpy(found[name]) for name in FIELDS_OF_BOXES))
+        return Detections(**{name: torch.from_numpy(value) for name, value in found.items()})
 
     @property
     def input_names(self) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssd.batch import FIELDS_OF_BOXES, Detections, EvalBatch
+from ssd.batch import Detections, EvalBatch
 from ssd.boxes import pairwise_iou
 from ssd.detectors.table import view_of
 from ssd.errors import InputError
@@ -29,7 +29,7 @@ _WORTH = 0.02
 """What layers in float32 must add to it, as they make the file larger and slower."""
 CONFIDENT = 0.3
 """Detections of this score or more are held against each other."""
-_MATCHING_IOU, _BEST = 0.5, 10
+_MATCHING_IOU, _MATCHING_SHARE, _BEST = 0.5, 0.1, 10
 # What passes 8 bits on between convolutions. All else costs more to convert than to compute.
 _BETWEEN = ("Relu", "Clip", "Add", "MaxPool", "Resize")
 
@@ -90,7 +90,10 @@ def _detections_of(file: Path, feeds: Sequence[dict[str, np.ndarray]]) -> list[D
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    return [Detections(*map(torch.from_numpy, session.run(list(FIELDS_OF_BOXES), feed))) for feed in feeds]
+    names = [each.name for each in session.get_outputs()]
+    return [
+        Detections(**dict(zip(names, map(torch.from_numpy, session.run(names, feed)), strict=True))) for feed in feeds
+    ]
 
 
 def _quantise(source: Path, target: Path, feeds: Sequence[dict[str, np.ndarray]], nodes: list[str]) -> None:
@@ -118,8 +121,8 @@ def _quantise(source: Path, target: Path, feeds: Sequence[dict[str, np.ndarray]]
 
 
 def _layers_of(model: Any) -> tuple[list[str], set[str], list[str]]:
-    """Names of nodes: the convolutions in the graph's order; those of them after which no other one comes; and what
-    lies between convolutions and may be in 8 bits."""
+    """Names of nodes: the convolutions in the graph's order; the heads, after which no other one sees what they say;
+    and what lies between convolutions and may be in 8 bits."""
     leads_to_one: dict[str, bool] = {}  # by tensor: whether a convolution comes of it
     convolutions: list[str] = []
     heads: set[str] = set()
@@ -132,36 +135,61 @@ def _layers_of(model: Any) -> tuple[list[str], set[str], list[str]]:
                 heads.add(node.name)
         elif leads and node.op_type in _BETWEEN:
             between.append(node.name)
-        for name in node.input:
+        # What chooses boxes is a head, whatever is then seen in them.
+        for name in node.input[: 1 if node.op_type == "RoiAlign" else None]:
             leads_to_one[name] = leads_to_one.get(name, False) or leads or node.op_type == "Conv"
     return convolutions, heads, between
 
 
 def agreement(expected: Sequence[Detections], found: Sequence[Detections]) -> float:
     """In [0, 1]: of the detections of two detectors in the same images, the share that has a partner in the other's: of
-    its label, with an IoU of 0.5 or more. Of the confident ones; where there is none in any image, of each image's
-    best. 1 where neither detects anything."""
+    its label, with an IoU of 0.5 or more, of the masks too, and with points that are a tenth of the box's longer side
+    away on average, or less. Of the confident ones; where there is none in any image, of each image's best. 1 where
+    neither detects anything."""
     pairs = [
-        (_rows(one, image), _rows(other, image))
+        (_of_image(one, image), _of_image(other, image))
         for one, other in zip(expected, found, strict=True)
         for image in range(len(one.counts))
     ]
-    least = CONFIDENT if any((each[:, 5] >= CONFIDENT).any() for pair in pairs for each in pair) else 0.0
+    has_confident = any((each.scores >= CONFIDENT).any() for pair in pairs for each in pair)
     total = partners = 0
     for pair in pairs:
-        a, b = (each[each[:, 5] >= least] if least else each[:_BEST] for each in pair)
-        total += len(a) + len(b)
-        if len(a) and len(b):
-            fits = (pairwise_iou(a[:, :4], b[:, :4]) >= _MATCHING_IOU) & (a[:, 4].unsqueeze(1) == b[:, 4])
+        a, b = (_first(each, int((each.scores >= CONFIDENT).sum()) if has_confident else _BEST) for each in pair)
+        total += len(a.scores) + len(b.scores)
+        if len(a.scores) and len(b.scores):
+            fits = _fits(a, b)
             partners += int(fits.any(dim=1).sum() + fits.any(dim=0).sum())
     return partners / total if total else 1.0
 
 
-def _rows(detections: Detections, image: int) -> torch.Tensor:
-    """n x 6, best first: left, top, right, bottom, label, score."""
-    real = slice(int(detections.counts[image]))
-    columns = (detections.boxes_ltrb, detections.labels.unsqueeze(2), detections.scores.unsqueeze(2))
-    return torch.cat([each[image, real].float() for each in columns], dim=1)
+def _of_image(detections: Detections, image: int) -> Detections:
+    """Of one image its n real ones, without a dimension of images."""
+    own = Detections(*(None if part is None else part[image] for part in detections))  # type: ignore[arg-type]
+    return _first(own, int(own.counts))
+
+
+def _first(detections: Detections, most: int) -> Detections:
+    """The first ones of an image, best first."""
+    boxes_ltrb, scores, labels, counts, *parts = detections
+    return Detections(
+        boxes_ltrb[:most], scores[:most], labels[:most], counts,
+        *(None if part is None else part[:most] for part in parts),
+    )  # fmt: skip
+
+
+def _fits(a: Detections, b: Detections) -> torch.Tensor:
+    """Which of n and m detections in one image are of one object: n x m bool."""
+    fits = (pairwise_iou(a.boxes_ltrb, b.boxes_ltrb) >= _MATCHING_IOU) & (a.labels.unsqueeze(1) == b.labels)
+    if a.masks is not None and b.masks is not None:
+        cells, others = ((each > 0.5).flatten(1).float() for each in (a.masks, b.masks))
+        both = cells @ others.T
+        either = cells.sum(dim=1, keepdim=True) + others.sum(dim=1) - both
+        fits &= both >= _MATCHING_IOU * either
+    if a.keypoints is not None and b.keypoints is not None:
+        apart = (a.keypoints[:, None, :, :2] - b.keypoints[:, :, :2]).norm(dim=3).mean(dim=2)
+        longer_side = (a.boxes_ltrb[:, 2:] - a.boxes_ltrb[:, :2]).amax(dim=1, keepdim=True)
+        fits &= apart <= _MATCHING_SHARE * longer_side
+    return fits
 
 
 @contextlib.contextmanager

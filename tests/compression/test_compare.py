@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from exported_files import SIDE_PX, write_small_onnx
@@ -17,7 +18,7 @@ import main
 from ssd.checkpoints import checkpoint
 from ssd.compression.comparison import runtimes
 from ssd.compression.comparison.figures import frontier
-from ssd.compression.comparison.onnx_sizes import onnx_sizes
+from ssd.compression.comparison.onnx_sizes import _products, onnx_sizes
 from ssd.compression.comparison.subjects import load_subjects
 from ssd.compression.comparison.timing import in_turns
 from ssd.detectors.names import settings_named
@@ -51,6 +52,15 @@ def test_the_sizes_of_a_file_by_hand(tmp_path: Path) -> None:
     flops = 2 * (128 * 48 + 128 * 72 + 20 * 8)
     weights = 8 * 48 + 8 * 72 + 5 * 8
     assert onnx_sizes(file, SIDE_PX, SIDE_PX) == (weights, weights, flops, flops)
+
+
+def test_products_of_a_deconvolution_by_hand() -> None:
+    onnx = pytest.importorskip("onnx")
+    node = onnx.helper.make_node("ConvTranspose", ["x", "w"], ["y"], strides=[2, 2])
+    # Each of 2 x 2 places of a cell is reached by one of a kernel's: 3 channels in, whatever goes out.
+    assert _products(node, np.zeros((3, 5, 2, 2))) == 3
+    grouped = onnx.helper.make_node("ConvTranspose", ["x", "w"], ["y"], strides=[2, 2], group=3)
+    assert _products(grouped, np.zeros((3, 1, 4, 4))) == 4
 
 
 def write_checkpoint(file: Path, like: Path, **changes: Any) -> Path:

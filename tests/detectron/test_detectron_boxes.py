@@ -86,9 +86,11 @@ def test_anchors_lie_as_detectron_enumerates_them(settings: DetectronSettings) -
     cells = cells_of(settings)
     # Of odd numbers of cells, whose strides no image's side says.
     maps = [torch.zeros(1, 1, 25 // (place + 1), 13 // (place + 1)) for place in range(len(cells))]
+    sizes_px = settings.anchor_sizes_px
+    of_maps = [[size] for size in sizes_px] if len(cells) > 1 else [list(sizes_px)]
     expected = [
-        enumerated(stride, list(sizes), list(ratios), *each.shape[2:])
-        for (stride, sizes, ratios), each in zip(cells, maps, strict=True)
+        enumerated(stride, sizes, list(settings.anchor_ratios), *each.shape[2:])
+        for (stride, _), sizes, each in zip(cells, of_maps, maps, strict=True)
     ]
     assert torch.equal(anchors_ltrb_px(cells, maps), tensor(by_hand.half_open(np.concatenate(expected))))
 

@@ -12,7 +12,7 @@ from ssd.batch import Detections, EvalBatch, whole
 from ssd.errors import InputError
 from ssd.images import normalise
 from ssd.inference.exported import feed_of, load_exported, pixels_of
-from ssd.inference.int8 import agreement, to_int8
+from ssd.inference.int8 import _layers_of, agreement, to_int8
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -82,6 +82,34 @@ def test_agreement_by_hand() -> None:
     # Where none is confident, the best count: one of three and one of two have a partner.
     unsure = [each._replace(scores=each.scores / 10) for each in (one, other)]
     assert agreement(unsure[:1], unsure[1:]) == 2 / 5
+
+
+def test_masks_and_points_have_to_agree_too() -> None:
+    one = found(([0, 0, 0.5, 0.5], 1, 0.9), ([0.5, 0.5, 1, 1], 2, 0.8))
+    masks = torch.zeros(1, 2, 2, 2)
+    masks[..., 0] = 1.0
+    other_masks = masks.clone()
+    other_masks[0, 1] = torch.tensor([[0, 1], [0.0, 1]])  # the other half
+    assert agreement([one._replace(masks=masks)], [one._replace(masks=other_masks)]) == 1 / 2
+    assert agreement([one._replace(masks=masks)], [one]) == 1  # of which one says nothing
+    points = torch.full((1, 2, 3, 3), 0.2)
+    other_points = points.clone()
+    other_points[0, 0, :, 0] += 0.04  # of 0.05 that are allowed
+    other_points[0, 1, :, 0] += 0.06
+    assert agreement([one._replace(keypoints=points)], [one._replace(keypoints=other_points)]) == 1 / 2
+
+
+def test_what_chooses_boxes_is_a_head_though_convolutions_look_into_them() -> None:
+    helper = onnx.helper
+    nodes = [
+        helper.make_node("Conv", ["images", "w"], ["maps"], "body"),
+        helper.make_node("Conv", ["maps", "w"], ["boxes"], "proposals"),
+        helper.make_node("RoiAlign", ["maps", "boxes", "image"], ["looks"], "look"),
+        helper.make_node("Relu", ["looks"], ["positive"], "between"),
+        helper.make_node("Conv", ["positive", "w"], ["masks"], "mask"),
+    ]
+    model = helper.make_model(helper.make_graph(nodes, "g", [], []))
+    assert _layers_of(model) == (["body", "proposals", "mask"], {"proposals", "mask"}, ["between"])
 
 
 def test_bad_input(demo_checkpoint: Path, tmp_path: Path, refusal: Callable[..., str]) -> None:

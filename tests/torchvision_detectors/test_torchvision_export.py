@@ -1,5 +1,6 @@
 """An exported detector finds in a file that runs without this program what it finds here."""
 
+import math
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -8,15 +9,18 @@ import pytest
 import torch
 from torchvision_models import NUM_CLASSES, assert_same_detections, batch_of, eval_batch, with_opinions
 
+from ssd.batch import FIELDS_OF_BOXES
 from ssd.config import Thresholds
 from ssd.detectors.torchvision.builders import build
 from ssd.detectors.torchvision.detector import TORCHVISION
 from ssd.detectors.torchvision.export import DetectsInGraph, exportable
 from ssd.detectors.torchvision.names import settings_of
+from ssd.detectors.torchvision.rcnn.parts import Boxes, PartMaps, keypoints_found
+from ssd.detectors.torchvision.rcnn.parts_in_graph import keypoints_in_graph, with_parts
 from ssd.images import normalise
 from ssd.inference.export import to_program
 
-THRESHOLDS = Thresholds(0.05, 0.5, 300, 60)
+THRESHOLDS = Thresholds(0.05, 0.5, 300, 20)
 
 
 @pytest.mark.parametrize("family", ["maskrcnn", "keypointrcnn"])
@@ -24,12 +28,45 @@ def test_the_other_r_cnns_are_exported_as_faster_r_cnns(family: str) -> None:
     settings = settings_of(f"{family}_resnet18_fpn")
     with torch.device("meta"):
         model = build(settings, NUM_CLASSES)
-    module = exportable(model, settings, THRESHOLDS).module
+    exported = exportable(model, settings, THRESHOLDS)
+    module = exported.module
     assert isinstance(module, DetectsInGraph) and module.num_classes == NUM_CLASSES and not module.training
+    assert exported.outputs == (*FIELDS_OF_BOXES, "masks" if family == "maskrcnn" else "keypoints")
+
+
+def random_points() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Heat maps 2 x 4 x 3 x 14 x 14, boxes 2 x 4 x 4 in an image of 96 x 64, one of them tiny, and which are real."""
+    generator = torch.Generator().manual_seed(0)
+    left_top = torch.rand(2, 4, 2, generator=generator) * 30
+    boxes_ltrb_px = torch.cat([left_top, left_top + torch.rand(2, 4, 2, generator=generator) * 33], dim=2)
+    boxes_ltrb_px[0, 1, 2:] = boxes_ltrb_px[0, 1, :2] + 0.1
+    boxes_ltrb_px[1, 0] = torch.tensor([0, 0, 96, 64])
+    real = torch.tensor([[True, True, False, False], [True, True, True, False]])
+    return torch.randn(2, 4, 3, 14, 14, generator=generator), boxes_ltrb_px, real
+
+
+def test_points_in_a_graph_are_those_of_interpolated_maps() -> None:
+    heatmaps, boxes_ltrb_px, real = random_points()
+    found = keypoints_in_graph(heatmaps, boxes_ltrb_px, real, (64, 96))
+    expected = keypoints_found(heatmaps, boxes_ltrb_px, real)
+    assert torch.equal(found[..., :2], expected[..., :2])
+    torch.testing.assert_close(found[..., 2], expected[..., 2], rtol=0, atol=1e-5)
+    assert (found[~real] == 0).all() and (found[real] != 0).all()
+
+
+def test_masks_and_points_are_of_real_boxes_only_and_points_of_the_image() -> None:
+    heatmaps, boxes_ltrb_px, real = random_points()
+    limits = torch.tensor([[[96, 64, 96, 64]], [[96.0, 64, 96, 64]]])
+    logits = torch.full((2, 4, 5, 5), 2.0)
+    found = with_parts({"labels": real.to(torch.int64)}, PartMaps(logits, heatmaps), boxes_ltrb_px, limits, (64, 96))
+    torch.testing.assert_close(found["masks"][real], torch.full((5, 5, 5), 1 / (1 + math.exp(-2))))
+    assert (found["masks"][~real] == 0).all()
+    expected = keypoints_found(heatmaps, boxes_ltrb_px, real)[..., :2] / torch.tensor([96, 64])
+    torch.testing.assert_close(found["keypoints"][..., :2], expected)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["retinanet", "fcos", "fasterrcnn"])
+@pytest.mark.parametrize("family", ["retinanet", "fcos", "maskrcnn"])
 @torch.no_grad()
 def test_the_graph_takes_any_number_and_size_of_images(family: str, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -37,15 +74,17 @@ def test_the_graph_takes_any_number_and_size_of_images(family: str, tmp_path: Pa
     settings = settings_of(f"{family}_resnet18_fpn")
     torch.manual_seed(0)
     model = with_opinions(build(settings, NUM_CLASSES).eval(), batch_of().images)
-    if family == "fasterrcnn":  # a tenth of its work
+    if family == "maskrcnn":  # a tenth of its work
         model.numbers = replace(model.numbers, before_nms=(0, 150), after_nms=(0, 100))
+        # Masks that are neither sure nor all alike.
+        one_box = Boxes(torch.tensor([[[10.0, 10, 90, 90]]]), torch.ones(1, 1, dtype=torch.int64))
+        said = model(list(model.backbone(batch_of((1,)).images).values()), one_box).masks
+        model.roi_heads["mask_predictor"].mask_fcn_logits.weight.div_(said.std())
     exported = exportable(model, settings, THRESHOLDS)
     program = to_program(exported)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        converted = torch.onnx.export(
-            program, input_names=list(exported.inputs), output_names=["boxes", "scores", "labels", "counts"]
-        )
+        converted = torch.onnx.export(program, input_names=list(exported.inputs), output_names=list(exported.outputs))
     assert converted is not None
     converted.save(tmp_path / "model.onnx", external_data=False)
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
@@ -53,9 +92,17 @@ def test_the_graph_takes_any_number_and_size_of_images(family: str, tmp_path: Pa
         batch = batch_of(counts, height_px, width_px)
         images = torch.randint(256, batch.images.shape, dtype=torch.uint8)
         found = session.run(None, {"images": images.numpy(), "sizes_px": batch.sizes_px.numpy()})
+        found, parts = found[: len(FIELDS_OF_BOXES)], found[len(FIELDS_OF_BOXES) :]
         finished = normalise(images)
         for image, (width, height) in zip(finished, batch.sizes_px.tolist(), strict=True):
             image[:, height:] = 0
             image[:, :, width:] = 0
         expected = TORCHVISION.detect(settings, THRESHOLDS)(model, eval_batch(batch._replace(images=finished)))
         assert_same_detections(found, expected)
+        if expected.masks is not None:
+            masks = torch.from_numpy(parts[0])
+            assert masks.shape == expected.masks.shape and expected.masks.std() > 0.05
+            # Where scores are equal, another may come first.
+            same = (torch.from_numpy(found[0]) - expected.boxes_ltrb).abs().amax(dim=2) < 1e-5
+            assert same.float().mean() > 0.9
+            torch.testing.assert_close(masks[same], expected.masks[same], rtol=0, atol=1e-4)

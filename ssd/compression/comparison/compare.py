@@ -20,7 +20,7 @@ from ssd.config import Config
 from ssd.detectors.table import view_of
 from ssd.distributed import Ranks
 from ssd.environment import git_revision, hardware, versions
-from ssd.evaluation.detect import Results, detect_rows, detect_split
+from ssd.evaluation.detect import Results, detect_alone, detect_split
 from ssd.evaluation.metrics import DECIDING, metrics_of
 from ssd.inference.exported import load_exported, pixels_of
 from ssd.report.example_pictures import Examples
@@ -149,7 +149,7 @@ def _results(subject: Subject, loader: Any, ground_truth: GroundTruth, config: C
     """As of `detect.detect_split`: a checkpoint's in torch, an exported file's in onnxruntime."""
     if subject.content is None:
         exported = load_exported(subject.file, threads=torch.get_num_threads(), on_gpu=ranks.device.type == "cuda")
-        return Results(detect_rows(exported.detect, loader, ground_truth).numpy())
+        return detect_alone(exported.detect, loader, ground_truth, view_of(subject.settings))
     model = subject.model().to(ranks.device).to(memory_format=torch.channels_last)
     found = detect_split(model, loader, ground_truth, config, ranks)
     assert found is not None  # there is one rank

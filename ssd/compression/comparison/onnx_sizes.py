@@ -68,7 +68,12 @@ def onnx_sizes(file: Path, width_px: int, height_px: int) -> OnnxSizes:
 
 def _products(node: Any, weight: np.ndarray) -> int:
     """How many go into one element of the output."""
-    if node.op_type in ("Conv", "ConvTranspose"):
+    if node.op_type == "Conv":
         return int(weight[0].size)
+    if node.op_type == "ConvTranspose":  # whose kernel, in x out, is spread over as many elements as its strides say
+        said = {each.name: each for each in node.attribute}
+        groups = said["group"].i if "group" in said else 1
+        apart = int(np.prod(said["strides"].ints)) if "strides" in said else 1
+        return int(weight.size // (weight.shape[1] * groups * apart))
     is_transposed = any(each.name == "transB" and each.i for each in node.attribute)
     return int(weight.shape[1] if is_transposed else weight.shape[-2])

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ssd.batch import FIELDS_OF_BOXES, Detections, EvalBatch, on_host
+from ssd.batch import Detections, EvalBatch, on_host
 from ssd.compression.comparison.subjects import Subject
 from ssd.config import Config
 from ssd.detectors.table import detector_of
@@ -92,9 +92,10 @@ def _in_openvino(file: Path) -> Run:
         file, "CPU", {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     )
     names = [each.get_any_name() for each in compiled.inputs]
+    outputs = [each.get_any_name() for each in compiled.outputs]
 
     def run(pixels: Tensor, placed_ltrb_px: Tensor) -> Detections:
         found = compiled(feed_of(pixels, placed_ltrb_px, names))
-        return Detections(*(torch.from_numpy(found[name].copy()) for name in FIELDS_OF_BOXES))
+        return Detections(**{name: torch.from_numpy(found[name].copy()) for name in outputs})
 
     return run

@@ -14,8 +14,8 @@ from ssd.detectors.detectron.settings import DetectronSettings
 
 def build(settings: DetectronSettings, num_classes: int) -> RCNN:
     """num_classes: K, background included."""
-    _, sizes, ratios = cells_of(settings)[0]
-    rpn = nn.ModuleDict({"head": RPNHead(map_channels(settings), len(sizes) * len(ratios))})
+    _, anchors = cells_of(settings)[0]
+    rpn = nn.ModuleDict({"head": RPNHead(map_channels(settings), len(anchors))})
     roi_heads = nn.ModuleDict()
     if not settings.rpn_only:
         roi_heads.update(box_modules(settings, num_classes))

@@ -5,14 +5,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ssd.batch import Detections, of_boxes
 from ssd.config import Thresholds
 from ssd.detectors.contract import Exportable
 from ssd.detectors.detectron.config.naming import configuration_of
 from ssd.detectors.detectron.postprocess import thresholds_of
+from ssd.detectors.detectron.rcnn.boxes import closed, scaled
 from ssd.detectors.detectron.settings import DetectronSettings
 from ssd.detectors.detectron.targets import placement
 from ssd.detectors.detectron.view import view_of
 from ssd.detectors.graph_nms import detections_in_graph
+from ssd.detectors.retinanet.postprocess import without_empty
+from ssd.detectors.torchvision.candidates import Candidates
+from ssd.detectors.torchvision.rcnn.parts import Boxes, CandidatesOfMaps, PartMaps
+from ssd.detectors.torchvision.rcnn.parts_in_graph import outputs_of, with_parts
 from ssd.errors import InputError
 from ssd.images import normalise
 
@@ -38,12 +44,23 @@ class DetectsInGraph(nn.Module):
         seen = normalise(images, view.mean, view.std) * inside.unsqueeze(1)
         scales = torch.ones_like(sizes_px[:, 0], dtype=torch.float32)
         placed = placement(sizes_px, scales, sizes_px, self.settings, images.device)
-        boxes, scores, _ = self.model.candidates(seen, placed)
+        said: Candidates | CandidatesOfMaps = self.model(seen, placed)
+        boxes, scores, _ = said.candidates if isinstance(said, CandidatesOfMaps) else said
         boxes_ltrb = (boxes / placed.stated_limits_px).unflatten(1, (-1, self.classes)).transpose(1, 2)
         scores = scores.unflatten(1, (-1, self.classes)).transpose(1, 2)
         scores, place = scores.topk(min(self.thresholds.max_per_class, scores.shape[2]), dim=2)
         boxes_ltrb = boxes_ltrb.gather(2, place.unsqueeze(3).expand(-1, -1, -1, 4))
-        return detections_in_graph(boxes_ltrb, scores, self.thresholds)
+        detections = detections_in_graph(boxes_ltrb, scores, self.thresholds)
+        if self.settings.rules == "detectron2":
+            detections = of_boxes(without_empty(Detections(**detections)))
+        if not isinstance(said, CandidatesOfMaps):
+            return detections
+        edge_px = self.settings.edge_px
+        boxes_ltrb_px = detections["boxes_ltrb"] * placed.stated_limits_px
+        looked_at = Boxes(scaled(boxes_ltrb_px, placed.scales, edge_px), detections["labels"])
+        parts: PartMaps = self.model(said.maps, looked_at)
+        of_points = closed(boxes_ltrb_px, edge_px)
+        return with_parts(detections, parts, of_points, placed.stated_limits_px, (height, width))
 
 
 def exportable(model: nn.Module, settings: DetectronSettings, thresholds: Thresholds) -> Exportable:
@@ -57,7 +74,7 @@ def exportable(model: nn.Module, settings: DetectronSettings, thresholds: Thresh
             f"weaker of two boxes fall; pass --set {words}"
         )
     # Sides of images without a pyramid may be of any length, which a graph of strides cannot say.
-    divisor = 32
+    divisor, antialias = 32, view_of(settings).antialias
     # So large that no feature map has one row or column, which torch.export takes for a constant.
     height, width = 9 * divisor, 10 * divisor
     inputs = {
@@ -72,6 +89,8 @@ def exportable(model: nn.Module, settings: DetectronSettings, thresholds: Thresh
         {"images": {0: batch, 2: rows, 3: columns}, "sizes_px": {0: batch}},
         f"images: uint8 B x 3 x H x W RGB, H and W multiples of {divisor}, {5 * divisor} at least; each the whole "
         f"image, its short side resized to {settings.test_short_side_px} or its long side to "
-        f"{settings.test_long_side_px}, whichever is less, bilinear without antialiasing, in the left top corner; "
+        f"{settings.test_long_side_px}, whichever is less, bilinear with{'' if antialias else 'out'} antialiasing, in "
+        "the left top corner; "
         "sizes_px: int64 B x 2, (width, height) of each image in them",
+        outputs_of(masks=bool(settings.mask_head), keypoints=settings.finds_keypoints),
     )

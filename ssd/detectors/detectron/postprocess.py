@@ -12,9 +12,10 @@ from ssd.detectors.detectron.config.naming import configuration_of
 from ssd.detectors.detectron.config.testing import suppression_of
 from ssd.detectors.detectron.rcnn.boxes import closed, scaled
 from ssd.detectors.detectron.rcnn.model import Placement
-from ssd.detectors.detectron.rcnn.rpn import reached
+from ssd.detectors.detectron.rcnn.rpn import suppressed_above
 from ssd.detectors.detectron.settings import DetectronSettings
 from ssd.detectors.detectron.targets import placement_of
+from ssd.detectors.retinanet.postprocess import without_empty
 from ssd.detectors.torchvision.candidates import Candidates
 from ssd.detectors.torchvision.postprocess import detections_of
 from ssd.detectors.torchvision.rcnn.parts import Boxes, CandidatesOfMaps, PartMaps, keypoints_found
@@ -32,7 +33,7 @@ def thresholds_of(settings: DetectronSettings, thresholds: Thresholds) -> Thresh
     if settings.rpn_only:
         most = settings.rpn_after_nms[1]
         return Thresholds(thresholds.score_threshold, nms_iou=_ALL, max_per_class=most, max_per_image=most)
-    return thresholds._replace(nms_iou=reached(thresholds.nms_iou))
+    return thresholds._replace(nms_iou=suppressed_above(thresholds.nms_iou, settings))
 
 
 Suppress = Callable[[Candidates, Tensor, int], Detections]
@@ -75,29 +76,39 @@ def detect(settings: DetectronSettings, thresholds: Thresholds) -> Detect:
     def detect_batch(forward: Forward, batch: EvalBatch) -> Detections:
         placement = placement_of(batch, settings)
         said: Candidates | CandidatesOfMaps = forward(batch.images, placement)
+        candidates = said if isinstance(said, Candidates) else said.candidates
+        detections = suppressed(candidates, placement.stated_limits_px, 1)
+        if settings.rules == "detectron2":  # Detectron's have a pixel always
+            detections = without_empty(detections)
         if isinstance(said, Candidates):
-            return suppressed(said, placement.stated_limits_px, 1)
-        detections = suppressed(said.candidates, placement.stated_limits_px, 1)
-        return _with_parts(detections, said.maps, placement, forward)
+            return detections
+        return _with_parts(detections, said.maps, placement, forward, settings)
 
     return detect_batch
 
 
-def _with_parts(detections: Detections, maps: list[Tensor], placement: Placement, forward: Forward) -> Detections:
+def _with_parts(
+    detections: Detections, maps: list[Tensor], placement: Placement, forward: Forward, settings: DetectronSettings
+) -> Detections:
     """Looks at the boxes that were found once more, for their masks or keypoints."""
     limits = placement.stated_limits_px
     boxes_ltrb_px, real = detections.boxes_ltrb * limits, detections.labels > 0
-    masks, heatmaps = forward(maps, Boxes(scaled(boxes_ltrb_px, placement.scales), detections.labels))
+    boxes = scaled(boxes_ltrb_px, placement.scales, settings.edge_px)
+    masks, heatmaps = forward(maps, Boxes(boxes, detections.labels))
     if masks is not None:
         masks = torch.where(real.unsqueeze(2).unsqueeze(3), masks.sigmoid(), 0)
-    keypoints = None if heatmaps is None else _points(heatmaps, boxes_ltrb_px, real, limits)
+    points = _points(settings)
+    keypoints = None if heatmaps is None else points(heatmaps, boxes_ltrb_px, real, limits)
     return detections._replace(masks=masks, keypoints=keypoints)
 
 
-def _points(heatmaps: Tensor, boxes_ltrb_px: Tensor, real: Tensor, limits: Tensor) -> Tensor:
-    keypoints = keypoints_found(heatmaps, closed(boxes_ltrb_px), real)
-    keypoints[..., :2] /= limits[:, :, None, 2:]
-    return keypoints
+def _points(settings: DetectronSettings) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    def points(heatmaps: Tensor, boxes_ltrb_px: Tensor, real: Tensor, limits: Tensor) -> Tensor:
+        keypoints = keypoints_found(heatmaps, closed(boxes_ltrb_px, settings.edge_px), real)
+        keypoints[..., :2] /= limits[:, :, None, 2:]
+        return keypoints
+
+    return points
 
 
 def looks(settings: DetectronSettings, thresholds: Thresholds, suppression: Suppression) -> Looks:
@@ -115,8 +126,8 @@ def looks(settings: DetectronSettings, thresholds: Thresholds, suppression: Supp
         return said.candidates if isinstance(said, CandidatesOfMaps) else said
 
     def parts(forward: Forward, batch: EvalBatch, boxes_ltrb_px: Tensor, labels: Tensor) -> PartMaps:
-        boxes = Boxes(scaled(boxes_ltrb_px, placement_of(batch, settings).scales), labels)
-        said: PartMaps = forward(batch.images, boxes)
+        boxes = scaled(boxes_ltrb_px, placement_of(batch, settings).scales, settings.edge_px)
+        said: PartMaps = forward(batch.images, Boxes(boxes, labels))
         return said
 
     return Looks(
@@ -126,7 +137,7 @@ def looks(settings: DetectronSettings, thresholds: Thresholds, suppression: Supp
         _lets_in(settings, thresholds, suppression),
         parts=parts if settings.mask_head or skeleton else None,
         finds_masks=bool(settings.mask_head),
-        points=_points if skeleton else None,
+        points=_points(settings) if skeleton else None,
         mirrored_points=tuple(mirrored(skeleton.names)) if skeleton else (),
-        is_closed=True,
+        is_closed=settings.edge_px == 1,
     )

@@ -12,7 +12,10 @@ from ssd.keypoints import PERSON, Skeleton
 
 NORMS = ("affine", "group")
 MAPS = ("C4", "C5", "FPN")
-POOLINGS = ("align", "max")
+POOLINGS = ("align", "align v2", "max")
+"""RoIAlign, the same with its samples half a cell farther left and up, where they belong (detectron2's ROIAlignV2), and
+RoIPool."""
+RULES = ("detectron", "detectron2")
 BOX_HEADS = ("mlp", "convs", "res5")
 MASK_HEADS = ("", "v1up4convs", "v1up", "v0up", "v0upshare")
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -29,6 +32,9 @@ class DetectronSettings:
     """What a person calls it: a name that Detectron ships, or a file's without its ending."""
     rpn_only: bool = False
     """MODEL.RPN_ONLY: proposals are all that is learned and found, with one class "object"."""
+    rules: str = "detectron"
+    """One of RULES: whose resizing, anchors, boxes, proposals and enlarging of heat maps these are. Weights that were
+    trained by the ones do not fit the others; detectron2's are of its own files only."""
 
     # MODEL.CONV_BODY, RESNETS
     blocks: tuple[int, ...] = BLOCKS[50]
@@ -217,7 +223,7 @@ class DetectronSettings:
     def __post_init__(self) -> None:
         """Raises InputError, a ValueError, for values that make no sense, in one line that names the key."""
         choices = {
-            "norm": NORMS, "maps": MAPS, "box_head": BOX_HEADS, "mask_head": MASK_HEADS,
+            "rules": RULES, "norm": NORMS, "maps": MAPS, "box_head": BOX_HEADS, "mask_head": MASK_HEADS,
             "box_pooling": POOLINGS, "mask_pooling": POOLINGS, "keypoint_pooling": POOLINGS,
         }  # fmt: skip
         for field, allowed in choices.items():
@@ -253,6 +259,12 @@ class DetectronSettings:
             )
         if self.rpn_only and (self.mask_head or self.finds_keypoints):
             raise InputError(f"{self.name}: MODEL.RPN_ONLY finds neither masks nor keypoints")
+
+    @property
+    def edge_px(self) -> int:
+        """By how much right and bottom of a box here are larger than where the rules have it end: Detectron's boxes
+        are closed ranges of pixels."""
+        return 1 if self.rules == "detectron" else 0
 
     @property
     def has_pyramid(self) -> bool:

@@ -35,8 +35,9 @@ def placement_of(batch: EvalBatch, settings: DetectronSettings) -> Placement:
 def placement(
     sizes_px: Tensor, scales: Tensor, stated_px: Tensor, settings: DetectronSettings, device: torch.device
 ) -> Placement:
-    """sizes_px, stated_px: B x 2 (width, height), resized and before. scales: B float32."""
-    divisor = settings.divisor
+    """sizes_px, stated_px: B x 2 (width, height), resized and before. scales: B float32. detectron2 cuts proposals to
+    the image itself."""
+    divisor = settings.divisor if settings.rules == "detectron" else 1
     padded_px = -(-sizes_px // divisor) * divisor
     return Placement(
         limits_px(padded_px, device), on_device(scales.view(-1, 1, 1), device), limits_px(stated_px, device)

@@ -10,6 +10,8 @@ from ssd.detectors.contract import Exportable
 from ssd.detectors.graph_nms import detections_in_graph
 from ssd.detectors.torchvision.candidates import Candidates
 from ssd.detectors.torchvision.rcnn.faster_rcnn import FasterRCNN
+from ssd.detectors.torchvision.rcnn.parts import Boxes, CandidatesOfMaps, PartMaps
+from ssd.detectors.torchvision.rcnn.parts_in_graph import outputs_of, with_parts
 from ssd.detectors.torchvision.settings import Settings
 from ssd.images import normalise
 from ssd.views import ShortSideView
@@ -35,11 +37,17 @@ class DetectsInGraph(nn.Module):
         inside = torch.arange(width) < sizes_px[:, 0].view(-1, 1, 1)
         inside = inside & (torch.arange(height).unsqueeze(1) < sizes_px[:, 1].view(-1, 1, 1))
         limits = sizes_px.to(torch.float32).repeat(1, 2).unsqueeze(1)
-        candidates = self.model.candidates(normalise(images) * inside.unsqueeze(1), limits)  # type: ignore[operator]
+        said: Candidates | CandidatesOfMaps = self.model(normalise(images) * inside.unsqueeze(1), limits)
+        candidates = said.candidates if isinstance(said, CandidatesOfMaps) else said
         boxes_ltrb, scores = self._of_classes(candidates._replace(boxes_ltrb_px=candidates.boxes_ltrb_px / limits))
         scores, place = scores.topk(min(self.thresholds.max_per_class, scores.shape[2]), dim=2)
         boxes_ltrb = boxes_ltrb.gather(2, place.unsqueeze(3).expand(-1, -1, -1, 4))
-        return detections_in_graph(boxes_ltrb, scores, self.thresholds)
+        detections = detections_in_graph(boxes_ltrb, scores, self.thresholds)
+        if not isinstance(said, CandidatesOfMaps):
+            return detections
+        boxes_ltrb_px = detections["boxes_ltrb"] * limits
+        parts: PartMaps = self.model(said.maps, Boxes(boxes_ltrb_px, detections["labels"]))
+        return with_parts(detections, parts, boxes_ltrb_px, limits, (height, width))
 
     def _of_classes(self, candidates: Candidates) -> tuple[Tensor, Tensor]:
         """The candidates of each class but background: boxes B x C x N x 4 and scores B x C x N, 0 of what is none."""
@@ -76,7 +84,13 @@ def exportable_of(module: DetectsInGraph, view: ShortSideView) -> Exportable:
         f"image, its short side resized to {view.short_sides_px[-1]} or its long side to {view.long_side_px}, "
         f"whichever is less, bilinear with{'' if view.antialias else 'out'} antialiasing, in the left top corner; "
         "sizes_px: int64 B x 2, (width, height) of each image in them",
+        _outputs(module.model),
     )
+
+
+def _outputs(model: nn.Module) -> tuple[str, ...]:
+    heads: Any = model.roi_heads if isinstance(model, FasterRCNN) else ()
+    return outputs_of(masks="mask_head" in heads, keypoints="keypoint_head" in heads)
 
 
 def _num_classes(model: Any) -> int:

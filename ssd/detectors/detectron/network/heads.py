@@ -47,16 +47,20 @@ class KeypointPredictor(nn.Module):
         else:
             self.kps_score_lowres = nn.Conv2d(between or channels, points, 1)
         self.upsampling = settings.keypoint_upsampling
+        self.repeats_border = settings.rules == "detectron2"
 
     def forward(self, features: Tensor) -> Tensor:
         if hasattr(self, "kps_deconv"):
             features = self.kps_deconv(features).relu()
-        return enlarged(self.kps_score_lowres(features), self.upsampling)
+        said = self.kps_score_lowres(features)
+        if self.repeats_border:
+            return F.interpolate(said, scale_factor=float(self.upsampling), mode="bilinear")
+        return enlarged(said, self.upsampling)
 
 
 def enlarged(maps: Tensor, factor: int) -> Tensor:
     """B x C x H x W -> B x C x (H * factor) x (W * factor): a deconvolution with a bilinear kernel, beyond whose input
-    there is 0. Interpolation, which repeats the border there, differs from it in the outer ring."""
+    there is 0. Interpolation, as detectron2 has it, repeats the border there and differs in the outer ring."""
     if factor == 1:
         return maps
     rise = 1 - (torch.arange(2 * factor, device=maps.device) - (factor - 0.5)).abs() / factor

@@ -10,15 +10,17 @@ from torch import Tensor
 from ssd.detectors.detectron.network.bodies import rpn_strides
 from ssd.detectors.detectron.settings import DetectronSettings
 
-Cells = tuple[tuple[int, tuple[int, ...], tuple[float, ...]], ...]
-"""Of each map (pixels a cell, sizes in pixels and ratios height / width of the anchors of a cell)."""
+Cells = tuple[tuple[int, tuple[tuple[float, ...], ...]], ...]
+"""Of each map (pixels a cell, ltrb in pixels of the anchors of its first cell)."""
 
 
 def cells_of(settings: DetectronSettings) -> Cells:
     strides, sizes, ratios = rpn_strides(settings), settings.anchor_sizes_px, settings.anchor_ratios
-    if settings.has_one_rpn_level:
-        return ((strides[0], sizes, ratios),)
-    return tuple((stride, (size,), ratios) for stride, size in zip(strides, sizes, strict=True))
+    of_levels = [sizes] if settings.has_one_rpn_level else [(size,) for size in sizes]
+    of_cell = anchors_of_cell if settings.rules == "detectron" else exact_anchors_of_cell
+    return tuple(
+        (stride, tuple(of_cell(stride, of_level, ratios))) for stride, of_level in zip(strides, of_levels, strict=True)
+    )
 
 
 def anchors_of_cell(stride: int, sizes: Sequence[int], ratios: Sequence[float]) -> list[tuple[float, ...]]:
@@ -37,6 +39,16 @@ def anchors_of_cell(stride: int, sizes: Sequence[int], ratios: Sequence[float]) 
     return anchors
 
 
+def exact_anchors_of_cell(stride: int, sizes: Sequence[int], ratios: Sequence[float]) -> list[tuple[float, ...]]:
+    """detectron2's: of each size all ratios, with the area of its square, about the cell's left top corner."""
+    anchors: list[tuple[float, ...]] = []
+    for size in sizes:
+        for ratio in ratios:
+            half_width = (size * size / ratio) ** 0.5 / 2
+            anchors.append((-half_width, -half_width * ratio, half_width, half_width * ratio))
+    return anchors
+
+
 def anchors_ltrb_px(cells: Cells, maps: Sequence[Tensor]) -> Tensor:
     """The anchors of all maps of a batch, one map after the other, rows, columns, shapes: A x 4 float32.
 
@@ -50,8 +62,8 @@ def anchors_ltrb_px(cells: Cells, maps: Sequence[Tensor]) -> Tensor:
 
 def _anchors(cells: Cells, grids: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
     of_maps = []
-    for (stride, sizes, ratios), (rows, columns) in zip(cells, grids, strict=True):
-        of_cell = torch.tensor(anchors_of_cell(stride, sizes, ratios)).to(device)
+    for (stride, of_first), (rows, columns) in zip(cells, grids, strict=True):
+        of_cell = torch.tensor(of_first).to(device)
         top = torch.arange(rows, device=device).unsqueeze(1) * stride
         left = torch.arange(columns, device=device).unsqueeze(0) * stride
         corner = torch.stack([left.expand(rows, columns), top.expand(rows, columns)], dim=2)
@@ -62,25 +74,26 @@ def _anchors(cells: Cells, grids: tuple[tuple[int, int], ...], device: torch.dev
 _kept_anchors = functools.lru_cache(maxsize=32)(_anchors)
 
 
-def cut(boxes_ltrb_px: Tensor, limits_px: Tensor) -> Tensor:
+def cut(boxes_ltrb_px: Tensor, limits_px: Tensor, edge_px: int = 1) -> Tensor:
     """Boxes B x N x 4 without what lies outside of images with limits B x 1 x 4: closed ranges from 0 to a side less 1,
-    so that each box has a pixel at least."""
-    left_top = torch.minimum(boxes_ltrb_px[..., :2].clamp(min=0), limits_px[..., 2:] - 1)
-    right_bottom = torch.minimum(boxes_ltrb_px[..., 2:].clamp(min=1), limits_px[..., 2:])
+    so that each box has a pixel at least. edge_px, here and below: as in the settings, 0 for boxes that are no closed
+    ranges and that nothing may be left of."""
+    left_top = torch.minimum(boxes_ltrb_px[..., :2].clamp(min=0), limits_px[..., 2:] - edge_px)
+    right_bottom = torch.minimum(boxes_ltrb_px[..., 2:].clamp(min=edge_px), limits_px[..., 2:])
     return torch.cat([left_top, right_bottom], dim=-1)
 
 
-def closed(boxes_ltrb_px: Tensor) -> Tensor:
-    """Half-open boxes, ... x 4 or with their image in front ... x 5, as Detectron's."""
-    return torch.cat([boxes_ltrb_px[..., :-2], boxes_ltrb_px[..., -2:] - 1], dim=-1)
+def closed(boxes_ltrb_px: Tensor, edge_px: int = 1) -> Tensor:
+    """Half-open boxes, ... x 4 or with their image in front ... x 5, as the rules have them."""
+    return torch.cat([boxes_ltrb_px[..., :-2], boxes_ltrb_px[..., -2:] - edge_px], dim=-1)
 
 
-def half_open(boxes_ltrb_px: Tensor) -> Tensor:
-    """Detectron's boxes as half-open ones."""
-    return torch.cat([boxes_ltrb_px[..., :-2], boxes_ltrb_px[..., -2:] + 1], dim=-1)
+def half_open(boxes_ltrb_px: Tensor, edge_px: int = 1) -> Tensor:
+    """`closed` undone."""
+    return torch.cat([boxes_ltrb_px[..., :-2], boxes_ltrb_px[..., -2:] + edge_px], dim=-1)
 
 
-def scaled(boxes_ltrb_px: Tensor, factor: Tensor | float) -> Tensor:
+def scaled(boxes_ltrb_px: Tensor, factor: Tensor | float, edge_px: int = 1) -> Tensor:
     """Half-open boxes in an image of another scale. Detectron scales closed ranges, so that what is one pixel wide
     stays so."""
-    return half_open(closed(boxes_ltrb_px) * factor)
+    return half_open(closed(boxes_ltrb_px, edge_px) * factor, edge_px)

@@ -11,7 +11,7 @@ from ssd.detectors.detectron.network.heads import enlarged
 from ssd.detectors.detectron.rcnn.boxes import anchors_ltrb_px, cells_of, closed, cut, scaled
 from ssd.detectors.detectron.rcnn.losses import box_losses, keypoint_loss, mask_targets, rpn_losses
 from ssd.detectors.detectron.rcnn.rois import Rois, pooled, pooling_of, sample_keypoint_rois, sample_rois
-from ssd.detectors.detectron.rcnn.rpn import join, most_kept, propose, sample_anchors
+from ssd.detectors.detectron.rcnn.rpn import join, joins_images, most_kept, propose, sample_anchors
 from ssd.detectors.detectron.settings import DetectronSettings
 from ssd.detectors.torchvision.boxes import decode
 from ssd.detectors.torchvision.candidates import Candidates
@@ -111,7 +111,7 @@ class RCNN(nn.Module):
         if self.settings.rpn_min_size_px[0] and targets.scales:
             scales = on_device(torch.tensor(targets.scales, dtype=torch.float32), limits.device).view_as(scales)
         proposals = self._proposals(rpn_maps, anchors, limits, scales, training=True)
-        if self.settings.has_one_rpn_level:
+        if not joins_images(self.settings):
             return proposals
         return join(proposals, most_kept(self.settings, training=True))
 
@@ -143,7 +143,7 @@ class RCNN(nn.Module):
         chosen, counted = rois.take(kept), is_object.index_select(0, kept)
         shared = features.index_select(0, kept) if self.settings.mask_head == "v0upshare" else None
         logits = self._mask_maps(maps, chosen.rois, shared)
-        boxes = closed(chosen.rois[:, 1:])
+        boxes = closed(chosen.rois[:, 1:], self.settings.edge_px)
         aims = mask_targets(targets.masks, targets.mask_windows_ltrb_px, chosen.matched, boxes, logits.shape[-1])
         return self.settings.mask_loss_weight * mask_loss(logits, self._mask_of(chosen.labels), aims, counted)
 
@@ -155,7 +155,8 @@ class RCNN(nn.Module):
                 rois = rois.take(_those_or_one(rois.counted))
         logits = self._keypoint_maps(maps, rois.rois)
         points = gather(targets.keypoints_px, rois.matched)
-        cells, stated = keypoint_targets(points, closed(rois.rois[:, 1:]), logits.shape[-1])
+        boxes = closed(rois.rois[:, 1:], self.settings.edge_px)
+        cells, stated = keypoint_targets(points, boxes, logits.shape[-1])
         counted = stated & rois.counted.unsqueeze(1)
         loss = keypoint_loss(logits, cells, counted, len(targets.counts), self.settings)
         return self.settings.keypoint_loss_weight * loss
@@ -184,13 +185,14 @@ class RCNN(nn.Module):
 
     def _parts_of(self, maps: list[Tensor], boxes: Boxes) -> PartMaps:
         rois, labels = rois_of(boxes.boxes_ltrb_px), boxes.labels.flatten()
-        kept = labels.nonzero().squeeze(1) if rois.device.type in _DROPS_AT_ONCE_ON else None
+        drops = rois.device.type in _DROPS_AT_ONCE_ON and not torch.compiler.is_compiling()
+        kept = labels.nonzero().squeeze(1) if drops else None
         seen, of_seen = (rois, labels) if kept is None else (rois[kept], labels[kept])
 
         def placed(said: Tensor) -> Tensor:
             if kept is not None:
                 said = said.new_zeros(len(rois), *said.shape[1:]).index_copy(0, kept, said)
-            return said.unflatten(0, (len(boxes.labels), -1))
+            return said.unflatten(0, (boxes.labels.shape[0], -1))
 
         masks: Tensor | None = None
         keypoints: Tensor | None = None
@@ -211,16 +213,19 @@ class RCNN(nn.Module):
         rpn_maps = self._rpn_maps(maps)
         anchors = anchors_ltrb_px(cells_of(self.settings), rpn_maps)
         boxes_ltrb_px, real, scores = self._proposals(rpn_maps, anchors, limits, scales, training=False)
-        stated_px = scaled(boxes_ltrb_px, 1 / scales)
+        edge_px = self.settings.edge_px
+        stated_px = scaled(boxes_ltrb_px, 1 / scales, edge_px)
         if self.settings.rpn_only:
-            return Candidates(cut(stated_px, stated_limits), torch.where(real, scores, 0), real.to(torch.int64))
+            return Candidates(
+                cut(stated_px, stated_limits, edge_px), torch.where(real, scores, 0), real.to(torch.int64)
+            )
         logits, offsets = self._box_outputs(self._box_features(maps, rois_of(boxes_ltrb_px)))
         batch, count = real.shape
         of_classes = logits.softmax(dim=1).view(batch, count, -1)[..., 1:]
         classes = of_classes.shape[2]
         offsets = offsets[:, 1:].expand(-1, classes, -1).unflatten(0, (batch, count))
         found = decode(offsets, stated_px.unsqueeze(2), self.settings.box_weights)
-        found = cut(found.flatten(1, 2), stated_limits)
+        found = cut(found.flatten(1, 2), stated_limits, edge_px)
         labels = torch.arange(1, 1 + classes, device=found.device).expand(batch, count, -1).flatten(1)
         return Candidates(found, torch.where(real.unsqueeze(2), of_classes, 0).flatten(1), labels)
 

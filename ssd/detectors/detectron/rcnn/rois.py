@@ -50,7 +50,10 @@ def sample_keypoint_rois(proposals: Proposals, targets: Targets, settings: Detec
     assert targets.keypoints_px is not None
     iou = settings.roi_positive_iou
     matched = match(targets, proposals.boxes_ltrb_px, low=iou, high=iou, each_box_learns=False)
-    points, boxes = gather(targets.keypoints_px, matched), closed(proposals.boxes_ltrb_px).unsqueeze(2)
+    points, boxes = (
+        gather(targets.keypoints_px, matched),
+        closed(proposals.boxes_ltrb_px, settings.edge_px).unsqueeze(2),
+    )
     inside = ((points[..., :2] >= boxes[..., :2]) & (points[..., :2] <= boxes[..., 2:])).all(dim=3)
     is_object = proposals.real & (matched >= 0) & (inside & (points[..., 2] > 0)).any(dim=2)
     most = round(settings.roi_positive_share * settings.roi_samples)
@@ -71,7 +74,8 @@ def level_of(boxes_ltrb_px: Tensor, settings: DetectronSettings) -> Tensor:
         return torch.zeros_like(boxes_ltrb_px[:, 0], dtype=torch.int64)
     sides = (boxes_ltrb_px[:, 2:] - boxes_ltrb_px[:, :2]).prod(dim=1).sqrt()
     least = settings.roi_levels[0]
-    level = (settings.roi_canonical_level + (sides / settings.roi_canonical_px + 1e-6).log2()).floor()
+    more = 1e-6 if settings.rules == "detectron" else 1e-8
+    level = (settings.roi_canonical_level + (sides / settings.roi_canonical_px + more).log2()).floor()
     return level.clamp(least, settings.roi_levels[-1]).to(torch.int64) - least
 
 
@@ -84,7 +88,7 @@ class Pooling(NamedTuple):
 
 def pooling_of(kind: str, cells: int, samples: int) -> Pooling:
     """kind: one of `settings.POOLINGS`. samples: of a cell in each direction, 0 for as many as it has of the map's."""
-    return Pooling(cells, aligned(samples) if kind == "align" else roi_pool)
+    return Pooling(cells, roi_pool if kind == "max" else aligned(samples, centred=kind == "align v2"))
 
 
 def pooled(maps: Sequence[Tensor], rois: Tensor, pooling: Pooling, settings: DetectronSettings) -> Tensor:
@@ -92,4 +96,5 @@ def pooled(maps: Sequence[Tensor], rois: Tensor, pooling: Pooling, settings: Det
     strides = roi_strides(settings)
     first = settings.roi_levels[0] - FINEST_LEVEL if settings.has_pyramid else 0
     level = level_of(rois[:, 1:], settings)
-    return pool_levels(maps[first : first + len(strides)], strides, closed(rois), level, pooling.cells, pooling.look)
+    boxes = closed(rois, settings.edge_px)
+    return pool_levels(maps[first : first + len(strides)], strides, boxes, level, pooling.cells, pooling.look)

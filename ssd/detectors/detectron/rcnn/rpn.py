@@ -78,10 +78,15 @@ def _drawn(candidates: Tensor, count: Tensor, most: int) -> Tensor:
     return torch.where(number > count, drawn[:-1], True) & candidates
 
 
+def joins_images(settings: DetectronSettings) -> bool:
+    """Whether a training batch's proposals are chosen of all of its images at once."""
+    return settings.rules == "detectron" and not settings.has_one_rpn_level
+
+
 def most_kept(settings: DetectronSettings, *, training: bool) -> int:
     """How many proposals: of each image, but in training on a pyramid, whose levels Detectron joins then for all images
     of a GPU at once, of the batch."""
-    if training and not settings.has_one_rpn_level:
+    if training and joins_images(settings):
         return int(settings.rpn_after_nms[0] * settings.rpn_collect_scale + 0.5)
     return settings.rpn_after_nms[0 if training else 1]
 
@@ -103,9 +108,9 @@ def propose(
     """
     is_test = 0 if training else 1
     before_nms, after_nms = settings.rpn_before_nms[is_test], settings.rpn_after_nms[is_test]
-    most, nms_iou = most_kept(settings, training=training), reached(settings.rpn_nms_iou[is_test])
+    most, nms_iou = most_kept(settings, training=training), suppressed_above(settings.rpn_nms_iou[is_test], settings)
     logit, boxes_ltrb_px, level = best_of_levels(objectness, offsets, anchors_ltrb_px, before_nms)
-    boxes_ltrb_px = cut(boxes_ltrb_px, limits_px)
+    boxes_ltrb_px = cut(boxes_ltrb_px, limits_px, settings.edge_px)
     is_box = is_worth_a_look(boxes_ltrb_px, limits_px, least_px) & (logit > -torch.inf)
     scores = torch.where(is_box, logit.sigmoid(), -1)
     if torch.compiler.is_compiling():
@@ -120,11 +125,17 @@ def propose(
 
 
 def is_worth_a_look(boxes_ltrb_px: Tensor, limits_px: Tensor, least_px: Tensor | float) -> Tensor:
-    """Whether half-open boxes B x N x 4 are large enough and have their centre in the image: B x N bool, false of
-    NaN."""
+    """Whether half-open boxes B x N x 4 are large enough, not empty, and have their centre in the image: B x N bool,
+    false of NaN."""
     sides = boxes_ltrb_px[..., 2:] - boxes_ltrb_px[..., :2]
     centre = boxes_ltrb_px[..., :2] + sides / 2
-    return (sides.amin(dim=2) >= least_px) & (centre < limits_px[..., 2:]).all(dim=2)
+    shorter = sides.amin(dim=2)
+    return (shorter > 0) & (shorter >= least_px) & (centre < limits_px[..., 2:]).all(dim=2)
+
+
+def suppressed_above(iou: float, settings: DetectronSettings) -> float:
+    """The IoU above which torchvision has to suppress what the rules do at a threshold."""
+    return reached(iou) if settings.rules == "detectron" else iou
 
 
 def reached(iou: float) -> float:

@@ -1,14 +1,13 @@
 """Whole detectors in Detectron's files, as checkpoints of this program and back."""
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ssd.coco_categories import coco_categories
 from ssd.detectors.detectron.builders import build
 from ssd.detectors.detectron.config.naming import configuration_of, settings_named
 from ssd.detectors.detectron.config.shipped import NAMES
@@ -16,24 +15,25 @@ from ssd.detectors.detectron.config.translate import settings_of
 from ssd.detectors.detectron.settings import DetectronSettings
 from ssd.detectors.detectron.weights.accounts import Arrays, account, as_array
 from ssd.detectors.detectron.weights.backbone import blobs_in
+from ssd.detectors.detectron.weights.classes import categories_of, with_points
+from ssd.detectors.detectron.weights.detectron2 import foreign_detectron2
 from ssd.detectors.detectron.weights.names import blob_names
 from ssd.detectors.detectron.weights.pytorch_names import blobs_of_pytorch, state_of_pytorch
 from ssd.detectors.detectron.weights.saved_config import read_saved, saved_text
 from ssd.errors import InputError
-from ssd.keypoints import PERSON
 from ssd.storage.pickles import pickled
-
-_OF_COCO, _OF_PERSONS = 81, 2
 
 
 def foreign(content: Any, file: Path) -> dict[str, Any] | None:
-    """A file of Detectron's, {"blobs", "cfg"}, or a checkpoint of Detectron.pytorch, as the content {"detector",
-    "categories", "model", "notes"} of a checkpoint of ours; None for anything else.
+    """A file of Detectron's, {"blobs", "cfg"}, of detectron2's model zoo, or a checkpoint of Detectron.pytorch, as the
+    content {"detector", "categories", "model", "notes"} of a checkpoint of ours; None for anything else.
 
     Its configuration is the one in it, else the YAML file beside it of the same name, else the shipped one whose name
     it has. With 81 classes it was trained on COCO; of others only the number is known. Momentum is left out. Raises
     InputError for a body alone, and where weights are missing or have other shapes than the configuration says.
     """
+    if (of_second := foreign_detectron2(content, file)) is not None:
+        return of_second
     arrays, settings = blobs_in(content), None
     if (state := state_of_pytorch(content)) is not None:
         settings = _settings(None, file)
@@ -53,7 +53,7 @@ def foreign(content: Any, file: Path) -> dict[str, Any] | None:
     weights = {name: found.state.get(name, _constant(name, value.shape)) for name, value in own.items()}
     return {
         "detector": {"family": settings.family, **asdict(settings)},
-        "categories": _categories(settings, num_classes),
+        "categories": categories_of(settings, num_classes),
         "model": weights,
         "notes": [f"{file}: {found.text()}"] if found.unused else [],
     }
@@ -77,13 +77,10 @@ def _settings(text: Any, file: Path) -> DetectronSettings:
 def _with_points(settings: DetectronSettings, arrays: Arrays) -> DetectronSettings:
     """With as many keypoints as a file has."""
     score = "kps_score_w" if settings.keypoint_upsampling == 1 else "kps_score_lowres_w"
-    if settings.finds_keypoints and score in arrays:
-        # A deconvolution's kernel is in x out.
-        points = arrays[score].shape[1 if settings.keypoint_deconv_output else 0]
-        if points != len(PERSON.names):  # their names are not in the file
-            names = tuple(f"point {number}" for number in range(1, 1 + points))
-            settings = replace(settings, keypoints=names, keypoint_links=())
-    return settings
+    if score not in arrays:
+        return settings
+    # A deconvolution's kernel is in x out.
+    return with_points(settings, arrays[score].shape[1 if settings.keypoint_deconv_output else 0])
 
 
 def _rows(blob: str, arrays: Arrays, file: Path) -> int:
@@ -92,28 +89,23 @@ def _rows(blob: str, arrays: Arrays, file: Path) -> int:
     return len(arrays[blob])
 
 
-def _categories(settings: DetectronSettings, num_classes: int) -> list[tuple[int, str]]:
-    if settings.rpn_only:
-        return [(1, "object")]
-    if num_classes == _OF_COCO:
-        return coco_categories()
-    if num_classes == _OF_PERSONS and settings.finds_keypoints:
-        return [(1, "person")]
-    return [(label, f"class {label}") for label in range(1, num_classes)]
-
-
 def _constant(name: str, shape: torch.Size) -> torch.Tensor:
     """Of a frozen norm that is a scale and a shift."""
     return torch.ones(shape) if name.endswith("running_var") else torch.zeros(shape)
 
 
 def weights_of(content: dict[str, Any]) -> bytes:
-    """A checkpoint of ours as a file of Detectron's."""
+    """A checkpoint of ours as a file of Detectron's. Raises InputError for one that has to be run by other rules."""
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in content["detector"].items()
     }
     values.pop("family")
     settings = DetectronSettings(**values)
+    if settings.rules != "detectron":
+        raise InputError(
+            "convert: this R-CNN comes of detectron2, whose boxes and anchors lie elsewhere than Detectron's, so it "
+            "would find nothing as Detectron's .pkl; write a .pt"
+        )
     model = content["model"]
     blobs: dict[str, np.ndarray] = {
         blob: as_array(name, model[name]) for name, blob in blob_names(model, settings).items()

@@ -182,8 +182,9 @@ class FasterRCNN(nn.Module):
         return said.float()
 
     def _parts_of(self, maps: list[Tensor], boxes: Boxes) -> PartMaps:
-        rois, batch = rois_of(boxes.boxes_ltrb_px), len(boxes.labels)
-        kept = boxes.labels.flatten().nonzero().squeeze(1) if rois.device.type in _DROPS_AT_ONCE_ON else None
+        rois, batch = rois_of(boxes.boxes_ltrb_px), boxes.labels.shape[0]
+        drops = rois.device.type in _DROPS_AT_ONCE_ON and not torch.compiler.is_compiling()
+        kept = boxes.labels.flatten().nonzero().squeeze(1) if drops else None
         found: list[Tensor | None] = []
         for kind in ("mask", "keypoint"):
             if f"{kind}_head" not in self.roi_heads:

@@ -48,13 +48,14 @@ def _chooses(rois: Tensor) -> bool:
     return rois.device.type in _CHOOSES_ON and not torch.compiler.is_compiling()
 
 
-def aligned(samples: int) -> Look:
-    """samples: of a cell in each direction; 0 for as many as it has cells of the map."""
+def aligned(samples: int, *, centred: bool = False) -> Look:
+    """samples: of a cell in each direction; 0 for as many as it has cells of the map. centred: whether a cell's value
+    is that of its middle, not of its left top corner."""
 
     def look(features: Tensor, rois: Tensor, side: int, scale: float) -> Tensor:
-        if samples and _chooses(rois):
+        if samples and not centred and _chooses(rois):
             return roi_align_cpu(features, rois, side, scale, samples)
-        return roi_align(features, rois, side, scale, samples)
+        return roi_align(features, rois, side, scale, samples, centred)
 
     return look
 
