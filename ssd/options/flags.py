@@ -205,22 +205,9 @@ def add_timeout_flag(group: Any, what: str) -> None:
     )  # fmt: skip
 
 
-class _Float32(argparse.Action):
-    """Neither of the 16-bit types, whatever a recipe says."""
-
-    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
-        namespace.fp16 = namespace.bf16 = False
-
-
 def add_device_flags(group: Any) -> None:
-    one_of = group.add_mutually_exclusive_group()
-    one_of.base = getattr(group, "base", Config())
-    flag(one_of, "--fp16", dest="fp16", action="store_true", help="mixed precision in float16 (on a CPU bfloat16)")
-    flag(one_of, "--bf16", dest="bf16", action="store_true", help="mixed precision in bfloat16")
-    one_of.add_argument(
-        "--fp32", action=_Float32, nargs=0, default=argparse.SUPPRESS,
-        help="float32, whatever a recipe says: faster on processors without 16-bit units",
-    )  # fmt: skip
+    flag(group, "--fp16", dest="fp16", action="store_true", help="mixed precision in float16 (on a CPU bfloat16)")
+    flag(group, "--bf16", dest="bf16", action="store_true", help="mixed precision in bfloat16")
     flag(group, "--device", dest="device", choices=("auto", "cpu", "cuda"), help="where to run; auto: a GPU if any")
 
 

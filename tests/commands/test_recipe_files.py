@@ -14,7 +14,7 @@ from ssd.detectors.ssd300.recipes import RECIPES
 from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.errors import InputError
 from ssd.options.detectors import detector_in
-from ssd.options.flags import config_of, overlay
+from ssd.options.flags import config_of
 from ssd.options.recipes import base_of
 
 
@@ -101,7 +101,6 @@ def test_a_file_that_is_not_there(tmp_path: Path, refusal: Callable[..., str]) -
     [
         ("--accumulate 3 --bs 8", "--accumulate 3: does not part a batch of 8 into equal parts"),
         ("--accumulate 8 --bs 8", "--accumulate 8: does not part a batch of 8 into equal parts of two"),
-        ("--fp16 --fp32", "--fp32: not allowed with argument --fp16"),
         ("--schedule cosine --multistep 3", "--schedule cosine and --multistep exclude each other"),
         ("--schedule cosine --mlperf", "--schedule cosine and --mlperf exclude each other"),
         ("--freeze-backbone --backbone-weights none", "--freeze-backbone: would freeze random weights"),
@@ -112,14 +111,6 @@ def test_a_file_that_is_not_there(tmp_path: Path, refusal: Callable[..., str]) -
 )
 def test_flags_that_do_not_go_together(flags: str, complaint: str, refusal: Callable[..., str]) -> None:
     assert complaint in refusal("--data", "DIR", *flags.split())
-
-
-def test_float32_overrules_a_recipe_in_16_bits() -> None:
-    parser = train_parser(SSD300Settings())
-    base = base_of("demo", parser, SSD300Settings(), None, 1)
-    given = vars(parser.parse_args(["--fp32"]))
-    config = overlay(base, {name: given[name] for name in ("fp16", "bf16")})
-    assert base.bf16 and not config.bf16 and not config.fp16
 
 
 def test_a_file_may_set_what_only_its_detector_has(tmp_path: Path) -> None:
