@@ -103,6 +103,8 @@ def _become(
 ) -> None:
     for stream, file in zip((1, 2), said, strict=True):
         os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), stream)
+    # As in a program of its own: its own workers would else begin with a server that imports all once more.
+    multiprocessing.set_start_method(None, force=True)
     os.environ.clear()
     os.environ.update(environment)
     os.fsync = lambda descriptor: None
