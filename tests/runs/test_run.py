@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -234,8 +235,10 @@ def test_ctrl_c_and_kill(small_data: Path, tmp_path: Path) -> None:
     """Whatever ends a run, its folder holds a whole checkpoint to go on from, and no half one."""
     output, epochs = tmp_path / "run", [0]
     flags = trained(small_data, output, "--data_pipeline", "no_dali", "--epochs", 999, "--resume", "auto")
+    # A shell has what it starts in the background ignore Ctrl-C, and its children inherit that.
+    obeys = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
     for blow in (signal.SIGINT, signal.SIGKILL):
-        process = Forked(ROOT / "main.py", *flags, environment=ENVIRONMENT)
+        process = Forked(ROOT / "main.py", *flags, environment=ENVIRONMENT, before=obeys)
         try:
             while len(log_of(output, "train")) < epochs[-1] + 2:  # a step each
                 assert process.poll() is None, process.said()
