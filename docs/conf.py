@@ -19,6 +19,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_inherit_docstrings = False  # those of torch are no plain text
 autodoc_preserve_defaults = True
+autodoc_use_type_comments = False  # there are none to look for
 python_use_unqualified_type_names = True
 add_module_names = False
 toc_object_entries = False

@@ -2,13 +2,12 @@
 
 import itertools
 import subprocess
-import sys
-import time
 from pathlib import Path
 from types import TracebackType
 
 import psutil
-from runs import ENVIRONMENT, ROOT
+from forked import Forked
+from runs import ENVIRONMENT
 
 # slow_main.py, with a line in the journal for each file that the process opens for writing in the folder, or renames,
 # links or removes there. Lines of several processes are in the order in which these things happened.
@@ -51,18 +50,14 @@ class Launcher:
     def __init__(self, command: list[str], output: Path, journal: Path, step_s: float = 0) -> None:
         program = journal.with_name("journalled.py")
         program.write_text(_JOURNALLED)
-        self._said = journal.with_suffix(f".{time.monotonic_ns()}.said")
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-        with self._said.open("w") as stream:
-            self._process = subprocess.Popen(
-                [sys.executable, *torchrun, str(program), str(output), str(journal), *command],
-                cwd=ROOT, env={**ENVIRONMENT, "SECONDS_A_STEP": str(step_s)}, stdout=stream, stderr=stream,
-            )  # fmt: skip
+        environment = {**ENVIRONMENT, "SECONDS_A_STEP": str(step_s)}
+        self._process = Forked(*torchrun, program, output, journal, *command, environment=environment)
         self.ranks: list[psutil.Process] = []
         """Those that were left by `kill_alone`, by rank if they had been started."""
 
     def said(self) -> str:
-        return self._said.read_text()
+        return self._process.said()
 
     def wait(self, seconds: float) -> int | None:
         """Its exit code, None while it runs."""

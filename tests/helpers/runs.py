@@ -6,34 +6,24 @@ import io
 import itertools
 import json
 import os
-import select
 import socket
 import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from forked import FOLDER, OWN, ROOT, Forked
 
 from ssd.checkpoints import checkpoint
 
-ROOT = Path(__file__).parents[2]
 MORTAL, SLOW = (Path(__file__).with_name(f"{name}_main.py") for name in ("mortal", "slow"))
-# One thread, because sums over several come in no fixed order.
-_OWN = {
-    "OMP_NUM_THREADS": "1",
-    "PYTHONPATH": str(ROOT),
-    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # see launch/slurm.sh
-}
-ENVIRONMENT = {**os.environ, **_OWN}
+ENVIRONMENT = {**os.environ, **OWN}
 SETTINGS = [
     *("--bs", "2", "--lr", "0.05", "--seed", "3"),
     *("--device", "cpu", "--num-workers", "1", "--log-interval", "1", "--no-plots"),
 ]
 WHOLE_DETECTOR = ["--backbone", "resnet18", "--backbone-weights", "none"]
 WITHIN_S = 1200  # a hang; beside much other work the rest may take minutes
-_FOLDER = tempfile.TemporaryDirectory(prefix="ssd-tests-")
 
 
 @functools.cache
@@ -66,7 +56,7 @@ def small_checkpoint(detector: Any = None) -> Path:
                 plan.setdefault(name, {})["out"] = layers[layer].weight.shape[0] // 8
         for layer in readers:
             plan.setdefault(layer, {})["in"] = layers[layer].weight.shape[1] // 8
-    file = Path(_FOLDER.name) / f"{detector.name}.pt"
+    file = Path(FOLDER.name) / f"{detector.name}.pt"
     content = {
         "format": checkpoint.FORMAT,
         "detector": to_dict(detector),
@@ -84,58 +74,6 @@ def settings() -> list[str]:
     return ["--checkpoint", str(small_checkpoint()), *SETTINGS]
 
 
-# Runs programs in processes forked from one that has imported all and computed nothing: the imports are most of a short
-# run's time. An order has what each of its processes says in `said`, and is answered by their exit codes.
-_FORKING = """
-import json, os, runpy, sys, traceback
-sys.path.append(sys.argv[1])
-import torchvision
-import main, ssd.cli.training_run
-try:
-    import nvidia.dali
-except ImportError:
-    pass
-os.fsync = lambda descriptor: None
-
-def run(said, environment, program, arguments):
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT), 1)
-    os.dup2(1, 2)
-    os.environ.clear()
-    os.environ.update(environment)
-    sys.argv = [program, *arguments]
-    code = 1
-    try:
-        runpy.run_path(program, run_name="__main__")
-        code = 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-for line in sys.stdin:
-    order = json.loads(line)
-    children = []
-    for said, environment in zip(order["said"], order["environments"]):
-        if (child := os.fork()) == 0:
-            run(said, environment, order["program"], order["arguments"])
-        children.append(child)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    print(json.dumps(codes), flush=True)
-"""
-
-
-@functools.cache
-def _forking() -> subprocess.Popen[str]:
-    """It ends with this process, which closes its stdin."""
-    command = [sys.executable, "-c", _FORKING, str(ROOT / "tests" / "helpers")]
-    return subprocess.Popen(command, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
 class Ended(NamedTuple):
     """How a rank's process ended."""
 
@@ -146,21 +84,12 @@ class Ended(NamedTuple):
 def run_ranks(command: list[object], ranks: int, program: Path = ROOT / "main.py") -> list[Ended]:
     """The program with this command line on so many ranks of one host, as torchrun would start them."""
     (port,) = free_ports(1)
-    said = [tempfile.NamedTemporaryFile("r", dir=_FOLDER.name, errors="replace") for _ in range(ranks)]
-    job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
-    ids = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
-    order = {
-        "said": [file.name for file in said],
-        "environments": [{**os.environ, **_OWN, **job, **own} for own in ids],  # with what the test has set
-        "program": str(program),
-        "arguments": [*map(str, command)],
-    }
-    forking = _forking()
-    assert forking.stdin is not None and forking.stdout is not None
-    forking.stdin.write(json.dumps(order) + "\n")
-    forking.stdin.flush()
-    assert select.select([forking.stdout], [], [], WITHIN_S)[0], [file.read() for file in said]
-    return [Ended(code, file.read()) for code, file in zip(json.loads(forking.stdout.readline()), said, strict=True)]
+    job = {**os.environ, **OWN, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
+    each = [
+        Forked(program, *command, environment={**job, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(ranks)
+    ]
+    return [Ended(one.wait(WITHIN_S), one.said()) for one in each]
 
 
 def write_small_data(folder: Path) -> Path:

@@ -4,15 +4,15 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from runs import ENVIRONMENT, ROOT, free_ports
+from forked import FOLDER, Forked
+from runs import ENVIRONMENT, free_ports
 from torch import Tensor, nn
 
 from ssd.batch import MatchedBatch
@@ -154,15 +154,11 @@ def interrupt_at(step: int, training: Training, number: int = signal.SIGTERM) ->
     return Loader(images_of)
 
 
-def on_two_ranks(script: str, *arguments: object) -> list[subprocess.Popen[str]]:
+def on_two_ranks(script: str, *arguments: object) -> list[Forked]:
+    """The text of a program on each of two ranks."""
     (port,) = free_ports(1)
-    own = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'helpers'}", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", script, *map(str, arguments)],
-            env={**ENVIRONMENT, **own, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+    program = Path(tempfile.mkstemp(dir=FOLDER.name, suffix=".py")[1])
+    program.write_text(script)
+    job = {**ENVIRONMENT, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    ids = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    return [Forked(program, *arguments, environment={**job, **own}) for own in ids]

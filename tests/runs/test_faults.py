@@ -8,14 +8,15 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
+from forked import Forked
 from runs import (
     ENVIRONMENT,
     MORTAL,
@@ -35,6 +36,7 @@ from ssd.training.interruption import EXIT_PREEMPTED
 pytestmark = pytest.mark.slow
 
 EPOCHS = 3
+Process = subprocess.Popen[str] | Forked
 
 
 @pytest.fixture(scope="module")
@@ -52,28 +54,23 @@ MAIN = str(ROOT / "main.py")
 
 
 @contextmanager
-def started(*arguments: object, preexec: Callable[[], object] | None = None) -> Iterator[subprocess.Popen[str]]:
-    """A Python process with these arguments, what it says in one pipe; nothing of it is left at the end."""
-    process = subprocess.Popen(
-        [sys.executable, *map(str, arguments)],
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        preexec_fn=preexec,
-    )
+def started(
+    *arguments: object, environment: Mapping[str, str] | None = None, before: Callable[[], object] | None = None
+) -> Iterator[Forked]:
+    """A Python process with these arguments; nothing of it is left at the end."""
+    process = Forked(*arguments, environment={**ENVIRONMENT, **(environment or {})}, before=before)
     try:
         yield process
     finally:
         family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         for each in [process, *family]:
             each.kill()
-        process.communicate()
+        process.wait()
 
 
-def finish(process: subprocess.Popen[str]) -> str:
+def finish(process: Process) -> str:
     """What it said by its end."""
-    return process.communicate(timeout=WITHIN_S)[0]
+    return "".join(filter(None, process.communicate(timeout=WITHIN_S)))
 
 
 def torchrun(*flags: object) -> list[object]:
@@ -97,7 +94,7 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
     return of
 
 
-def wait_until(condition: Callable[[], object], processes: list[subprocess.Popen[str]]) -> None:
+def wait_until(condition: Callable[[], object], processes: Sequence[Process]) -> None:
     deadline = time.monotonic() + WITHIN_S
     while not condition():
         assert time.monotonic() < deadline
@@ -179,7 +176,7 @@ def test_a_signal_ends_a_run_that_can_go_on(
     output = tmp_path / "run"
     program = [MORTAL, tmp_path / "sent", 2, 0, "group", number]
     every = ["--checkpoint-every", "9 epochs"]
-    with started(*program, *command(data, output, *every), preexec=os.setsid) as process:
+    with started(*program, *command(data, output, *every), before=os.setsid) as process:
         said = finish(process)
         assert process.returncode == EXIT_PREEMPTED, said
         assert "as it was asked to" in said and "--resume auto" in said and "Traceback" not in said
@@ -244,11 +241,8 @@ def test_a_full_disk(data: Path, undisturbed: Callable[[int], Path], tmp_path: P
         (output / "checkpoints" / name).unlink()
     before = {path: path.read_bytes() for path in (output / "checkpoints").iterdir()}
     assert [path.name for path in before] == [f"step-{3 * EPOCHS - 1:08}.pt"]
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
-
-    with started(MAIN, *command(data, output), preexec=limit) as process:
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+    with started(MAIN, *command(data, output), before=limit) as process:
         said = finish(process)
         assert process.returncode == 2, said
         assert "error: " in said and "cannot be written" in said and "Traceback" not in said

@@ -20,6 +20,7 @@ from ssd.config import Config
 from ssd.options.flags import config_of
 
 SLURM, TRAINJOB, SKYPILOT = (ROOT / "launch" / name for name in ("slurm.sh", "trainjob.yaml", "skypilot.yaml"))
+TORCHRUN = ROOT / "tests" / "helpers" / "torchrun.py"
 SHEBANG = f"#!{sys.executable}\n"
 # Takes srun's own options away, and becomes the rest.
 SRUN = SHEBANG + 'import os, sys\nrest = [a for a in sys.argv[1:]]\nwhile rest[0].startswith("-"):\n    rest.pop(0)\n'
@@ -140,7 +141,7 @@ def test_the_skypilot_task_names_what_its_command_uses() -> None:
 def test_the_slurm_script_trains_is_requeued_and_ends(commands: Callable[..., dict[str, str]], tmp_path: Path) -> None:
     """One node of two ranks on a CPU: signalled as before its time limit, and started anew as by the queue."""
     data, output, (port,) = write_small_data(tmp_path / "data"), tmp_path / "run", free_ports(1)
-    torchrun = f'#!/usr/bin/env bash\nexec {sys.executable} -m torch.distributed.run "$@"\n'
+    torchrun = f'#!/usr/bin/env bash\nexec {sys.executable} {TORCHRUN} "$@"\n'
     environment = commands(torchrun=torchrun, srun=SRUN, scontrol=SCONTROL) | SLURM_VARIABLES
     environment |= {"REQUEUED": str(tmp_path / "requeued"), "RANKS_PER_NODE": "2", "RENDEZVOUS_PORT": str(port)}
     environment |= {"SECONDS_A_STEP": "0.5"}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import Forked
 from launcher_kills import Launcher, assert_one_writer_at_a_time
 from runs import ENVIRONMENT, ROOT, assert_equal_runs, last_of, log_of, losses_of, run_all, settings, write_small_data
 
@@ -166,15 +167,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_a_run_beside_another_is_refused(data: Path, tmp_path: Path, refusal) -> None:
-    output, said = tmp_path / "run", tmp_path / "said.txt"
-    with said.open("w") as stream:
-        first = subprocess.Popen(
-            [sys.executable, str(ROOT / "main.py"), *command(data, output, "--epochs", 99999)],
-            env=ENVIRONMENT, stdout=stream, stderr=stream,
-        )  # fmt: skip
+    output = tmp_path / "run"
+    first = Forked(ROOT / "main.py", *command(data, output, "--epochs", 99999), environment=ENVIRONMENT)
     try:
         while len(log_of(output, "train")) < 2:
-            assert first.poll() is None, said.read_text()
+            assert first.poll() is None, first.said()
             time.sleep(0.05)
         assert f"another run writes there, process {first.pid} on " in refusal(*command(data, output))
     finally:

@@ -5,12 +5,14 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forked import Forked
 from runs import (
     ENVIRONMENT,
     ROOT,
@@ -231,36 +233,28 @@ def test_resuming_takes_the_optimizers_settings_from_the_flags(small_data: Path,
 
 def test_ctrl_c_and_kill(small_data: Path, tmp_path: Path) -> None:
     """Whatever ends a run, its folder holds a whole checkpoint to go on from, and no half one."""
-    flags = trained(small_data, tmp_path / "run", "--data_pipeline", "no_dali", "--epochs", 999, "--resume", "auto")
-    command = [*map(str, [sys.executable, "-u", ROOT / "main.py", *flags])]
-    epochs = []
+    output, epochs = tmp_path / "run", [0]
+    flags = trained(small_data, output, "--data_pipeline", "no_dali", "--epochs", 999, "--resume", "auto")
+    # A shell has what it starts in the background ignore Ctrl-C, and its children inherit that.
+    obeys = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
     for blow in (signal.SIGINT, signal.SIGKILL):
-        with subprocess.Popen(
-            command,
-            env=ENVIRONMENT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            # A shell has what it starts in the background ignore Ctrl-C, and its children inherit that.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        ) as process:
-            assert process.stdout is not None and process.stderr is not None
-            seen = [line for line, _ in zip(_epoch_lines(process.stdout), range(2), strict=False)]
-            assert len(seen) == 2, process.stderr.read()
+        process = Forked(ROOT / "main.py", *flags, environment=ENVIRONMENT, before=obeys)
+        try:
+            while len(log_of(output, "train")) < epochs[-1] + 2:  # a step each
+                assert process.poll() is None, process.said()
+                time.sleep(0.02)
             process.send_signal(blow)
             _, complaint = process.communicate(timeout=60)
+        finally:
+            process.kill()
         if blow == signal.SIGINT:
             assert process.returncode == 130
             assert complaint == "interrupted\n"
-        last = load(tmp_path / "run" / "checkpoints" / "last.pt")
+        last = load(output / "checkpoints" / "last.pt")
         epochs.append(last["epoch"])
         assert last["step"] == last["epoch"]
-    assert 1 <= epochs[0] < epochs[1] < 999
-    assert [line["step"] for line in log_of(tmp_path / "run", "train")][: epochs[0]] == [*range(1, epochs[0] + 1)]
-
-
-def _epoch_lines(stream: Iterator[str]) -> Iterator[str]:
-    return (line for line in stream if line.startswith("epoch "))
+    assert 1 <= epochs[1] < epochs[2] < 999
+    assert [line["step"] for line in log_of(output, "train")][: epochs[1]] == [*range(1, epochs[1] + 1)]
 
 
 # --- several ranks ---

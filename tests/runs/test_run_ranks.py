@@ -6,14 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forked import Forked
 from runs import (
+    ENVIRONMENT,
     ROOT,
+    WITHIN_S,
     assert_equal,
     log_of,
     run_here,
     run_ranks,
 )
-from test_run import JUDGED, PATHS, _document, load, run, succeeded, trained
+from test_run import JUDGED, PATHS, _document, load, succeeded, trained
 
 from ssd.evaluation.coco import METRIC_NAMES
 from ssd.precision import has_16_bit_units
@@ -96,10 +99,9 @@ def test_two_ranks(data_pipeline: str, demo_data: Path, tmp_path: Path) -> None:
 
 
 def test_mistakes_under_torchrun_end_all_ranks(tmp_path: Path) -> None:
-    torchrun: list[object] = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", ROOT / "main.py"]
-    done = run(torchrun, "--data", tmp_path / "none", "--device", "cpu")
-    assert done.returncode != 0
-    assert f"error: {tmp_path / 'none'}: no such data folder" in done.stderr
-
-
-# --- fine-tuning, targets, divergence ---
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    flags = ["--data", tmp_path / "none", "--device", "cpu"]
+    process = Forked(*torchrun, ROOT / "main.py", *flags, environment=ENVIRONMENT)
+    _, complaint = process.communicate(WITHIN_S)
+    assert process.returncode != 0
+    assert f"error: {tmp_path / 'none'}: no such data folder" in complaint
