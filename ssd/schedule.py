@@ -40,7 +40,7 @@ def falls_that_never_come(config: Config) -> str | None:
     """Names what of multistep lies at or beyond the end of the run, where no step is left that it could change; None
     where all of it has an effect. A run that was made shorter than its recipe's has such falls."""
     unit, length = ("steps", config.steps) if config.steps else ("epochs", config.epochs)
-    never = [after for after in config.multistep if after >= length]
+    never = sorted({after for after in config.multistep if after >= length})
     if config.schedule != "multistep" or not never:
         return None
     after = " and ".join(map(str, never))

@@ -39,7 +39,8 @@ class InstancesPicture:
         scale = _TILE_PX / max(height, width)
         size_px = (max(1, round(scale * width)), max(1, round(scale * height)))
         whole_px = (width, height, width, height)
-        for image, boxes, real, scores in zip(images[:_IMAGES], *(part.cpu() for part in instances), strict=False):
+        shown = (instances.boxes_ltrb_px, instances.real, instances.scores)
+        for image, boxes, real, scores in zip(images[:_IMAGES], *(part.cpu() for part in shown), strict=False):
             tile = picture_of(image.detach(), size_px, self.view.mean, self.view.std)
             found = []
             for box, score in zip(boxes[real].tolist(), scores[real].tolist(), strict=True):
