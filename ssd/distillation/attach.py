@@ -130,6 +130,9 @@ def require_same(was: dict[str, Any], now: dict[str, Any]) -> None:
         raise InputError(
             f"--resume: the run had {'a' if was else 'no'} teacher; {remedy}, or start anew with --checkpoint"
         )
+    if isinstance(was.get("settings"), dict):  # runs from before a setting came had what is its default now
+        known = {name: {**asdict(settings_of(name, ())), **own} for name, own in was["settings"].items()}
+        was = {**was, "settings": known}
     for key in ("teacher", "sha256", "methods", "weight", "settings"):
         if _plain(was.get(key)) != _plain(now[key]):
             what = _NAMES.get(key, key)

@@ -237,6 +237,19 @@ def test_another_teacher_method_or_weight_is_refused() -> None:
     require_same({}, {})
 
 
+def test_a_run_from_before_a_setting_had_what_is_its_default_now() -> None:
+    teacher = teacher_of(tiny(4))
+    now = identity_of(Config(distill=("gid",), teacher="x"), teacher)
+    was = {
+        **now,
+        "settings": {"gid": {name: value for name, value in now["settings"]["gid"].items() if name != "samples"}},
+    }
+    require_same(was, now)
+    other = identity_of(Config(distill=("gid",), teacher="x", distill_settings=("gid.samples=16",)), teacher)
+    with pytest.raises(InputError, match="--distill-settings was"):
+        require_same(was, other)
+
+
 # --- what is said ---
 
 
