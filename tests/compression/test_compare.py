@@ -97,9 +97,9 @@ def one_export() -> Iterator[None]:
     """Files are exported once, which takes seconds, and copied after that."""
     export, made = runtimes.export, {}
 
-    def once(source: Path, target: Path, form: str, config: Any) -> str:
+    def once(source: Path, target: Path, form: str, config: Any, *words: Any) -> str:
         if source not in made:
-            made[source] = export(source, target, form, config), target.read_bytes()
+            made[source] = export(source, target, form, config, *words), target.read_bytes()
         target.write_bytes(made[source][1])
         return made[source][0]
 
