@@ -15,6 +15,7 @@ from ssd.detectors.detectron.config.keys import KEYS
 from ssd.detectors.detectron.config.naming import settings_named, title_of
 from ssd.detectors.detectron.config.recipes import defaults, detectron
 from ssd.detectors.detectron.config.shipped import NAMES, configurations
+from ssd.detectors.detectron.config.testing import suppression_of, tta_of
 from ssd.detectors.detectron.config.translate import settings_of
 from ssd.errors import InputError
 from ssd.options.detectors import detector_in, for_detector, set_in
@@ -272,7 +273,17 @@ OTHERS: dict[str, tuple[Any, ...]] = {
     "RPN.SIZES": ((16, 32),),
     "RPN.ASPECT_RATIOS": ((1.0,),),
     "FPN.RPN_ASPECT_RATIOS": ((1.0,),),
+    **{f"TEST.{section}.SCALES": ((400, 600),) for section in ("BBOX_AUG", "MASK_AUG", "KPS_AUG")},
+    **{f"TEST.{section}.ASPECT_RATIOS": ((0.5,),) for section in ("BBOX_AUG", "MASK_AUG", "KPS_AUG")},
 }
+
+
+def augmented(section: str) -> dict[str, Any]:
+    """A configuration in which each key of a section of test-time augmentation decides something."""
+    values = {"ENABLED": True, "SCALES": (500,), "ASPECT_RATIOS": (0.75,)}
+    if section == "KPS_AUG":
+        values["SCALE_SIZE_DEP"] = True
+    return {f"TEST.{section}.{name}": value for name, value in values.items()}
 
 
 def others(name: str, value: Any) -> tuple[Any, ...]:
@@ -293,7 +304,8 @@ def outcome(config: Configuration) -> Any:
         run = asdict(detectron(detector=settings))
     except InputError as error:
         return str(error)
-    return {**run, "detector": asdict(replace(settings, cfg=""))}
+    tested = tta_of(settings, False), suppression_of(settings)
+    return {**run, "detector": asdict(replace(settings, cfg="")), "tested": tested}
 
 
 BASES = ("e2e_mask_rcnn_R-50-FPN_1x", "e2e_keypoint_rcnn_R-50-FPN_1x", "e2e_mask_rcnn_R-50-C4_1x", FASTER)
@@ -310,8 +322,13 @@ def test_a_key_that_is_obeyed_changes_what_comes_of_it(name: str) -> None:
         "SOLVER.STEP_SIZE": {"SOLVER.LR_POLICY": "step", "SOLVER.STEPS": []},
         "RESNETS.USE_GN": {"RESNETS.USE_GN": False},
     }
+    section = name.split(".")[1] if name.startswith("TEST.") else ""
+    if section.endswith("_AUG") and not name.endswith(".ENABLED"):
+        more[name] = augmented(section)
+    elif section in ("SOFT_NMS", "BBOX_VOTE") and not name.endswith(".ENABLED"):
+        more[name] = {f"TEST.{section}.ENABLED": True}
     changes = []
-    for base in BASES:
+    for base in BASES[1:] if section == "KPS_AUG" else BASES:
         config = of_values("x", {**configurations()[base].given, **more.get(name, {})})
         before = outcome(config)
         if not config.is_on(KEYS[name].switch) or isinstance(before, str):

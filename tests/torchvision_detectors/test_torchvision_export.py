@@ -102,7 +102,7 @@ def test_the_graph_takes_any_number_and_size_of_images(family: str, tmp_path: Pa
         if expected.masks is not None:
             masks = torch.from_numpy(parts[0])
             assert masks.shape == expected.masks.shape and expected.masks.std() > 0.05
-            # Where scores are equal, another may come first. Boxes differ by 1e-3 pixels, and with them what is looked at.
+            # Where scores are equal, another may come first. Boxes differ by 1e-3 pixels, and so does what masks see.
             same = (torch.from_numpy(found[0]) - expected.boxes_ltrb).abs().amax(dim=2) < 1e-5
             assert same.float().mean() > 0.9
             torch.testing.assert_close(masks[same], expected.masks[same], rtol=0, atol=5e-4)
