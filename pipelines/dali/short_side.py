@@ -32,12 +32,17 @@ def _read_ahead(
 ) -> Iterator[tuple[list[Sample], list[np.ndarray]]]:
     """The batches, which do not end, with their files' bytes, which threads read before they are asked for."""
     ahead: deque[tuple[list[Sample], list[Future[np.ndarray]]]] = deque()
-    with ThreadPoolExecutor(num_threads) as pool:
+    pool = ThreadPoolExecutor(num_threads)
+    try:
         for samples in batches:
             ahead.append((samples, [pool.submit(read_encoded, annotations, sample.image) for sample in samples]))
             if len(ahead) > _BATCHES_READ_AHEAD:
                 samples, files = ahead.popleft()
                 yield samples, [file.result() for file in files]
+    finally:
+        # Without waiting. A generator that was left may be closed by the garbage collector, in a thread that just
+        # starts and holds the lock of all threads; to wait for another thread then takes that lock again, for ever.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _finished(

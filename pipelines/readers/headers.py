@@ -39,5 +39,8 @@ def read_headers(paths: Iterable[Path]) -> Iterator[Header | BadImage | OSError]
         except (BadImage, OSError) as error:
             return error
 
-    with ThreadPoolExecutor(FILE_THREADS) as pool:
+    pool = ThreadPoolExecutor(FILE_THREADS)
+    try:
         yield from pool.map(header_of, paths)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # as the garbage collector may close what was left

@@ -176,6 +176,9 @@ def require_detector(content: dict[str, Any], what: str, settings: Any) -> None:
     """Raises InputError, beginning with what, unless the checkpoint's detector is built as these settings say."""
     own = settings_of(content)
     title, own_title = detector_of(settings).title(settings), title_of(content)
+    rules, own_rules = (getattr(each, "rules", None) for each in (settings, own))
+    if title == own_title and rules != own_rules:
+        raise InputError(f"{what}: works by {own_rules}'s rules, and this run by {rules}'s; leave --detector out")
     if title == own_title:
         return
     option = f"--detector {own.name}"

@@ -57,6 +57,8 @@ class Distillation:
         """Raises InputError if the maps of a student whose filters were taken out are no more what they were."""
         now, was = pair_of(self.teacher, model, self.settings).student, self.pair.student
         changed = [name for name, channels in was.maps.items() if now.maps.get(name) != channels]
+        if any(method.needs_tail for method in self.methods):
+            changed += [name for name, channels in was.branches.items() if now.branches.get(name) != channels]
         if changed:
             raise InputError(
                 f"--compress: takes filters out of what makes the maps {', '.join(changed)} of {now.title}, whose "
@@ -130,9 +132,8 @@ def require_same(was: dict[str, Any], now: dict[str, Any]) -> None:
         raise InputError(
             f"--resume: the run had {'a' if was else 'no'} teacher; {remedy}, or start anew with --checkpoint"
         )
-    if isinstance(was.get("settings"), dict):  # runs from before a setting came had what is its default now
-        known = {name: {**asdict(settings_of(name, ())), **own} for name, own in was["settings"].items()}
-        was = {**was, "settings": known}
+    if isinstance(was.get("settings"), dict):
+        was = {**was, "settings": {name: _with_later(name, own) for name, own in was["settings"].items()}}
     for key in ("teacher", "sha256", "methods", "weight", "settings"):
         if _plain(was.get(key)) != _plain(now[key]):
             what = _NAMES.get(key, key)
@@ -140,6 +141,14 @@ def require_same(was: dict[str, Any], now: dict[str, Any]) -> None:
                 f"--resume: {what} was {was.get(key)} and is {now[key]}; change it back, or start anew with "
                 "--checkpoint"
             )
+
+
+def _with_later(method: str, own: dict[str, Any]) -> dict[str, Any]:
+    """A method's settings with those that came after the run: these were what is the default now, but for one."""
+    settings = {**asdict(settings_of(method, ())), **own}
+    if method == "gid" and "positives" not in own and own["variant"] == "seed" and own["instances"] != "all":
+        settings["positives"] = "share"
+    return settings
 
 
 def _plain(value: Any) -> Any:

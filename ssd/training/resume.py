@@ -1,6 +1,7 @@
 """Where a run starts: with ImageNet's weights, another run's, or where it was interrupted itself."""
 
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -60,7 +61,9 @@ def find_checkpoint(files: list[Path], ranks: Ranks) -> Origin | None:
 _NOT_OF_DATA = ("name", "backbone", "keypoints", "keypoint_links", "keypoint_labels")
 # What detectors can be told beside what the first ones could, and what it was before: checkpoints from then do not have
 # it.
-_LATER = {"resize": ""}
+_LATER = {"resize": "", "rules": "detectron"}
+# A section of a detector's configuration in YAML that decides nothing in training.
+_TESTS = re.compile(r"^TEST:.*\n(?: .*\n)*", re.MULTILINE)
 
 
 def data_identity(
@@ -96,6 +99,12 @@ def annotations_digest(files: Iterable[Path], ranks: Ranks) -> str:
     return str(broadcast_object(digest.hexdigest(), ranks))
 
 
+def _differs(name: str, was: Any, now: Any) -> bool:
+    if name == "cfg" and isinstance(was, str):
+        return _TESTS.sub("", was) != _TESTS.sub("", now)
+    return bool(was != now)
+
+
 def _change(name: str, was: Any, now: Any) -> str:
     """In one line: the text of a file has several."""
     return f"{name} is another" if "\n" in f"{was}{now}" else f"{name} was {was} and is {now}"
@@ -117,7 +126,7 @@ def resume(
     judged_by = resumed["settings"].get("metrics", ("coco",))[0]
     if judged_by != config.metrics[0]:
         raise InputError(f"--resume: the best checkpoint was chosen by {judged_by}; name it first in --metrics")
-    changed = {n: _change(n, was.get(n), now) for n, now in identity.items() if was.get(n) != now}
+    changed = {n: _change(n, was.get(n), now) for n, now in identity.items() if _differs(n, was.get(n), now)}
     same_ranks, same_data = "world_size" not in changed, changed.keys() <= {"world_size"}
     may_change = {"world_size"}
     if config.on_bad_image == "skip" and resumed.get("annotations") == describe["annotations"]:

@@ -1,6 +1,7 @@
 """R-CNNs of detectron2's files: every weight in its place, detections as detectron2 has them, and what does not fit."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,13 @@ from ssd.checkpoints import checkpoint, conversion
 from ssd.coco_categories import coco_categories
 from ssd.config import Thresholds
 from ssd.detectors.detectron.detector import DETECTRON
+from ssd.detectors.detectron.postprocess import suppress
 from ssd.detectors.detectron.rcnn.boxes import anchors_ltrb_px, cells_of, closed, cut, exact_anchors_of_cell, scaled
 from ssd.detectors.detectron.rcnn.rpn import is_worth_a_look
 from ssd.detectors.detectron.settings import DetectronSettings
 from ssd.detectors.detectron.weights.detectron2 import foreign_detectron2
+from ssd.detectors.torchvision.candidates import Candidates
+from ssd.detectors.tta.rules import Suppression
 from ssd.errors import InputError
 from ssd.images import normalise
 
@@ -219,3 +223,21 @@ def test_torchvisions_weights_are_refused_where_detectrons_are_meant(
     torch.save(build(settings_of("maskrcnn_resnet18_fpn"), 3).state_dict(), file)
     said = refusal("--detector", "e2e_mask_rcnn_R-50-FPN_1x", "--checkpoint", file, "--data", "demo")
     assert "the checkpoint holds a maskrcnn_resnet18_fpn; leave --detector out, or pass that" in said
+
+
+def test_a_run_by_other_rules_does_not_start_from_it() -> None:
+    content = loaded("mask FPN")
+    settings = checkpoint.settings_of(content)
+    checkpoint.require_detector(content, "--checkpoint x.pkl", settings)
+    with pytest.raises(InputError, match="x.pkl: works by detectron2's rules, and this run by detectron's; leave"):
+        checkpoint.require_detector(content, "--checkpoint x.pkl", replace(settings, rules="detectron"))
+
+
+def test_boxes_of_nothing_are_no_detections_in_any_pass() -> None:
+    settings = checkpoint.settings_of(loaded("faster FPN"))
+    boxes = torch.tensor([[[5.0, 5, 5, 9], [2, 3, 20, 30], [7, 8, 9, 8]]])
+    candidates = Candidates(boxes, torch.tensor([[0.9, 0.8, 0.7]]), torch.ones(1, 3, dtype=torch.int64))
+    found = suppress(settings, Thresholds(0.05, 0.5, 100, 10), Suppression())(
+        candidates, torch.tensor([[[64.0] * 4]]), 2
+    )
+    assert found.counts.tolist() == [1] and found.scores[0, 0] == pytest.approx(0.8)

@@ -3,9 +3,11 @@
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from ssd.cli.train import train_parser
 from ssd.config import Config
@@ -17,11 +19,13 @@ from ssd.detectors.detectron.config.recipes import defaults, detectron
 from ssd.detectors.detectron.config.shipped import NAMES, configurations
 from ssd.detectors.detectron.config.testing import suppression_of, tta_of
 from ssd.detectors.detectron.config.translate import settings_of
+from ssd.distributed import Ranks
 from ssd.errors import InputError
 from ssd.options.detectors import detector_in, for_detector, set_in
 from ssd.options.flags import config_of
 from ssd.options.recipes import base_of
 from ssd.schedule import lr_at, plan_of, warmup_of
+from ssd.training.resume import _differs, data_identity
 
 FASTER = "e2e_faster_rcnn_R-50-FPN_1x"
 
@@ -342,3 +346,16 @@ def test_a_key_that_is_obeyed_changes_what_comes_of_it(name: str) -> None:
         if changes:
             break
     assert changes and all(changes), (name, changes)
+
+
+# --- runs from before a key was obeyed go on ---
+
+
+def test_keys_of_tests_do_not_keep_a_run_from_going_on() -> None:
+    settings = settings_named("e2e_mask_rcnn_X-152-32x8d-FPN-IN5k_1.44x")
+    before = settings.cfg.replace("  BBOX_VOTE: {ENABLED: true, VOTE_TH: 0.9}\n", "")
+    assert before != settings.cfg and not _differs("cfg", before, settings.cfg)
+    assert _differs("cfg", settings.cfg.replace("BASE_LR: 0.01", "BASE_LR: 0.02"), settings.cfg)
+    loader: Any = SimpleNamespace(identity={})
+    now = data_identity(Config(detector=settings), "data", loader, Ranks(0, 0, 1, torch.device("cpu")))
+    assert "rules" not in now  # which older checkpoints do not have

@@ -245,6 +245,14 @@ def test_a_run_from_before_a_setting_had_what_is_its_default_now() -> None:
         "settings": {"gid": {name: value for name, value in now["settings"]["gid"].items() if name != "samples"}},
     }
     require_same(was, now)
+    seed = ("gid.variant=seed", "gid.instances=pos")
+    was_seed = identity_of(Config(distill=("gid",), teacher="x", distill_settings=seed), teacher)
+    del was_seed["settings"]["gid"]["positives"]  # which was by share then, and no more
+    require_same(
+        was_seed, identity_of(Config(distill=("gid",), distill_settings=(*seed, "gid.positives=share")), teacher)
+    )
+    with pytest.raises(InputError, match="--distill-settings was"):
+        require_same(was_seed, identity_of(Config(distill=("gid",), distill_settings=seed), teacher))
     other = identity_of(Config(distill=("gid",), teacher="x", distill_settings=("gid.samples=16",)), teacher)
     with pytest.raises(InputError, match="--distill-settings was"):
         require_same(was, other)

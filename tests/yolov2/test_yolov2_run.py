@@ -173,7 +173,7 @@ def test_a_predictor_suppresses_as_the_detector_does(tmp_path: Path, monkeypatch
     content = {"format": 2, "detector": {"family": "yolov2", "network": "tiny.cfg", "cfg": TINY}}
     checkpoint.save(file, {**content, "categories": [(1, "a"), (2, "b")], "model": model.state_dict()})
     watched = YOLOV2._replace(detect=lambda settings, thresholds: given.append(thresholds))  # type: ignore[arg-type, func-returns-value]
-    monkeypatch.setattr("ssd.inference.predictor.detector_of", lambda settings: watched)
+    monkeypatch.setattr("ssd.detectors.table.detector_of", lambda settings: watched)
     ssd.load(file, device="cpu", score=0.3)
     own = defaults(YOLOv2Settings("tiny.cfg", TINY)).thresholds
     assert given == [own._replace(score_threshold=0.3)] and own.nms_iou == 0.45

@@ -43,12 +43,18 @@ Suppress = Callable[[Candidates, Tensor, int], Detections]
 def suppress(settings: DetectronSettings, thresholds: Thresholds, suppression: Suppression) -> Suppress:
     """D = max_per_image. Of equal scores at the last place Detectron keeps all, here the first are kept.
 
-    Where suppression changes scores, all candidates that the configuration lets in take part, and what a higher
-    threshold asks for is asked of detections.
+    Where suppression changes scores, all candidates that the configuration lets in take part. A threshold above the
+    configuration's is applied to the final scores.
     """
     plain = thresholds_of(settings, thresholds)
+
+    def plainly(candidates: Candidates, limits: Tensor, passes: int) -> Detections:
+        found = detections_of(candidates, limits, _for(plain, passes))
+        # A box of Detectron's has a pixel always.
+        return without_empty(found) if settings.rules == "detectron2" else found
+
     if settings.rpn_only or suppression.is_plain:
-        return lambda candidates, limits, passes: detections_of(candidates, limits, _for(plain, passes))
+        return plainly
     asked = thresholds.score_threshold
     soft = thresholds._replace(score_threshold=_lets_in(settings, thresholds, suppression))
     least = asked if asked > soft.score_threshold else 0.0
@@ -78,8 +84,6 @@ def detect(settings: DetectronSettings, thresholds: Thresholds) -> Detect:
         said: Candidates | CandidatesOfMaps = forward(batch.images, placement)
         candidates = said if isinstance(said, Candidates) else said.candidates
         detections = suppressed(candidates, placement.stated_limits_px, 1)
-        if settings.rules == "detectron2":  # Detectron's have a pixel always
-            detections = without_empty(detections)
         if isinstance(said, Candidates):
             return detections
         return _with_parts(detections, said.maps, placement, forward, settings)
