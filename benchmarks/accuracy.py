@@ -22,6 +22,10 @@ BCCD = (
 RUNS = {
     "demo": "--recipe demo",
     "demo-no_dali": "--recipe demo --data_pipeline no_dali",
+    "demo-retinanet": "--detector retinanet_resnet18_fpn --recipe demo --data_pipeline dali",
+    "demo-retinanet-no_dali": "--detector retinanet_resnet18_fpn --recipe demo --data_pipeline no_dali",
+    "demo-fasterrcnn": "--detector fasterrcnn_resnet18_fpn --recipe demo --data_pipeline dali",
+    "demo-fasterrcnn-no_dali": "--detector fasterrcnn_resnet18_fpn --recipe demo --data_pipeline no_dali",
     "bccd-dali": f"--data {{bccd}} {BCCD} --seed 1 --data_pipeline dali",
     "bccd-dali-seed2": f"--data {{bccd}} {BCCD} --seed 2 --data_pipeline dali",
     "bccd-dali-seed3": f"--data {{bccd}} {BCCD} --seed 3 --data_pipeline dali",
