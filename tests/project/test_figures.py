@@ -184,8 +184,27 @@ FP32_MFU = {
     each["batch_size"]: each["mfu"] for each in result("train-cpu")["configurations"] if each["precision"] == "fp32"
 }
 
+
 # Of each page: what it says, with spaces as one.
+def ragged(name: str, path: str) -> str:
+    return f"{result(f'data-ragged{name}-cpu')['ratios'][f'{path} / torchvision']:.2f}"
+
+
+def their_steps(detector: str) -> str:
+    """How many times as long torchvision's step takes, by the processor's time."""
+    (found,) = [each for each in result("torchvision-steps-cpu")["results"] if each["detector"].startswith(detector)]
+    return f"{found['ratios']['reference_processor_s']:.2f} times"
+
+
 FIGURES: dict[str, list[str]] = {
+    "docs/torchvision.rst": [
+        f"PyTorch path {ragged('', 'no_dali')} times as many, DALI path {ragged('', 'dali')} times.",
+        f"With masks {ragged('-masks', 'no_dali')} and {ragged('-masks', 'dali')} times, to a short side of 256 with "
+        f"masks {ragged('-masks-256', 'no_dali')} and {ragged('-masks-256', 'dali')} times",
+        f"takes {their_steps('fasterrcnn')} as long for Faster R-CNN and {their_steps('maskrcnn')} for Mask R-CNN, but "
+        f"{their_steps('retinanet')} for RetinaNet",
+        f"AP {result('accuracy-demo-retinanet')['AP']:.3f} (AP50 {result('accuracy-demo-retinanet')['AP50']:.3f})",
+    ],
     "README.rst": [
         f"AP on BCCD, DALI path {of_seeds('dali', 'AP')} NVIDIA's model, loss and data: {of_seeds('dle', 'AP')}",
         f"AP on BCCD, PyTorch path {of_seeds('no_dali', 'AP')} ",
