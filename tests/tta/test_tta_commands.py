@@ -152,7 +152,7 @@ def test_commands_refuse_what_they_cannot_do(tmp_path: Path, refusal: Callable[.
     assert "evaluate and predict have --tta" in refusal("export", "--checkpoint", file, "--output", onnx, "--tta")
     said = refusal("export", "--checkpoint", file, "--output", onnx)
     assert "TEST.BBOX_AUG.ENABLED is not in an exported file" in said
-    assert said.endswith("pass --set TEST.BBOX_AUG.ENABLED False")
+    assert said.endswith("pass --set TEST.BBOX_AUG.ENABLED False TEST.MASK_AUG.ENABLED False")
     picture = tmp_path / "a.png"
     Image.new("RGB", (9, 9)).save(picture)
     assert "one pass only" in refusal("predict", picture, "--tta", "--checkpoint", _ssd300(tmp_path))
