@@ -28,7 +28,8 @@ def load(
 
     file: a run's checkpoint, NVIDIA's DLE SSD, or of `main.py convert`. device: "auto" (a GPU if there is one), "cpu"
     or "cuda". score: probability in [0, 1] that a detection must exceed. fp16, bf16: compute in mixed precision.
-    tta: look at each image in several passes, as --tta; None is as a configuration of Detectron says.
+    tta: look at each image in several passes, as --tta; None is as a configuration of Detectron says. Images
+    then go through the model one by one, else eight at once, unless the call's batch_size says otherwise.
     Raises `ssd.errors.InputError`, a ValueError, for a file that is no checkpoint, and a detector that has no tta.
     """
     from ssd.config import Config

@@ -25,8 +25,9 @@ def export_parser() -> Parser:
     parser = Parser(
         "main.py export",
         description="Write a checkpoint's detector, post-processing included, as a file that needs none of this code.\n"
-        "In: images, uint8 B x 3 x H x W RGB, B any, resized as the file's metadata say: an SSD's to a square; those\n"
-        "of torchvision's other detectors by their short side, with sizes_px B x 2 beside them.\n"
+        "In: images, uint8 B x 3 x H x W RGB, B any, resized as the file's metadata say: an SSD's to a square,\n"
+        "YOLOv2's to its network's input or, with --resize letterbox, into the middle of gray, with placed_ltrb_px\n"
+        "B x 4 beside them; those of all others by their short side, with sizes_px B x 2 beside them.\n"
         "Out: boxes_ltrb B x D x 4 in [0, 1] of the image, scores B x D, labels B x D (0 is none), counts B;\n"
         "where the detector finds them, masks B x D x S x S and keypoints B x D x P x 3.\n"
         "Class names and settings stand in the file's metadata. Needs pip install -e '.[export]' for onnx.",

@@ -80,7 +80,7 @@ def predict(arguments: Sequence[str]) -> int:
         detector,
         files,
         output,
-        batch_size=batch_size or (8 if detector.tta is None else 1),
+        batch_size=batch_size or detector.usual_batch_size,
         threads=threads,
         console=console,
         upright=config.exif != "stored",

@@ -83,8 +83,8 @@ class Detector(NamedTuple):
     with_skeleton: (S, the points that a data set's objects have) -> S for these; of a detector that finds keypoints.
     skeleton: S -> the points that it finds, None for none.
     distillation_parts: S -> what it shows to the methods of distillation, as teacher or as student; None for nothing.
-    tta: (S, whether the user asks for it) -> the passes of test-time augmentation, and None where S alone asks for
-    none. None of a detector that has one pass only.
+    tta: (S, whether the user asks for it) -> the passes of test-time augmentation; None where neither the user nor S
+    asks for them. The field is None for a detector that can look at an image in one pass only.
     looks: (S, thresholds, how boxes suppress each other) -> how it finds objects in several passes; where `tta` is.
     """
 

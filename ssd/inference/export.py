@@ -36,11 +36,17 @@ _UP_TO_THE_LAST = ", whose right and bottom are a pixel less"
 
 def metadata(exported: Exportable, settings: Any, categories: list[tuple[int, str]], config: Config) -> dict[str, Any]:
     """What the user of an exported file has to know. settings: the detector's own."""
+    # A detector may find points that its settings do not name: COCO's, until data name others.
+    skeleton = detector_of(settings).skeleton(settings)
+    points: dict[str, Any] = {}
+    if skeleton is not None:
+        points = {"keypoints": skeleton.names, "keypoint_links": skeleton.links, "keypoint_labels": skeleton.labels}
     said = {**_OUTPUTS, "masks": _OUTPUTS["masks"] + (_UP_TO_THE_LAST if pastes_closed(view_of(settings)) else "")}
     return {
         "input": exported.input_text,
         "outputs": "; ".join(f"{name}: {said[name]}" for name in exported.outputs),
         **to_dict(settings),
+        **points,
         "categories": categories,
         **config.thresholds._asdict(),
     }

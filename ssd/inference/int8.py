@@ -17,10 +17,11 @@ import torch
 
 from ssd.batch import Detections, EvalBatch
 from ssd.boxes import pairwise_iou
-from ssd.detectors.table import view_of
+from ssd.detectors.table import detector_of, view_of
 from ssd.errors import InputError
 from ssd.inference.export import METADATA_KEY
 from ssd.inference.exported import feed_of, load_exported, pixels_of
+from ssd.keypoints import Skeleton
 from ssd.storage.files import written_whole
 
 AGREEMENT = 0.95
@@ -47,6 +48,7 @@ def to_int8(source: Path, target: Path, batches: Sequence[EvalBatch], say: Calla
         raise InputError(f"--int8: {error.name} is not installed; pip install -e '.[export]'") from error
     exported = load_exported(source)
     view = view_of(exported.settings)
+    skeleton = detector_of(exported.settings).skeleton(exported.settings)
     feeds = [feed_of(pixels_of(each, view), each.placed_ltrb_px, exported.input_names) for each in batches]
     expected = [exported.run(feed) for feed in feeds]
     with tempfile.TemporaryDirectory() as folder, _without_advice():
@@ -66,7 +68,7 @@ def to_int8(source: Path, target: Path, batches: Sequence[EvalBatch], say: Calla
             file = Path(folder, f"{place}.onnx")
             nodes = [name for name in (*convolutions, *between) if name not in in_float]
             _quantise(prepared, file, feeds, nodes)
-            agrees = agreement(expected, _detections_of(file, feeds))
+            agrees = agreement(expected, _detections_of(file, feeds), skeleton)
             say(f"{text} in 8 bits: {agrees:.1%} of its confident detections are those in float32")
             if best is None or agrees >= best[0] + _WORTH:
                 best = (agrees, text, file)
@@ -141,11 +143,12 @@ def _layers_of(model: Any) -> tuple[list[str], set[str], list[str]]:
     return convolutions, heads, between
 
 
-def agreement(expected: Sequence[Detections], found: Sequence[Detections]) -> float:
+def agreement(expected: Sequence[Detections], found: Sequence[Detections], skeleton: Skeleton | None = None) -> float:
     """In [0, 1]: of the detections of two detectors in the same images, the share that has a partner in the other's: of
     its label, with an IoU of 0.5 or more, of the masks too, and with points that are a tenth of the box's longer side
     away on average, or less. Of the confident ones; where there is none in any image, of each image's best. 1 where
-    neither detects anything."""
+    neither detects anything. skeleton: which labels have points; of the others they mean nothing and are not held
+    against each other. None is all labels."""
     pairs = [
         (_of_image(one, image), _of_image(other, image))
         for one, other in zip(expected, found, strict=True)
@@ -157,7 +160,7 @@ def agreement(expected: Sequence[Detections], found: Sequence[Detections]) -> fl
         a, b = (_first(each, int((each.scores >= CONFIDENT).sum()) if has_confident else _BEST) for each in pair)
         total += len(a.scores) + len(b.scores)
         if len(a.scores) and len(b.scores):
-            fits = _fits(a, b)
+            fits = _fits(a, b, skeleton)
             partners += int(fits.any(dim=1).sum() + fits.any(dim=0).sum())
     return partners / total if total else 1.0
 
@@ -177,7 +180,7 @@ def _first(detections: Detections, most: int) -> Detections:
     )  # fmt: skip
 
 
-def _fits(a: Detections, b: Detections) -> torch.Tensor:
+def _fits(a: Detections, b: Detections, skeleton: Skeleton | None) -> torch.Tensor:
     """Which of n and m detections in one image are of one object: n x m bool."""
     fits = (pairwise_iou(a.boxes_ltrb, b.boxes_ltrb) >= _MATCHING_IOU) & (a.labels.unsqueeze(1) == b.labels)
     if a.masks is not None and b.masks is not None:
@@ -188,7 +191,10 @@ def _fits(a: Detections, b: Detections) -> torch.Tensor:
     if a.keypoints is not None and b.keypoints is not None:
         apart = (a.keypoints[:, None, :, :2] - b.keypoints[:, :, :2]).norm(dim=3).mean(dim=2)
         longer_side = (a.boxes_ltrb[:, 2:] - a.boxes_ltrb[:, :2]).amax(dim=1, keepdim=True)
-        fits &= apart <= _MATCHING_SHARE * longer_side
+        near = apart <= _MATCHING_SHARE * longer_side
+        if skeleton is not None and skeleton.labels:
+            near |= ~torch.isin(a.labels, torch.tensor(skeleton.labels)).unsqueeze(1)
+        fits &= near
     return fits
 
 

@@ -110,19 +110,26 @@ class Predictor:
         self._forward = in_precision(self._model, config, self.device)
         self._detect = detect_several_of(config.detector, config.thresholds, tta)
 
-    def __call__(self, images: ImageLike | Iterable[ImageLike], *, batch_size: int = 8) -> list[ImageDetections]:
+    def __call__(
+        self, images: ImageLike | Iterable[ImageLike], *, batch_size: int | None = None
+    ) -> list[ImageDetections]:
         """The detections of each image.
 
         images: one or several of `images.ImageLike`, of any sizes, also a generator, of which a batch at a time is
         read; or a batch of them as one array B x H x W x 3 or tensor B x 3 x H x W. batch_size: how many go through the
-        model at once.
+        model at once; None is 8, and 1 with test-time augmentation, which has each image in several sizes in memory.
         Raises InputError that names a file which is no image, ValueError for an array which is none,
         TypeError that says what to pass for anything else.
         """
         several, found = _each_of(images), []
+        batch_size = batch_size or self.usual_batch_size
         while inputs := [model_input(image, self.view) for image in islice(several, batch_size)]:
             found += self.detect(inputs)
         return found
+
+    @property
+    def usual_batch_size(self) -> int:
+        return 8 if self.tta is None else 1
 
     @torch.no_grad()
     def detect(self, inputs: Sequence[ModelInput]) -> list[ImageDetections]:

@@ -17,12 +17,15 @@ from PIL import Image
 import main
 from ssd.checkpoints import checkpoint
 from ssd.compression.comparison import runtimes
-from ssd.compression.comparison.figures import frontier
+from ssd.compression.comparison.compare import notes_on
+from ssd.compression.comparison.figures import Compared, frontier
 from ssd.compression.comparison.onnx_sizes import _products, onnx_sizes
-from ssd.compression.comparison.subjects import load_subjects
+from ssd.compression.comparison.subjects import Size, Subject, load_subjects
 from ssd.compression.comparison.timing import in_turns
+from ssd.config import Config
 from ssd.detectors.names import settings_named
 from ssd.detectors.table import detector_of, to_dict
+from ssd.errors import InputError
 
 
 def test_speeds_are_medians_of_rounds_and_of_their_ratios() -> None:
@@ -90,6 +93,26 @@ def test_files_are_called_by_what_tells_them_apart(demo_checkpoint: Path, tmp_pa
         file.parent.mkdir()
         shutil.copy(demo_checkpoint, file)
     assert [each.name for each in load_subjects(files)] == ["a/best.pt", "b/best.pt"]
+
+
+def test_why_a_file_cannot_be_exported_is_kept(tmp_path: Path) -> None:
+    """And that a detector of several passes is judged in one."""
+    settings = settings_named("e2e_mask_rcnn_X-152-32x8d-FPN-IN5k_1.44x")
+    subject = Subject("x152.pt", tmp_path / "x152.pt", settings, [(1, "a")], {})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtimes, "export", _refuse)
+        assert runtimes.onnx_of(subject, tmp_path, Config()) == (None, "x152: no votes; pass --set")
+    found = Compared(subject.name, subject.title, Size(10, 10, 1, 1, 1, 1), {}, {}, {})
+    (note,) = notes_on([subject], [found], [Config()])
+    assert note.startswith("x152.pt is judged in one pass") and "main.py evaluate" in note
+    (note,) = notes_on(
+        [subject._replace(settings=Config().detector)], [found._replace(size=Size(10, 5, 1, 1, 1, 1))], [Config()]
+    )
+    assert "50% zeros" in note
+
+
+def _refuse(*given: Any) -> str:
+    raise InputError("x152: no votes; pass --set")
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +204,6 @@ def test_keypoints_are_compared_with_those_of_the_split(demo_data: Path, demo_ch
 def test_peak_memory_is_that_of_the_detector(demo_checkpoint: Path) -> None:
     """Of a model of 29 MB: its weights, and the maps of two images, but neither torch nor this process."""
     from ssd.compression.comparison.memory import peak_bytes
-    from ssd.config import Config
     from ssd.detectors.ssd300.settings import SSD300Settings
 
     config = Config(detector=SSD300Settings(backbone="resnet18"))

@@ -62,7 +62,8 @@ def test_a_file_of_each_family_is_read_whole(kind: str) -> None:
     assert {name: value.shape for name, value in content["model"].items()} == {n: v.shape for n, v in own.items()}
     assert settings.rules == "detectron2" and settings.straddle_px == -1 and settings.box_pooling == "align v2"
     assert {name: getattr(settings, name) for name in EXPECTED[kind]} == EXPECTED[kind]
-    assert "training on is by Detectron's" in content["notes"][0] and len(content["notes"]) == 1
+    assert "training on is by Detectron's" in content["notes"][0] and len(content["notes"]) == 2
+    assert "COCO-* configurations: images of 800 px on the short side and 1333 px at most" in content["notes"][1]
 
 
 @pytest.mark.slow
@@ -104,7 +105,7 @@ def test_classes_and_colours_are_turned_and_norms_folded(tmp_path: Path) -> None
     np.testing.assert_allclose(model[f"{ours_norm}.bias"], bias - mean * scale, rtol=1e-5, atol=1e-7)
     assert (model[f"{ours_norm}.running_var"] == 1).all() and (model[f"{ours_norm}.running_mean"] == 0).all()
     assert content["categories"] == [(label, f"class {label}") for label in range(1, 6)]
-    assert content["notes"][1].endswith("1 weights of sem_seg_head are left out (sem_seg_head.predictor.weight, ...)")
+    assert content["notes"][2].endswith("1 weights of sem_seg_head are left out (sem_seg_head.predictor.weight, ...)")
     with pytest.raises(InputError, match="would find nothing as Detectron's .pkl; write a .pt"):
         conversion.save(tmp_path / "theirs.pkl", content)
 

@@ -360,8 +360,13 @@ def test_every_fixed_key_is_refused_where_it_means_something() -> None:
         other: Any = {bool: not key.default, int: 77, float: 77.5, str: "other", tuple: (7,), list: [7]}[
             type(key.default)
         ]
+        values: dict[str, Any] = {}
+        above = key.switch
+        while above:
+            needed = above.removeprefix("!")
+            values[needed] = needed == above
+            above = KEYS[needed].switch
         switch = key.switch.removeprefix("!")
-        values = {switch: not key.switch.startswith("!")} if switch else {}
         with pytest.raises(InputError) as error:
             of_values("x", {**values, name: other})
         assert (KEYS[switch].fate == FIXED) if switch and name not in str(error.value) else True

@@ -1,5 +1,6 @@
 """An exported R-CNN of Detectron finds in a file that runs without this program what it finds here."""
 
+import json
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,17 @@ import torch
 from detectron_models import NUM_CLASSES, small
 
 from ssd.batch import FIELDS_OF_BOXES, Detections, EvalBatch
-from ssd.config import Thresholds
+from ssd.config import Config, Thresholds
 from ssd.detectors.detectron.builders import build
+from ssd.detectors.detectron.config.configuration import overlaid, text_of
+from ssd.detectors.detectron.config.naming import configuration_of
 from ssd.detectors.detectron.detector import DETECTRON
 from ssd.detectors.detectron.export import DetectsInGraph, exportable
+from ssd.detectors.table import from_dict, to_dict
+from ssd.errors import InputError
 from ssd.images import normalise
-from ssd.inference.export import to_program
+from ssd.inference.export import metadata, to_program
+from ssd.keypoints import PERSON, Skeleton
 
 THRESHOLDS = Thresholds(0.05, 0.5, 300, 20)
 
@@ -28,6 +34,55 @@ def test_every_kind_is_made_a_graph_of(kind: str) -> None:
     assert isinstance(module, DetectsInGraph) and not module.training
     assert module.classes == (1 if kind == "proposals" else NUM_CLASSES - 1)
     assert module.thresholds.nms_iou == 1.0 if kind == "proposals" else 0.49 < module.thresholds.nms_iou < 0.5
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "named"),
+    [
+        ("mask", "TEST.MASK_AUG.ENABLED True TEST.MASK_AUG.H_FLIP True", ["MASK_AUG"]),
+        ("keypoints", "TEST.KPS_AUG.ENABLED True TEST.KPS_AUG.SCALES (40,)", ["KPS_AUG"]),
+        ("mask", "TEST.BBOX_AUG.ENABLED True TEST.BBOX_AUG.H_FLIP True TEST.SOFT_NMS.ENABLED True "
+         "TEST.BBOX_VOTE.ENABLED True", ["BBOX_AUG", "SOFT_NMS", "BBOX_VOTE"]),
+        ("mask", "TEST.BBOX_AUG.ENABLED True TEST.MASK_AUG.ENABLED True", []),  # of one pass
+        ("faster", "TEST.MASK_AUG.ENABLED True TEST.MASK_AUG.H_FLIP True", []),  # that finds no masks
+        ("proposals", "TEST.SOFT_NMS.ENABLED True TEST.BBOX_AUG.ENABLED True TEST.BBOX_AUG.H_FLIP True", []),
+    ],
+)  # fmt: skip
+def test_what_a_graph_does_not_do_is_refused_with_all_its_keys(kind: str, words: str, named: list[str]) -> None:
+    settings = small(kind)
+    settings = replace(settings, cfg=text_of(overlaid(configuration_of(settings), words.split())))
+    with torch.device("meta"):
+        model = build(settings, NUM_CLASSES)
+    if not named:
+        assert isinstance(exportable(model, settings, THRESHOLDS).module, DetectsInGraph)
+        return
+    with pytest.raises(InputError) as error:
+        exportable(model, settings, THRESHOLDS)
+    assert str(error.value).endswith("pass --set " + " ".join(f"TEST.{key}.ENABLED False" for key in named))
+
+
+def test_a_file_names_the_points_of_a_detector_whose_settings_name_none() -> None:
+    """As many as the head's rows of points, and with their links, so that the file's settings draw them."""
+    settings = small("keypoints")
+    with torch.device("meta"):
+        model = build(settings, NUM_CLASSES)
+    about = metadata(exportable(model, settings, THRESHOLDS), settings, [(1, "person")], Config(detector=settings))
+    assert settings.keypoints == () and about["keypoints"] == PERSON.names
+    own = {name: value for name, value in json.loads(json.dumps(about)).items() if name in to_dict(settings)}
+    assert from_dict(own).skeleton == PERSON
+    rows = model.roi_heads["keypoint_predictor"].kps_score_lowres.weight.shape[1]  # type: ignore[union-attr, index]
+    assert len(about["keypoints"]) == rows == 17
+    other = Skeleton(("tip", "tail"), ((0, 1),), (2,))
+    named = DETECTRON.with_skeleton(settings, other)  # type: ignore[misc]
+    with torch.device("meta"):
+        model = build(named, NUM_CLASSES)
+    about = metadata(exportable(model, named, THRESHOLDS), named, [(1, "a")], Config(detector=named))
+    assert (about["keypoints"], about["keypoint_links"], about["keypoint_labels"]) == other
+    without = small("faster")
+    with torch.device("meta"):
+        model = build(without, NUM_CLASSES)
+    about = metadata(exportable(model, without, THRESHOLDS), without, [(1, "a")], Config(detector=without))
+    assert about["keypoints"] == ()
 
 
 @pytest.mark.slow
@@ -50,6 +105,7 @@ def test_the_graph_takes_any_number_and_size_of_images(tmp_path: Path) -> None:
         )
     assert converted is not None
     converted.save(tmp_path / "model.onnx", external_data=False)
+    about = metadata(exported, settings, [(1, "a"), (2, "b"), (3, "c")], Config(detector=settings))
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     view = DETECTRON.view(settings)
     for batch_size, height, width in ((1, 160, 224), (2, 192, 160)):
@@ -72,6 +128,7 @@ def test_the_graph_takes_any_number_and_size_of_images(tmp_path: Path) -> None:
         assert expected.masks[expected.labels > 0].std() > 0.02
         torch.testing.assert_close(found.masks, expected.masks, rtol=0, atol=1e-4)
         assert found.keypoints is not None and expected.keypoints is not None
+        assert found.keypoints.shape[2] == len(about["keypoints"])
         a, b = (each.keypoints[..., :2] * pixels[:, :, None, :2] for each in (found, expected))  # type: ignore[index]
         # Of two cells that are nearly as high either may be the highest.
         assert ((a - b).abs().amax(dim=3) < 1e-2).float().mean() > 0.95

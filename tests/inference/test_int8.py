@@ -13,6 +13,7 @@ from ssd.errors import InputError
 from ssd.images import normalise
 from ssd.inference.exported import feed_of, load_exported, pixels_of
 from ssd.inference.int8 import _layers_of, agreement, to_int8
+from ssd.keypoints import Skeleton
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -96,7 +97,11 @@ def test_masks_and_points_have_to_agree_too() -> None:
     other_points = points.clone()
     other_points[0, 0, :, 0] += 0.04  # of 0.05 that are allowed
     other_points[0, 1, :, 0] += 0.06
-    assert agreement([one._replace(keypoints=points)], [one._replace(keypoints=other_points)]) == 1 / 2
+    with_points = [one._replace(keypoints=points)], [one._replace(keypoints=other_points)]
+    assert agreement(*with_points) == agreement(*with_points, Skeleton(("a", "b", "c"))) == 1 / 2
+    # The second one's label is 2. Where only the first's has points, those of the second mean nothing.
+    assert agreement(*with_points, Skeleton(("a", "b", "c"), labels=(1,))) == 1
+    assert agreement(*with_points, Skeleton(("a", "b", "c"), labels=(2,))) == 1 / 2
 
 
 def test_what_chooses_boxes_is_a_head_though_convolutions_look_into_them() -> None:

@@ -137,10 +137,24 @@ def test_a_predictor_finds_in_a_batch_what_it_finds_in_each_image() -> None:
     )  # fmt: skip
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (30, 50, 3), dtype=np.uint8) for _ in range(2)]  # padded alike, also alone
-    together, alone = predictor(images), [predictor(image)[0] for image in images]
+    together, alone = predictor(images, batch_size=2), [predictor(image)[0] for image in images]
+    assert predictor.usual_batch_size == 1  # of several sizes each
     for own, other, image in zip(together, alone, images, strict=True):
         assert len(own.scores) == 4 and own.masks is not None and own.masks[0]["size"] == list(image.shape[:2])
         torch.testing.assert_close(own.scores, other.scores, rtol=1e-3, atol=1e-4)
+
+
+def test_images_of_several_passes_go_through_the_model_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = several()
+    model = build(settings, NUM_CLASSES)
+    for passes, expected in ((tta_of(settings, None), [1, 1, 1]), (None, [3])):
+        predictor = Predictor(model, [(1, "a"), (2, "b"), (3, "c")], Config(detector=settings, device="cpu"), passes)
+        sizes: list[int] = []
+        monkeypatch.setattr(predictor, "detect", lambda inputs, sizes=sizes: sizes.append(len(inputs)) or [])
+        predictor(np.zeros((3, 30, 50, 3), dtype=np.uint8))
+        assert sizes == expected
+        predictor(np.zeros((3, 30, 50, 3), dtype=np.uint8), batch_size=2)
+        assert sizes[-2:] == [2, 1]
 
 
 # --- bad input ---
@@ -152,7 +166,7 @@ def test_commands_refuse_what_they_cannot_do(tmp_path: Path, refusal: Callable[.
     assert "evaluate and predict have --tta" in refusal("export", "--checkpoint", file, "--output", onnx, "--tta")
     said = refusal("export", "--checkpoint", file, "--output", onnx)
     assert "TEST.BBOX_AUG.ENABLED is not in an exported file" in said
-    assert said.endswith("pass --set TEST.BBOX_AUG.ENABLED False")
+    assert said.endswith("pass --set TEST.BBOX_AUG.ENABLED False TEST.MASK_AUG.ENABLED False")
     picture = tmp_path / "a.png"
     Image.new("RGB", (9, 9)).save(picture)
     assert "one pass only" in refusal("predict", picture, "--tta", "--checkpoint", _ssd300(tmp_path))

@@ -59,6 +59,37 @@ def test_a_shipped_configuration_of_several_passes_needs_no_flag() -> None:
     assert isinstance(view, ShortSideView) and num_looks(view) == 9
 
 
+@pytest.mark.parametrize(
+    ("settings", "words", "switch"),
+    [
+        (settings_named("e2e_faster_rcnn_R-50-FPN_1x"), "TEST.MASK_AUG.ENABLED True TEST.MASK_AUG.H_FLIP True",
+         "MODEL.MASK_ON is off"),
+        (MASK, "TEST.KPS_AUG.ENABLED True TEST.KPS_AUG.SCALES (400,)", "MODEL.KEYPOINTS_ON is off"),
+        (settings_named("rpn_R-50-FPN_1x"), "TEST.BBOX_AUG.ENABLED True TEST.BBOX_AUG.H_FLIP True",
+         "MODEL.RPN_ONLY is on"),
+        (settings_named("rpn_R-50-FPN_1x"), "TEST.SOFT_NMS.ENABLED True TEST.SOFT_NMS.METHOD gaussian",
+         "MODEL.RPN_ONLY is on"),
+        (settings_named("rpn_R-50-FPN_1x"), "TEST.BBOX_VOTE.ENABLED True TEST.BBOX_VOTE.VOTE_TH 0.7",
+         "MODEL.RPN_ONLY is on"),
+    ],
+)  # fmt: skip
+def test_a_section_that_a_detector_cannot_have_is_said_to_decide_nothing(
+    settings: Any, words: str, switch: str
+) -> None:
+    changed = with_words(settings, words.split())
+    assert tta(changed) is None
+    said = [note.partition(": ")[2] for note in notes_of(changed) if "TEST." in note]
+    assert said == [f"{key} says nothing: {switch}" for key in words.split()[::2]]
+
+
+def test_a_section_that_names_no_pass_is_no_reason_for_a_note() -> None:
+    alone = with_words(MASK, ["TEST.BBOX_AUG.ENABLED", "True"])
+    flipped = with_words(MASK, "TEST.BBOX_AUG.ENABLED True TEST.BBOX_AUG.H_FLIP True".split())
+    assert [note for note in notes_of(alone) if "_AUG" in note] == []
+    (note,) = [note for note in notes_of(flipped) if "_AUG" in note]
+    assert note.endswith("TEST.BBOX_AUG.ENABLED is for evaluate and predict; a run is evaluated in one pass")
+
+
 def test_a_section_that_is_on_means_what_it_says() -> None:
     passes = found(
         MASK, True, "TEST.BBOX_AUG.ENABLED True TEST.BBOX_AUG.SCALES (640,) TEST.BBOX_AUG.ASPECT_RATIOS (0.5,2) "

@@ -17,7 +17,7 @@ from ssd.compression.comparison.runtimes import Run, build_run, onnx_of
 from ssd.compression.comparison.subjects import Subject, release, size_of
 from ssd.compression.comparison.timing import Speed, in_turns
 from ssd.config import Config
-from ssd.detectors.table import view_of
+from ssd.detectors.table import tta_of, view_of
 from ssd.distributed import Ranks
 from ssd.environment import git_revision, hardware, versions
 from ssd.evaluation.detect import Results, detect_alone, detect_split
@@ -66,10 +66,11 @@ def compare(
 
     with tempfile.TemporaryDirectory() as folder:
         needs_onnx = {"onnxruntime", "openvino"} & set(runtimes)
-        files = [
-            onnx_of(subject, Path(folder), config) if needs_onnx else None
+        exports = [
+            onnx_of(subject, Path(folder), config) if needs_onnx else (None, "")
             for subject, config in zip(subjects, configs, strict=True)
         ]
+        files = [file for file, _ in exports]
         peaks: list[dict[str, int | None]] = [{} for _ in subjects]
         if measures_memory:
             for subject, config, file, peak in zip(subjects, configs, files, peaks, strict=True):
@@ -107,9 +108,9 @@ def compare(
         "git_revision": git_revision(),
     }
     notes = notes_on(subjects, found, configs)
-    if needs_onnx:
-        in_torch_only = [each.name for each, file in zip(subjects, files, strict=True) if file is None]
-        notes += [f"{name} has no form without this program, so torch alone runs it" for name in in_torch_only]
+    for subject, (_, reason) in zip(subjects, exports, strict=True):
+        if reason:
+            notes.append(f"torch alone runs {subject.name}, as main.py export refuses it: {reason}")
     figures.write_json(output / figures.FIGURES, found, {**about, "notes": notes})
     if any(each.speeds for each in found):
         figures.write_plot(output / figures.PLOT, found, DECIDING[configs[0].metrics[0]])
@@ -166,7 +167,13 @@ def notes_on(subjects: Sequence[Subject], found: Sequence[Compared], configs: Se
             if changed:
                 said = ", ".join(f"{name} {own.get(name)}" for name in changed)
                 notes.append(f"{subject.name} was exported with other thresholds: {said}")
-        elif each.size.nonzeros < 0.9 * each.size.parameters:
+            continue
+        if tta_of(subject.settings, None) is not None:
+            notes.append(
+                f"{subject.name} is judged in one pass over an image; main.py evaluate judges it in the several passes "
+                "of its configuration"
+            )
+        if each.size.nonzeros < 0.9 * each.size.parameters:
             notes.append(
                 f"{subject.name} has {1 - each.size.nonzeros / each.size.parameters:.0%} zeros, which these runtimes "
                 "compute with as with any number"

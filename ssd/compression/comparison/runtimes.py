@@ -35,20 +35,21 @@ def require_runtimes(names: tuple[str, ...]) -> None:
                 raise InputError(f"--runtimes {name}: {package} is not installed; {remedy}, or leave {name} out")
 
 
-def onnx_of(subject: Subject, folder: Path, config: Config) -> Path | None:
-    """The subject as an ONNX file, made in the folder if it is none; None of a detector that cannot be exported."""
+def onnx_of(subject: Subject, folder: Path, config: Config) -> tuple[Path | None, str]:
+    """The subject as an ONNX file, made in the folder if it is none, and ""; None of a detector that cannot be
+    exported, and why."""
     if subject.content is None:
-        return subject.file
+        return subject.file, ""
     try:
         target = folder / (subject.name.replace("/", "-") + ".onnx")
         export(subject.file, target, "onnx", config)
-    except InputError:
-        return None
-    return target
+    except InputError as error:
+        return None, str(error)
+    return target, ""
 
 
 def build_run(runtime: str, subject: Subject, onnx: Path | None, config: Config, device: torch.device) -> Run | None:
-    """runtime: one of RUNTIMES. onnx: as `onnx_of` has it. None where the subject has no such form."""
+    """runtime: one of RUNTIMES. onnx: the file of `onnx_of`. None where the subject has no such form."""
     if runtime in ("eager", "compiled"):
         if subject.content is None:
             return None

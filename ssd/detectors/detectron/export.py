@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ssd.batch import Detections, of_boxes
 from ssd.config import Thresholds
 from ssd.detectors.contract import Exportable
-from ssd.detectors.detectron.config.naming import configuration_of
+from ssd.detectors.detectron.config.testing import suppression_of, tta_of
 from ssd.detectors.detectron.postprocess import thresholds_of
 from ssd.detectors.detectron.rcnn.boxes import closed, scaled
 from ssd.detectors.detectron.settings import DetectronSettings
@@ -19,10 +19,9 @@ from ssd.detectors.retinanet.postprocess import without_empty
 from ssd.detectors.torchvision.candidates import Candidates
 from ssd.detectors.torchvision.rcnn.parts import Boxes, CandidatesOfMaps, PartMaps
 from ssd.detectors.torchvision.rcnn.parts_in_graph import outputs_of, with_parts
+from ssd.detectors.tta.passes import ONE_PASS
 from ssd.errors import InputError
 from ssd.images import normalise
-
-_NOT_IN_A_GRAPH = ("TEST.BBOX_AUG.ENABLED", "TEST.SOFT_NMS.ENABLED", "TEST.BBOX_VOTE.ENABLED")
 
 
 class DetectsInGraph(nn.Module):
@@ -63,11 +62,25 @@ class DetectsInGraph(nn.Module):
         return with_parts(detections, parts, of_points, placed.stated_limits_px, (height, width))
 
 
+def _not_in_a_graph(settings: DetectronSettings) -> list[str]:
+    """The keys that are on and that ask for what a graph does not do."""
+    if settings.rpn_only:
+        return []
+    passes, suppression = tta_of(settings, False), suppression_of(settings)
+    is_on = {
+        "BBOX_AUG": passes is not None and passes.boxes != ONE_PASS,
+        "MASK_AUG": passes is not None and passes.masks != ONE_PASS,
+        "KPS_AUG": passes is not None and passes.keypoints != ONE_PASS,
+        "SOFT_NMS": bool(suppression.soft),
+        "BBOX_VOTE": suppression.votes,
+    }
+    return [f"TEST.{section}.ENABLED" for section, on in is_on.items() if on]
+
+
 def exportable(model: nn.Module, settings: DetectronSettings, thresholds: Thresholds) -> Exportable:
     """Of any number of images, of any size that the inputs' text allows. Raises InputError for a configuration that
     looks at images in several passes, or whose boxes do not simply fall."""
-    config = configuration_of(settings)
-    if on := [key for key in _NOT_IN_A_GRAPH if config[key] and not settings.rpn_only]:
+    if on := _not_in_a_graph(settings):
         words = " ".join(f"{key} False" for key in on)
         raise InputError(
             f"{settings.name}: {on[0]} is not in an exported file, which looks at an image in one pass and lets the "

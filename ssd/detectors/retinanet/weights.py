@@ -77,8 +77,7 @@ def foreign(content: Any, file: Path) -> dict[str, Any] | None:
     "categories", "model"} of a checkpoint of ours; None for anything else.
 
     The weights tell body and number of classes; 80 are COCO's. Of a checkpoint of Distill_GID_detectron2, which holds
-    the teacher too, the student is taken. Raises InputError that lists what is unused, missing or
-    of another shape.
+    the teacher too, the student is taken. Raises InputError that lists what is unused, missing or of another shape.
     """
     state = content.get("model", content) if isinstance(content, dict) else None
     if isinstance(state, dict) and all(str(name).startswith(_OF_A_DISTILLATION) for name in state):

@@ -39,7 +39,8 @@ def detect_several(looks: Looks, tta: TTA) -> DetectSeveral:
 def _with_parts(
     detections: Detections, first: Measures, forward: Any, by_look: dict[Any, EvalBatch], looks: Looks, tta: TTA
 ) -> Detections:
-    """The network's body is run again in each pass: the maps of all would take gigabytes."""
+    """The detections with their masks and keypoints, each joined from all of its passes. The network's body is run
+    again in each pass: to keep the maps of all passes would take gigabytes."""
     boxes_ltrb_px, real = detections.boxes_ltrb * first.limits_px, detections.labels > 0
     is_any = bool(real.any())
 

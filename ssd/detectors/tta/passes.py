@@ -21,8 +21,9 @@ class TTA(NamedTuple):
     """What passes boxes, masks and keypoints are found in. In each, the first is the view's own look.
 
     mask_rule, keypoint_rule: of rules.MASK_RULES and KEYPOINT_RULES, how the passes' maps become one.
-    keypoint_area_px: in a box with less pixels of the image's file no points are taken from passes whose short side is
-    less than short_side_px, the view's own; in any other none from passes where it is more. None takes all.
+    keypoint_area_px: of a box, in pixels of the image's file, for its points. Below this area, passes that shrink are
+    left out; from it on, those that enlarge. None: all passes count.
+    short_side_px: the view's own short side, which passes shrink or enlarge.
     suppression: of the boxes of all passes.
     """
 

@@ -94,12 +94,16 @@ def notes_on(config: Configuration) -> list[str]:
         if about.fate == ELSEWHERE:
             notes.append(f"{config.name}: {key} is not obeyed: {about.text}")
         elif not config.is_on(about.switch):
-            notes.append(f"{config.name}: {key} says nothing: {_off(about.switch)}")
+            notes.append(f"{config.name}: {key} says nothing: {_off(config, about.switch)}")
     return notes
 
 
-def _off(switch: str) -> str:
-    return f"{switch.removeprefix('!')} is {'on' if switch.startswith('!') else 'off'}"
+def _off(config: Configuration, switch: str) -> str:
+    """Of a switch that is not as a key needs it: what is wrong with it, or with the one that it needs itself."""
+    key = switch.removeprefix("!")
+    if switch == key and config[key]:
+        return _off(config, KEYS[key].switch)
+    return f"{key} is {'off' if switch == key else 'on'}"
 
 
 def _walk(tree: dict[str, Node], above: str, file: Path, found: list[tuple[str, Any, str]]) -> None:

@@ -56,6 +56,12 @@ def configuration_of(settings: DetectronSettings) -> Configuration:
 def notes_of(settings: DetectronSettings) -> list[str]:
     """What the user should know of keys that decide nothing, or nothing in training."""
     config = configuration_of(settings)
-    passes = [key for key in config.given if key.endswith("_AUG.ENABLED") and config[key]]
+    passes = [key for key in config.given if key.endswith("_AUG.ENABLED") and _adds_passes(config, key)]
     later = [f"{config.name}: {key} is for evaluate and predict; a run is evaluated in one pass" for key in passes[:1]]
     return [*notes_on(config), *later]
+
+
+def _adds_passes(config: Configuration, key: str) -> bool:
+    """Whether a section of test-time augmentation is on, of a detector that has what it is for, and names passes."""
+    named = [key.replace("ENABLED", name) for name in ("H_FLIP", "SCALES", "ASPECT_RATIOS")]
+    return config.is_on(key) and any(config[name] for name in named)

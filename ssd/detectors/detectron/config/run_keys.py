@@ -83,7 +83,10 @@ SOLVER: dict[str, Key] = {
 }  # fmt: skip
 
 
-def _augmented(name: str, enabled: str, own: dict[str, Key]) -> dict[str, Key]:
+_PASSES = "evaluate and predict join the boxes of several passes; --no-tta switches it off"
+
+
+def _augmented(name: str, switch: str, enabled: str, own: dict[str, Key]) -> dict[str, Key]:
     common = {
         "H_FLIP": obeyed(False, "a mirrored pass at TEST.SCALE"),
         "SCALES": obeyed((), "short sides of further passes", least=1, of=(int,)),
@@ -95,7 +98,7 @@ def _augmented(name: str, enabled: str, own: dict[str, Key]) -> dict[str, Key]:
         "ASPECT_RATIO_H_FLIP": obeyed(False, "a mirrored pass at each of ASPECT_RATIOS"),
     }  # fmt: skip
     keys = within(f"TEST.{name}.ENABLED", {f"TEST.{name}.{key}": value for key, value in {**common, **own}.items()})
-    return {f"TEST.{name}.ENABLED": obeyed(False, enabled), **keys}
+    return {f"TEST.{name}.ENABLED": obeyed(False, enabled, switch=switch), **keys}
 
 
 TEST: dict[str, Key] = {
@@ -118,28 +121,30 @@ TEST: dict[str, Key] = {
     "TEST.COMPETITION_MODE": elsewhere(True, "of PASCAL VOC's evaluation by MATLAB; --metrics voc12 says it"),
     "TEST.FORCE_JSON_DATASET_EVAL": elsewhere(False, "evaluation is always COCO's; --metrics adds VOC's"),
     "TEST.CLASS_SPECIFIC_AR": elsewhere(False, "evaluation.json has each class's results"),
-    **_augmented("BBOX_AUG", "evaluate and predict join the boxes of several passes; --no-tta switches it off", {
+    **_augmented("BBOX_AUG", "!MODEL.RPN_ONLY", _PASSES, {
         "SCORE_HEUR": fixed("UNION", _UNION),
         "COORD_HEUR": fixed("UNION", _UNION),
         "AREA_TH_LO": elsewhere(2500, "of SCALE_SIZE_DEP, which Detectron has not for boxes"),
         "AREA_TH_HI": elsewhere(32400, "of SCALE_SIZE_DEP, which Detectron has not for boxes"),
     }),
-    **_augmented("MASK_AUG", "masks are joined of several passes", {
+    **_augmented("MASK_AUG", "MODEL.MASK_ON", "masks are joined of several passes", {
         "HEUR": obeyed("SOFT_AVG", "how: the mean or the maximum of probabilities, or the mean of logits", *MASK_RULES),
         "AREA_TH": elsewhere(32400, "of SCALE_SIZE_DEP, which Detectron has not for masks"),
     }),
-    **_augmented("KPS_AUG", "keypoints' maps are joined of several passes", {
+    **_augmented("KPS_AUG", "MODEL.KEYPOINTS_ON", "keypoints' maps are joined of several passes", {
         "HEUR": obeyed("HM_AVG", "how: their mean, or their maximum", *KEYPOINT_RULES),
         "SCALE_SIZE_DEP": obeyed(False, "small objects leave out passes that shrink, others those that enlarge"),
         "AREA_TH": obeyed(32400, "pixels of the image's file in a box from which it is not small", least=0,
                           switch="TEST.KPS_AUG.SCALE_SIZE_DEP"),
     }),
-    "TEST.SOFT_NMS.ENABLED": obeyed(False, "what overlaps a better box loses score, and falls below 0.0001"),
+    "TEST.SOFT_NMS.ENABLED": obeyed(False, "what overlaps a better box loses score, and falls below 0.0001",
+                                    switch="!MODEL.RPN_ONLY"),
     **within("TEST.SOFT_NMS.ENABLED", {
         "TEST.SOFT_NMS.METHOD": obeyed("linear", "by which rule", *SOFT_METHODS),
         "TEST.SOFT_NMS.SIGMA": obeyed(0.5, "of METHOD gaussian", least=1e-6),
     }),
-    "TEST.BBOX_VOTE.ENABLED": obeyed(False, "a box that is left becomes the mean of all that overlap it"),
+    "TEST.BBOX_VOTE.ENABLED": obeyed(False, "a box that is left becomes the mean of all that overlap it",
+                                     switch="!MODEL.RPN_ONLY"),
     **within("TEST.BBOX_VOTE.ENABLED", {
         "TEST.BBOX_VOTE.VOTE_TH": obeyed(0.8, "IoU from which a box votes", least=0),
         "TEST.BBOX_VOTE.SCORING_METHOD": obeyed("ID", "what becomes of its score", *VOTE_SCORES),

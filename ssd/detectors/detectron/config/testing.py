@@ -79,8 +79,8 @@ def _section(config: Configuration, section: str, short_side_px: int, is_asked: 
 
 
 def _value(config: Configuration, key: str, instead: Any) -> Any:
-    """Of a key, or what stands instead of its default. Raises InputError for one that cannot be, of which nothing was
-    said while what it belongs to was off."""
+    """The value of a key; where that is the key's default, `instead`, if there is one. Raises InputError for a value
+    that is out of the key's range: reading the configuration checks only the keys of sections that are on."""
     value = config[key]
     try:
         require_in_range(value, KEYS[key])

@@ -44,7 +44,7 @@ _OTHERS = {
 """Parts of names that tell what Detectron's R-CNNs have not."""
 _LEFT_OUT = "sem_seg_head."
 """The semantic half of a Panoptic FPN, which the R-CNN does without."""
-_LEAST_ANCHORS_PX = 0.5
+_ANCHOR_TOLERANCE_PX = 0.5
 
 
 def foreign_detectron2(content: Any, file: Path) -> dict[str, Any] | None:
@@ -74,7 +74,10 @@ def foreign_detectron2(content: Any, file: Path) -> dict[str, Any] | None:
         raise InputError(f"{file}: not a whole {settings.name} of detectron2: {found_all.text()}; use another file")
     notes = [
         f"{file}: trained by detectron2, whose resizing, anchors, boxes and looks at them are used; its losses and "
-        "samples are not, training on is by Detectron's"
+        "samples are not, training on is by Detectron's",
+        f"{file}: does not say how it is configured; taken to be as the zoo's COCO-* configurations: images of "
+        f"{settings.test_short_side_px} px on the short side and {settings.test_long_side_px} px at most"
+        f"{'' if settings.rpn_only else ', ROIAlignV2 with adaptive sampling'}",
     ]
     if left_out:
         notes.append(f"{file}: {len(left_out)} weights of {_LEFT_OUT[:-1]} are left out ({left_out[0]}, ...)")
@@ -255,7 +258,7 @@ def _require_anchors(settings: DetectronSettings, arrays: Mapping[str, np.ndarra
     expected = [np.array(anchors) for _, anchors in cells_of(settings)]
     found = [arrays[name] for name in stated]
     is_same = [each.shape for each in found] == [each.shape for each in expected] and all(
-        np.abs(a - b).max() < _LEAST_ANCHORS_PX for a, b in zip(found, expected, strict=True)
+        np.abs(a - b).max() < _ANCHOR_TOLERANCE_PX for a, b in zip(found, expected, strict=True)
     )
     if not is_same:
         raise InputError(
