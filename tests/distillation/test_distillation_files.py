@@ -382,6 +382,14 @@ def test_another_teacher_than_the_files_is_refused(folder: Path) -> None:
         ("student", "WEIGHTS: detectron2://ImageNetPretrained/MSRA/R-50.pkl", "WEIGHTS: model_final.pth",
          "is not here; pass the file as --checkpoint"),
         ("student", "base.yaml", "bas.yaml", "cannot be read (No such file or directory), _BASE_ of"),
+        ("run", "BASE_LR: 0.01", "BASE_LR: 1" + "0" * 400, "SOLVER.BASE_LR: takes a number, and that is too much"),
+        ("run", "MAX_ITER: 180000", "MAX_ITER: 1" + "0" * 400, "SOLVER.MAX_ITER: cannot be 1000"),
+        ("run", "config/teacher.yaml", "~nobody-is-so/x.yaml", "run.yaml:8: DISTILL.TEACHER_YAML: "
+         "'~nobody-is-so/x.yaml' is no path on this machine"),
+        ("run", "config/teacher.yaml", "t" * 300, "DISTILL.TEACHER_YAML: there is no file ttt"),
+        ("teacher", "../r101/model_final.pth", "~nobody-is-so/x.pth", "MODEL.WEIGHTS: '~nobody-is-so/x.pth' is no path"),
+        ("student", "_BASE_: base.yaml", r'_BASE_: "a\0b"', r"_BASE_: 'a\x00b' is no path on this machine"),
+        ("student", "base.yaml", "~nobody-is-so/x.yaml", "student.yaml:2: _BASE_: '~nobody-is-so/x.yaml' is no path"),
         ("student", "base.yaml", "student.yaml", "student.yaml:2: _BASE_ student.yaml goes round in a circle"),
         ("student", "_BASE_: base.yaml", "_BASE_: [base.yaml]", "_BASE_ takes the path of one file"),
         ("student", "_BASE_: base.yaml", "_BASE_: https://host/base.yaml", "_BASE_ takes the path of one file"),
@@ -395,6 +403,16 @@ def test_another_teacher_than_the_files_is_refused(folder: Path) -> None:
 )  # fmt: skip
 def test_what_cannot_be_obeyed_is_refused_in_a_line(folder: Path, role: str, old: str, new: str, expected: str) -> None:
     assert expected in complaint(lambda: started(changed(folder, role, old, new)))
+
+
+def test_a_link_to_itself_and_a_long_chain_of_bases_are_refused(folder: Path) -> None:
+    (folder / "loop.yaml").symlink_to("loop.yaml")
+    said = complaint(lambda: changed(folder, "student", "_BASE_: base.yaml", "_BASE_: loop.yaml"))
+    assert "loop.yaml: cannot be read" in said
+    for place in range(12):
+        (folder / f"chain{place}.yaml").write_text(f"_BASE_: chain{place + 1}.yaml\n")
+    said = complaint(lambda: changed(folder, "student", "loop.yaml", "chain0.yaml"))
+    assert "_BASE_: more than 10 files lie on another" in said and "circle" not in said
 
 
 def test_every_key_says_what_becomes_of_it() -> None:

@@ -14,6 +14,7 @@ from ssd.distillation.detectron2_config.reading import Configuration
 from ssd.distillation.settings import GID, GID_INSTANCES, words_of
 from ssd.errors import InputError
 from ssd.schedule import DECAY, REFERENCE_BATCH
+from ssd.storage.yaml_lines import in_a_line
 
 _NORMS = {"FrozenBN": "frozen", "BN": "batch"}
 _STAGES = 5
@@ -180,28 +181,29 @@ def _weights(files: Files, given: Collection[str]) -> tuple[dict[str, Any], list
     if not name:
         return {"backbone_weights": "none"}, []
     is_classifier = "ImageNetPretrained" in name or _CLASSIFIER.fullmatch(PurePosixPath(name).name)
-    file = None if "://" in name else found(name, files.run)
+    file = None if "://" in name else found(student, "MODEL.WEIGHTS", files.run)
     if file is not None:
         return {"backbone_weights" if is_classifier else "checkpoint": str(file)}, []
     if not is_classifier:
         raise student.error(
             "MODEL.WEIGHTS",
-            f"{name} is not here; pass the file as --checkpoint, or others as --backbone-weights",
+            f"{in_a_line(name)} is not here; pass the file as --checkpoint, or others as --backbone-weights",
         )
     return {"backbone_weights": "imagenet"}, [
-        f"{student.name}: MODEL.WEIGHTS: {name} is not here, and torchvision's ImageNet weights take its place; pass "
+        f"{student.name}: MODEL.WEIGHTS: {in_a_line(name)} is not here, and torchvision's ImageNet weights take its place; pass "
         "--backbone-weights FILE.pkl to begin as there"
     ]
 
 
 def _teacher_file(files: Files) -> str:
     teacher = files.teacher
-    file = found(teacher["MODEL.WEIGHTS"], files.run) if teacher["MODEL.WEIGHTS"] else None
+    file = found(teacher, "MODEL.WEIGHTS", files.run) if teacher["MODEL.WEIGHTS"] else None
     if file is None:
         kind = f"a RetinaNet-R{teacher['MODEL.RESNETS.DEPTH']}, the {teacher.name} of detectron2 or one trained here"
         if not teacher["MODEL.WEIGHTS"]:
             raise InputError(f"--distill {files.name}: from whom? pass --teacher FILE too: {kind}")
-        raise teacher.error("MODEL.WEIGHTS", f"{teacher['MODEL.WEIGHTS']} is not here; pass --teacher FILE: {kind}")
+        weights = in_a_line(teacher["MODEL.WEIGHTS"])
+        raise teacher.error("MODEL.WEIGHTS", f"{weights} is not here; pass --teacher FILE: {kind}")
     return str(file)
 
 

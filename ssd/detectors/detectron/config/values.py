@@ -97,8 +97,8 @@ def require_in_range(value: Any, key: Key) -> None:
     for number in value if is_row else [value]:
         if isinstance(number, bool) or not isinstance(number, int | float):
             continue
-        if not math.isfinite(number) or abs(number) > _LARGEST:
-            raise ValueError(f"cannot be {number}: that is too much")
+        if abs(number) > _LARGEST or not math.isfinite(number):
+            raise ValueError(f"cannot be {_shown(number)}: that is too much")
         if key.least is not None and number < key.least:
             raise ValueError(f"cannot be {number}: is less than {key.least:g}")
 
