@@ -80,7 +80,8 @@ class _Walk:
         if node.tag == _EXPRESSION_TAG and (known := self.expressions.get(_text_of(node))) is not None:
             return _node_of(known, line)
         if not node.tag.startswith(_PLAIN_TAGS):
-            raise Place(self.file, line).error(f"has the tag {in_a_line(node.tag)}, which names no plain value; take it out")
+            tag = in_a_line(node.tag)
+            raise Place(self.file, line).error(f"has the tag {tag}, which names no plain value; take it out")
         if isinstance(node, yaml.SequenceNode):
             return Node([self.node(item, item.start_mark.line + 1, depth + 1) for item in node.value], line)
         if isinstance(node, yaml.MappingNode):
@@ -88,8 +89,8 @@ class _Walk:
         try:
             return Node(self.loader.construct_object(node), line)
         except (ValueError, KeyError, IndexError):  # such as "!!int abc", and a number of thousands of digits
-            kind = node.tag.rpartition(":")[2]
-            raise Place(self.file, line).error(f"not valid YAML ({node.value!r:.40} is no {kind}); correct it") from None
+            problem = f"{node.value!r:.40} is no {node.tag.rpartition(':')[2]}"
+            raise Place(self.file, line).error(f"not valid YAML ({problem}); correct it") from None
 
     def _mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, Node]:
         written: set[str] = set()
@@ -97,7 +98,8 @@ class _Walk:
             if key.tag != "tag:yaml.org,2002:merge":
                 name = str(key.value)
                 if name in written:
-                    raise Place(self.file, key.start_mark.line + 1).error(f"{in_a_line(name)} stands here twice; take one out")
+                    place = Place(self.file, key.start_mark.line + 1)
+                    raise place.error(f"{in_a_line(name)} stands here twice; take one out")
                 written.add(name)
         self.loader.flatten_mapping(node)  # what "<<" takes in comes first, and own keys overrule it
         return {str(key.value): self.node(value, key.start_mark.line + 1, depth + 1) for key, value in node.value}

@@ -334,6 +334,10 @@ def test_another_teacher_than_the_files_is_refused(folder: Path) -> None:
     [
         ("run", "GI_MODE: ALL", "GI_MOD: ALL", "run.yaml:10: there is no key DISTILL.GID.GI_MOD; did you mean "
          "DISTILL.GID.GI_MODE?"),
+        ("run", "OUTPUT_DIR: output_r50", r'"a\nb": 1', r"run.yaml:15: there is no key 'a\nb'"),
+        ("run", "OUTPUT_DIR: output_r50", "OUTPUT_DIR:", "run.yaml:15: OUTPUT_DIR: says nothing; take it out"),
+        ("student", "OUTPUTS: [images, p3]", "FPN: {NORM: }", "MODEL.FPN.NORM: says nothing; take it out"),
+        ("run", "config/teacher.yaml", r'"a\nb.yaml"', r"there is no file 'a\nb.yaml' here"),
         ("run", "DISTILL:", "DISTIL:", "run.yaml:7: there is no key DISTIL; did you mean DISTILL?"),
         ("run", "GI_MODE: ALL", "GI_MODE: some", "DISTILL.GID.GI_MODE: 'some' is none of all, pos, semi_pos, neg"),
         ("run", "GI_MODE: ALL", "GI_MODE: 3", "'3' is none of all"),
@@ -387,7 +391,7 @@ def test_another_teacher_than_the_files_is_refused(folder: Path) -> None:
         ("run", "config/teacher.yaml", "~nobody-is-so/x.yaml", "run.yaml:8: DISTILL.TEACHER_YAML: "
          "'~nobody-is-so/x.yaml' is no path on this machine"),
         ("run", "config/teacher.yaml", "t" * 300, "DISTILL.TEACHER_YAML: there is no file ttt"),
-        ("teacher", "../r101/model_final.pth", "~nobody-is-so/x.pth", "MODEL.WEIGHTS: '~nobody-is-so/x.pth' is no path"),
+        ("teacher", "../r101/model_final.pth", "~nobody-is-so/x.pth", "WEIGHTS: '~nobody-is-so/x.pth' is no path"),
         ("student", "_BASE_: base.yaml", r'_BASE_: "a\0b"', r"_BASE_: 'a\x00b' is no path on this machine"),
         ("student", "base.yaml", "~nobody-is-so/x.yaml", "student.yaml:2: _BASE_: '~nobody-is-so/x.yaml' is no path"),
         ("student", "base.yaml", "student.yaml", "student.yaml:2: _BASE_ student.yaml goes round in a circle"),

@@ -83,6 +83,8 @@ def _typed(value: Any, key: Key) -> Any:
     if key.default is None:  # of a detector that is not built here
         return value
     value = decoded(value)
+    if value is None:
+        raise ValueError("says nothing; take it out")
     is_whole = isinstance(value, int) and not isinstance(value, bool)
     if is_whole and isinstance(key.default, float):
         try:
@@ -147,10 +149,11 @@ def _leaves(tree: dict[str, Node], above: str, file: Path) -> Iterator[tuple[str
 
 
 def _unknown(key: str, role: str) -> str:
+    """Of a key that this role does not have."""
     keys = ROLES[role]
     if key in ("DISTILL.TEACHER_CFG", "DISTILL.STUDENT_CFG"):
         return f"{key}: is made of the file of {key.removesuffix('CFG')}YAML; state it there"
     for other, known in ROLES.items():
         if key in known:
             return f"{key}: belongs into {_SHOWN[other]}, not into {_SHOWN[role]}; move it"
-    return f"there is no key {key}{nearest_to(key, [*keys, *SECTIONS])}"
+    return f"there is no key {in_a_line(key)}{nearest_to(key, [*keys, *SECTIONS])}"

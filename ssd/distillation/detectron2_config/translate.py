@@ -190,8 +190,8 @@ def _weights(files: Files, given: Collection[str]) -> tuple[dict[str, Any], list
             f"{in_a_line(name)} is not here; pass the file as --checkpoint, or others as --backbone-weights",
         )
     return {"backbone_weights": "imagenet"}, [
-        f"{student.name}: MODEL.WEIGHTS: {in_a_line(name)} is not here, and torchvision's ImageNet weights take its place; pass "
-        "--backbone-weights FILE.pkl to begin as there"
+        f"{student.name}: MODEL.WEIGHTS: {in_a_line(name)} is not here, and torchvision's ImageNet weights take its "
+        "place; pass --backbone-weights FILE.pkl to begin as there"
     ]
 
 
