@@ -16,9 +16,16 @@ from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.distillation.detectron2_config.files import Files, read_files
 from ssd.distillation.detectron2_config.keys import ROLES, SECTIONS
 from ssd.distillation.detectron2_config.shipped import NAMES
-from ssd.distillation.detectron2_config.translate import Start, require_teacher, start_of
+from ssd.distillation.detectron2_config.translate import (
+    Start,
+    require_student,
+    require_teacher,
+    said_of_student,
+    start_of,
+)
 from ssd.distillation.settings import GID, settings_of
 from ssd.errors import InputError
+from ssd.options.detectors import for_detector
 from ssd.options.distillation import files_in, named_student, start_with
 from ssd.options.flags import config_of
 
@@ -294,6 +301,45 @@ def test_flags_overrule_a_file_and_other_methods_add_to_it(folder: Path) -> None
     assert (config.detector.stride_in, config.detector.norm, config.detector.trainable_layers) == ("3x3", "frozen", 3)
 
 
+def test_flags_make_room_for_themselves(folder: Path) -> None:
+    line = next(line for line in RUN.splitlines() if line.startswith("SOLVER"))
+    changed(folder, "run", line, line.replace("{", "{GAMMA: 0.2, "), "OUTPUT_DIR", "TEST: {EVAL_PERIOD: 60000}\n#")
+    run = ("--distill", str(folder / "run.yaml"))
+    in_epochs = config_from(*run, "--epochs", "24")
+    assert (in_epochs.steps, in_epochs.epochs, in_epochs.multistep) == (None, 24, (16, 21))
+    assert (in_epochs.multistep_factors, in_epochs.evaluation) == ((0.2, 0.2), (8, 16))
+    assert config_from(*run, "--epochs", "3").multistep == (2,)  # the second lies at the end
+    assert config_from(*run, "--warmup", "0").warmup_factor is None
+    assert config_from(*run, "--warmup", "7").warmup_factor == 0.001
+    assert config_from(*run, "--warmup-power", "2").warmup_factor is None
+    assert config_from(*run, "--multistep", "2").multistep_factors == (0.2,)
+    assert config_from(*run, "--multistep", "2", "--multistep-factors", "0.5").multistep_factors == (0.5,)
+    with pytest.raises(InputError, match="--steps and --epochs"):
+        config_from(*run, "--epochs", "3", "--steps", "9")
+    with pytest.raises(InputError, match="--warmup-factor says nothing"):
+        config_from(*run, "--warmup", "0", "--warmup-factor", "0.5")
+
+
+def test_a_file_says_of_a_checkpoint_too_what_the_defaults_are(folder: Path) -> None:
+    options, files = options_of("--distill", str(folder / "run.yaml"))
+    base, _ = start_with(files, options, None, 8)
+    config = config_of(options, base)
+    held = RetinaNetSettings(
+        "retinanet_r50_fpn", norm="batch", stride_in="1x1", smooth_l1_beta=0.5, short_sides_px=(64,), long_side_px=99
+    )
+    found = for_detector(held, config, said_of_student(files)).detector
+    # What the student's file does not state stays the checkpoint's.
+    expected = replace(held, smooth_l1_beta=0.1, short_sides_px=(800,), long_side_px=1333)
+    assert found == expected
+    stating = changed(folder, "student", "OUTPUTS: [images, p3]", "RESNETS: {NORM: FrozenBN}")
+    assert said_of_student(stating) == {"smooth_l1_beta", "short_sides_px", "long_side_px", "norm"}
+    said = complaint(lambda: require_student(files, "s.pt", RetinaNetSettings("retinanet_r18_fpn")))
+    assert said == (
+        f"--checkpoint s.pt: holds a retinanet_r18_fpn; the student of --distill {folder / 'run.yaml'} is a "
+        "retinanet_r50_fpn; pass one of it"
+    )
+
+
 def test_no_file_is_read_where_none_is_named() -> None:
     assert files_in(["--distill", "pkd", "gid", "--data", "x"]) is None and files_in([]) is None
 
@@ -303,6 +349,7 @@ def test_mistakes_in_flags(folder: Path, refusal: Callable[..., str]) -> None:
     assert "names two configurations" in refusal("--data", "x", "--distill", run, L1SMO)
     assert "the student is that of" in refusal("--data", "x", "--distill", run, "--detector", "retinanet_r50_fpn")
     assert "the run is that of" in refusal("--data", "x", "--distill", run, "--recipe", "demo")
+    assert "gid: the file is gid with its settings; leave gid out" in refusal("--data", "x", "--distill", run, "gid")
     assert "did you mean pkd?" in refusal("--data", "x", "--distill", "pdk")
     said = refusal("--data", "x", "--distill", L1SMO.replace("_2x", "_1x"))
     assert f"did you mean {L1SMO}?" in said

@@ -111,20 +111,31 @@ def student_settings(files: Files) -> RetinaNetSettings:
         raise run.error("INPUT.MAX_SIZE_TRAIN", f"{long_px} is less than {max(run['INPUT.MIN_SIZE_TRAIN'])}")
     for config in (student, files.teacher):
         _require_channels(config)
-    said: dict[str, Any] = {}
-    if "MODEL.RESNETS.NORM" in student.given:
-        said["norm"] = _NORMS[student["MODEL.RESNETS.NORM"]]
-    if "MODEL.RESNETS.STRIDE_IN_1X1" in student.given:
-        said["stride_in"] = "1x1" if student["MODEL.RESNETS.STRIDE_IN_1X1"] else "3x3"
-    if "MODEL.BACKBONE.FREEZE_AT" in student.given:
-        said["trainable_layers"] = _STAGES - student["MODEL.BACKBONE.FREEZE_AT"]
     return replace(
         settings_named(f"retinanet_r{student['MODEL.RESNETS.DEPTH']}_fpn"),
         smooth_l1_beta=student["MODEL.RETINANET.SMOOTH_L1_LOSS_BETA"],
         short_sides_px=(*sides_px, evaluated_px),
         long_side_px=long_px,
-        **said,
+        **_of_the_body(student),
     )
+
+
+def _of_the_body(student: Configuration) -> dict[str, Any]:
+    """Settings that depend on the weights where the file does not state them."""
+    stated: dict[str, Any] = {}
+    if "MODEL.RESNETS.NORM" in student.given:
+        stated["norm"] = _NORMS[student["MODEL.RESNETS.NORM"]]
+    if "MODEL.RESNETS.STRIDE_IN_1X1" in student.given:
+        stated["stride_in"] = "1x1" if student["MODEL.RESNETS.STRIDE_IN_1X1"] else "3x3"
+    if "MODEL.BACKBONE.FREEZE_AT" in student.given:
+        stated["trainable_layers"] = _STAGES - student["MODEL.BACKBONE.FREEZE_AT"]
+    return stated
+
+
+def said_of_student(files: Files) -> set[str]:
+    """The names of the settings that hold for the student also where a checkpoint has others, equal to the defaults
+    or not."""
+    return {"smooth_l1_beta", "short_sides_px", "long_side_px", *_of_the_body(files.student)}
 
 
 def _require_channels(config: Configuration) -> None:
@@ -205,6 +216,16 @@ def _teacher_file(files: Files) -> str:
         weights = in_a_line(teacher["MODEL.WEIGHTS"])
         raise teacher.error("MODEL.WEIGHTS", f"{weights} is not here; pass --teacher FILE: {kind}")
     return str(file)
+
+
+def require_student(files: Files, file: str, settings: Any) -> None:
+    """Raises InputError where the checkpoint of this file holds another detector. settings: its own."""
+    expected = f"retinanet_r{files.student['MODEL.RESNETS.DEPTH']}_fpn"
+    if settings.name != expected:
+        raise InputError(
+            f"--checkpoint {file}: holds a {settings.name}; the student of --distill {files.name} is a {expected}; "
+            "pass one of it"
+        )
 
 
 def require_teacher(files: Files, file: str, settings: Any) -> None:
