@@ -18,7 +18,7 @@ from ssd.storage.yaml_lines import nearest_to
 
 def is_file(name: str) -> bool:
     """Whether it stands for a configuration and no method."""
-    return name in NAMES or name.endswith(SUFFIXES)
+    return name in NAMES or name.lower().endswith(SUFFIXES)
 
 
 def method_or_file(text: str) -> str:

@@ -347,10 +347,17 @@ def test_no_file_is_read_where_none_is_named() -> None:
 
 def test_mistakes_in_flags(folder: Path, refusal: Callable[..., str]) -> None:
     run = str(folder / "run.yaml")
+    bare = changed(folder, "teacher", "WEIGHTS: ../r101/model_final.pth", "WEIGHTS: ''")
+    assert "a RetinaNet-R101, the teacher of detectron2 or one trained here" in complaint(lambda: started(bare))
     assert "names two configurations" in refusal("--data", "x", "--distill", run, L1SMO)
     assert "the student is that of" in refusal("--data", "x", "--distill", run, "--detector", "retinanet_r50_fpn")
     assert "the run is that of" in refusal("--data", "x", "--distill", run, "--recipe", "demo")
     assert "gid: the file is gid with its settings; leave gid out" in refusal("--data", "x", "--distill", run, "gid")
+    assert "pass the file that has DISTILL.STUDENT_YAML" in refusal(
+        "--data", "x", "--distill", str(folder / "student.yaml")
+    )
+    (folder / "run.YAML").write_text("A: 1\n")
+    assert "run.YAML:1: there is no key A" in refusal("--data", "x", "--distill", str(folder / "run.YAML"))
     assert "did you mean pkd?" in refusal("--data", "x", "--distill", "pdk")
     said = refusal("--data", "x", "--distill", L1SMO.replace("_2x", "_1x"))
     assert f"did you mean {L1SMO}?" in said
@@ -409,8 +416,8 @@ def test_another_teacher_than_the_files_is_refused(folder: Path) -> None:
          "DISTILL.TEACHER_YAML"),
         ("run", "config/teacher.yaml", "config/teach.yaml", "there is no file config/teach.yaml here or in a folder"),
         ("run", "  TEACHER_YAML: config/teacher.yaml", "", "DISTILL.TEACHER_YAML: has to name a file"),
-        ("run", "DistillGID", "RetinaNet", "cannot be 'RetinaNet': the file of a distillation says it"),
-        ("run", "DistillGID", "DistillGID, OUTPUTS: []", "MODEL.OUTPUTS: belongs into a student's file, not into the "
+        ("run", "DistillGID", "RetinaNet", "cannot be 'RetinaNet': pass the file that has DISTILL.STUDENT_YAML"),
+        ("run", "DistillGID", "DistillGID, OUTPUTS: []", "MODEL.OUTPUTS: belongs in a student's file, not in the "
          "file of --distill"),
         ("run", "SOLVER: {", "SOLVER: {MAX_ITERS: 3, ", "there is no key SOLVER.MAX_ITERS; did you mean "
          "SOLVER.MAX_ITER?"),
@@ -434,7 +441,7 @@ def test_another_teacher_than_the_files_is_refused(folder: Path) -> None:
         ("student", "OUTPUTS: [images, p3]", "RESNETS: {DEPTH: 26}", "cannot be 26: is none of 18, 34, 50, 101, 152"),
         ("student", "OUTPUTS: [images, p3]", "RESNETS: {RES2_OUT_CHANNELS: 64}", "has to be 256 with DEPTH 50"),
         ("student", "OUTPUTS: [images, p3]", "META_ARCHITECTURE: GeneralizedRCNNDistill", "only RetinaNets are taught"),
-        ("student", "  OUTPUTS", "DISTILL: {GID: {GI_MODE: ALL}}\n#", "belongs into the file of --distill, not into a "
+        ("student", "  OUTPUTS", "DISTILL: {GID: {GI_MODE: ALL}}\n#", "belongs in the file of --distill, not in a "
          "student's file"),
         ("student", "WEIGHTS: detectron2://ImageNetPretrained/MSRA/R-50.pkl", "WEIGHTS: model_final.pth",
          "is not here; pass the file as --checkpoint"),

@@ -41,7 +41,7 @@ def read_files(name: str) -> Files:
 
 def _named_by(run: Configuration, key: str) -> Configuration:
     if not run[key]:
-        raise run.error(key, "has to name a file")
+        raise run.error(key, "has to name a file; pass a configuration that has DISTILL.STUDENT_YAML and TEACHER_YAML")
     file = found(run, key, run)
     if file is None:
         path = in_a_line(run[key])

@@ -155,5 +155,5 @@ def _unknown(key: str, role: str) -> str:
         return f"{key}: is made of the file of {key.removesuffix('CFG')}YAML; state it there"
     for other, known in ROLES.items():
         if key in known:
-            return f"{key}: belongs into {_SHOWN[other]}, not into {_SHOWN[role]}; move it"
+            return f"{key}: belongs in {_SHOWN[other]}, not in {_SHOWN[role]}; move it"
     return f"there is no key {in_a_line(key)}{nearest_to(key, [*keys, *SECTIONS])}"

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection
 from dataclasses import replace
-from pathlib import PurePosixPath
+from pathlib import PurePath, PurePosixPath
 from typing import Any, NamedTuple
 
 from ssd.config import Config
@@ -210,7 +210,8 @@ def _teacher_file(files: Files) -> str:
     teacher = files.teacher
     file = found(teacher, "MODEL.WEIGHTS", files.run) if teacher["MODEL.WEIGHTS"] else None
     if file is None:
-        kind = f"a RetinaNet-R{teacher['MODEL.RESNETS.DEPTH']}, the {teacher.name} of detectron2 or one trained here"
+        depth, name = teacher["MODEL.RESNETS.DEPTH"], PurePath(teacher.name).stem
+        kind = f"a RetinaNet-R{depth}, the {name} of detectron2 or one trained here"
         if not teacher["MODEL.WEIGHTS"]:
             raise InputError(f"--distill {files.name}: from whom? pass --teacher FILE too: {kind}")
         weights = in_a_line(teacher["MODEL.WEIGHTS"])
