@@ -15,6 +15,7 @@ from ssd.config import (
     Recipe,
 )
 from ssd.detectors.names import family_of
+from ssd.distillation.detectron2_config.translate import said_of_student
 from ssd.distillation.settings import METHODS
 from ssd.options.detectors import add_detector_flags, detector_in, set_in
 from ssd.options.distillation import files_in, method_or_file, named_student, start_with
@@ -265,6 +266,7 @@ def train(arguments: Sequence[str]) -> int:
         given |= set_by_recipe(config, settings)
     elif files is not None:
         given |= set_by_recipe(config, family_of(settings).settled(settings, config.backbone_weights))
+        given |= said_of_student(files)
 
     from ssd.cli.training_run import train_run
     from ssd.distributed import process_group

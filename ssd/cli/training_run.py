@@ -30,7 +30,7 @@ from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.detectors.table import detector_of, to_dict, view_of
 from ssd.distillation.attach import distill, identity_of, require_same
 from ssd.distillation.detectron2_config.files import Files
-from ssd.distillation.detectron2_config.translate import require_teacher
+from ssd.distillation.detectron2_config.translate import require_student, require_teacher
 from ssd.distillation.mosaic import InstancesPicture
 from ssd.distillation.teacher import Teacher, judge_teacher, knows, load_teacher
 from ssd.distributed import Ranks, broadcast_object
@@ -60,11 +60,15 @@ from ssd.training.step import require_device
 from ssd.views import for_run, shows_empty
 
 
-def with_detector_of_checkpoint(config: Config, given: set[str]) -> Config:
-    """given: the settings of the command line or a recipe; of its detector, the others are --checkpoint's."""
+def with_detector_of_checkpoint(config: Config, given: set[str], configuration: Files | None = None) -> Config:
+    """given: the settings of the command line or a recipe; of its detector, the others are --checkpoint's.
+    configuration: of the distillation, if a file says whose student it is."""
     if not config.checkpoint:
         return config
-    return for_detector(checkpoint.settings_of(conversion.load(Path(config.checkpoint))), config, given)
+    settings = checkpoint.settings_of(conversion.load(Path(config.checkpoint)))
+    if configuration is not None:
+        require_student(configuration, config.checkpoint, settings)
+    return for_detector(settings, config, given)
 
 
 def train_run(
@@ -89,7 +93,7 @@ def train_run(
         if origin:  # a run that goes on needs the file no more that it started from
             config = for_detector(checkpoint.settings_of(origin.content), config, given)
         else:
-            config = with_detector_of_checkpoint(config, given)
+            config = with_detector_of_checkpoint(config, given, configuration)
         seed = config.seed
         if seed is None:
             seed = origin.content["seed"] if origin else broadcast_object(int.from_bytes(os.urandom(4)), ranks)

@@ -42,23 +42,31 @@ def nearest_to(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {found[0]}?" if found else ""
 
 
+def in_a_line(text: str) -> str:
+    """A text of a file as a complaint shows it: quoted where it has line breaks or other marks that are not seen."""
+    return text if text.isprintable() else repr(text)
+
+
 def read_yaml(text: str, file: Path, remedy: str, expressions: Mapping[str, Any] | None = None) -> Node:
     """The document of a YAML text. file: that it comes from, for complaints. remedy: for an empty text. expressions:
     Python's text without spaces -> the plain value that stands for it: no text is run, and these alone are taken.
     Raises InputError for what is not YAML, has more than plain values, or a key twice."""
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
         if root is None:
             raise InputError(f"{file}: has nothing in it; {remedy}")
         return _Walk(loader, file, expressions or {}).node(root, root.start_mark.line + 1, 0)
+    except yaml.reader.ReaderError as error:  # a character that YAML does not allow
+        line = text.count("\n", 0, error.position) + 1
+        raise InputError(f"{file}:{line}: not valid YAML ({str(error).splitlines()[0]}); correct it") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark is not None else ""
+        place = f"{file}:{mark.line + 1}" if mark is not None else f"{file}"
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise InputError(f"{file}{line}: not valid YAML ({problem}); correct it") from None
-    finally:
-        loader.dispose()
+        raise InputError(f"{place}: not valid YAML ({problem}); correct it") from None
+    except RecursionError:
+        raise InputError(f"{file}: not valid YAML (its values lie too deep); correct it") from None
 
 
 class _Walk:
@@ -72,12 +80,17 @@ class _Walk:
         if node.tag == _EXPRESSION_TAG and (known := self.expressions.get(_text_of(node))) is not None:
             return _node_of(known, line)
         if not node.tag.startswith(_PLAIN_TAGS):
-            raise Place(self.file, line).error(f"has the tag {node.tag}, which names no plain value; take it out")
+            tag = in_a_line(node.tag)
+            raise Place(self.file, line).error(f"has the tag {tag}, which names no plain value; take it out")
         if isinstance(node, yaml.SequenceNode):
             return Node([self.node(item, item.start_mark.line + 1, depth + 1) for item in node.value], line)
         if isinstance(node, yaml.MappingNode):
             return Node(self._mapping(node, depth), line)
-        return Node(self.loader.construct_object(node), line)
+        try:
+            return Node(self.loader.construct_object(node), line)
+        except (ValueError, KeyError, IndexError):  # such as "!!int abc", and a number of thousands of digits
+            problem = f"{node.value!r:.40} is no {node.tag.rpartition(':')[2]}"
+            raise Place(self.file, line).error(f"not valid YAML ({problem}); correct it") from None
 
     def _mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, Node]:
         written: set[str] = set()
@@ -85,7 +98,8 @@ class _Walk:
             if key.tag != "tag:yaml.org,2002:merge":
                 name = str(key.value)
                 if name in written:
-                    raise Place(self.file, key.start_mark.line + 1).error(f"{name} stands here twice; take one out")
+                    place = Place(self.file, key.start_mark.line + 1)
+                    raise place.error(f"{in_a_line(name)} stands here twice; take one out")
                 written.add(name)
         self.loader.flatten_mapping(node)  # what "<<" takes in comes first, and own keys overrule it
         return {str(key.value): self.node(value, key.start_mark.line + 1, depth + 1) for key, value in node.value}

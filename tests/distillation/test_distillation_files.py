@@ -16,9 +16,16 @@ from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.distillation.detectron2_config.files import Files, read_files
 from ssd.distillation.detectron2_config.keys import ROLES, SECTIONS
 from ssd.distillation.detectron2_config.shipped import NAMES
-from ssd.distillation.detectron2_config.translate import Start, require_teacher, start_of
+from ssd.distillation.detectron2_config.translate import (
+    Start,
+    require_student,
+    require_teacher,
+    said_of_student,
+    start_of,
+)
 from ssd.distillation.settings import GID, settings_of
 from ssd.errors import InputError
+from ssd.options.detectors import for_detector
 from ssd.options.distillation import files_in, named_student, start_with
 from ssd.options.flags import config_of
 
@@ -176,6 +183,7 @@ def test_keys_of_distillation_are_settings_of_gid(folder: Path, old: str, new: s
         ({"BIAS_LR_FACTOR": 2.0}, {"bias_rate": 2.0}),
         ({"GAMMA": 0.2}, {"multistep_factors": (0.2, 0.2)}),
         ({"STEPS": [120_000, 200_000]}, {"multistep": (120_000,)}),
+        ({"STEPS": []}, {"multistep": ()}),
         ({"WARMUP_ITERS": 10, "WARMUP_FACTOR": 0.5}, {"warmup": 10, "warmup_factor": 0.5}),
         ({"CHECKPOINT_PERIOD": 9}, {"checkpoint_every": (9, "steps")}),
         ({"AMP": {"ENABLED": True}}, {"fp16": True}),
@@ -294,15 +302,62 @@ def test_flags_overrule_a_file_and_other_methods_add_to_it(folder: Path) -> None
     assert (config.detector.stride_in, config.detector.norm, config.detector.trainable_layers) == ("3x3", "frozen", 3)
 
 
+def test_flags_make_room_for_themselves(folder: Path) -> None:
+    line = next(line for line in RUN.splitlines() if line.startswith("SOLVER"))
+    changed(folder, "run", line, line.replace("{", "{GAMMA: 0.2, "), "OUTPUT_DIR", "TEST: {EVAL_PERIOD: 60000}\n#")
+    run = ("--distill", str(folder / "run.yaml"))
+    in_epochs = config_from(*run, "--epochs", "24")
+    assert (in_epochs.steps, in_epochs.epochs, in_epochs.multistep) == (None, 24, (16, 21))
+    assert (in_epochs.multistep_factors, in_epochs.evaluation) == ((0.2, 0.2), (8, 16))
+    assert config_from(*run, "--epochs", "3").multistep == (2,)  # the second lies at the end
+    assert config_from(*run, "--warmup", "0").warmup_factor is None
+    assert config_from(*run, "--warmup", "7").warmup_factor == 0.001
+    assert config_from(*run, "--warmup-power", "2").warmup_factor is None
+    assert config_from(*run, "--multistep", "2").multistep_factors == (0.2,)
+    assert config_from(*run, "--multistep", "2", "--multistep-factors", "0.5").multistep_factors == (0.5,)
+    with pytest.raises(InputError, match="--steps and --epochs"):
+        config_from(*run, "--epochs", "3", "--steps", "9")
+    with pytest.raises(InputError, match="--warmup-factor says nothing"):
+        config_from(*run, "--warmup", "0", "--warmup-factor", "0.5")
+
+
+def test_a_file_says_of_a_checkpoint_too_what_the_defaults_are(folder: Path) -> None:
+    options, files = options_of("--distill", str(folder / "run.yaml"))
+    base, _ = start_with(files, options, None, 8)
+    config = config_of(options, base)
+    held = RetinaNetSettings(
+        "retinanet_r50_fpn", norm="batch", stride_in="1x1", smooth_l1_beta=0.5, short_sides_px=(64,), long_side_px=99
+    )
+    found = for_detector(held, config, said_of_student(files)).detector
+    # What the student's file does not state stays the checkpoint's.
+    expected = replace(held, smooth_l1_beta=0.1, short_sides_px=(800,), long_side_px=1333)
+    assert found == expected
+    stating = changed(folder, "student", "OUTPUTS: [images, p3]", "RESNETS: {NORM: FrozenBN}")
+    assert said_of_student(stating) == {"smooth_l1_beta", "short_sides_px", "long_side_px", "norm"}
+    said = complaint(lambda: require_student(files, "s.pt", RetinaNetSettings("retinanet_r18_fpn")))
+    assert said == (
+        f"--checkpoint s.pt: holds a retinanet_r18_fpn; the student of --distill {folder / 'run.yaml'} is a "
+        "retinanet_r50_fpn; pass one of it"
+    )
+
+
 def test_no_file_is_read_where_none_is_named() -> None:
     assert files_in(["--distill", "pkd", "gid", "--data", "x"]) is None and files_in([]) is None
 
 
 def test_mistakes_in_flags(folder: Path, refusal: Callable[..., str]) -> None:
     run = str(folder / "run.yaml")
+    bare = changed(folder, "teacher", "WEIGHTS: ../r101/model_final.pth", "WEIGHTS: ''")
+    assert "a RetinaNet-R101, the teacher of detectron2 or one trained here" in complaint(lambda: started(bare))
     assert "names two configurations" in refusal("--data", "x", "--distill", run, L1SMO)
     assert "the student is that of" in refusal("--data", "x", "--distill", run, "--detector", "retinanet_r50_fpn")
     assert "the run is that of" in refusal("--data", "x", "--distill", run, "--recipe", "demo")
+    assert "gid: the file is gid with its settings; leave gid out" in refusal("--data", "x", "--distill", run, "gid")
+    assert "pass the file that has DISTILL.STUDENT_YAML" in refusal(
+        "--data", "x", "--distill", str(folder / "student.yaml")
+    )
+    (folder / "run.YAML").write_text("A: 1\n")
+    assert "run.YAML:1: there is no key A" in refusal("--data", "x", "--distill", str(folder / "run.YAML"))
     assert "did you mean pkd?" in refusal("--data", "x", "--distill", "pdk")
     said = refusal("--data", "x", "--distill", L1SMO.replace("_2x", "_1x"))
     assert f"did you mean {L1SMO}?" in said
@@ -334,6 +389,10 @@ def test_another_teacher_than_the_files_is_refused(folder: Path) -> None:
     [
         ("run", "GI_MODE: ALL", "GI_MOD: ALL", "run.yaml:10: there is no key DISTILL.GID.GI_MOD; did you mean "
          "DISTILL.GID.GI_MODE?"),
+        ("run", "OUTPUT_DIR: output_r50", r'"a\nb": 1', r"run.yaml:15: there is no key 'a\nb'"),
+        ("run", "OUTPUT_DIR: output_r50", "OUTPUT_DIR:", "run.yaml:15: OUTPUT_DIR: says nothing; take it out"),
+        ("student", "OUTPUTS: [images, p3]", "FPN: {NORM: }", "MODEL.FPN.NORM: says nothing; take it out"),
+        ("run", "config/teacher.yaml", r'"a\nb.yaml"', r"there is no file 'a\nb.yaml' here"),
         ("run", "DISTILL:", "DISTIL:", "run.yaml:7: there is no key DISTIL; did you mean DISTILL?"),
         ("run", "GI_MODE: ALL", "GI_MODE: some", "DISTILL.GID.GI_MODE: 'some' is none of all, pos, semi_pos, neg"),
         ("run", "GI_MODE: ALL", "GI_MODE: 3", "'3' is none of all"),
@@ -357,8 +416,8 @@ def test_another_teacher_than_the_files_is_refused(folder: Path) -> None:
          "DISTILL.TEACHER_YAML"),
         ("run", "config/teacher.yaml", "config/teach.yaml", "there is no file config/teach.yaml here or in a folder"),
         ("run", "  TEACHER_YAML: config/teacher.yaml", "", "DISTILL.TEACHER_YAML: has to name a file"),
-        ("run", "DistillGID", "RetinaNet", "cannot be 'RetinaNet': the file of a distillation says it"),
-        ("run", "DistillGID", "DistillGID, OUTPUTS: []", "MODEL.OUTPUTS: belongs into a student's file, not into the "
+        ("run", "DistillGID", "RetinaNet", "cannot be 'RetinaNet': pass the file that has DISTILL.STUDENT_YAML"),
+        ("run", "DistillGID", "DistillGID, OUTPUTS: []", "MODEL.OUTPUTS: belongs in a student's file, not in the "
          "file of --distill"),
         ("run", "SOLVER: {", "SOLVER: {MAX_ITERS: 3, ", "there is no key SOLVER.MAX_ITERS; did you mean "
          "SOLVER.MAX_ITER?"),
@@ -366,6 +425,11 @@ def test_another_teacher_than_the_files_is_refused(folder: Path) -> None:
         ("run", "SOLVER: {", "SOLVER: {CLIP_GRADIENTS: {ENABLED: True}, ", "--clip-norm shortens all together"),
         ("run", "(120000, 160000)", "(160000, 120000)", "SOLVER.STEPS: has to rise"),
         ("run", "MAX_ITER: 180000", "MAX_ITER: 0", "SOLVER.MAX_ITER: cannot be 0"),
+        ("run", "SOLVER: {", "SOLVER: {MOMENTUM: 5.0, ", "SOLVER.MOMENTUM: cannot be 5.0: is more than 0.999"),
+        ("run", "SOLVER: {", "SOLVER: {WARMUP_FACTOR: 9.0, ", "WARMUP_FACTOR: cannot be 9.0: is more than 1"),
+        ("student", "SMOOTH_L1_LOSS_BETA: 0.1", "NMS_THRESH_TEST: 7.0", "cannot be 7.0: is more than 1"),
+        ("student", "SMOOTH_L1_LOSS_BETA: 0.1", "SCORE_THRESH_TEST: 3.0", "cannot be 3.0: is more than 1"),
+        ("run", "OUTPUT_DIR: output_r50", "TEST: {AUG: {ENABLED: True}}", "evaluate --tta does it in several"),
         ("run", "(800,)", "(640,)", "INPUT.MIN_SIZE_TRAIN: has to have MIN_SIZE_TEST 800 in it"),
         ("run", "(800,)", "(800,)\n  MAX_SIZE_TEST: 1000", "has to be MAX_SIZE_TRAIN 1333, not 1000"),
         ("run", "(800,)", "(800, 1400)", "1333 is less than 1400"),
@@ -377,11 +441,19 @@ def test_another_teacher_than_the_files_is_refused(folder: Path) -> None:
         ("student", "OUTPUTS: [images, p3]", "RESNETS: {DEPTH: 26}", "cannot be 26: is none of 18, 34, 50, 101, 152"),
         ("student", "OUTPUTS: [images, p3]", "RESNETS: {RES2_OUT_CHANNELS: 64}", "has to be 256 with DEPTH 50"),
         ("student", "OUTPUTS: [images, p3]", "META_ARCHITECTURE: GeneralizedRCNNDistill", "only RetinaNets are taught"),
-        ("student", "  OUTPUTS", "DISTILL: {GID: {GI_MODE: ALL}}\n#", "belongs into the file of --distill, not into a "
+        ("student", "  OUTPUTS", "DISTILL: {GID: {GI_MODE: ALL}}\n#", "belongs in the file of --distill, not in a "
          "student's file"),
         ("student", "WEIGHTS: detectron2://ImageNetPretrained/MSRA/R-50.pkl", "WEIGHTS: model_final.pth",
          "is not here; pass the file as --checkpoint"),
         ("student", "base.yaml", "bas.yaml", "cannot be read (No such file or directory), _BASE_ of"),
+        ("run", "BASE_LR: 0.01", "BASE_LR: 1" + "0" * 400, "SOLVER.BASE_LR: takes a number, and that is too much"),
+        ("run", "MAX_ITER: 180000", "MAX_ITER: 1" + "0" * 400, "SOLVER.MAX_ITER: cannot be 1000"),
+        ("run", "config/teacher.yaml", "~nobody-is-so/x.yaml", "run.yaml:8: DISTILL.TEACHER_YAML: "
+         "'~nobody-is-so/x.yaml' is no path on this machine"),
+        ("run", "config/teacher.yaml", "t" * 300, "DISTILL.TEACHER_YAML: there is no file ttt"),
+        ("teacher", "../r101/model_final.pth", "~nobody-is-so/x.pth", "WEIGHTS: '~nobody-is-so/x.pth' is no path"),
+        ("student", "_BASE_: base.yaml", r'_BASE_: "a\0b"', r"_BASE_: 'a\x00b' is no path on this machine"),
+        ("student", "base.yaml", "~nobody-is-so/x.yaml", "student.yaml:2: _BASE_: '~nobody-is-so/x.yaml' is no path"),
         ("student", "base.yaml", "student.yaml", "student.yaml:2: _BASE_ student.yaml goes round in a circle"),
         ("student", "_BASE_: base.yaml", "_BASE_: [base.yaml]", "_BASE_ takes the path of one file"),
         ("student", "_BASE_: base.yaml", "_BASE_: https://host/base.yaml", "_BASE_ takes the path of one file"),
@@ -395,6 +467,16 @@ def test_another_teacher_than_the_files_is_refused(folder: Path) -> None:
 )  # fmt: skip
 def test_what_cannot_be_obeyed_is_refused_in_a_line(folder: Path, role: str, old: str, new: str, expected: str) -> None:
     assert expected in complaint(lambda: started(changed(folder, role, old, new)))
+
+
+def test_a_link_to_itself_and_a_long_chain_of_bases_are_refused(folder: Path) -> None:
+    (folder / "loop.yaml").symlink_to("loop.yaml")
+    said = complaint(lambda: changed(folder, "student", "_BASE_: base.yaml", "_BASE_: loop.yaml"))
+    assert "loop.yaml: cannot be read" in said
+    for place in range(12):
+        (folder / f"chain{place}.yaml").write_text(f"_BASE_: chain{place + 1}.yaml\n")
+    said = complaint(lambda: changed(folder, "student", "loop.yaml", "chain0.yaml"))
+    assert "_BASE_: more than 10 files lie on another" in said and "circle" not in said
 
 
 def test_every_key_says_what_becomes_of_it() -> None:

@@ -26,7 +26,7 @@ ROLES: dict[str, dict[str, Key]] = {
         **RUN,
         _DETECTIONS: elsewhere(RUN[_DETECTIONS].default, _OF_THE_STUDENT),
         **_said_elsewhere({name: key for name, key in MODEL.items() if name != "MODEL.OUTPUTS"}, _OF_THE_STUDENT),
-        "MODEL.META_ARCHITECTURE": fixed("DistillGID", "the file of a distillation says it; --distill reads no other"),
+        "MODEL.META_ARCHITECTURE": fixed("DistillGID", "pass the file that has DISTILL.STUDENT_YAML"),
         "MODEL.WEIGHTS": elsewhere("", "--checkpoint of evaluate and --resume name the file"),
         "MODEL.DEVICE": MODEL["MODEL.DEVICE"],
     },

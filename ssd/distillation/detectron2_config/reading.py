@@ -1,5 +1,6 @@
 """Files of detectron2's configuration language: YAML over the file of _BASE_, every key known and of its type."""
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from ssd.detectors.detectron.config.values import coerced, decoded, require_in_r
 from ssd.distillation.detectron2_config.keys import ROLES, SECTIONS
 from ssd.distillation.detectron2_config.model_keys import ANCHOR_SIZES_PX
 from ssd.errors import InputError
-from ssd.storage.yaml_lines import Node, nearest_to, plain, read_yaml
+from ssd.storage.yaml_lines import Node, in_a_line, nearest_to, plain, read_yaml
 
 _BASE = "_BASE_"
 _MOST_BASES = 10
@@ -82,8 +83,15 @@ def _typed(value: Any, key: Key) -> Any:
     if key.default is None:  # of a detector that is not built here
         return value
     value = decoded(value)
+    if value is None:
+        raise ValueError("says nothing; take it out")
     is_whole = isinstance(value, int) and not isinstance(value, bool)
-    return float(value) if is_whole and isinstance(key.default, float) else coerced(value, key.default)
+    if is_whole and isinstance(key.default, float):
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError("takes a number, and that is too much") from None
+    return coerced(value, key.default)
 
 
 def _stated_in(file: Path, above: tuple[Path, ...]) -> dict[str, _Stated]:
@@ -91,6 +99,7 @@ def _stated_in(file: Path, above: tuple[Path, ...]) -> dict[str, _Stated]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
+        file = Path(in_a_line(str(file)))
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         of = f"{_BASE} of {above[-1]}" if above else "a configuration of distillation"
         raise InputError(f"{file}: cannot be read ({reason}), {of}; correct the path") from None
@@ -107,10 +116,25 @@ def _base_of(node: Node, file: Path, above: tuple[Path, ...]) -> Path:
     name = node.value
     if not isinstance(name, str) or not name or "://" in name:
         raise InputError(f"{file}:{node.line}: {_BASE} takes the path of one file, not {plain(node)!r}")
-    base = file.parent / Path(name).expanduser()
-    if base.resolve() in {each.resolve() for each in (*above, file)} or len(above) >= _MOST_BASES:
-        raise InputError(f"{file}:{node.line}: {_BASE} {name} goes round in a circle; take one out")
+    base = file.parent / path_of(name, f"{file}:{node.line}: {_BASE}")
+    # realpath takes a link that leads to itself as it is; reading it says what is wrong.
+    if os.path.realpath(base) in {os.path.realpath(each) for each in (*above, file)}:
+        raise InputError(f"{file}:{node.line}: {_BASE} {in_a_line(name)} goes round in a circle; take one out")
+    if len(above) >= _MOST_BASES:
+        raise InputError(f"{file}:{node.line}: {_BASE}: more than {_MOST_BASES} files lie on another; join some")
     return base
+
+
+def path_of(text: str, where: str) -> Path:
+    """The path that a file states, "~" written out. where: the place and the key. Raises InputError for a text that no
+    file can have as its path, and for the folder of a user who is not there."""
+    try:
+        path = Path(text).expanduser()
+        if b"\0" in os.fsencode(path):
+            raise ValueError
+    except (RuntimeError, ValueError):
+        raise InputError(f"{where}: {text!r} is no path on this machine; correct it") from None
+    return path
 
 
 def _leaves(tree: dict[str, Node], above: str, file: Path) -> Iterator[tuple[str, _Stated]]:
@@ -121,14 +145,15 @@ def _leaves(tree: dict[str, Node], above: str, file: Path) -> Iterator[tuple[str
         elif isinstance(node.value, dict):
             yield from _leaves(node.value, f"{key}.", file)
         else:
-            raise InputError(f"{place}: {key}: takes keys of its own, not {plain(node)!r}")
+            raise InputError(f"{place}: {in_a_line(key)}: takes keys of its own, not {plain(node)!r}")
 
 
 def _unknown(key: str, role: str) -> str:
+    """Of a key that this role does not have."""
     keys = ROLES[role]
     if key in ("DISTILL.TEACHER_CFG", "DISTILL.STUDENT_CFG"):
         return f"{key}: is made of the file of {key.removesuffix('CFG')}YAML; state it there"
     for other, known in ROLES.items():
         if key in known:
-            return f"{key}: belongs into {_SHOWN[other]}, not into {_SHOWN[role]}; move it"
-    return f"there is no key {key}{nearest_to(key, [*keys, *SECTIONS])}"
+            return f"{key}: belongs in {_SHOWN[other]}, not in {_SHOWN[role]}; move it"
+    return f"there is no key {in_a_line(key)}{nearest_to(key, [*keys, *SECTIONS])}"

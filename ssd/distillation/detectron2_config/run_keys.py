@@ -7,7 +7,7 @@ from ssd.detectors.detectron.config.key import Key, elsewhere, fixed, obeyed
 
 _DATA = "--data names the folder, and its splits are found by their names or --train-split and --val-split"
 _NO_PROPOSALS = "no RetinaNet reads files of proposals"
-_TTA = "test-time augmentation is not there"
+_TTA = "a run evaluates in one pass; evaluate --tta does it in several"
 _NO_CROP = "of INPUT.CROP.ENABLED, which is not there"
 _CLIPPING = "of CLIP_GRADIENTS.ENABLED, which is not there"
 
@@ -39,15 +39,16 @@ RUN: dict[str, Key] = {
                                       "leave this key out and pass --schedule cosine, which begins after it"),
     "SOLVER.MAX_ITER": obeyed(40000, "--steps", least=1),
     "SOLVER.BASE_LR": obeyed(0.001, "--learning-rate: the rate at the batch IMS_PER_BATCH", least=0),
-    "SOLVER.MOMENTUM": obeyed(0.9, "--momentum", least=0),
+    "SOLVER.MOMENTUM": obeyed(0.9, "--momentum", least=0, most=0.999),
     "SOLVER.NESTEROV": fixed(False, "SGD's momentum is the plain one"),
     "SOLVER.WEIGHT_DECAY": obeyed(0.0001, "--weight-decay", least=0),
     "SOLVER.WEIGHT_DECAY_NORM": obeyed(0.0, "--norm-decay", least=0),
     "SOLVER.WEIGHT_DECAY_BIAS": obeyed(0.0001, "--bias-decay", least=0),
     "SOLVER.BIAS_LR_FACTOR": obeyed(1.0, "--bias-rate", least=0),
     "SOLVER.GAMMA": obeyed(0.1, "--multistep-factors", least=0),
-    "SOLVER.STEPS": obeyed((30000,), "--multistep; those from MAX_ITER on say nothing", least=1),
-    "SOLVER.WARMUP_FACTOR": obeyed(0.001, "--warmup-factor", least=0),
+    "SOLVER.STEPS": obeyed((30000,), "--multistep; those from MAX_ITER on say nothing; []: the rate never falls",
+                           least=1, may_be_empty=True),
+    "SOLVER.WARMUP_FACTOR": obeyed(0.001, "--warmup-factor", least=0, most=1),
     "SOLVER.WARMUP_ITERS": obeyed(1000, "--warmup", least=0),
     "SOLVER.WARMUP_METHOD": fixed("linear", "a rate that rises at once has no flag"),
     "SOLVER.CHECKPOINT_PERIOD": obeyed(5000, "--checkpoint-every", least=1),

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection
 from dataclasses import replace
-from pathlib import PurePosixPath
+from pathlib import PurePath, PurePosixPath
 from typing import Any, NamedTuple
 
 from ssd.config import Config
@@ -14,6 +14,7 @@ from ssd.distillation.detectron2_config.reading import Configuration
 from ssd.distillation.settings import GID, GID_INSTANCES, words_of
 from ssd.errors import InputError
 from ssd.schedule import DECAY, REFERENCE_BATCH
+from ssd.storage.yaml_lines import in_a_line
 
 _NORMS = {"FrozenBN": "frozen", "BN": "batch"}
 _STAGES = 5
@@ -110,20 +111,31 @@ def student_settings(files: Files) -> RetinaNetSettings:
         raise run.error("INPUT.MAX_SIZE_TRAIN", f"{long_px} is less than {max(run['INPUT.MIN_SIZE_TRAIN'])}")
     for config in (student, files.teacher):
         _require_channels(config)
-    said: dict[str, Any] = {}
-    if "MODEL.RESNETS.NORM" in student.given:
-        said["norm"] = _NORMS[student["MODEL.RESNETS.NORM"]]
-    if "MODEL.RESNETS.STRIDE_IN_1X1" in student.given:
-        said["stride_in"] = "1x1" if student["MODEL.RESNETS.STRIDE_IN_1X1"] else "3x3"
-    if "MODEL.BACKBONE.FREEZE_AT" in student.given:
-        said["trainable_layers"] = _STAGES - student["MODEL.BACKBONE.FREEZE_AT"]
     return replace(
         settings_named(f"retinanet_r{student['MODEL.RESNETS.DEPTH']}_fpn"),
         smooth_l1_beta=student["MODEL.RETINANET.SMOOTH_L1_LOSS_BETA"],
         short_sides_px=(*sides_px, evaluated_px),
         long_side_px=long_px,
-        **said,
+        **_of_the_body(student),
     )
+
+
+def _of_the_body(student: Configuration) -> dict[str, Any]:
+    """Settings that depend on the weights where the file does not state them."""
+    stated: dict[str, Any] = {}
+    if "MODEL.RESNETS.NORM" in student.given:
+        stated["norm"] = _NORMS[student["MODEL.RESNETS.NORM"]]
+    if "MODEL.RESNETS.STRIDE_IN_1X1" in student.given:
+        stated["stride_in"] = "1x1" if student["MODEL.RESNETS.STRIDE_IN_1X1"] else "3x3"
+    if "MODEL.BACKBONE.FREEZE_AT" in student.given:
+        stated["trainable_layers"] = _STAGES - student["MODEL.BACKBONE.FREEZE_AT"]
+    return stated
+
+
+def said_of_student(files: Files) -> set[str]:
+    """The names of the settings that hold for the student also where a checkpoint has others, equal to the defaults
+    or not."""
+    return {"smooth_l1_beta", "short_sides_px", "long_side_px", *_of_the_body(files.student)}
 
 
 def _require_channels(config: Configuration) -> None:
@@ -180,29 +192,41 @@ def _weights(files: Files, given: Collection[str]) -> tuple[dict[str, Any], list
     if not name:
         return {"backbone_weights": "none"}, []
     is_classifier = "ImageNetPretrained" in name or _CLASSIFIER.fullmatch(PurePosixPath(name).name)
-    file = None if "://" in name else found(name, files.run)
+    file = None if "://" in name else found(student, "MODEL.WEIGHTS", files.run)
     if file is not None:
         return {"backbone_weights" if is_classifier else "checkpoint": str(file)}, []
     if not is_classifier:
         raise student.error(
             "MODEL.WEIGHTS",
-            f"{name} is not here; pass the file as --checkpoint, or others as --backbone-weights",
+            f"{in_a_line(name)} is not here; pass the file as --checkpoint, or others as --backbone-weights",
         )
     return {"backbone_weights": "imagenet"}, [
-        f"{student.name}: MODEL.WEIGHTS: {name} is not here, and torchvision's ImageNet weights take its place; pass "
-        "--backbone-weights FILE.pkl to begin as there"
+        f"{student.name}: MODEL.WEIGHTS: {in_a_line(name)} is not here, and torchvision's ImageNet weights take its "
+        "place; pass --backbone-weights FILE.pkl to begin as there"
     ]
 
 
 def _teacher_file(files: Files) -> str:
     teacher = files.teacher
-    file = found(teacher["MODEL.WEIGHTS"], files.run) if teacher["MODEL.WEIGHTS"] else None
+    file = found(teacher, "MODEL.WEIGHTS", files.run) if teacher["MODEL.WEIGHTS"] else None
     if file is None:
-        kind = f"a RetinaNet-R{teacher['MODEL.RESNETS.DEPTH']}, the {teacher.name} of detectron2 or one trained here"
+        depth, name = teacher["MODEL.RESNETS.DEPTH"], PurePath(teacher.name).stem
+        kind = f"a RetinaNet-R{depth}, the {name} of detectron2 or one trained here"
         if not teacher["MODEL.WEIGHTS"]:
             raise InputError(f"--distill {files.name}: from whom? pass --teacher FILE too: {kind}")
-        raise teacher.error("MODEL.WEIGHTS", f"{teacher['MODEL.WEIGHTS']} is not here; pass --teacher FILE: {kind}")
+        weights = in_a_line(teacher["MODEL.WEIGHTS"])
+        raise teacher.error("MODEL.WEIGHTS", f"{weights} is not here; pass --teacher FILE: {kind}")
     return str(file)
+
+
+def require_student(files: Files, file: str, settings: Any) -> None:
+    """Raises InputError where the checkpoint of this file holds another detector. settings: its own."""
+    expected = f"retinanet_r{files.student['MODEL.RESNETS.DEPTH']}_fpn"
+    if settings.name != expected:
+        raise InputError(
+            f"--checkpoint {file}: holds a {settings.name}; the student of --distill {files.name} is a {expected}; "
+            "pass one of it"
+        )
 
 
 def require_teacher(files: Files, file: str, settings: Any) -> None:

@@ -16,6 +16,8 @@ class Key(NamedTuple):
     least: the least value of an OBEYED number, or of each in a row.
     of: what a row is made of; () for what its default is made of.
     switch: a key without which this one means nothing: "MODEL.MASK_ON", or "!KEY" where that has to be off.
+    most: the greatest value, as `least`.
+    may_be_empty: whether a row with a default of some numbers may have none.
     """
 
     default: Any
@@ -25,12 +27,21 @@ class Key(NamedTuple):
     least: float | None = None
     of: tuple[type, ...] = ()
     switch: str = ""
+    most: float | None = None
+    may_be_empty: bool = False
 
 
 def obeyed(
-    default: Any, text: str, *choices: Any, least: float | None = None, of: tuple[type, ...] = (), switch: str = ""
+    default: Any,
+    text: str,
+    *choices: Any,
+    least: float | None = None,
+    most: float | None = None,
+    of: tuple[type, ...] = (),
+    switch: str = "",
+    may_be_empty: bool = False,
 ) -> Key:
-    return Key(default, OBEYED, text, choices, least, of, switch)
+    return Key(default, OBEYED, text, choices, least, of, switch, most, may_be_empty)
 
 
 def fixed(default: Any, why: str, *choices: Any, switch: str = "") -> Key:

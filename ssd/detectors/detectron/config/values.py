@@ -92,15 +92,17 @@ def require_in_range(value: Any, key: Key) -> None:
             raise ValueError(f"takes a row of {'whole ' if kinds == (int,) else ''}numbers, not {_shown(value)}")
         if len(key.default) in (3, 4) and key.default[0] > 1 and kinds == (float,) and len(value) != len(key.default):
             raise ValueError(f"takes {len(key.default)} numbers, not {len(value)}")
-        if not value and key.default:
+        if not value and key.default and not key.may_be_empty:
             raise ValueError("takes one number at least")
     for number in value if is_row else [value]:
         if isinstance(number, bool) or not isinstance(number, int | float):
             continue
-        if not math.isfinite(number) or abs(number) > _LARGEST:
-            raise ValueError(f"cannot be {number}: that is too much")
+        if abs(number) > _LARGEST or not math.isfinite(number):
+            raise ValueError(f"cannot be {_shown(number)}: that is too much")
         if key.least is not None and number < key.least:
             raise ValueError(f"cannot be {number}: is less than {key.least:g}")
+        if key.most is not None and number > key.most:
+            raise ValueError(f"cannot be {number}: is more than {key.most:g}")
 
 
 def _shown(value: Any) -> str:
