@@ -151,7 +151,8 @@ def _others(histories: Sequence[History]) -> str:
     if not names:
         return ""
     rows = [[name, *(_score(line.get(name)) for line in last)] for name in names]
-    return f"<h2>Other metrics of it</h2>\n{table(['metric', *(history.name for history in histories)], rows)}"
+    heading = ["metric", *(history.name for history in histories)]
+    return f"<h2>Other metrics of the last evaluation</h2>\n{table(heading, rows)}"
 
 
 def _classes(histories: Sequence[History]) -> str:

@@ -86,11 +86,11 @@ def test_a_page_shows_all_metrics_and_calls_best_what_decided(tmp_path: Path) ->
     words = Page(report([by_voc], [])).words
     assert words[words.index("best VOC07, epoch 2") - 1] == "0.700" and "best AP, epoch 2" not in words
     assert words[words.index("VOC07") - 1] == "0.600"
-    table = words[words.index("Other metrics of it") :]
+    table = words[words.index("Other metrics of the last evaluation") :]
     assert table[table.index("segm_AP") + 1] == "0.130" and table[table.index("VOC07") + 1] == "0.600"
     words = Page(report([history._replace(evaluations=judged)], [])).words
     assert not any(word.startswith("best ") for word in words)
-    assert "Other metrics of it" not in Page(report([history], [])).words
+    assert "Other metrics of the last evaluation" not in Page(report([history], [])).words
 
 
 def test_metrics_csv_has_a_row_a_line_and_the_evaluations_in_theirs(tmp_path: Path) -> None:
