@@ -151,8 +151,8 @@ def _others(histories: Sequence[History]) -> str:
     if not names:
         return ""
     rows = [[name, *(_score(line.get(name)) for line in last)] for name in names]
-    columns = ["metric", *(history.name for history in histories)]
-    return f"<h2>Other metrics of the last evaluation</h2>\n{table(columns, rows)}"
+    heading = ["metric", *(history.name for history in histories)]
+    return f"<h2>Other metrics of the last evaluation</h2>\n{table(heading, rows)}"
 
 
 def _classes(histories: Sequence[History]) -> str:
