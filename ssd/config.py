@@ -199,6 +199,7 @@ class Config:
         if (steps := settings.get("steps")) and self.steps is None:
             shares = {name: tuple(max(1, round(steps * epoch / self.epochs)) for epoch in getattr(self, name))
                       for name in ("multistep", "evaluation")}  # fmt: skip
+            shares["evaluation"] = tuple(dict.fromkeys(shares["evaluation"]))
             settings = {**shares, **settings}
         own = {field.name for field in fields(self.detector)} & settings.keys()
         detector = replace(self.detector, **{name: settings[name] for name in own})

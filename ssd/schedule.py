@@ -38,13 +38,16 @@ def plan_of(config: Config, steps_per_epoch: int) -> Plan:
 
 def falls_that_never_come(config: Config) -> str | None:
     """Names what of multistep lies at or beyond the end of the run, where no step is left that it could change; None
-    where all of it has an effect. A run that was made shorter than its recipe's has such falls."""
+    where all of it has an effect. A run that is shorter than its recipe's has such falls."""
     unit, length = ("steps", config.steps) if config.steps else ("epochs", config.epochs)
     never = sorted({after for after in config.multistep if after >= length})
     if config.schedule != "multistep" or not never:
         return None
     after = " and ".join(map(str, never))
-    return f"the rate does not fall after {after} of {length} {unit}, the end; see --multistep and --schedule"
+    return (
+        f"the run ends with {unit.removesuffix('s')} {length}, before the rate would fall (after {after}); pass an "
+        "earlier --multistep, or --schedule cosine"
+    )
 
 
 def epochs_at(step: int, steps_per_epoch: int) -> int | float:

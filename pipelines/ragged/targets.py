@@ -136,8 +136,9 @@ def eval_batch(images: Tensor, samples: Sequence[Sample], annotations: Annotatio
     placed_ltrb_px = torch.tensor([sample.placed_ltrb_px or (0, 0, *sample.size_px) for sample in samples])
     indices = torch.tensor([sample.image for sample in samples])
     scales = _scales(samples)
-    sizes_px = [sample.stretched_px or annotations.sizes_px[sample.image].tolist() for sample in samples]
-    stated_px = None if scales is None else torch.tensor(sizes_px)
+    stated_px = None
+    if scales is not None:
+        stated_px = torch.tensor([s.stretched_px or annotations.sizes_px[s.image].tolist() for s in samples])
     return EvalBatch(images, placed_ltrb_px, indices, scales, stated_px)
 
 

@@ -127,11 +127,13 @@ def test_a_length_in_steps_keeps_the_shares_of_the_run() -> None:
 
 def test_falls_at_or_beyond_the_end_are_named() -> None:
     said = falls_that_never_come(Config(epochs=43, multistep=(20, 43, 54)))
-    assert said is not None and said.startswith("the rate does not fall after 43 and 54 of 43 epochs,")
+    assert said is not None and said.startswith(
+        "the run ends with epoch 43, before the rate would fall (after 43 and 54)"
+    )
     assert falls_that_never_come(Config(epochs=44, multistep=(20, 43))) is None
     assert falls_that_never_come(Config(epochs=10, multistep=(20, 43), schedule="cosine")) is None
     said = falls_that_never_come(Config(epochs=3, steps=500, multistep=(400, 600)))
-    assert said is not None and "after 600 of 500 steps" in said
+    assert said is not None and "ends with step 500, before the rate would fall (after 600)" in said
 
 
 def test_epochs_are_whole_where_they_are() -> None:
