@@ -1,7 +1,6 @@
 """Where a run starts: with ImageNet's weights, another run's, or where it was interrupted itself."""
 
 import hashlib
-import re
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -62,8 +61,6 @@ _NOT_OF_DATA = ("name", "backbone", "keypoints", "keypoint_links", "keypoint_lab
 # What detectors can be told beside what the first ones could, and what it was before: checkpoints from then do not have
 # it.
 _LATER = {"resize": "", "rules": "detectron"}
-# A section of a detector's configuration in YAML that decides nothing in training.
-_TESTS = re.compile(r"^TEST:.*\n(?: .*\n)*", re.MULTILINE)
 
 
 def data_identity(
@@ -99,9 +96,11 @@ def annotations_digest(files: Iterable[Path], ranks: Ranks) -> str:
     return str(broadcast_object(digest.hexdigest(), ranks))
 
 
-def _differs(name: str, was: Any, now: Any) -> bool:
-    if name == "cfg" and isinstance(was, str):
-        return _TESTS.sub("", was) != _TESTS.sub("", now)
+def _differs(name: str, was: Any, now: Any, settings: Any) -> bool:
+    """settings: the detector's, which may know what of its configuration decides nothing in training."""
+    of_training = getattr(settings, f"{name}_of_training", None)
+    if of_training is not None and isinstance(was, str):
+        return bool(of_training(was) != of_training(now))
     return bool(was != now)
 
 
@@ -126,7 +125,9 @@ def resume(
     judged_by = resumed["settings"].get("metrics", ("coco",))[0]
     if judged_by != config.metrics[0]:
         raise InputError(f"--resume: the best checkpoint was chosen by {judged_by}; name it first in --metrics")
-    changed = {n: _change(n, was.get(n), now) for n, now in identity.items() if _differs(n, was.get(n), now)}
+    changed = {
+        n: _change(n, was.get(n), now) for n, now in identity.items() if _differs(n, was.get(n), now, config.detector)
+    }
     same_ranks, same_data = "world_size" not in changed, changed.keys() <= {"world_size"}
     may_change = {"world_size"}
     if config.on_bad_image == "skip" and resumed.get("annotations") == describe["annotations"]:

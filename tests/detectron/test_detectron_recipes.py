@@ -354,8 +354,8 @@ def test_a_key_that_is_obeyed_changes_what_comes_of_it(name: str) -> None:
 def test_keys_of_tests_do_not_keep_a_run_from_going_on() -> None:
     settings = settings_named("e2e_mask_rcnn_X-152-32x8d-FPN-IN5k_1.44x")
     before = settings.cfg.replace("  BBOX_VOTE: {ENABLED: true, VOTE_TH: 0.9}\n", "")
-    assert before != settings.cfg and not _differs("cfg", before, settings.cfg)
-    assert _differs("cfg", settings.cfg.replace("BASE_LR: 0.01", "BASE_LR: 0.02"), settings.cfg)
+    assert before != settings.cfg and not _differs("cfg", before, settings.cfg, settings)
+    assert _differs("cfg", settings.cfg.replace("BASE_LR: 0.01", "BASE_LR: 0.02"), settings.cfg, settings)
     loader: Any = SimpleNamespace(identity={})
     now = data_identity(Config(detector=settings), "data", loader, Ranks(0, 0, 1, torch.device("cpu")))
     assert "rules" not in now  # which older checkpoints do not have

@@ -19,9 +19,9 @@ from ssd.detectors.retinanet import recipes
 from ssd.detectors.retinanet.anchors import anchors_ltrb_px, cell_anchors_ltrb_px
 from ssd.detectors.retinanet.detector import RETINANET
 from ssd.detectors.retinanet.model import body_of, build
-from ssd.detectors.retinanet.postprocess import without_empty
 from ssd.detectors.retinanet.settings import MULTI_SCALE_PX, NAMES, RetinaNetSettings, settings_named, settled
 from ssd.detectors.torchvision.dense.retinanet import Outputs
+from ssd.detectors.torchvision.postprocess import without_empty
 from ssd.detectors.torchvision.targets import targets_of
 from ssd.options.detectors import for_detector
 from ssd.running_statistics import RunningMean

@@ -21,8 +21,8 @@ from ssd.config import Thresholds
 from ssd.detectors.channels import thinned
 from ssd.detectors.retinanet.detector import RETINANET
 from ssd.detectors.retinanet.model import build
-from ssd.detectors.retinanet.postprocess import without_empty
 from ssd.detectors.retinanet.settings import RetinaNetSettings
+from ssd.detectors.torchvision.postprocess import without_empty
 from ssd.detectors.torchvision.targets import targets_of
 from ssd.images import normalise
 

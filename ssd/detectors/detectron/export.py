@@ -15,8 +15,8 @@ from ssd.detectors.detectron.settings import DetectronSettings
 from ssd.detectors.detectron.targets import placement
 from ssd.detectors.detectron.view import view_of
 from ssd.detectors.graph_nms import detections_in_graph
-from ssd.detectors.retinanet.postprocess import without_empty
 from ssd.detectors.torchvision.candidates import Candidates
+from ssd.detectors.torchvision.postprocess import without_empty
 from ssd.detectors.torchvision.rcnn.parts import Boxes, CandidatesOfMaps, PartMaps
 from ssd.detectors.torchvision.rcnn.parts_in_graph import outputs_of, with_parts
 from ssd.detectors.tta.passes import ONE_PASS

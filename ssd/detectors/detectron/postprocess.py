@@ -15,9 +15,8 @@ from ssd.detectors.detectron.rcnn.model import Placement
 from ssd.detectors.detectron.rcnn.rpn import suppressed_above
 from ssd.detectors.detectron.settings import DetectronSettings
 from ssd.detectors.detectron.targets import placement_of
-from ssd.detectors.retinanet.postprocess import without_empty
 from ssd.detectors.torchvision.candidates import Candidates
-from ssd.detectors.torchvision.postprocess import detections_of
+from ssd.detectors.torchvision.postprocess import detections_of, without_empty
 from ssd.detectors.torchvision.rcnn.parts import Boxes, CandidatesOfMaps, PartMaps, keypoints_found
 from ssd.detectors.tta.looks import Looks, Measures
 from ssd.detectors.tta.rules import Suppression

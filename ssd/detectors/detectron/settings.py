@@ -4,11 +4,14 @@ Beside each field stands the key of Detectron's configuration that it comes from
 e2e_mask_rcnn_R-50-FPN, without the mask head.
 """
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
 from ssd.errors import InputError
 from ssd.keypoints import PERSON, Skeleton
+
+_TESTS = re.compile(r"^TEST:.*\n(?: .*\n)*", re.MULTILINE)
 
 NORMS = ("affine", "group")
 MAPS = ("C4", "C5", "FPN")
@@ -259,6 +262,11 @@ class DetectronSettings:
             )
         if self.rpn_only and (self.mask_head or self.finds_keypoints):
             raise InputError(f"{self.name}: MODEL.RPN_ONLY finds neither masks nor keypoints")
+
+    @staticmethod
+    def cfg_of_training(cfg: str) -> str:
+        """A `cfg` without its section TEST, which decides nothing in training but what other settings say too."""
+        return _TESTS.sub("", cfg)
 
     @property
     def edge_px(self) -> int:

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from ssd.batch import Detections, of_boxes
 from ssd.config import Thresholds
 from ssd.detectors.contract import Exportable
-from ssd.detectors.retinanet.postprocess import without_empty
 from ssd.detectors.torchvision.export import DetectsInGraph, exportable_of
+from ssd.detectors.torchvision.postprocess import without_empty
 from ssd.views import ShortSideView
 
 
