@@ -11,7 +11,7 @@ import detectron_files as made
 import numpy as np
 import pytest
 import torch
-from runs import write_small_data
+from runs import small_checkpoint, write_small_data
 
 import main
 from ssd.checkpoints import conversion
@@ -81,19 +81,8 @@ def test_bad_words_and_files_are_named(data: Path, tmp_path: Path, refusal: Call
         *train, "e2e_mask_rcnn_R-50-FPN_2x_gn", "--backbone-weights", "none", "--set", *SMALL
     )
     assert "--set: means nothing" in refusal(
-        "evaluate", "--data", data, "--checkpoint", _ssd300(tmp_path), "--set", "A", "1"
+        "evaluate", "--data", data, "--checkpoint", small_checkpoint(), "--set", "A", "1"
     )
-
-
-def _ssd300(folder: Path) -> Path:
-    from ssd.checkpoints import checkpoint
-    from ssd.detectors.ssd300.model import SSD300
-
-    file = folder / "ssd.pt"
-    content = {"format": checkpoint.FORMAT, "detector": {"family": "ssd300", "backbone": "resnet18"},
-               "categories": [(1, "a")], "model": SSD300("resnet18", 2).state_dict()}  # fmt: skip
-    checkpoint.save(file, content)
-    return file
 
 
 class _Runs:

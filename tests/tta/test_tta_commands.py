@@ -12,7 +12,7 @@ import ragged_data
 import torch
 from detectron_models import NUM_CLASSES, small
 from PIL import Image
-from runs import write_small_data
+from runs import small_checkpoint, write_small_data
 
 import main
 from pipelines.ragged.order import evaluation_batches
@@ -169,14 +169,4 @@ def test_commands_refuse_what_they_cannot_do(tmp_path: Path, refusal: Callable[.
     assert said.endswith("pass --set TEST.BBOX_AUG.ENABLED False TEST.MASK_AUG.ENABLED False")
     picture = tmp_path / "a.png"
     Image.new("RGB", (9, 9)).save(picture)
-    assert "one pass only" in refusal("predict", picture, "--tta", "--checkpoint", _ssd300(tmp_path))
-
-
-def _ssd300(folder: Path) -> Path:
-    from ssd.detectors.ssd300.model import SSD300
-
-    file = folder / "ssd.pt"
-    content = {"format": checkpoint.FORMAT, "detector": {"family": "ssd300", "backbone": "resnet18"},
-               "categories": [(1, "a")], "model": SSD300("resnet18", 2).state_dict()}  # fmt: skip
-    checkpoint.save(file, content)
-    return file
+    assert "one pass only" in refusal("predict", picture, "--tta", "--checkpoint", small_checkpoint())
