@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from darknet_networks import TINY
 from distillation_toys import (
-    CATEGORIES,
     METHODS,
     STEPS_PER_EPOCH,
     batch_of,
     hash_of,
+    losses,
     new_training,
     random_batch,
     run,
@@ -27,17 +26,11 @@ from two_ranks import on_two_ranks
 
 from ssd.checkpoints import checkpoint
 from ssd.config import Config
-from ssd.detectors.ssd300.settings import SSD300Settings
-from ssd.detectors.table import detector_of
-from ssd.detectors.torchvision.names import settings_of
-from ssd.detectors.yolov2.settings import YOLOv2Settings
 from ssd.distillation.attach import LARGE, identity_of, require_same
-from ssd.distillation.pair import pair_of
 from ssd.distillation.settings import METHODS as ALL_METHODS
 from ssd.distillation.settings import read_word, words_of
 from ssd.distillation.settings import settings_of as method_settings
 from ssd.distillation.teacher import load_teacher
-from ssd.distillation.watched import Recorder, Watched
 from ssd.distributed import Ranks
 from ssd.errors import InputError
 from ssd.training.step import build_forward, build_step
@@ -49,11 +42,6 @@ TERMS = {
     "gid": ["gid_feature", "gid_relation", "gid_class", "gid_box"],
     "crosskd": ["crosskd_class", "crosskd_box"],
 }
-
-
-def losses(training: Any, batch: Any = None) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = training.losses_of(build_forward(training), batch or random_batch(0))
-    return found
 
 
 def test_every_method_is_tested() -> None:
@@ -268,110 +256,6 @@ def test_a_term_that_drowns_the_others_is_told_once(tmp_path: Path, capsys: pyte
     lines = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
     assert len(lines) == 1 and "pkd" in lines[0] and "cwd" not in lines[0]
     assert f"more than {LARGE} times the other losses" in lines[0]
-
-
-# --- pairs that do not go together ---
-
-
-def ssd300(backbone: str) -> tuple[Any, Any]:
-    settings = SSD300Settings(backbone)
-    torch.manual_seed(0)
-    return settings, detector_of(settings).build(settings, 4)
-
-
-def test_pairs_are_refused_by_what_they_lack() -> None:
-    teacher = teacher_of(tiny(4, seed=1))
-    other_classes = teacher_of(tiny(4, seed=1, num_classes=6))
-    for method in ("gid", "crosskd"):
-        with pytest.raises(InputError, match=r"\d+ x 4 of RetinaNet.* \(student\) and \d+ x 6 of .* \(teacher\)"):
-            new_training(other_classes, method)
-    losses(new_training(other_classes, "pkd"))
-    with pytest.raises(InputError, match="was trained on other categories"):
-        new_training(teacher._replace(categories=CATEGORIES[::-1]), "gid")
-    settings, model = ssd300("resnet18")
-    with pytest.raises(InputError, match=r"RetinaNet.* \(student\) and SSD300.* \(teacher\) see images differently"):
-        new_training(teacher_of(model, settings), "pkd")
-    with pytest.raises(InputError, match="pkd.levels=p2: RetinaNet-resnet18-FPN beside .* has p3, p4"):
-        new_training(teacher, "pkd", distill_settings=("pkd.levels=p2",))
-
-
-def test_a_two_stage_teacher_of_a_one_stage_student() -> None:
-    """PKD resizes the student's P3 to the teacher's P2, by its lower weight; what needs anchors is refused."""
-    settings = settings_of("fasterrcnn_resnet18_fpn", "none")
-
-    class Backbone(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            torch.manual_seed(3)
-            self.conv = torch.nn.Conv2d(3, 4, 4, stride=4)
-
-        def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-            first = self.conv(images)
-            pooled = {str(i): torch.nn.functional.max_pool2d(first, 2**i) for i in range(4)}
-            return {**pooled, "pool": torch.nn.functional.max_pool2d(first, 16)}
-
-    class Model(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.backbone = Backbone()
-
-    teacher = teacher_of(Model(), settings)
-    two = losses(new_training(teacher, "pkd"))
-    ten = losses(new_training(teacher, "pkd", distill_settings=("pkd.weight=10",)))
-    torch.testing.assert_close(two["pkd"] / 6, ten["pkd"] / 10)
-    with pytest.raises(InputError, match="which Faster R-CNN-resnet18-FPN does not show; pkd, cwd and mgd need none"):
-        new_training(teacher, "gid")
-
-
-@pytest.mark.parametrize(("student", "teacher", "projected"), [("resnet18", "resnet50", ["p3"])])
-def test_ssd300_learns_from_a_larger_one(student: str, teacher: str, projected: list[str]) -> None:
-    settings, model = ssd300(student)
-    big_settings, big = ssd300(teacher)
-    pair = pair_of(teacher_of(big, big_settings), model, settings)
-    levels = pair.levels("pkd", first=4)
-    assert levels == [(name, name) for name in ("p3", "p4", "p5", "p6")]
-    channels = pair.channels(levels)
-    assert [name for name, (own, other) in channels.items() if own != other] == projected
-    assert [name for name, _ in pair.levels("cwd")] == ["p3", "p4", "p5", "p6", "p7"]  # p8 has a single cell
-    assert pair.channels(pair.levels("mgd", ("p8",))) == {"p8": (128, 256)}
-    pair.require_heads("gid")
-    with pytest.raises(InputError, match="takes a head up in its middle, and SSD300-resnet18 has"):
-        pair.require_tail("crosskd")
-
-
-def test_yolov2_shows_what_its_last_convolution_reads() -> None:
-    settings = YOLOv2Settings("tiny.cfg", TINY)
-    parts = detector_of(settings).distillation_parts(settings)
-    assert parts is not None and parts.strides_px == {"last": 16.0}
-    torch.manual_seed(0)
-    model = detector_of(settings).build(settings, 3).eval()
-    recorder = Recorder(parts.watched(model))
-    images = torch.rand(2, 3, 64, 64)
-    _, seen = Watched(model, recorder)(images)
-    (features,) = parts.maps(parts.look(model, images, False)).values()
-    assert torch.equal(features, parts.maps(seen)["last"]) and features.shape[2:] == (4, 4)
-    pair = pair_of(teacher_of(detector_of(settings).build(settings, 3), settings), model, settings)
-    assert pair.levels("pkd", first=4) == [("last", "last")]
-
-
-def test_what_is_seen_comes_out_of_one_compiled_graph() -> None:
-    class Model(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.second = torch.nn.Linear(3, 4), torch.nn.Sequential(torch.nn.ReLU(inplace=True))
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return self.second(self.first(images)).sum()
-
-    model = Model()
-    watched = Watched(model, Recorder({"before": model.first, "result": model}, frozenset({"before"})))
-    compiled = torch.compile(watched, fullgraph=True, dynamic=False, backend="eager")
-    images = torch.randn(5, 3)
-    output, seen = compiled(images)
-    assert torch.equal(seen["before"][0], model.first(images)) and torch.equal(seen["result"][0], output)
-    assert (seen["before"][0] < 0).any()  # the ReLU writes over what is not a copy
-    model(images)  # an evaluation is not recorded
-    assert compiled(images)[1].keys() == {"before", "result"}
 
 
 # --- settings ---

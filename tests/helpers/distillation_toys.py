@@ -26,6 +26,7 @@ from ssd.training.evaluations import Judge
 from ssd.training.loop import train
 from ssd.training.optimizer import build_optimizer
 from ssd.training.state import Training
+from ssd.training.step import build_forward
 
 SETTINGS = settings_of("retinanet_resnet18_fpn", "none")
 CATEGORIES = [(number, f"class {number}") for number in range(1, NUM_CLASSES)]
@@ -132,3 +133,8 @@ def take_up(training: Training, file: Path) -> None:
 
 def hash_of(model: nn.Module) -> list[Tensor]:
     return [value.clone() for value in model.state_dict().values()]
+
+
+def losses(training: Any, batch: Any = None) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = training.losses_of(build_forward(training), batch or random_batch(0))
+    return found
