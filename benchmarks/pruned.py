@@ -23,9 +23,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as main.py has it, before
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
+from stages import best_of, judged, run, table_of, train
 
 from ssd.checkpoints import checkpoint
-from ssd.cli.commands import main
 from ssd.compression.schedules.distiller_yaml import load_schedule
 from ssd.compression.schedules.masks import Compression
 from ssd.distributed import Ranks
@@ -36,26 +36,6 @@ COLUMNS = (
     "AP50 before", "AP50 after", "AP after", "parameters", "not 0", "GFLOP", "MB", "MB zipped", "ms torch", "ms onnx",
     "times as fast",
 )  # fmt: skip
-
-
-def run(*arguments: object) -> None:
-    command = [str(argument) for argument in arguments]
-    print(f"$ main.py {shlex.join(command)}", flush=True)
-    if code := main(command):
-        sys.exit(code)
-
-
-def best_of(folder: Path) -> Path:
-    return folder / "checkpoints" / "best.pt"
-
-
-def train(folder: Path, *arguments: object) -> Path:
-    """The run's best checkpoint; of one that is there already, if it has ended."""
-    ended = folder / "ended"
-    if not ended.exists():
-        run(*arguments, "--output", folder, "--resume", "auto")
-        ended.touch()
-    return best_of(folder)
 
 
 def schedule_of(kind: str, share: float, weights: list[str]) -> str:
@@ -84,14 +64,6 @@ def prune(source: Path, schedule: Path, target: Path, kind: str, share: float, r
         run("thin", "--checkpoint", sparse, "--output", target, "--round-to", round_to)
 
 
-def judged(file: Path, data: list[object]) -> dict[str, Any]:
-    metrics = file.with_suffix(".json")
-    if not metrics.exists():
-        run("evaluate", "--checkpoint", file, *data, "--score-threshold", 0.005, "--json", metrics)
-    found: dict[str, Any] = json.loads(metrics.read_text())
-    return found
-
-
 def row_of(name: str, before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     size, speeds = found["size"], found["speeds"]
     return {
@@ -108,15 +80,6 @@ def row_of(name: str, before: dict[str, Any], found: dict[str, Any]) -> dict[str
         "ms onnx": speeds["onnxruntime"]["batch_1"]["milliseconds_per_image"],
         "times as fast": speeds["onnxruntime"]["batch_1"]["times_as_fast"],
     }
-
-
-def table_of(rows: list[dict[str, Any]]) -> str:
-    def text(value: Any) -> str:
-        return f"{value:,}" if isinstance(value, int) else f"{value:.3f}" if value < 10 else f"{value:.1f}"
-
-    lines = [["", *COLUMNS], *([row["name"], *(text(row[column]) for column in COLUMNS)] for row in rows)]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
 
 
 def plot(file: Path, rows: list[dict[str, Any]]) -> None:
@@ -171,9 +134,9 @@ def bench() -> None:
     tuning = shlex.split(options.fine_tune)
 
     own = ["--detector", options.detector, "--anchors", "auto", *shlex.split(options.train)]
-    dense = train(folder / "dense", *data, *own)
+    dense = best_of(train(folder / "dense", *data, *own))
     before = {"dense": judged(dense, data)}
-    files = {"dense": train(folder / "dense-on", *data, "--checkpoint", dense, *tuning)}
+    files = {"dense": best_of(train(folder / "dense-on", *data, "--checkpoint", dense, *tuning))}
     for kind, shares in (("weights", options.weights), ("filters", options.filters)):
         for percent in shares:
             name, stem = f"{kind} {percent}", f"{kind}-{percent}"
@@ -182,7 +145,7 @@ def bench() -> None:
                 prune(dense, schedule, pruned, kind, percent / 100, options.round_to)
             before[name] = judged(pruned, data)
             held = ["--compress", schedule] if kind == "weights" else []
-            files[name] = train(folder / stem, *data, "--checkpoint", pruned, *held, *tuning)
+            files[name] = best_of(train(folder / stem, *data, "--checkpoint", pruned, *held, *tuning))
     comparison = folder / "comparison"
     run(
         "compare", *files.values(), *data, "--output", comparison, "--score-threshold", 0.005, "--batch-sizes", 1,
@@ -191,8 +154,8 @@ def bench() -> None:
     compared = json.loads((comparison / "comparison.json").read_text())
     named = zip(files, compared.pop("files"), strict=True)
     rows = [row_of(name, before[name], found) for name, found in named]
-    (folder / "table.txt").write_text(table_of(rows) + "\n")
-    print(table_of(rows))
+    (folder / "table.txt").write_text(table_of(COLUMNS, rows) + "\n")
+    print(table_of(COLUMNS, rows))
     plot(folder / "pruned.png", rows)
     if options.json:
         commands = {"train": options.train, "fine_tune": options.fine_tune, "detector": options.detector}

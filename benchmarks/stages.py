@@ -1,0 +1,57 @@
+"""Commands of main.py that build upon each other; what has ended is not done again, and what was stopped goes on."""
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as main.py has it, before torch is imported
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from ssd.cli.commands import main  # noqa: E402
+
+
+def run(*arguments: object) -> None:
+    command = [str(argument) for argument in arguments]
+    print(f"$ main.py {shlex.join(command)}", flush=True)
+    if code := main(command):
+        sys.exit(code)
+
+
+def train(folder: Path, *arguments: object) -> Path:
+    """The folder of a run that has ended, now or before."""
+    ended = folder / "ended"
+    if not ended.exists():
+        run(*arguments, "--output", folder, "--resume", "auto")
+        ended.touch()
+    return folder
+
+
+def best_of(folder: Path) -> Path:
+    return folder / "checkpoints" / "best.pt"
+
+
+def last_of(folder: Path) -> Path:
+    return folder / "checkpoints" / "last.pt"
+
+
+def judged(file: Path, data: Sequence[object]) -> dict[str, Any]:
+    metrics = file.with_suffix(".json")
+    if not metrics.exists():
+        run("evaluate", "--checkpoint", file, *data, "--score-threshold", 0.005, "--json", metrics)
+    found: dict[str, Any] = json.loads(metrics.read_text())
+    return found
+
+
+def table_of(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
+    """Rows with a "name" and the columns' values, right-aligned."""
+
+    def text(value: Any) -> str:
+        return f"{value:,}" if isinstance(value, int) else f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+    lines = [["", *columns], *([row["name"], *(text(row[column]) for column in columns)] for row in rows)]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
