@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from ssd.config import Config, Recipe
+from ssd.detectors.demo_recipe import demo_of
 from ssd.detectors.retinanet.settings import RetinaNetSettings
 from ssd.schedule import REFERENCE_BATCH
 
@@ -55,20 +56,13 @@ def detectron2(batch_size: int | None = None, world_size: int = 1, detector: Any
 def demo(batch_size: int | None = None, world_size: int = 1, detector: Any = None) -> Config:
     """from scratch on the demo data, images of 192 pixels: not tuned"""
     settings: RetinaNetSettings = detector or RetinaNetSettings()
-    return replace(
+    return demo_of(
         defaults(replace(settings, short_sides_px=(192,), long_side_px=256)),
-        data="demo",
-        backbone_weights="none",
-        bf16=True,
         batch_size=batch_size or 4,
         learning_rate=0.08,
-        clip_norm=10.0,
         warmup=100,
         epochs=4,
-        schedule="cosine",
         evaluation=(2,),
-        num_workers=2,
-        seed=1,
     )
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from ssd.config import Config, Recipe, Thresholds
+from ssd.detectors.demo_recipe import demo_of
 from ssd.detectors.torchvision.names import parts_of
 from ssd.detectors.torchvision.settings import Settings
 from ssd.schedule import REFERENCE_BATCH
@@ -50,20 +51,13 @@ def demo(batch_size: int | None = None, world_size: int = 1, detector: Any = Non
     """from scratch on the demo data, images of 192 pixels: not tuned yet"""
     settings: Settings = detector or Settings()
     is_dense = parts_of(settings.builder).family in ("retinanet", "fcos")
-    return replace(
+    return demo_of(
         defaults(replace(settings, short_sides_px=(192,), long_side_px=256)),
-        data="demo",
-        backbone_weights="none",
-        bf16=True,
         batch_size=batch_size or 4,
         learning_rate=0.08 if is_dense else 0.16,
-        clip_norm=10.0,
         warmup=100,
         epochs=4,
-        schedule="cosine",
         evaluation=(2,),
-        num_workers=2,
-        seed=1,
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from ssd.config import Config, Recipe
+from ssd.detectors.demo_recipe import demo_of
 from ssd.detectors.yolov2.darknet.cfg import parse
 from ssd.detectors.yolov2.settings import YOLOv2Settings, settings_named
 from ssd.errors import InputError
@@ -56,21 +57,15 @@ def darknet(batch_size: int | None = None, world_size: int = 1, detector: Any = 
 def demo(batch_size: int | None = None, world_size: int = 1, detector: Any = None) -> Config:
     """from scratch on the demo data, images of 256 pixels: not tuned yet"""
     settings: YOLOv2Settings = detector or settings_named("yolov2-tiny-voc")
-    return replace(
+    return demo_of(
         defaults(replace(settings, input_px=(256, 256), train_px=(256,))),
-        data="demo",
-        bf16=True,
         batch_size=batch_size or 16,
         accumulate=1,
         learning_rate=0.002,
-        clip_norm=10.0,
         warmup=50,
         warmup_power=1.0,
         epochs=8,
-        schedule="cosine",
         evaluation=(2, 4, 6),
-        num_workers=2,
-        seed=1,
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd.config import Config, Recipe
+from ssd.detectors.demo_recipe import demo_of
 from ssd.detectors.detectron.config.configuration import Configuration
 from ssd.detectors.detectron.config.naming import configuration_of, settings_named
 from ssd.detectors.detectron.settings import DetectronSettings
@@ -136,25 +137,18 @@ def demo(batch_size: int | None = None, world_size: int = 1, detector: Any = Non
         test_short_side_px=192,
         test_long_side_px=256,
     )
-    return replace(
+    return demo_of(
         defaults(small),
-        data="demo",
-        backbone_weights="none",
-        bf16=True,
         batch_size=batch_size or 4,
         accumulate=1,
         learning_rate=0.16,
-        clip_norm=10.0,
         warmup=100,
         warmup_factor=None,
         steps=None,
         epochs=8,
-        schedule="cosine",
         multistep=(),
         multistep_factors=(),
         evaluation=(2, 4, 6),
-        num_workers=2,
-        seed=1,
     )
 
 
