@@ -1,10 +1,10 @@
 """A task on each of two ranks, as torchrun would start them, in processes that begin fast."""
 
-import multiprocessing
 import os
 from collections.abc import Callable
 from typing import Any
 
+from forked import context
 from runs import free_ports
 
 from ssd.distributed import process_group
@@ -19,11 +19,10 @@ def rank_of(rank: int, local_rank: int, port: int, task: Callable[..., Any], arg
 
 def on_two_ranks(task: Callable[..., Any], *arguments: Any, hosts: int = 1) -> list[Any]:
     """What task(ranks, *arguments) returns on each of two ranks of one host, or of one each."""
-    context, (port,) = multiprocessing.get_context("forkserver"), free_ports(1)
-    context.set_forkserver_preload(["pipelines.readers.once_a_host"])  # the imports take longer than the tests
-    results = context.SimpleQueue()
+    (port,) = free_ports(1)
+    results = context().SimpleQueue()
     each = [(rank, rank if hosts == 1 else 0, port, task, arguments, results) for rank in range(2)]
-    processes = [context.Process(target=rank_of, args=one, daemon=True) for one in each]
+    processes = [context().Process(target=rank_of, args=one, daemon=True) for one in each]
     for process in processes:
         process.start()
     for process in processes:
