@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import ssd
 from ssd.config import (
     MLPERF_DIVISIONS,
     MLPERF_STATUSES,
@@ -72,6 +73,9 @@ def train_parser(settings: Any = Config.detector) -> Parser:
         description="Train a detector. Under torchrun every process is a rank.",
         epilog=f"recipes:\n{_recipes_help(recipes)}\n\n"
         f"example: torchrun --nproc_per_node=8 main.py --fp16 --data /coco\n{TRAINING_EXIT_CODES}",
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"ssd-dali {ssd.__version__}", help="say which version this is"
     )
     parser.add_argument(
         "--recipe", metavar="NAME|FILE.toml",
