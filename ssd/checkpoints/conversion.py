@@ -10,6 +10,7 @@ import safetensors.torch
 from ssd.checkpoints import checkpoint
 from ssd.detectors import names
 from ssd.detectors.table import DETECTORS, detector_of, to_dict
+from ssd.errors import InputError
 from ssd.storage.files import written_whole
 from ssd.storage.weight_files import ABOUT_KEY, read_any
 
@@ -20,12 +21,32 @@ _A_MODEL = (
 
 def load(file: Path) -> dict[str, Any]:
     """The model of a file as `checkpoint.load` returns it: a checkpoint of this program or of another that a detector
-    knows, or either's weights in a safetensors file. Raises InputError for any other file."""
+    knows, or either's weights in a safetensors file. Another program's classes have the names of a .names file beside
+    it, if there is one. Raises InputError for any other file."""
     content = read_any(file, _A_MODEL)
     for record_of in DETECTORS.values():
         if (found := record_of().foreign(content, file)) is not None:
-            return {"format": checkpoint.FORMAT, **found}
+            return {"format": checkpoint.FORMAT, **found, "categories": _named(found["categories"], file)}
     return checkpoint.require_model(content, file)
+
+
+def _named(categories: list[tuple[int, str]], file: Path) -> list[tuple[int, str]]:
+    """By the lines of a .names file beside the file, as darknet has it: most programs' weights only say how many
+    classes there are. Without such a file as they are."""
+    names_file = file.with_suffix(".names")
+    if not names_file.is_file():
+        return categories
+    try:
+        lines = names_file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{names_file}: not UTF-8 text; write a class's name on each line") from error
+    found = [line.strip() for line in lines if line.strip()]
+    if len(found) != len(categories):
+        raise InputError(
+            f"{names_file}: has {len(found)} names, {file.name} has {len(categories)} classes; "
+            "write a class's name on each line"
+        )
+    return list(enumerate(found, 1))
 
 
 def with_words(content: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:

@@ -242,7 +242,7 @@ def test_files_of_weights_are_refused_by_name(
     assert "yolov2-tiny-voc has 63471556 bytes of weights, this file has 100" in refusal(*judged, named)
     (tmp_path / "tiny.names").write_text("one\n")
     short.write_bytes(struct.pack("<3iq", 0, 2, 0, 0) + np.ones(floats, "<f4").tobytes())
-    assert "tiny.names: has 1 names, tiny.cfg has 2 classes" in refusal(*judged, short)
+    assert "tiny.names: has 1 names, tiny.weights has 2 classes" in refusal(*judged, short)
     backbone = ["--data", str(data), "--device", "cpu", "--data_pipeline", "no_dali", "--detector", cfg]
     backbone += [*FLAGS[:-1], "--output", tmp_path / "run"]
     assert "behind none of its layers" in refusal(*backbone, "--backbone-weights", alone)

@@ -62,7 +62,7 @@ def foreign(content: Any, file: Path) -> dict[str, Any] | None:
     state["seen"].fill_(weights.seen)
     state["version"].copy_(state["version"].new_tensor(weights.version))
     detector = {"family": settings.family, **asdict(settings)}
-    return {"detector": detector, "categories": _categories(file, settings, network.region.classes), "model": state}
+    return {"detector": detector, "categories": _categories(settings, network.region.classes), "model": state}
 
 
 def _settings_beside(file: Path) -> YOLOv2Settings:
@@ -78,13 +78,7 @@ def _settings_beside(file: Path) -> YOLOv2Settings:
     )
 
 
-def _categories(file: Path, settings: YOLOv2Settings, classes: int) -> list[tuple[int, str]]:
-    names_file = file.with_suffix(".names")
-    if names_file.is_file():
-        names = [line.strip() for line in names_file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        if len(names) != classes:
-            raise InputError(f"{names_file}: has {len(names)} names, {settings.network} has {classes} classes")
-        return list(enumerate(names, 1))
+def _categories(settings: YOLOv2Settings, classes: int) -> list[tuple[int, str]]:
     if settings.network in NAMES and classes == len(VOC_CLASSES):
         return list(enumerate(VOC_CLASSES, 1))
     if settings.network in NAMES:
