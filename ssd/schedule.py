@@ -36,9 +36,24 @@ def plan_of(config: Config, steps_per_epoch: int) -> Plan:
     return Plan(unit * length, falls, judged)
 
 
-def falls_that_never_come(config: Config) -> str | None:
-    """Names what of multistep lies at or beyond the end of the run, where no step is left that it could change; None
-    where all of it has an effect. A run that is shorter than its recipe's has such falls."""
+def notes_on_rate(config: Config, steps_per_epoch: int) -> list[str]:
+    """What a run that is shorter than its recipe's has of the rate's course in vain."""
+    return [*filter(None, (_long_warmup(config, steps_per_epoch), _falls_that_never_come(config)))]
+
+
+def _long_warmup(config: Config, steps_per_epoch: int) -> str | None:
+    """Names a warm-up that takes half of the run or more."""
+    total_steps = plan_of(config, steps_per_epoch).total_steps
+    if 2 * config.warmup < total_steps or not config.warmup:
+        return None
+    return (
+        f"{config.warmup} steps of warm-up are much of the run's {total_steps}; pass a smaller --warmup, such as "
+        f"{max(1, total_steps // 10)}"
+    )
+
+
+def _falls_that_never_come(config: Config) -> str | None:
+    """Names what of multistep lies at or beyond the end of the run, where no step is left that it could change."""
     unit, length = ("steps", config.steps) if config.steps else ("epochs", config.epochs)
     never = sorted({after for after in config.multistep if after >= length})
     if config.schedule != "multistep" or not never:

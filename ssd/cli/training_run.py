@@ -47,7 +47,7 @@ from ssd.run.files import Run
 from ssd.run.folder import run_folder
 from ssd.run.metrics_table import published_band
 from ssd.run.trackers import Trackers
-from ssd.schedule import REFERENCE_BATCH, falls_that_never_come, peak_lr
+from ssd.schedule import REFERENCE_BATCH, notes_on_rate, peak_lr
 from ssd.training import resume
 from ssd.training.build import build_training
 from ssd.training.evaluations import Judge
@@ -167,6 +167,7 @@ def _train_in(
         run.log("resumed", step=training.step, checkpoint=str(origin.file), world_size=ranks.world_size, how=notes[-1])
     mended = [split.mended_text for split in splits if split.mended_text]
     notes = [*held_out_texts(*sources), *mended, *([exif_text] if exif_text else []), *notes, *compliance.notes]
+    notes += notes_on_rate(config, loader.steps_per_epoch)
     _announce(run, config, splits, ranks, training.step, notes, suspicions)
 
     detector = detector_of(config.detector)
@@ -289,7 +290,7 @@ def _announce(
     for split in splits:
         if split.left_out:
             run.log("images_left_out", annotations=str(split.file), images=len(split), left_out=split.left_out)
-    for note in filter(None, (*notes, falls_that_never_come(config))):
+    for note in filter(None, notes):
         run.say(f"note: {note}")
 
 

@@ -1,9 +1,11 @@
 """The learning rate, step by step, by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from ssd.config import Config
-from ssd.schedule import Warmup, epochs_at, falls_that_never_come, lr_at, plan_of, step_after_change
+from ssd.schedule import Warmup, epochs_at, lr_at, notes_on_rate, plan_of, step_after_change
 
 PLAIN = {"base_lr": 0.08, "global_batch_size": 32, "falls": ()}
 
@@ -126,14 +128,22 @@ def test_a_length_in_steps_keeps_the_shares_of_the_run() -> None:
 
 
 def test_falls_at_or_beyond_the_end_are_named() -> None:
-    said = falls_that_never_come(Config(epochs=43, multistep=(20, 43, 54)))
-    assert said is not None and said.startswith(
-        "the run ends with epoch 43, before the rate would fall (after 43 and 54)"
-    )
-    assert falls_that_never_come(Config(epochs=44, multistep=(20, 43))) is None
-    assert falls_that_never_come(Config(epochs=10, multistep=(20, 43), schedule="cosine")) is None
-    said = falls_that_never_come(Config(epochs=3, steps=500, multistep=(400, 600)))
-    assert said is not None and "ends with step 500, before the rate would fall (after 600)" in said
+    (said,) = notes_on_rate(Config(epochs=43, multistep=(20, 43, 54)), 10)
+    assert said.startswith("the run ends with epoch 43, before the rate would fall (after 43 and 54)")
+    assert notes_on_rate(Config(epochs=44, multistep=(20, 43)), 10) == []
+    assert notes_on_rate(Config(epochs=10, multistep=(20, 43), schedule="cosine"), 10) == []
+    (said,) = notes_on_rate(Config(epochs=3, steps=500, multistep=(400, 600)), 10)
+    assert "ends with step 500, before the rate would fall (after 600)" in said
+
+
+def test_a_warm_up_of_half_the_run_is_named() -> None:
+    cosine = Config(epochs=6, schedule="cosine", warmup=30)
+    assert notes_on_rate(cosine, 10) == [
+        "30 steps of warm-up are much of the run's 60; pass a smaller --warmup, such as 6"
+    ]
+    assert notes_on_rate(cosine, 11) == []
+    (said,) = notes_on_rate(replace(cosine, steps=5), 10)
+    assert said == "30 steps of warm-up are much of the run's 5; pass a smaller --warmup, such as 1"
 
 
 def test_epochs_are_whole_where_they_are() -> None:
