@@ -94,7 +94,7 @@ def measure(
     runs = {
         "plain": lambda: steps[0](batch, 1e-5),
         "taught": lambda: steps[1](batch, 1e-5),
-        "teacher": lambda: teacher.look(batch.images, with_heads=False),
+        "teacher": lambda: teacher.forward(batch.images, with_heads=False),
     }
     for run in runs.values():  # warm-up
         run()
@@ -105,7 +105,7 @@ def measure(
             {f"{name}_s": clock for name, (clock, _) in taken.items()}
             | {f"{name}_processor_s": processor for name, (_, processor) in taken.items()}
         )
-    flops = sum(flops_by_weight(teacher.model, lambda: teacher.look(batch.images[:1], with_heads=False)).values())
+    flops = sum(flops_by_weight(teacher.model, lambda: teacher.forward(batch.images[:1], with_heads=False)).values())
     return {
         "student": student,
         "teacher": teacher_name,

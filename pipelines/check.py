@@ -29,7 +29,7 @@ from pipelines.readers.parts.findings import Trouble
 from pipelines.readers.parts.findings import findings as parts_findings
 from pipelines.readers.reading import read_document, read_tolerantly
 from pipelines.readers.rows import BadRows, Defect, place_of
-from pipelines.readers.scan import Look, look_at_all, remember
+from pipelines.readers.scan import Inspection, inspect_all, remember
 from ssd.errors import InputError
 from ssd.views import BOXES, ObjectParts
 
@@ -112,7 +112,7 @@ class SplitReport:
     file: Path
     annotations: Annotations | None = None
     """Without the entries that the reader refuses; None if that leaves nothing."""
-    looks: list[Look] = field(default_factory=list)
+    inspections: list[Inspection] = field(default_factory=list)
     """At its images, in the order of their names."""
     digests: dict[str, str] = field(default_factory=dict)
     """File name -> digest of the images that can be read."""
@@ -152,9 +152,9 @@ def check_split(source: Source, num_threads: int, parts: ObjectParts = BOXES) ->
             report.note(kind, place, problem)
     _note_suspicions(report, plausibility.of_split(annotations))
     _note_boxes(report, annotations)
-    looks = look_at_all(annotations.image_folder, annotations.file_names, num_threads, f"checking {source.name}")
-    remember(annotations.image_folder, dict(zip(annotations.file_names, looks, strict=True)))
-    report.looks = looks
+    inspections = inspect_all(annotations.image_folder, annotations.file_names, num_threads, f"checking {source.name}")
+    remember(annotations.image_folder, dict(zip(annotations.file_names, inspections, strict=True)))
+    report.inspections = inspections
     return report
 
 
@@ -198,9 +198,11 @@ def _note_images(reports: list[SplitReport], exif: str) -> None:
     votes = Votes()
     for report, split in read:
         usable = [
-            (look, size) for look, size in zip(report.looks, split.sizes_px.tolist(), strict=True) if not look.flaw
+            (found, size)
+            for found, size in zip(report.inspections, split.sizes_px.tolist(), strict=True)
+            if not found.flaw
         ]
-        headers = [Header(look.size_px, look.orientation) for look, _ in usable]
+        headers = [Header(found.size_px, found.orientation) for found, _ in usable]
         votes = Votes(*np.add(votes, count_votes(headers, [size for _, size in usable])).tolist())
     upright = exif == "upright"
     try:
@@ -209,31 +211,31 @@ def _note_images(reports: list[SplitReport], exif: str) -> None:
     except InputError as error:
         reports[0].note(BOTH_WAYS, reports[0].file.name, str(error).removeprefix(": "))
     for report, split in read:
-        for name, stated_px, look in zip(split.file_names, split.sizes_px.tolist(), report.looks, strict=True):
-            _note_image(report, name, (stated_px[0], stated_px[1]), look, upright)
+        for name, stated_px, found in zip(split.file_names, split.sizes_px.tolist(), report.inspections, strict=True):
+            _note_image(report, name, (stated_px[0], stated_px[1]), found, upright)
         _note_same_images(report)
 
 
-def _note_image(report: SplitReport, name: str, stated_px: tuple[int, int], look: Look, upright: bool) -> None:
+def _note_image(report: SplitReport, name: str, stated_px: tuple[int, int], found: Inspection, upright: bool) -> None:
     """stated_px: (width, height) of the annotations."""
-    if look.flaw:
-        report.note(Kind(f"{look.flaw} images", Effect.STOPS, _OF_FLAW[look.flaw]), name, look.reason)
+    if found.flaw:
+        report.note(Kind(f"{found.flaw} images", Effect.STOPS, _OF_FLAW[found.flaw]), name, found.reason)
         return
-    report.digests[name] = look.digest
-    turns = look.orientation >= 5
-    width, height = look.size_px[::-1] if upright and turns else look.size_px
+    report.digests[name] = found.digest
+    turns = found.orientation >= 5
+    width, height = found.size_px[::-1] if upright and turns else found.size_px
     if (width, height) != stated_px:
         problem = f"is {width} x {height} pixels, stated are {stated_px[0]} x {stated_px[1]}"
         if turns and stated_px == (height, width):
             problem += f", its size {'as it is stored' if upright else 'when EXIF has turned it'}"
         kind = Kind(f"{Flaw.OTHER_SIZE} images", Effect.STOPS, _OF_FLAW[Flaw.OTHER_SIZE])
         report.note(kind, name, problem)
-    elif look.orientation != 1:
+    elif found.orientation != 1:
         # The stated size tells that the boxes are those of the stored image, unless turning leaves it as it is.
         as_stored = AS_STORED if turns and width != height else TURNED
-        report.note(UPRIGHT if upright else as_stored, name, f"orientation {look.orientation}")
-    if look.mode != "RGB":
-        report.note({"L": GRAY, "CMYK": CMYK}.get(look.mode, OTHER_MODE), name, f"mode {look.mode}")
+        report.note(UPRIGHT if upright else as_stored, name, f"orientation {found.orientation}")
+    if found.mode != "RGB":
+        report.note({"L": GRAY, "CMYK": CMYK}.get(found.mode, OTHER_MODE), name, f"mode {found.mode}")
 
 
 def _note_same_images(report: SplitReport) -> None:

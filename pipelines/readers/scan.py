@@ -45,7 +45,7 @@ from ssd.views import BOXES, ObjectParts
 _FILE_THREADS = 8  # waiting for a disk or a network, mostly
 
 
-class Look(NamedTuple):
+class Inspection(NamedTuple):
     """What reading and decoding one image file showed; of a bad one less."""
 
     flaw: Flaw | None
@@ -64,22 +64,22 @@ class Look(NamedTuple):
     """Of the bytes."""
 
 
-def look_at(path: Path) -> Look:
+def inspect(path: Path) -> Inspection:
     try:
         with path.open("rb") as stream:
             state = os.fstat(stream.fileno())
             content = stream.read()
     except FileNotFoundError:
-        return Look(Flaw.MISSING, "is not there")
+        return Inspection(Flaw.MISSING, "is not there")
     except OSError as error:
-        return Look(Flaw.UNREADABLE, error.strerror or str(error))
+        return Inspection(Flaw.UNREADABLE, error.strerror or str(error))
     try:
         height, width, _ = decode_rgb(content).shape
         mode, orientation = _mode_and_orientation(content)
     except BadImage as error:
-        return Look(error.flaw, str(error), state.st_size, state.st_mtime_ns)
+        return Inspection(error.flaw, str(error), state.st_size, state.st_mtime_ns)
     digest = hashlib.blake2b(content, digest_size=16).hexdigest()
-    return Look(None, "", state.st_size, state.st_mtime_ns, (width, height), mode, orientation, digest)
+    return Inspection(None, "", state.st_size, state.st_mtime_ns, (width, height), mode, orientation, digest)
 
 
 def _mode_and_orientation(content: bytes) -> tuple[str, int]:
@@ -87,7 +87,7 @@ def _mode_and_orientation(content: bytes) -> tuple[str, int]:
         return image.mode, orientation_of(image)
 
 
-def look_at_all(folder: Path, names: list[str], num_threads: int, what: str) -> list[Look]:
+def inspect_all(folder: Path, names: list[str], num_threads: int, what: str) -> list[Inspection]:
     """In the order of the names, with a progress bar on stderr if that is a terminal.
 
     Decoding leaves Python's lock alone, so that threads are enough.
@@ -100,12 +100,12 @@ def look_at_all(folder: Path, names: list[str], num_threads: int, what: str) -> 
         ThreadPoolExecutor(max(1, num_threads)) as pool,
     ):
         warnings.simplefilter("ignore")  # Pillow's, of odd EXIF data
-        looks = pool.map(look_at, (folder / name for name in names))
-        return list(progress.track(looks, total=len(names), description=what))
+        inspections = pool.map(inspect, (folder / name for name in names))
+        return list(progress.track(inspections, total=len(names), description=what))
 
 
 class Verdict(NamedTuple):
-    """What is kept of a `Look`."""
+    """What is kept of an `Inspection`."""
 
     flaw: str
     """"" for none."""
@@ -122,8 +122,8 @@ class Verdict(NamedTuple):
         return size_px == own or (self.orientation >= 5 and size_px == own[::-1])
 
 
-def _verdict(look: Look) -> Verdict:
-    return Verdict(look.flaw or "", look.bytes, look.modified_ns, *look.size_px, look.orientation)
+def _verdict(found: Inspection) -> Verdict:
+    return Verdict(found.flaw or "", found.bytes, found.modified_ns, *found.size_px, found.orientation)
 
 
 def verdicts_file(image_folder: Path) -> Path:
@@ -158,11 +158,11 @@ def _read_verdicts(image_folder: Path) -> dict[str, Verdict]:
         return {}
 
 
-def remember(image_folder: Path, looks: dict[str, Look]) -> None:
+def remember(image_folder: Path, inspections: dict[str, Inspection]) -> None:
     """Keeps the verdicts on these images for the next run that leaves bad ones out."""
     verdicts = _read_verdicts(image_folder)
-    for name, look in looks.items():
-        verdicts[name] = _verdict(look)
+    for name, inspection in inspections.items():
+        verdicts[name] = _verdict(inspection)
     _write_verdicts(image_folder, verdicts)
 
 
@@ -195,11 +195,9 @@ def _bad_images(annotations: Annotations) -> dict[str, str]:
         new = [name for name, holds in zip(names, pool.map(still_holds, names), strict=True) if not holds]
     if new:
         threads = os.cpu_count() or 1
-        looks = dict(zip(new, look_at_all(folder, new, threads, "reading every image once"), strict=True))
-        remember(folder, looks)
-        verdicts |= {
-            n: Verdict(k.flaw or "", k.bytes, k.modified_ns, *k.size_px, k.orientation) for n, k in looks.items()
-        }
+        inspections = dict(zip(new, inspect_all(folder, new, threads, "reading every image once"), strict=True))
+        remember(folder, inspections)
+        verdicts |= {name: _verdict(found) for name, found in inspections.items()}
     bad = {}
     for name, size_px in zip(names, annotations.sizes_px.tolist(), strict=True):
         flaw = verdicts[name].flaw or ("" if verdicts[name].fits(size_px) else Flaw.OTHER_SIZE)

@@ -16,9 +16,9 @@ from ssd.batch import FIELDS_OF_BOXES, Batch, Detections, EvalBatch
 from ssd.config import Thresholds
 from ssd.detectors.channels import Stream
 from ssd.detectors.distillation import DistillationParts
-from ssd.detectors.tta.looks import Looks
 from ssd.detectors.tta.passes import TTA
 from ssd.detectors.tta.rules import Suppression
+from ssd.detectors.tta.steps import TTASteps
 from ssd.keypoints import Skeleton
 from ssd.views import View
 
@@ -85,7 +85,7 @@ class Detector(NamedTuple):
     distillation_parts: S -> what it shows to the methods of distillation, as teacher or as student; None for nothing.
     tta: (S, whether the user asks for it) -> the passes of test-time augmentation; None where neither the user nor S
     asks for them. The field is None for a detector that can look at an image in one pass only.
-    looks: (S, thresholds, how boxes suppress each other) -> how it finds objects in several passes; where `tta` is.
+    tta_steps: (S, thresholds, how boxes suppress each other) -> how it finds objects in several passes; where `tta` is.
     """
 
     name: str
@@ -112,4 +112,4 @@ class Detector(NamedTuple):
     skeleton: Callable[[Any], Skeleton | None] = _no_skeleton
     distillation_parts: Callable[[Any], DistillationParts | None] = _no_distillation
     tta: Callable[[Any, bool], TTA | None] | None = None
-    looks: Callable[[Any, Thresholds, Suppression], Looks] | None = None
+    tta_steps: Callable[[Any, Thresholds, Suppression], TTASteps] | None = None

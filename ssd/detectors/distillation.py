@@ -1,7 +1,7 @@
 """What a detector shows to the methods of distillation, so that these need not know which detector it is.
 
 In a training step the student's own forward pass shows it: what some of its modules gave is recorded beside its
-result. The teacher, whose pass ends where nothing more is looked at, is called by `DistillationParts.look`.
+result. The teacher, whose pass ends where nothing more is needed, is called by `DistillationParts.forward`.
 """
 
 from collections.abc import Callable
@@ -63,7 +63,7 @@ class DistillationParts(NamedTuple):
     strides_px: of its neck's maps by name, from the finest to the coarsest, in pixels of the image.
     watched: the model -> modules by name, out of whose outputs `maps` and `Anchors.heads` are made.
     maps: of what was seen, B x C x H x W by name.
-    look: (model in evaluation mode, images, whether the heads are needed too) -> what the watched modules give.
+    forward: (model in evaluation mode, images, whether the heads are needed too) -> what the watched modules give.
     is_two_stage: whether proposals come between its maps and its boxes.
     anchors: None of a detector whose heads are not dense. tail: None of heads without a middle.
     """
@@ -71,7 +71,7 @@ class DistillationParts(NamedTuple):
     strides_px: dict[str, float]
     watched: Callable[[Any], dict[str, nn.Module]]
     maps: Callable[[Seen], dict[str, Tensor]]
-    look: Callable[[Any, Tensor, bool], Seen]
+    forward: Callable[[Any, Tensor, bool], Seen]
     is_two_stage: bool = False
     anchors: Anchors | None = None
     tail: Tail | None = None

@@ -95,8 +95,8 @@ def detect_several_of(settings: Any, thresholds: Thresholds, tta: TTA | None) ->
     if tta is None:
         detect = detector.detect(settings, thresholds)
         return lambda forward, batches: detect(forward, *batches)
-    assert detector.looks is not None
-    return detect_several(detector.looks(settings, thresholds, tta.suppression), tta)
+    assert detector.tta_steps is not None
+    return detect_several(detector.tta_steps(settings, thresholds, tta.suppression), tta)
 
 
 def view_with(settings: Any, tta: TTA | None) -> View:

@@ -117,10 +117,10 @@ def _gid(settings: GID, pair: Pair, show: Callable[[Tensor, Instances], None]) -
     assert anchors is not None
     levels = [(own, other) for own, other in zip(pair.student.maps, pair.teacher.maps, strict=True)]
     channels = pair.channels(levels)
-    looks_at_maps = settings.feature_weight or settings.relation_weight
+    reads_maps = settings.feature_weight or settings.relation_weight
     adapts = settings.of_variant("adapter") or any(own != other for own, other in channels.values())
     adapter: nn.Module = _Plain()
-    if adapts and looks_at_maps:
+    if adapts and reads_maps:
         adapter = gid.Adapter(channels, settings.adapter_kernel, settings.shares_adapter)
     scales = [1 / parts.strides_px[own] for own, _ in levels]
     response = settings.class_weight or settings.box_weight
@@ -135,17 +135,17 @@ def _gid(settings: GID, pair: Pair, show: Callable[[Tensor, Instances], None]) -
         show(step.batch.images, chosen)
         found: dict[str, Term] = {}
         rois, level = gid.rois_of(chosen), anchors.level_of(chosen.boxes_ltrb_px.flatten(0, 1))
-        if looks_at_maps:
+        if reads_maps:
             of_teacher, of_student = (
-                gid.look(maps, scales, level, rois, settings.cells, settings.samples)
+                gid.roi_features(maps, scales, level, rois, settings.cells, settings.samples)
                 for maps in (_teachers(step, levels), [step.adapted[own] for own, _ in levels])
             )
-            looks = gid.Looks(of_teacher, of_student, chosen.real.flatten())
+            features = gid.RoiFeatures(of_teacher, of_student, chosen.real.flatten())
             if settings.feature_weight:
-                value = gid.feature_loss(looks, settings.of_variant("feature"))
+                value = gid.feature_loss(features, settings.of_variant("feature"))
                 found["gid_feature"] = Term(settings.feature_weight * value, number == 0)
             if settings.relation_weight:
-                value = gid.relation_loss(looks, settings.relation_beta)
+                value = gid.relation_loss(features, settings.relation_beta)
                 found["gid_relation"] = Term(settings.relation_weight * value, number < 3)
         if learns is not None:
             image, anchor = learns.nonzero(as_tuple=True)

@@ -45,7 +45,7 @@ def distilled(
     def losses(forward: Forward, batch: Any) -> dict[str, Tensor]:
         nonlocal is_checked
         recorder.begin()
-        of_teacher = teacher.look(batch.images, with_heads=with_heads)
+        of_teacher = teacher.forward(batch.images, with_heads=with_heads)
         of_teacher |= recorder.end()
         shown: list[Any] = []
 

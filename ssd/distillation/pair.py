@@ -128,7 +128,7 @@ def _side(title: str, parts: DistillationParts, model: nn.Module, images: Tensor
         for name, module in parts.tail.watched(model).items():
             hooks.append(module.register_forward_hook(_count_channels(branches, name)))
     with torch.no_grad():
-        seen = parts.look(model, images, parts.anchors is not None)
+        seen = parts.forward(model, images, parts.anchors is not None)
     for hook in hooks:
         hook.remove()
     model.train(was_training)

@@ -87,7 +87,7 @@ class GID:
     box_beta: float = 0.0
     """Of smooth L1; 0 is L1."""
     cells: int = 10
-    """Of a look at a box, in either direction."""
+    """Of a box, in either direction."""
     samples: int = 2
     """Of a cell of it, in either direction; 0 for as many as it has cells of the map."""
 

@@ -34,12 +34,12 @@ class Teacher(NamedTuple):
     def title(self) -> str:
         return detector_of(self.settings).title(self.settings)
 
-    def look(self, images: Tensor, *, with_heads: bool) -> Seen:
+    def forward(self, images: Tensor, *, with_heads: bool) -> Seen:
         """What its modules say of a training batch's images, as in evaluation and without gradients. Not in torch's
         inference mode, whose tensors no backward pass can take."""
         self.model.eval()  # whatever was done to it since
         with torch.no_grad():
-            return self.parts.look(self.model, images, with_heads)
+            return self.parts.forward(self.model, images, with_heads)
 
 
 def load_teacher(config: Config, ranks: Ranks) -> Teacher | None:

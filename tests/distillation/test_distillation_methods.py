@@ -231,16 +231,16 @@ def test_in_the_seeds_form_anchors_that_learn_are_positive_and_nothing_else(kind
 # --- GID: the terms ---
 
 
-def looks_of(teacher: Tensor, student: Tensor, real: list[int] | None = None) -> gid.Looks:
+def features_of(teacher: Tensor, student: Tensor, real: list[int] | None = None) -> gid.RoiFeatures:
     kept = torch.ones(len(teacher), dtype=torch.bool) if real is None else torch.tensor(real) > 0
-    return gid.Looks(teacher, student, kept)
+    return gid.RoiFeatures(teacher, student, kept)
 
 
 def test_the_feature_terms_by_hand() -> None:
     """One box, 256 channels, all differences .1, times 5e-4: 16 and 2.56."""
-    looks = looks_of(torch.zeros(1, 256, 10, 10), torch.full((1, 256, 10, 10), 0.1))
-    assert 5e-4 * gid.feature_loss(looks, "paper").item() == pytest.approx(0.008, rel=1e-5)
-    assert 5e-4 * gid.feature_loss(looks, "seed").item() == pytest.approx(0.00128, rel=1e-5)
+    features = features_of(torch.zeros(1, 256, 10, 10), torch.full((1, 256, 10, 10), 0.1))
+    assert 5e-4 * gid.feature_loss(features, "paper").item() == pytest.approx(0.008, rel=1e-5)
+    assert 5e-4 * gid.feature_loss(features, "seed").item() == pytest.approx(0.00128, rel=1e-5)
 
 
 def test_the_gradient_of_distances_is_that_of_their_formula() -> None:
@@ -256,10 +256,10 @@ def test_the_relation_by_hand() -> None:
     teacher = torch.tensor([[0.0, 0], [3, 4], [0, 8]]).view(3, 2, 1, 1)
     student = torch.tensor([[0.0, 0], [2, 0], [4, 0]]).view(3, 2, 1, 1)
     for scale in (1, 37):
-        assert gid.relation_loss(looks_of(teacher, scale * student)).item() == pytest.approx(1 / 144, rel=1e-5)
-    assert 40 * gid.relation_loss(looks_of(teacher, student)).item() == pytest.approx(0.2778, abs=1e-4)
+        assert gid.relation_loss(features_of(teacher, scale * student)).item() == pytest.approx(1 / 144, rel=1e-5)
+    assert 40 * gid.relation_loss(features_of(teacher, student)).item() == pytest.approx(0.2778, abs=1e-4)
     # As absolute differences: 1/12, 1/6 and 1/12 of five sixths, eight sixths, .75 and 1.5.
-    assert gid.relation_loss(looks_of(teacher, student), beta=0.0).item() == pytest.approx(1 / 9, rel=1e-5)
+    assert gid.relation_loss(features_of(teacher, student), beta=0.0).item() == pytest.approx(1 / 9, rel=1e-5)
 
 
 def relation_as_written(teacher: np.ndarray, student: np.ndarray) -> float:
@@ -276,23 +276,23 @@ def relation_as_written(teacher: np.ndarray, student: np.ndarray) -> float:
 
 def test_feature_and_relation_equal_their_formulas_in_float64() -> None:
     teacher, student = noise(6, 8, 3, 3), noise(6, 8, 3, 3, seed=1)
-    looks, real = looks_of(teacher, student, [1, 1, 0, 1, 1, 1]), [0, 1, 3, 4, 5]
+    features, real = features_of(teacher, student, [1, 1, 0, 1, 1, 1]), [0, 1, 3, 4, 5]
     own, other = (each.double().numpy().reshape(6, -1)[real] for each in (student, teacher))
     norms = np.linalg.norm(own - other, axis=1).mean()
-    assert gid.feature_loss(looks, "paper").item() == pytest.approx(norms, rel=1e-5)
-    assert gid.feature_loss(looks, "seed").item() == pytest.approx(((own - other) ** 2).sum() / 9 / 5, rel=1e-5)
-    assert gid.relation_loss(looks).item() == pytest.approx(relation_as_written(other, own), rel=1e-5)
+    assert gid.feature_loss(features, "paper").item() == pytest.approx(norms, rel=1e-5)
+    assert gid.feature_loss(features, "seed").item() == pytest.approx(((own - other) ** 2).sum() / 9 / 5, rel=1e-5)
+    assert gid.relation_loss(features).item() == pytest.approx(relation_as_written(other, own), rel=1e-5)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_few_instances_have_finite_terms_in_the_graph(count: int) -> None:
     student = noise(3, 4, 2, 2).requires_grad_()
-    looks = looks_of(noise(3, 4, 2, 2, seed=1), student, [1] * count + [0] * (3 - count))
-    relation, features = gid.relation_loss(looks), gid.feature_loss(looks, "paper")
+    features = features_of(noise(3, 4, 2, 2, seed=1), student, [1] * count + [0] * (3 - count))
+    relation, features = gid.relation_loss(features), gid.feature_loss(features, "paper")
     assert relation.item() == 0 and features.isfinite() and (features.item() == 0) == (count == 0)
     (relation + features).backward()
     assert student.grad is not None and student.grad.isfinite().all()
-    equal = looks_of(student.detach(), student)
+    equal = features_of(student.detach(), student)
     (gid.relation_loss(equal) + gid.feature_loss(equal, "paper")).backward()
     assert student.grad.isfinite().all()
 
@@ -302,7 +302,7 @@ def test_a_look_is_an_aligned_average_of_its_own_map() -> None:
     ramp = torch.arange(16.0).expand(1, 1, 16, 16)
     maps, scales = [ramp, torch.ones(1, 2, 8, 8)], [1 / 8, 1 / 16]
     rois = torch.tensor([[0, 16.0, 16, 48, 48], [0, 0, 0, 64, 64]])
-    found = gid.look(maps, scales, torch.tensor([0, 1]), rois, 2)
+    found = gid.roi_features(maps, scales, torch.tensor([0, 1]), rois, 2)
     # x from 2 to 6 cells, whose middles lie at whole numbers less .5: halves about 3 and 5.
     torch.testing.assert_close(found[0, 0], torch.tensor([[2.5, 4.5], [2.5, 4.5]]))
     assert (found[0, 1] == 0).all() and (found[1] == 1).all()
@@ -314,9 +314,9 @@ def test_a_look_is_the_same_where_boxes_are_not_chosen(monkeypatch: pytest.Monke
     corner = 60 * torch.rand(6, 2, generator=torch.Generator().manual_seed(2))
     rois = torch.cat([torch.tensor([[0.0]] * 3 + [[1.0]] * 3), corner, corner + 50], dim=1)
     level = torch.tensor([0, 1, 0, 1, 1, 0])
-    expected = gid.look(maps, scales, level, rois, 4)
+    expected = gid.roi_features(maps, scales, level, rois, 4)
     monkeypatch.setattr(gid, "_CHOOSES_ON", ())
-    torch.testing.assert_close(gid.look(maps, scales, level, rois, 4), expected)
+    torch.testing.assert_close(gid.roi_features(maps, scales, level, rois, 4), expected)
     assert expected.shape == (6, 5, 4, 4) and (expected[level == 0, 3:] == 0).all()
 
 

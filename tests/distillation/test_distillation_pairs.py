@@ -70,7 +70,8 @@ def test_detectrons_maps_have_the_strides_that_they_are_said_to_have(kind: dict[
     parts = detector.distillation_parts(settings)
     assert parts is not None and parts.is_two_stage and list(parts.strides_px) == names
     with torch.no_grad():
-        maps = parts.maps(parts.look(detector.build(settings, NUM_CLASSES).eval(), torch.zeros(1, 3, 64, 128), False))
+        model = detector.build(settings, NUM_CLASSES).eval()
+        maps = parts.maps(parts.forward(model, torch.zeros(1, 3, 64, 128), False))
     for name, each in maps.items():
         assert (each.shape[2], each.shape[3]) == (64 / parts.strides_px[name], 128 / parts.strides_px[name])
 
@@ -208,7 +209,7 @@ def test_yolov2_shows_what_its_last_convolution_reads() -> None:
     recorder = Recorder(parts.watched(model))
     images = torch.rand(2, 3, 64, 64)
     _, seen = Watched(model, recorder)(images)
-    (features,) = parts.maps(parts.look(model, images, False)).values()
+    (features,) = parts.maps(parts.forward(model, images, False)).values()
     assert torch.equal(features, parts.maps(seen)["last"]) and features.shape[2:] == (4, 4)
     pair = pair_of(teacher_of(detector_of(settings).build(settings, 3), settings), model, settings)
     assert pair.levels("pkd", first=4) == [("last", "last")]

@@ -16,7 +16,7 @@ from square_view import VIEW
 import pipelines
 from pipelines.readers.coco import read_annotations
 from pipelines.readers.image_files import BadImage, Flaw, decode_rgb
-from pipelines.readers.scan import look_at, read_usable
+from pipelines.readers.scan import inspect, read_usable
 from pipelines.readers.splits import find_named
 from ssd.distributed import Ranks
 from ssd.errors import InputError
@@ -102,8 +102,8 @@ def test_kinds_to_convert(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     content, reason = REFUSED[kind]
     data = data_of(tmp_path / "data", {"bad.png": content, "good.png": saved("PNG")})
-    look = look_at(data / "train" / "bad.png")
-    assert look.flaw is Flaw.UNSUPPORTED and reason in look.reason
+    inspection = inspect(data / "train" / "bad.png")
+    assert inspection.flaw is Flaw.UNSUPPORTED and reason in inspection.reason
     assert read_usable(find_named(data, "train"), CPU).file_names == ["good.png"]
     split = read_annotations(data, "train")
     for name in ("no_dali", "dali"):

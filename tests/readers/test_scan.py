@@ -67,16 +67,16 @@ def spoil(data: Path, split: str) -> None:
 
 
 @pytest.fixture
-def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def inspected(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are decoded for a verdict, as it happens."""
     names: list[str] = []
-    look_at = scan.look_at
+    inspect = scan.inspect
 
-    def look(path: Path) -> scan.Look:
+    def noted(path: Path) -> scan.Inspection:
         names.append(path.name)
-        return look_at(path)
+        return inspect(path)
 
-    monkeypatch.setattr(scan, "look_at", look)
+    monkeypatch.setattr(scan, "inspect", noted)
     return names
 
 
@@ -138,7 +138,9 @@ def test_nothing_left_is_refused(data: Path) -> None:
 # --- ranks ---
 
 
-def test_other_ranks_leave_out_what_rank_0_found(data: Path, monkeypatch: pytest.MonkeyPatch, looks: list[str]) -> None:
+def test_other_ranks_leave_out_what_rank_0_found(
+    data: Path, monkeypatch: pytest.MonkeyPatch, inspected: list[str]
+) -> None:
     spoil(data, "train")
     sent = {name: flaw for flaw, names in LEFT_OUT.items() for name in names}
     monkeypatch.setattr(scan, "broadcast_object", lambda value, ranks: sent)
@@ -146,7 +148,7 @@ def test_other_ranks_leave_out_what_rank_0_found(data: Path, monkeypatch: pytest
     elsewhere = Ranks(1, 1, 2, torch.device("cpu"))
     usable = read_usable(find_named(data, "train"), elsewhere)
     assert usable.file_names == GOOD and usable.left_out == LEFT_OUT
-    assert looks == []
+    assert inspected == []
 
     # An image that rank 0's host lacks is left out here as well.
     sent["g.jpg"] = "missing"
@@ -160,40 +162,40 @@ def test_other_ranks_leave_out_what_rank_0_found(data: Path, monkeypatch: pytest
 # --- the verdicts that are kept ---
 
 
-def test_images_are_looked_at_once(data: Path, looks: list[str]) -> None:
+def test_images_are_looked_at_once(data: Path, inspected: list[str]) -> None:
     spoil(data, "train")
     first = read_usable(find_named(data, "train"), HERE)
-    assert sorted(looks) == [name for name in NAMES if name != "b.jpg"]
-    looks.clear()
+    assert sorted(inspected) == [name for name in NAMES if name != "b.jpg"]
+    inspected.clear()
     again = read_usable(find_named(data, "train"), HERE)
-    assert looks == [] and again.left_out == first.left_out and again.file_names == GOOD
+    assert inspected == [] and again.left_out == first.left_out and again.file_names == GOOD
 
 
-def test_a_file_that_changes_is_looked_at_again(data: Path, looks: list[str]) -> None:
+def test_a_file_that_changes_is_looked_at_again(data: Path, inspected: list[str]) -> None:
     spoil(data, "train")
     read_usable(find_named(data, "train"), HERE)
-    looks.clear()
+    inspected.clear()
     shutil.copy(data / "val" / "d.jpg", data / "train" / "d.jpg")  # mended
     shutil.copy(data / "val" / "b.jpg", data / "train" / "b.jpg")  # fetched
     (data / "train" / "a.jpg").write_bytes(b"garbage")  # spoilt
     assert read_usable(find_named(data, "train"), HERE).file_names == ["b.jpg", "d.jpg", "g.jpg"]
-    assert sorted(looks) == ["a.jpg", "b.jpg", "d.jpg"]
+    assert sorted(inspected) == ["a.jpg", "b.jpg", "d.jpg"]
 
 
-def test_a_corrected_size_needs_no_look(data: Path, looks: list[str]) -> None:
+def test_a_corrected_size_needs_no_look(data: Path, inspected: list[str]) -> None:
     spoil(data, "train")
     read_usable(find_named(data, "train"), HERE)
-    looks.clear()
+    inspected.clear()
     edit(data, lambda document: document["images"][5].update(width=WIDTH_PX))
-    assert read_usable(find_named(data, "train"), HERE).file_names == ["a.jpg", "f.jpg", "g.jpg"] and looks == []
+    assert read_usable(find_named(data, "train"), HERE).file_names == ["a.jpg", "f.jpg", "g.jpg"] and inspected == []
 
 
-def test_the_check_looks_for_the_run(data: Path, looks: list[str]) -> None:
+def test_the_check_looks_for_the_run(data: Path, inspected: list[str]) -> None:
     spoil(data, "train")
     check.check(find_named(data, "train"), find_named(data, "val"), 1)
-    assert len(looks) == 15
-    looks.clear()
-    assert read_usable(find_named(data, "train"), HERE).left_out == LEFT_OUT and looks == []
+    assert len(inspected) == 15
+    inspected.clear()
+    assert read_usable(find_named(data, "train"), HERE).left_out == LEFT_OUT and inspected == []
 
 
 def test_verdicts_are_kept_outside_the_data(data: Path, cache: Path) -> None:
@@ -205,7 +207,9 @@ def test_verdicts_are_kept_outside_the_data(data: Path, cache: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"judge": 1}', "holds"])
-def test_verdicts_that_are_broken_or_of_another_judge_cost_a_scan(content: str, data: Path, looks: list[str]) -> None:
+def test_verdicts_that_are_broken_or_of_another_judge_cost_a_scan(
+    content: str, data: Path, inspected: list[str]
+) -> None:
     read_usable(find_named(data, "train"), HERE)
     file = scan.verdicts_file(data / "train")
     if content == "holds":
@@ -213,25 +217,25 @@ def test_verdicts_that_are_broken_or_of_another_judge_cost_a_scan(content: str, 
         kept["judge"]["pillow"] = "1.0"
         content = json.dumps(kept)
     file.write_text(content)
-    looks.clear()
+    inspected.clear()
     assert read_usable(find_named(data, "train"), HERE).file_names == NAMES
-    assert sorted(looks) == NAMES
-    looks.clear()
+    assert sorted(inspected) == NAMES
+    inspected.clear()
     read_usable(find_named(data, "train"), HERE)
-    assert looks == []
+    assert inspected == []
 
 
 def test_without_a_place_for_verdicts_every_run_scans(
-    data: Path, cache: Path, looks: list[str], capfd: pytest.CaptureFixture[str]
+    data: Path, cache: Path, inspected: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     cache.write_text("a file where the folder should be")
     for _ in range(2):
         assert read_usable(find_named(data, "train"), HERE).file_names == NAMES
-    assert len(looks) == 16 and capfd.readouterr().err.count("warning: ") == 2
+    assert len(inspected) == 16 and capfd.readouterr().err.count("warning: ") == 2
 
 
 def test_a_user_without_a_home_has_verdicts_too(
-    data: Path, cache: Path, looks: list[str], monkeypatch: pytest.MonkeyPatch
+    data: Path, cache: Path, inspected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unknown(user: int) -> None:
         raise KeyError(f"getpwuid(): uid not found: {user}")
@@ -242,7 +246,7 @@ def test_a_user_without_a_home_has_verdicts_too(
     monkeypatch.setattr("tempfile.tempdir", str(cache))
     for _ in range(2):
         assert read_usable(find_named(data, "train"), HERE).file_names == NAMES
-    assert len(looks) == 8
+    assert len(inspected) == 8
 
 
 # --- decompression bombs, refused before they are decoded ---

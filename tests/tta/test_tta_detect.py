@@ -19,7 +19,7 @@ from ssd.detectors.detectron.config.naming import configuration_of
 from ssd.detectors.detectron.detector import DETECTRON
 from ssd.detectors.detectron.targets import placement_of
 from ssd.detectors.torchvision.candidates import Candidates
-from ssd.detectors.torchvision.postprocess import detections_of, looks_at_boxes
+from ssd.detectors.torchvision.postprocess import detections_of, tta_steps_for_boxes
 from ssd.detectors.torchvision.rcnn.parts import Boxes
 from ssd.detectors.tta.detect import detect_several, is_taken, joined_heatmaps, joined_masks, mirrored
 from ssd.detectors.tta.passes import TTA, Pass
@@ -65,7 +65,7 @@ def with_masks() -> tuple[Any, Any, EvalBatch, EvalBatch]:
 
 def several(model: Any, settings: Any, tta: TTA, batches: Sequence[EvalBatch]) -> Detections:
     with torch.no_grad():
-        return detect_several(DETECTRON.looks(settings, THRESHOLDS, tta.suppression), tta)(model, batches)  # type: ignore[misc]
+        return detect_several(DETECTRON.tta_steps(settings, THRESHOLDS, tta.suppression), tta)(model, batches)  # type: ignore[misc]
 
 
 def test_one_pass_is_plain_detection(with_masks: Any) -> None:
@@ -167,8 +167,8 @@ def blot(size_px: tuple[int, int], box: tuple[int, int, int, int], room_px: tupl
 def test_boxes_of_all_looks_lie_where_they_are_in_the_first() -> None:
     first, second = blot((40, 30), (10, 6, 20, 12), (48, 32)), blot((80, 60), (20, 12, 40, 24), (80, 64))
     tta = TTA((Pass(), Pass(flip=True), Pass(FURTHER), Pass(FURTHER, flip=True)))
-    looks = looks_at_boxes(THRESHOLDS._replace(nms_iou=0.99))
-    found = detect_several(looks, tta)(Finds(), [first, second])
+    steps = tta_steps_for_boxes(THRESHOLDS._replace(nms_iou=0.99))
+    found = detect_several(steps, tta)(Finds(), [first, second])
     assert found.counts.tolist() == [5]  # the four equal ones, and what reached left in each pass
     torch.testing.assert_close(found.boxes_ltrb[0, 0] * torch.tensor([40, 30, 40, 30]), torch.tensor([10.0, 6, 20, 12]))
     edges = (found.boxes_ltrb[0, 1:5, 0::2] * 40).round(decimals=3).tolist()
@@ -178,7 +178,7 @@ def test_boxes_of_all_looks_lie_where_they_are_in_the_first() -> None:
 
 def test_a_symmetric_image_is_found_symmetrically() -> None:
     batch = blot((40, 30), (15, 6, 25, 12), (48, 32))
-    found = detect_several(looks_at_boxes(THRESHOLDS._replace(nms_iou=0.99)), TTA((Pass(), Pass(flip=True))))(
+    found = detect_several(tta_steps_for_boxes(THRESHOLDS._replace(nms_iou=0.99)), TTA((Pass(), Pass(flip=True))))(
         Finds(), [batch]
     )
     count = int(found.counts)

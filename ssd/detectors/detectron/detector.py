@@ -14,7 +14,7 @@ from ssd.detectors.detectron.config.naming import title_of
 from ssd.detectors.detectron.config.testing import tta_of
 from ssd.detectors.detectron.distillation import distillation_parts
 from ssd.detectors.detectron.export import exportable
-from ssd.detectors.detectron.postprocess import detect, looks
+from ssd.detectors.detectron.postprocess import detect, tta_steps
 from ssd.detectors.detectron.settings import DetectronSettings
 from ssd.detectors.detectron.synthetic import input_size_px, synthetic_batch
 from ssd.detectors.detectron.targets import placement, targets_of
@@ -91,5 +91,5 @@ DETECTRON = Detector(
     skeleton=lambda settings: settings.skeleton,
     distillation_parts=distillation_parts,
     tta=tta_of,
-    looks=looks,
+    tta_steps=tta_steps,
 )

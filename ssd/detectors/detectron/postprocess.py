@@ -18,9 +18,9 @@ from ssd.detectors.detectron.targets import placement_of
 from ssd.detectors.torchvision.candidates import Candidates
 from ssd.detectors.torchvision.postprocess import detections_of, without_empty
 from ssd.detectors.torchvision.rcnn.parts import Boxes, CandidatesOfMaps, PartMaps, keypoints_found
-from ssd.detectors.tta.looks import Looks, Measures
 from ssd.detectors.tta.rules import Suppression
 from ssd.detectors.tta.soft_suppression import refined
+from ssd.detectors.tta.steps import Measures, TTASteps
 from ssd.keypoints import mirrored
 
 _ALL = 1.0
@@ -114,7 +114,7 @@ def _points(settings: DetectronSettings) -> Callable[[Tensor, Tensor, Tensor, Te
     return points
 
 
-def looks(settings: DetectronSettings, thresholds: Thresholds, suppression: Suppression) -> Looks:
+def tta_steps(settings: DetectronSettings, thresholds: Thresholds, suppression: Suppression) -> TTASteps:
     """As `detect` in each pass. Detectron mirrors an image before it resizes it, here it is the resized one that is
     mirrored, about the middle of what that shows of the file's."""
     skeleton = settings.skeleton
@@ -133,7 +133,7 @@ def looks(settings: DetectronSettings, thresholds: Thresholds, suppression: Supp
         said: PartMaps = forward(batch.images, Boxes(boxes, labels))
         return said
 
-    return Looks(
+    return TTASteps(
         measures,
         candidates,
         suppress(settings, thresholds, suppression),

@@ -8,7 +8,7 @@ from ssd.detectors.retinanet.backbone import load_backbone
 from ssd.detectors.retinanet.distillation import PARTS
 from ssd.detectors.retinanet.export import exportable
 from ssd.detectors.retinanet.model import build
-from ssd.detectors.retinanet.postprocess import detect, looks
+from ssd.detectors.retinanet.postprocess import detect, tta_steps
 from ssd.detectors.retinanet.settings import RetinaNetSettings, title_of
 from ssd.detectors.retinanet.weights import CLASS_HEAD, foreign, to_pkl
 from ssd.detectors.torchvision.channels.streams import streams_of
@@ -51,5 +51,5 @@ RETINANET = Detector(
     foreign_files={".pkl": to_pkl},
     distillation_parts=lambda settings: PARTS,
     tta=lambda settings, is_asked: published(view_of(settings)) if is_asked else None,
-    looks=lambda settings, thresholds, suppression: looks(thresholds),
+    tta_steps=lambda settings, thresholds, suppression: tta_steps(thresholds),
 )

@@ -6,9 +6,9 @@ from ssd.batch import Detections, EvalBatch
 from ssd.config import Thresholds
 from ssd.detectors.contract import Detect, Forward
 from ssd.detectors.torchvision.candidates import Candidates
-from ssd.detectors.torchvision.postprocess import detections_of, looks_at_boxes, without_empty
+from ssd.detectors.torchvision.postprocess import detections_of, tta_steps_for_boxes, without_empty
 from ssd.detectors.torchvision.targets import limits_px
-from ssd.detectors.tta.looks import Looks
+from ssd.detectors.tta.steps import TTASteps
 
 
 def detect(thresholds: Thresholds) -> Detect:
@@ -21,9 +21,9 @@ def detect(thresholds: Thresholds) -> Detect:
     return detect_batch
 
 
-def looks(thresholds: Thresholds) -> Looks:
+def tta_steps(thresholds: Thresholds) -> TTASteps:
     """As `detect`: what lies beside the image takes places."""
-    plain = looks_at_boxes(thresholds)
+    plain = tta_steps_for_boxes(thresholds)
 
     def detections(joined: Candidates, limits: Tensor, passes: int) -> Detections:
         return without_empty(plain.detections(joined, limits, passes))

@@ -14,7 +14,7 @@ from ssd.detectors.torchvision.channels.streams import streams_of
 from ssd.detectors.torchvision.distillation.parts import distillation_parts
 from ssd.detectors.torchvision.export import exportable
 from ssd.detectors.torchvision.names import parts_of, title_of
-from ssd.detectors.torchvision.postprocess import detect, looks
+from ssd.detectors.torchvision.postprocess import detect, tta_steps
 from ssd.detectors.torchvision.settings import Settings
 from ssd.detectors.torchvision.synthetic import input_size_px, synthetic_batch
 from ssd.detectors.torchvision.targets import limits_px, targets_of
@@ -76,5 +76,5 @@ TORCHVISION = Detector(
     skeleton=lambda settings: settings.skeleton,
     distillation_parts=distillation_parts,
     tta=lambda settings, is_asked: published(_view(settings)) if is_asked else None,
-    looks=lambda settings, thresholds, suppression: looks(settings, thresholds),
+    tta_steps=lambda settings, thresholds, suppression: tta_steps(settings, thresholds),
 )

@@ -12,7 +12,7 @@ from ssd.detectors.torchvision.names import parts_of
 from ssd.detectors.torchvision.rcnn.parts import Boxes, CandidatesOfMaps, PartMaps, keypoints_found
 from ssd.detectors.torchvision.settings import Settings
 from ssd.detectors.torchvision.targets import limits_px
-from ssd.detectors.tta.looks import Looks, Measures
+from ssd.detectors.tta.steps import Measures, TTASteps
 from ssd.keypoints import mirrored
 
 # Where choosing costs no wait, candidates that are out are dropped at once; elsewhere they are carried on and marked.
@@ -47,7 +47,7 @@ def _with_parts(detections: Detections, maps: list[Tensor], limits: Tensor, forw
     return detections._replace(masks=masks, keypoints=keypoints)
 
 
-def looks(settings: Settings, thresholds: Thresholds) -> Looks:
+def tta_steps(settings: Settings, thresholds: Thresholds) -> TTASteps:
     """Boxes are cut to the image in each pass, and suppress each other when all are joined."""
     skeleton = settings.skeleton
 
@@ -61,7 +61,7 @@ def looks(settings: Settings, thresholds: Thresholds) -> Looks:
         return found
 
     finds_masks = parts_of(settings.builder).family == "maskrcnn"
-    plain = looks_at_boxes(thresholds)
+    plain = tta_steps_for_boxes(thresholds)
     return plain._replace(
         parts=parts if finds_masks or skeleton else None,
         finds_masks=finds_masks,
@@ -70,7 +70,7 @@ def looks(settings: Settings, thresholds: Thresholds) -> Looks:
     )
 
 
-def looks_at_boxes(thresholds: Thresholds) -> Looks:
+def tta_steps_for_boxes(thresholds: Thresholds) -> TTASteps:
     """Of a detector whose model says `Candidates` of images and the limits of their boxes."""
 
     def measures(batch: EvalBatch) -> Measures:
@@ -84,7 +84,7 @@ def looks_at_boxes(thresholds: Thresholds) -> Looks:
     def detections(joined: Candidates, limits: Tensor, passes: int) -> Detections:
         return detections_of(joined, limits, thresholds._replace(max_per_class=passes * thresholds.max_per_class))
 
-    return Looks(measures, candidates, detections, thresholds.score_threshold)
+    return TTASteps(measures, candidates, detections, thresholds.score_threshold)
 
 
 def detections_of(candidates: Candidates, limits: Tensor, thresholds: Thresholds) -> Detections:

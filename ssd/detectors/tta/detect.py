@@ -11,33 +11,33 @@ from ssd.batch import Detections, EvalBatch
 from ssd.boxes import area
 from ssd.detectors.torchvision.candidates import Candidates
 from ssd.detectors.torchvision.rcnn.parts import PartMaps
-from ssd.detectors.tta.looks import Looks, Measures
 from ssd.detectors.tta.passes import TTA, Pass
+from ssd.detectors.tta.steps import Measures, TTASteps
 
 DetectSeveral = Callable[[Any, Sequence[EvalBatch]], Detections]
 """(the model as `contract.Detect` takes it, the batches of a `ShortSideView`'s looks at the same images: its own, then
 the further ones in their order) -> what it finds."""
 
 
-def detect_several(looks: Looks, tta: TTA) -> DetectSeveral:
+def detect_several(steps: TTASteps, tta: TTA) -> DetectSeveral:
     def detect(forward: Any, batches: Sequence[EvalBatch]) -> Detections:
         by_look = dict(zip((None, *tta.looks), batches, strict=True))
-        first = looks.measures(batches[0])
+        first = steps.measures(batches[0])
         found: list[Candidates] = []
         for one in tta.boxes:
             batch = by_look[one.look]
-            candidates = looks.candidates(forward, _seen(batch, one))
-            boxes_ltrb_px = to_first(candidates.boxes_ltrb_px, one, looks.measures(batch), first, looks.is_closed)
-            found.append(_above(candidates._replace(boxes_ltrb_px=boxes_ltrb_px), looks.score_threshold))
+            candidates = steps.candidates(forward, _seen(batch, one))
+            boxes_ltrb_px = to_first(candidates.boxes_ltrb_px, one, steps.measures(batch), first, steps.is_closed)
+            found.append(_above(candidates._replace(boxes_ltrb_px=boxes_ltrb_px), steps.score_threshold))
         joined = Candidates(*(torch.cat(part, dim=1) for part in zip(*found, strict=True)))
-        detections = looks.detections(joined, first.limits_px, len(tta.boxes))
-        return _with_parts(detections, first, forward, by_look, looks, tta)
+        detections = steps.detections(joined, first.limits_px, len(tta.boxes))
+        return _with_parts(detections, first, forward, by_look, steps, tta)
 
     return detect
 
 
 def _with_parts(
-    detections: Detections, first: Measures, forward: Any, by_look: dict[Any, EvalBatch], looks: Looks, tta: TTA
+    detections: Detections, first: Measures, forward: Any, by_look: dict[Any, EvalBatch], steps: TTASteps, tta: TTA
 ) -> Detections:
     """The detections with their masks and keypoints, each joined from all of its passes. The network's body is run
     again in each pass: to keep the maps of all passes would take gigabytes."""
@@ -45,27 +45,27 @@ def _with_parts(
     is_any = bool(real.any())
 
     def said_in(passes: Sequence[Pass]) -> Iterator[tuple[Pass, PartMaps]]:
-        assert looks.parts is not None
+        assert steps.parts is not None
         for one in passes if is_any else passes[:1]:
             batch = by_look[one.look]
-            boxes = from_first(boxes_ltrb_px, one, looks.measures(batch), first, looks.is_closed)
-            yield one, looks.parts(forward, _seen(batch, one), boxes, detections.labels)
+            boxes = from_first(boxes_ltrb_px, one, steps.measures(batch), first, steps.is_closed)
+            yield one, steps.parts(forward, _seen(batch, one), boxes, detections.labels)
 
     masks: Tensor | None = None
     keypoints: Tensor | None = None
-    if looks.finds_masks:
+    if steps.finds_masks:
         of_passes = (_upright(said.masks, one.flip) for one, said in said_in(tta.masks))
         masks = torch.where(real.unsqueeze(2).unsqueeze(3), joined_masks(of_passes, tta.mask_rule), 0)
-    if looks.points is not None:
+    if steps.points is not None:
         areas_px = area(boxes_ltrb_px)
         heatmaps = joined_heatmaps(
             (
-                (_upright(said.keypoints, one.flip, looks.mirrored_points), is_taken(one, areas_px, tta))
+                (_upright(said.keypoints, one.flip, steps.mirrored_points), is_taken(one, areas_px, tta))
                 for one, said in said_in(tta.keypoints)
             ),
             tta.keypoint_rule,
         )
-        keypoints = looks.points(heatmaps, boxes_ltrb_px, real, first.limits_px)
+        keypoints = steps.points(heatmaps, boxes_ltrb_px, real, first.limits_px)
     return detections._replace(masks=masks, keypoints=keypoints)
 
 

@@ -19,12 +19,12 @@ def distillation_parts(settings: YOLOv2Settings) -> DistillationParts | None:
     def watched(model: Any) -> dict[str, nn.Module]:
         return {"last": model.layers[place]}
 
-    def look(model: Any, images: Tensor, with_heads: bool) -> Seen:
+    def forward(model: Any, images: Tensor, with_heads: bool) -> Seen:
         return {"last": [model.features(images)]}
 
     return DistillationParts(
         strides_px={"last": float(network.downsampling)},
         watched=watched,
         maps=lambda seen: {"last": seen["last"][0]},
-        look=look,
+        forward=forward,
     )

@@ -15,7 +15,7 @@ from ssd.distillation.methods.instances import Instances
 from ssd.distillation.methods.maps import Adapted, Channels
 from ssd.distillation.methods.ranks import joined, scaled_gradient, share, summed, world_size
 
-# Where choosing boxes costs no wait for the device, each map looks at its own only.
+# Where choosing boxes costs no wait for the device, each map is sampled for its own only.
 _CHOOSES_ON = ("cpu",)
 _OUTSIDE_PX = -1e5
 _LEAST_DISTANCE = 1e-6
@@ -37,15 +37,15 @@ class Adapter(nn.Module):
         return {name: self.convs["all" if self.shares else name](maps[name]) for name in self.levels}
 
 
-class Looks(NamedTuple):
-    """What maps show of R boxes: R x C x cells x cells float32 of teacher and student. real: R bool."""
+class RoiFeatures(NamedTuple):
+    """What RoIAlign makes of R boxes: R x C x cells x cells float32 of teacher and student. real: R bool."""
 
     teacher: Tensor
     student: Tensor
     real: Tensor
 
 
-def look(
+def roi_features(
     maps: Sequence[Tensor], scales: Sequence[float], level: Tensor, rois: Tensor, cells: int, samples: int = 2
 ) -> Tensor:
     """Each box in its own map: R x C x cells x cells float32, filled up with zeros to the channels of the widest map.
@@ -59,12 +59,12 @@ def look(
         is_own = level == place
         own = is_own.nonzero().squeeze(1) if rois.device.type in _CHOOSES_ON else None
         if own is None:  # a box far outside of a map shows 0
-            looked = torch.cat([rois[:, :1], torch.where(is_own.unsqueeze(1), rois[:, 1:], _OUTSIDE_PX)], dim=1)
+            sampled = torch.cat([rois[:, :1], torch.where(is_own.unsqueeze(1), rois[:, 1:], _OUTSIDE_PX)], dim=1)
         else:
-            looked = rois[own]
-        seen = roi_align(features.float(), looked, cells, scale, samples, aligned=True)
-        seen = F.pad(seen, (0, 0, 0, 0, 0, widest - seen.shape[1]))
-        found = found + seen if own is None else found.index_copy(0, own, seen)
+            sampled = rois[own]
+        values = roi_align(features.float(), sampled, cells, scale, samples, aligned=True)
+        values = F.pad(values, (0, 0, 0, 0, 0, widest - values.shape[1]))
+        found = found + values if own is None else found.index_copy(0, own, values)
     return found
 
 
@@ -75,24 +75,24 @@ def rois_of(instances: Instances) -> Tensor:
     return torch.cat([image.to(boxes.dtype), boxes], dim=2).flatten(0, 1).float()
 
 
-def feature_loss(looks: Looks, form: str) -> Tensor:
+def feature_loss(features: RoiFeatures, form: str) -> Tensor:
     """Of all ranks' instances the mean distance of student and teacher; form "seed": of the squared distances, divided
-    by the cells of a look. 0 without instances."""
-    difference = looks.student.flatten(1) - looks.teacher.flatten(1)
+    by the cells of one. 0 without instances."""
+    difference = features.student.flatten(1) - features.teacher.flatten(1)
     if form == "seed":
-        each = difference.square().sum(dim=1) / looks.student[0, 0].numel()
+        each = difference.square().sum(dim=1) / features.student[0, 0].numel()
     else:
         each = torch.linalg.vector_norm(difference, dim=1)
-    count = share(looks.real.sum())
-    return torch.where(looks.real, each, 0).sum() / torch.where(count > 0, count, 1)
+    count = share(features.real.sum())
+    return torch.where(features.real, each, 0).sum() / torch.where(count > 0, count, 1)
 
 
-def relation_loss(looks: Looks, beta: float = 1.0) -> Tensor:
+def relation_loss(features: RoiFeatures, beta: float = 1.0) -> Tensor:
     """How differently the instances of all ranks lie to each other: smooth L1 between the distances of all pairs, in
     units of their mean, averaged over pairs. 0 of less than three, whose only distance is its own mean."""
-    real = joined(looks.real)
+    real = joined(features.real)
     pair = real.unsqueeze(0) & real.unsqueeze(1) & ~torch.eye(len(real), dtype=torch.bool, device=real.device)
-    own, other = (_relative_distances(joined(each.flatten(1)), pair) for each in (looks.student, looks.teacher))
+    own, other = (_relative_distances(joined(each.flatten(1)), pair) for each in (features.student, features.teacher))
     count = real.sum()
     terms = torch.where(pair, F.smooth_l1_loss(own, other, beta=beta, reduction="none"), 0)
     loss = torch.where(count > 2, terms.sum() / pair.sum().clamp(min=1), 0)

@@ -1,4 +1,4 @@
-"""Which proposals the heads learn from, and how they look at a box."""
+"""Which proposals the heads learn from, and how a box is pooled."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from ssd.detectors.detectron.network.bodies import FINEST_LEVEL, roi_strides
 from ssd.detectors.detectron.rcnn.boxes import closed
 from ssd.detectors.detectron.settings import DetectronSettings
 from ssd.detectors.torchvision.rcnn.proposals import Proposals
-from ssd.detectors.torchvision.rcnn.roi_pooling import Look, aligned, pool_levels, rois_of
+from ssd.detectors.torchvision.rcnn.roi_pooling import Sampler, aligned, pool_levels, rois_of
 from ssd.detectors.torchvision.rcnn.sampling import sample
 from ssd.detectors.torchvision.targets import BELOW, Targets, gather, match
 
@@ -69,7 +69,7 @@ def _rois(proposals: Proposals, labels: Tensor, matched: Tensor, place: Tensor, 
 
 
 def level_of(boxes_ltrb_px: Tensor, settings: DetectronSettings) -> Tensor:
-    """Which of the maps that boxes are looked at in suits half-open boxes N x 4: N int64."""
+    """Which of the maps that boxes are pooled from suits half-open boxes N x 4: N int64."""
     if not settings.has_pyramid or len(settings.roi_levels) == 1:
         return torch.zeros_like(boxes_ltrb_px[:, 0], dtype=torch.int64)
     sides = (boxes_ltrb_px[:, 2:] - boxes_ltrb_px[:, :2]).prod(dim=1).sqrt()
@@ -80,10 +80,10 @@ def level_of(boxes_ltrb_px: Tensor, settings: DetectronSettings) -> Tensor:
 
 
 class Pooling(NamedTuple):
-    """How a head looks at a box. cells: in each direction."""
+    """How a head pools a box. cells: in each direction."""
 
     cells: int
-    look: Look
+    sampler: Sampler
 
 
 def pooling_of(kind: str, cells: int, samples: int) -> Pooling:
@@ -97,4 +97,4 @@ def pooled(maps: Sequence[Tensor], rois: Tensor, pooling: Pooling, settings: Det
     first = settings.roi_levels[0] - FINEST_LEVEL if settings.has_pyramid else 0
     level = level_of(rois[:, 1:], settings)
     boxes = closed(rois, settings.edge_px)
-    return pool_levels(maps[first : first + len(strides)], strides, boxes, level, pooling.cells, pooling.look)
+    return pool_levels(maps[first : first + len(strides)], strides, boxes, level, pooling.cells, pooling.sampler)

@@ -23,7 +23,7 @@ def _maps(seen: Seen) -> dict[str, Tensor]:
     return {name: seen[name][0] for name in NAMES}
 
 
-def _look(model: SSD300, images: Tensor, with_heads: bool) -> Seen:
+def _forward(model: SSD300, images: Tensor, with_heads: bool) -> Seen:
     maps = [model.trunk(images)]
     for block in model.extra_blocks:
         maps.append(block(maps[-1]))
@@ -69,7 +69,7 @@ PARTS = DistillationParts(
     strides_px={name: IMAGE_SIZE_PX / cells for name, cells in zip(NAMES, FEATURE_SIZES, strict=True)},
     watched=_watched,
     maps=_maps,
-    look=_look,
+    forward=_forward,
     anchors=Anchors(
         heads=_heads,
         anchors_ltrb_px=_anchors_ltrb_px,

@@ -44,19 +44,22 @@ def maps_of(names: dict[str, str]) -> DistillationParts:
         strides_px={name: 2.0 ** int(name[1]) for name in names.values()},
         watched=lambda model: {"backbone": model.backbone},
         maps=lambda seen: {names[name]: each for name, each in seen["backbone"][0].items()},
-        look=lambda model, images, with_heads: {"backbone": [model.backbone(images)]},
+        forward=lambda model, images, with_heads: {"backbone": [model.backbone(images)]},
     )
 
 
 def retinanet_parts(anchors: Anchors) -> DistillationParts:
     """The maps and the heads of a RetinaNet. anchors: what its heads' numbers mean."""
 
-    def look(model: Any, images: Tensor, with_heads: bool) -> Seen:
+    def forward(model: Any, images: Tensor, with_heads: bool) -> Seen:
         maps = model.backbone(images)
         return {"backbone": [maps], **({"head": [model.head(list(maps.values()))]} if with_heads else {})}
 
     return maps_of(DENSE)._replace(
-        watched=lambda model: {"backbone": model.backbone, "head": model.head}, look=look, anchors=anchors, tail=_TAIL
+        watched=lambda model: {"backbone": model.backbone, "head": model.head},
+        forward=forward,
+        anchors=anchors,
+        tail=_TAIL,
     )
 
 

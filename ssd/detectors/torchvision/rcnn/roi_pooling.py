@@ -17,8 +17,8 @@ PART_SIDE = 14
 _SAMPLES = 2
 # Feature Pyramid Networks (Lin et al. 2017), equation 1.
 _CANONICAL_SIDE_PX, _CANONICAL_LEVEL = 224, 4
-# Where choosing boxes costs no wait for the device, each map looks at its own only; elsewhere, and in a graph, whose
-# shapes are fixed, at all of them.
+# Where choosing boxes costs no wait for the device, each map is sampled for its own only; elsewhere, and in a graph,
+# whose shapes are fixed, for all of them.
 _CHOOSES_ON = ("cpu",)
 _OUTSIDE_PX = -1e4
 
@@ -38,7 +38,7 @@ def rois_of(boxes_ltrb_px: Tensor) -> Tensor:
     return torch.cat([image.to(boxes_ltrb_px.dtype), boxes_ltrb_px], dim=2).flatten(0, 1)
 
 
-class Look(Protocol):
+class Sampler(Protocol):
     """(map B x C x H x W, rois R x 5, cells in each direction, cells of the map a pixel) -> R x C x side x side."""
 
     def __call__(self, features: Tensor, rois: Tensor, side: int, scale: float, /) -> Tensor: ...
@@ -48,16 +48,16 @@ def _chooses(rois: Tensor) -> bool:
     return rois.device.type in _CHOOSES_ON and not torch.compiler.is_compiling()
 
 
-def aligned(samples: int, *, centred: bool = False) -> Look:
+def aligned(samples: int, *, centred: bool = False) -> Sampler:
     """samples: of a cell in each direction; 0 for as many as it has cells of the map. centred: whether a cell's value
     is that of its middle, not of its left top corner."""
 
-    def look(features: Tensor, rois: Tensor, side: int, scale: float) -> Tensor:
+    def sample(features: Tensor, rois: Tensor, side: int, scale: float) -> Tensor:
         if samples and not centred and _chooses(rois):
             return roi_align_cpu(features, rois, side, scale, samples)
         return roi_align(features, rois, side, scale, samples, centred)
 
-    return look
+    return sample
 
 
 def pool(maps: Sequence[Tensor], strides: Sequence[int], rois: Tensor, side: int = SIDE) -> Tensor:
@@ -66,22 +66,22 @@ def pool(maps: Sequence[Tensor], strides: Sequence[int], rois: Tensor, side: int
 
 
 def pool_levels(
-    maps: Sequence[Tensor], strides: Sequence[int], rois: Tensor, level: Tensor, side: int, look: Look
+    maps: Sequence[Tensor], strides: Sequence[int], rois: Tensor, level: Tensor, side: int, sampler: Sampler
 ) -> Tensor:
-    """level: R int64, in which of the maps to look at each of R rois. Returns R x C x side x side."""
+    """level: R int64, which of the maps each of R rois is sampled in. Returns R x C x side x side."""
     dtype = maps[0].dtype
     # 16 bits would move a box by up to a pixel, so maps are read at the boxes' precision, as torchvision does.
     precise = [features.to(rois.dtype) for features in maps]
     if _chooses(rois):
         own = [(level == place).nonzero().squeeze(1) for place in range(len(maps))]
-        looked = [
-            look(features, rois[boxes], side, 1 / stride)
+        sampled = [
+            sampler(features, rois[boxes], side, 1 / stride)
             for features, stride, boxes in zip(precise, strides, own, strict=True)
         ]
-        return torch.cat(looked).to(dtype)[torch.cat(own).argsort()]
+        return torch.cat(sampled).to(dtype)[torch.cat(own).argsort()]
     pooled = precise[0].new_zeros(rois.shape[0], maps[0].shape[1], side, side)
     for place, (features, stride) in enumerate(zip(precise, strides, strict=True)):
         # A box far outside of the map reads nothing of it and gives 0.
         boxes = torch.where((level == place).unsqueeze(1), rois[:, 1:], _OUTSIDE_PX)
-        pooled = pooled + look(features, torch.cat([rois[:, :1], boxes], dim=1), side, 1 / stride)
+        pooled = pooled + sampler(features, torch.cat([rois[:, :1], boxes], dim=1), side, 1 / stride)
     return pooled.to(dtype)

@@ -21,12 +21,12 @@ def distillation_parts(settings: SquareSettings) -> DistillationParts:
     def maps(seen: Seen) -> dict[str, Tensor]:
         return dict(zip(names, seen["backbone"][0].values(), strict=True))
 
-    def look(model: Any, images: Tensor, with_heads: bool) -> Seen:
+    def forward(model: Any, images: Tensor, with_heads: bool) -> Seen:
         return {"backbone": [model.backbone(images)]}
 
     return DistillationParts(
         strides_px={name: size_px / count for name, count in zip(names, cells, strict=True)},
         watched=lambda model: {"backbone": model.backbone},
         maps=maps,
-        look=look,
+        forward=forward,
     )

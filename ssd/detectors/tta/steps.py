@@ -19,10 +19,10 @@ class Measures(NamedTuple):
     mirror_px: Tensor
 
 
-class Looks(NamedTuple):
-    """A detector that can look several times. forward: the model as `contract.Detect` takes it.
+class TTASteps(NamedTuple):
+    """The steps by which a detector finds objects in several passes. forward: the model as `contract.Detect` takes it.
 
-    measures: a batch -> its images' measures. candidates: (forward, batch) -> what one look finds.
+    measures: a batch -> its images' measures. candidates: (forward, batch) -> what one pass finds.
     detections: (candidates of all passes in pixels of the first, its limits, how many passes) -> `Detections` without
     masks and keypoints.
     score_threshold: candidates that score no more are none.
