@@ -76,6 +76,9 @@ class Config:
     epochs: int = 65
     steps: int | None = None
     """The length of the run in the place of epochs; multistep and evaluation then count steps too."""
+    minutes: float | None = None
+    """About how long the run may take, in the place of epochs. As it begins this becomes steps, which config.json
+    has too."""
     batch_size: int = 32
     """Images a step on each rank."""
     accumulate: int = 1

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from ssd.config import Config
+from ssd.errors import InputError
 
 DECAY = 0.1
 REFERENCE_BATCH = 32
@@ -34,6 +36,54 @@ def plan_of(config: Config, steps_per_epoch: int) -> Plan:
     falls = tuple((unit * after, factor) for after, factor in zip(config.multistep, factors, strict=True))
     judged = frozenset(unit * after for after in (*config.evaluation, length) if after <= length)
     return Plan(unit * length, falls, judged)
+
+
+class Pace(NamedTuple):
+    """What a run takes its time for. evaluation_s: seconds of one evaluation."""
+
+    step_s: float
+    evaluation_s: float
+
+
+_OF_MINUTES = ("steps", "multistep", "evaluation", "warmup", "ema")
+
+
+def within_minutes(config: Config, pace: Pace) -> Config:
+    """With as many steps as fit into config.minutes beside the evaluations, and one at least.
+
+    What is told in epochs or steps keeps its share of the run. The warm-up, and the steps that a moving average
+    remembers, are a tenth of it at most.
+    """
+    assert config.minutes is not None
+    length = config.steps or config.epochs
+    evaluation = [after for after in config.evaluation if after < length]
+    steps = max(1, int((60 * config.minutes - (1 + len(evaluation)) * pace.evaluation_s) / pace.step_s))
+
+    def share(after: int) -> int:
+        return max(1, round(steps * after / length))
+
+    return replace(
+        config,
+        steps=steps,
+        multistep=tuple(map(share, config.multistep)),
+        evaluation=tuple(dict.fromkeys(map(share, evaluation))),
+        warmup=min(config.warmup, steps // 10),
+        ema=None if config.ema is None else max(0.0, min(config.ema, 1 - 10 / steps)),
+    )
+
+
+def as_begun(config: Config, saved: dict[str, Any]) -> Config:
+    """A run with --minutes that goes on: with what became of them when it began. saved: a checkpoint's settings.
+
+    Raises InputError where it began with another length.
+    """
+    if config.minutes is None:
+        return config
+    if saved.get("minutes") != config.minutes:
+        began = f"--minutes {saved['minutes']:g}" if saved.get("minutes") else "no --minutes"
+        raise InputError(f"--resume: the run began with {began}; pass the same, or --steps for another length")
+    settings: dict[str, Any] = {name: saved[name] for name in _OF_MINUTES}
+    return replace(config, **settings)
 
 
 def notes_on_rate(config: Config, steps_per_epoch: int) -> list[str]:

@@ -134,6 +134,11 @@ def train_parser(settings: Any = Config.detector) -> Parser:
         group, "--steps", dest="steps", type=COUNT, metavar="N",
         help="the length in steps in the place of epochs; --multistep and --evaluation then are steps too",
     )  # fmt: skip
+    flag(
+        group, "--minutes", dest="minutes", type=ABOVE_0, metavar="M",
+        help="the length in minutes, evaluations included: as many steps as the first few say; --multistep and "
+        "--evaluation keep their shares of --epochs, warm-up and --ema's memory become a tenth of the run at most",
+    )  # fmt: skip
     batch = BATCH if family.least_part > 1 else COUNT
     flag(group, "--batch-size", "--bs", "-b", dest="batch_size", type=batch, metavar="N", help="images a rank")
     flag(

@@ -47,7 +47,8 @@ from ssd.run.files import Run
 from ssd.run.folder import run_folder
 from ssd.run.metrics_table import published_band
 from ssd.run.trackers import Trackers
-from ssd.schedule import REFERENCE_BATCH, notes_on_rate, peak_lr
+from ssd.schedule import REFERENCE_BATCH, Pace, as_begun, notes_on_rate, peak_lr, plan_of, within_minutes
+from ssd.speed.steps import seconds_of_step
 from ssd.training import resume
 from ssd.training.build import build_training
 from ssd.training.evaluations import Judge
@@ -85,6 +86,8 @@ def train_run(
     schedule = read_for_all(config, ranks)
     with run_folder(data_name(config), config.output, config.resume, ranks) as (folder, files):
         origin = resume.find_checkpoint(files, ranks)
+        if origin:
+            config = as_begun(config, origin.content["settings"])
         if origin and resume.is_over(origin.content, config) and (folder / "results.json").exists():
             return _say_it_is_over(folder, origin.content, config, ranks)
         teacher = load_teacher(config, ranks)
@@ -132,9 +135,13 @@ def _train_in(
     (train_split, val_split), exif_text = look_at_images(splits, indices, ranks, config.exif)
     splits = train_split, val_split
     config, fitted_text = _fitted(config, train_split)
-    loader, val_loader = _build_loaders(config, train_split, val_split, ranks)
+    length_text = ""
+    if config.minutes is not None and origin is None:
+        config, length_text = _within_minutes(config, splits, ranks, teacher)
+    loader = _build_train_loader(config, train_split, ranks)
+    val_loader = _build_eval_loader(config, val_split, ranks)
     training, notes = build_training(config, train_split.categories, ranks, origin)
-    notes = [*told, *filter(None, [fitted_text]), *notes]
+    notes = [*told, *filter(None, [fitted_text, length_text]), *notes]
     if teacher is not None:
         file = folder / "plots" / INSTANCES if ranks.is_main and config.plots else None
         chosen = InstancesPicture(file, view_of(config.detector), loader.steps_per_epoch * config.accumulate)
@@ -224,19 +231,40 @@ def _with_points_of(config: Config, split: Annotations, origin: Origin | None) -
     return config.with_detector(detector.with_skeleton(config.detector, split.keypoints.skeleton))
 
 
-def _build_loaders(
-    config: Config, train_split: Annotations, val_split: Annotations, ranks: Ranks
-) -> tuple[TrainLoader, EvalLoader]:
-    view = for_run(view_of(config.detector), config.steps or 0)
-    loader = pipelines.build_train(
-        config.data_pipeline, train_split, batch_size=config.batch_size, num_workers=config.num_workers,
-        seed=config.seed or 0, ranks=ranks, view=view,
+def _build_train_loader(config: Config, split: Annotations, ranks: Ranks) -> TrainLoader:
+    return pipelines.build_train(
+        config.data_pipeline, split, batch_size=config.batch_size, num_workers=config.num_workers,
+        seed=config.seed or 0, ranks=ranks, view=for_run(view_of(config.detector), config.steps or 0),
     )  # fmt: skip
-    val_loader = pipelines.build_eval(
-        config.data_pipeline, val_split, batch_size=config.eval_batch_size, num_workers=config.num_workers, ranks=ranks,
-        view=view,
+
+
+def _build_eval_loader(config: Config, split: Annotations, ranks: Ranks) -> EvalLoader:
+    return pipelines.build_eval(
+        config.data_pipeline, split, batch_size=config.eval_batch_size, num_workers=config.num_workers, ranks=ranks,
+        view=for_run(view_of(config.detector), config.steps or 0),
     )  # fmt: skip
-    return loader, val_loader
+
+
+def _within_minutes(
+    config: Config, splits: tuple[Annotations, Annotations], ranks: Ranks, teacher: Teacher | None
+) -> tuple[Config, str]:
+    """With as many steps as a few of them say, which a model and a loader take that are then thrown away."""
+    train_split, val_split = splits
+    loader = _build_train_loader(config, train_split, ranks)
+    training, _ = build_training(config, train_split.categories, ranks)
+    if teacher is not None:
+        distill(training, teacher, train_split.categories, lambda images, instances: None)
+    step_s = seconds_of_step(training, loader.batches(0))
+    global_batch_size = config.batch_size * ranks.world_size
+    # Detection is about a third of a step's work.
+    pace = Pace(step_s, len(val_split) / global_batch_size * step_s / 3)
+    config = within_minutes(config, pace)
+    plan = plan_of(config, loader.steps_per_epoch)
+    return config, (
+        f"{config.minutes:g} minutes are about {plan.total_steps} steps of {step_s:.2g} s, "
+        f"{plan.total_steps / loader.steps_per_epoch:.2g} epochs, and {len(plan.judged)} evaluations of "
+        f"{pace.evaluation_s:.2g} s"
+    )
 
 
 def _describe(

@@ -342,6 +342,10 @@ def require_one_length(config: Config, given: Collection[str]) -> None:
     if config.steps and ("epochs" in given or config.mlperf):
         other = "--epochs" if "epochs" in given else "--mlperf"
         raise InputError(f"--steps and {other}: this run's length is {config.steps} steps; leave one of them out")
+    if config.minutes and (others := {"epochs", "steps"} & {*given}):
+        raise InputError(f"--minutes and --{others.pop()}: a run has one length; leave one of them out")
+    if config.minutes and config.mlperf:
+        raise InputError("--minutes and --mlperf: its runs have a length of their own; leave one of them out")
     if config.multistep_factors and len(config.multistep_factors) != len(config.multistep):
         lengths = f"{len(config.multistep_factors)} for {len(config.multistep)} of --multistep"
         raise InputError(f"--multistep-factors: {lengths}; pass as many")

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ssd.batch import Batch, EvalBatch, whole
 from ssd.detectors.contract import Detector
 from ssd.detectors.table import detector_of
+from ssd.distributed import broadcast_object
 from ssd.evaluation.detect import in_precision
 from ssd.precision import compute_dtype
 from ssd.training.state import Training
@@ -93,6 +94,23 @@ def measure_training(
     _synchronise(training.ranks.device)
     seconds = time.perf_counter() - began
     return TrainingSpeed(timed_steps * training.config.batch_size / seconds, waited_s / seconds)
+
+
+_LONG_ENOUGH_S, _MOST_STEPS = 10.0, 100
+
+
+def seconds_of_step(training: Training, batches: Iterator[Batch]) -> float:
+    """Of a training step with its wait for data, the same on all ranks, which take the steps together. They take some
+    ten seconds in all, and the weights stay as they are."""
+
+    def measured(warmup_steps: int, timed_steps: int) -> float:
+        speed = measure_training(training, batches, warmup_steps=warmup_steps, timed_steps=timed_steps)
+        seconds: float = broadcast_object(training.config.batch_size / speed.images_per_second, training.ranks)
+        return seconds
+
+    at_first_s = measured(2, 3)
+    more = min(_MOST_STEPS, int(_LONG_ENOUGH_S / at_first_s))
+    return measured(0, more) if more > 3 else at_first_s
 
 
 def through_training(

@@ -68,6 +68,10 @@ def test_the_flags() -> None:
     [
         (("--steps", "90", "--epochs", "3"), "--steps and --epochs: this run's length is 90 steps"),
         (("--steps", "90", "--mlperf"), "--steps and --mlperf"),
+        (("--minutes", "20", "--epochs", "3"), "--minutes and --epochs: a run has one length"),
+        (("--minutes", "20", "--steps", "3"), "--minutes and --steps: a run has one length"),
+        (("--minutes", "20", "--mlperf"), "--minutes and --mlperf"),
+        (("--minutes", "0"), "--minutes: 0 is less than"),
         (("--warmup-factor", "0.3"), "--warmup-factor says nothing without --warmup"),
         (("--steps", "0"), "--steps: 0 is less than 1"),
         (("--warmup", "5", "--warmup-factor", "1.5"), "1.5 is not in 0..1"),

@@ -5,7 +5,18 @@ from dataclasses import replace
 import pytest
 
 from ssd.config import Config
-from ssd.schedule import Warmup, epochs_at, lr_at, notes_on_rate, plan_of, step_after_change
+from ssd.errors import InputError
+from ssd.schedule import (
+    Pace,
+    Warmup,
+    as_begun,
+    epochs_at,
+    lr_at,
+    notes_on_rate,
+    plan_of,
+    step_after_change,
+    within_minutes,
+)
 
 PLAIN = {"base_lr": 0.08, "global_batch_size": 32, "falls": ()}
 
@@ -125,6 +136,31 @@ def test_a_length_in_steps_keeps_the_shares_of_the_run() -> None:
         ((600, 0.1), (800, 0.1)),  # were told in steps already
         {500},
     )
+
+
+def test_minutes_become_steps_beside_the_evaluations() -> None:
+    recipe = Config(epochs=10, multistep=(6, 8), evaluation=(5, 10, 12), minutes=2, warmup=300, ema=0.999)
+    config = within_minutes(recipe, Pace(step_s=0.5, evaluation_s=10))
+    # 120 s less two evaluations, after half of the run and at its end.
+    assert config.steps == 200
+    assert (config.multistep, config.evaluation, config.warmup, config.ema) == ((120, 160), (100,), 20, 0.95)
+    assert plan_of(config, 7).total_steps == 200 and plan_of(config, 7).judged == {100, 200}
+    of_steps = replace(recipe, steps=1000, multistep=(600, 800), evaluation=(500,))
+    assert within_minutes(of_steps, Pace(0.5, 10)) == config
+    long = within_minutes(replace(recipe, minutes=600), Pace(0.5, 10))
+    assert (long.warmup, long.ema) == (300, 0.999) and within_minutes(replace(recipe, ema=None), Pace(1, 1)).ema is None
+    assert within_minutes(replace(recipe, minutes=0.1), Pace(0.5, 10)).steps == 1
+
+
+def test_a_run_in_minutes_goes_on_with_the_steps_of_its_beginning() -> None:
+    recipe = Config(epochs=10, multistep=(6, 8), evaluation=(5,), minutes=2, warmup=300, ema=0.999)
+    begun = within_minutes(recipe, Pace(0.5, 10))
+    assert as_begun(recipe, begun.to_dict()) == begun
+    assert as_begun(Config(epochs=3), begun.to_dict()) == Config(epochs=3)
+    with pytest.raises(InputError, match="began with --minutes 2; pass the same, or --steps"):
+        as_begun(replace(recipe, minutes=3), begun.to_dict())
+    with pytest.raises(InputError, match="began with no --minutes"):
+        as_begun(recipe, {"steps": 3})
 
 
 def test_falls_at_or_beyond_the_end_are_named() -> None:

@@ -1,0 +1,36 @@
+"""A run whose length is told in minutes: what it becomes, and how it goes on."""
+
+import json
+from pathlib import Path
+
+import pytest
+from runs import assert_equal, log_of, run_here, settings, write_small_data
+
+from ssd.checkpoints import checkpoint
+from ssd.speed import steps
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("path", ["dali", "no_dali"])
+def test_minutes_become_steps_once(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps, "_LONG_ENOUGH_S", 0.1)
+    data = write_small_data(tmp_path / "data")
+    flags = ["--data", data, *settings(), "--data_pipeline", path, "--schedule", "cosine", "--warmup", 100]
+    in_minutes = [*flags, "--minutes", 0.1, "--output", tmp_path / "run"]
+    done = run_here(*in_minutes)
+    assert done.returncode == 0, done.stderr
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["settings"]
+    assert config["minutes"] == 0.1 and config["warmup"] == config["steps"] // 10
+    assert f"note: 0.1 minutes are about {config['steps']} steps of " in done.stdout
+    last = checkpoint.load(tmp_path / "run" / "checkpoints" / "last.pt")
+    assert last["step"] == config["steps"] and len(log_of(tmp_path / "run", "train")) == config["steps"]
+    # What was measured has left no trace: the weights are those of a run that was told the steps.
+    same = [*flags[:-1], config["warmup"], "--steps", config["steps"], "--output", tmp_path / "same"]
+    assert run_here(*same).returncode == 0
+    assert_equal(last["model"], checkpoint.load(tmp_path / "same" / "checkpoints" / "last.pt")["model"])
+
+    again = run_here(*in_minutes, "--resume", "auto")
+    assert again.returncode == 0 and f"this run is over after step {config['steps']}" in again.stdout
+    other = run_here(*in_minutes, "--minutes", 5, "--resume", "auto")
+    assert other.returncode == 2 and "the run began with --minutes 0.1" in other.stderr
