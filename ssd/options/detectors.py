@@ -84,6 +84,10 @@ def _add_torchvision_flags(group: Any, training: bool) -> None:
             help="what frozen norms add to a variance; 0 for files from before torchvision 0.13",
         )  # fmt: skip
         _add_trainable_layers_flag(group, "3")
+        flag(
+            group, "--boxes-an-image", dest="boxes_an_image", type=COUNT, metavar="N",
+            help="proposals of an image that an R-CNN's heads learn from; fewer take less time and memory",
+        )  # fmt: skip
 
 
 def _add_retinanet_flags(group: Any, training: bool) -> None:

@@ -60,7 +60,7 @@ def find_checkpoint(files: list[Path], ranks: Ranks) -> Origin | None:
 _NOT_OF_DATA = ("name", "backbone", "keypoints", "keypoint_links", "keypoint_labels")
 # What detectors can be told beside what the first ones could, and what it was before: checkpoints from then do not have
 # it.
-_LATER = {"resize": "", "rules": "detectron"}
+_LATER = {"resize": "", "rules": "detectron", "boxes_an_image": 512}
 
 
 def data_identity(
@@ -125,8 +125,9 @@ def resume(
     judged_by = resumed["settings"].get("metrics", ("coco",))[0]
     if judged_by != config.metrics[0]:
         raise InputError(f"--resume: the best checkpoint was chosen by {judged_by}; name it first in --metrics")
+    was, is_now = {**_LATER, **was}, {**_LATER, **identity}
     changed = {
-        n: _change(n, was.get(n), now) for n, now in identity.items() if _differs(n, was.get(n), now, config.detector)
+        n: _change(n, was.get(n), now) for n, now in is_now.items() if _differs(n, was.get(n), now, config.detector)
     }
     same_ranks, same_data = "world_size" not in changed, changed.keys() <= {"world_size"}
     may_change = {"world_size"}

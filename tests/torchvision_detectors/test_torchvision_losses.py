@@ -58,10 +58,11 @@ def their_losses(model: nn.Module, batch: RaggedBatch) -> dict[str, Tensor]:
 def pair(family: str, batch: RaggedBatch, **options: Any) -> tuple[nn.Module, nn.Module]:
     """This project's model and torchvision's, of equal weights."""
     torch.manual_seed(0)
-    ours = build(settings_of(f"{family}_resnet18_fpn"), NUM_CLASSES).train()
+    settings = settings_of(f"{family}_resnet18_fpn")
     if family == "fasterrcnn":  # a tenth of its work
-        ours.numbers = replace(ours.numbers, boxes_an_image=48)
+        settings = replace(settings, boxes_an_image=48)
         options["box_batch_size_per_image"] = 48
+    ours = build(settings, NUM_CLASSES).train()
     theirs = their_model(family, batch, **options).train()
     theirs.load_state_dict(ours.state_dict())
     for own, other in zip(ours.parameters(), theirs.parameters(), strict=True):

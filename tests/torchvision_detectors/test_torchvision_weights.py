@@ -210,6 +210,8 @@ def test_defaults_are_torchvisions() -> None:
         config = recipes.defaults(settings_of(name))
         assert config.score_threshold == finds.score_thresh and config.nms_iou == finds.nms_thresh
         assert config.max_per_image == finds.detections_per_img
+        if name.endswith("rcnn_resnet50_fpn"):
+            assert settings_of(name).boxes_an_image == finds.fg_bg_sampler.batch_size_per_image
         view = TORCHVISION.view(settings_of(name))
         assert (view.short_sides_px, view.long_side_px) == (tuple(model.transform.min_size), model.transform.max_size)
         assert view.divisor == model.transform.size_divisible

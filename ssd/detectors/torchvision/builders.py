@@ -2,6 +2,7 @@
 either loads what the other saved."""
 
 import functools
+from dataclasses import replace
 
 from torch import nn
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
@@ -60,6 +61,7 @@ def _rcnn(settings: Settings, num_classes: int, parts: Parts) -> FasterRCNN:
     else:
         pyramid = resnet_pyramid(settings, (1, 2, 3, 4), lambda _: LastLevelMaxPool(), norm)
         numbers = Numbers(cells=tuple(((size,), _ASPECTS) for size in (32, 64, 128, 256, 512)))
+    numbers = replace(numbers, boxes_an_image=settings.boxes_an_image)
     anchors_a_cell = len(numbers.cells[0][0]) * len(_ASPECTS)
     rpn = nn.ModuleDict({"head": RPNHead(CHANNELS, anchors_a_cell, conv_depth=2 if parts.is_v2 else 1)})
     if parts.is_v2:

@@ -101,8 +101,10 @@ def unsettled(name: str) -> Settings:
 
 
 def settled(settings: Settings, backbone_weights: str) -> Settings:
-    """With what is None as `settings_of` has it for these weights."""
+    """With what is None as `settings_of` has it for these weights. Raises InputError for what this detector lacks."""
     usual = settings_of(settings.builder, backbone_weights)
+    if settings.boxes_an_image != usual.boxes_an_image and not parts_of(settings.builder).family.endswith("rcnn"):
+        raise InputError(f"--boxes-an-image: {settings.builder} has no second stage that it is for; leave it out")
     return replace(
         settings,
         norm=usual.norm if settings.norm is None else settings.norm,

@@ -50,9 +50,12 @@ def torchvision(batch_size: int | None = None, world_size: int = 1, detector: An
 def demo(batch_size: int | None = None, world_size: int = 1, detector: Any = None) -> Config:
     """from scratch on the demo data, images of 192 pixels: not tuned yet"""
     settings: Settings = detector or Settings()
-    is_dense = parts_of(settings.builder).family in ("retinanet", "fcos")
+    family = parts_of(settings.builder).family
+    is_dense = family in ("retinanet", "fcos")
+    # The heads of masks and keypoints are most of a step's work, and an image has four objects.
+    boxes_an_image = 64 if family in ("maskrcnn", "keypointrcnn") else settings.boxes_an_image
     return demo_of(
-        defaults(replace(settings, short_sides_px=(192,), long_side_px=256)),
+        defaults(replace(settings, short_sides_px=(192,), long_side_px=256, boxes_an_image=boxes_an_image)),
         batch_size=batch_size or 4,
         learning_rate=0.08 if is_dense else 0.16,
         warmup=100,

@@ -29,6 +29,8 @@ class Settings:
     """The longest that a side may become."""
     divisor: int = 32
     """A batch's height and width are multiples of it."""
+    boxes_an_image: int = 512
+    """How many proposals of an image have a loss in training, of which a quarter at most learn an object."""
     keypoints: tuple[str, ...] = ()
     """The names of the points that a Keypoint R-CNN finds, those of the data that it trains on."""
     keypoint_links: tuple[tuple[int, int], ...] = ()
