@@ -7,12 +7,13 @@
 
 For each seed it trains the dense detector, and from its last checkpoint, with the flags of --fine-tune:
 
-    sparse        80 % of the convolutions' weights become 0, gradually (AGP) over the first half of the epochs
+    sparse        80 % of the convolutions' weights become 0, gradually (AGP) in --gradual-epochs
     half          thinned to half of the FLOPs
-    quarter       half, once trained, thinned to a quarter of the dense one's FLOPs
+    quarter       half, once trained, thinned to a quarter of the dense one's FLOPs, and trained once more
     half int8     half, exported in 8 bits
-    ... taught    the same, with the dense model as teacher (--distill)
-    dense on      the dense one, trained on for as long: what time alone changes
+    ... taught    the same, with the dense model as teacher (--distill); half of a quarter had none
+    dense on      the dense one, trained on for as long: what time alone changes, of sparse and half
+    dense on on   and once more, as quarter is
 
 Then `main.py compare` holds them against each other in one run. Every figure is of a last checkpoint: none is chosen by
 the split that it is judged on. What has ended is not done again, so a run that was stopped goes on.
@@ -29,7 +30,7 @@ from stages import last_of, run, table_of, train
 
 from ssd.checkpoints import checkpoint
 
-ROWS = ("sparse", "half", "quarter", "half int8", "half taught", "quarter taught", "dense on")
+ROWS = ("sparse", "half", "quarter", "half int8", "half taught", "quarter taught", "dense on", "dense on on")
 COLUMNS = ("AP", "AP50", "AP less", "parameters", "not 0", "GFLOP", "MB", "MB zipped", "ms torch", "ms onnx")
 FASTER = "times as fast"
 
@@ -80,8 +81,10 @@ def files_of(folder: Path, data: list[object], rows: list[str], options: argpars
         files["half taught"] = thinned("half-taught", dense, 0.5, *taught)
     if "quarter taught" in rows:
         files["quarter taught"] = thinned("quarter-taught", files["half"], 0.5, *taught)
-    if "dense on" in rows:
+    if {"dense on", "dense on on"} & set(rows):
         files["dense on"] = tuned("dense-on", "--checkpoint", dense)
+    if "dense on on" in rows:
+        files["dense on on"] = tuned("dense-on-on", "--checkpoint", files["dense on"])
     return files
 
 
@@ -98,7 +101,7 @@ def row_of(name: str, found: dict[str, Any], dense: dict[str, Any]) -> dict[str,
         "GFLOP": size["flops"] / 1e9,
         "MB": size["bytes_raw"] / 1e6,
         "MB zipped": size["bytes_zipped"] / 1e6,
-        "ms torch": torch_speed["milliseconds_per_image"] if torch_speed else float("nan"),
+        "ms torch": torch_speed and torch_speed["milliseconds_per_image"],
         "ms onnx": onnx_speed["milliseconds_per_image"],
         FASTER: onnx_speed["times_as_fast"],
     }
@@ -109,13 +112,12 @@ def over_seeds(rows_of_seeds: list[list[dict[str, Any]]]) -> list[dict[str, Any]
     found = []
     for rows in zip(*rows_of_seeds, strict=True):
         values = {key: [row[key] for row in rows] for key in rows[0] if key != "name"}
-        spread = statistics.stdev if len(rows) > 1 else lambda _: float("nan")
         found.append(
             {
                 "name": rows[0]["name"],
                 "AP": statistics.mean(values["AP"]),
                 "AP less": statistics.mean(values["AP less"]),
-                "sd of it": spread(values["AP less"]),
+                "sd of it": statistics.stdev(values["AP less"]) if len(rows) > 1 else None,
                 "GFLOP": statistics.median(values["GFLOP"]),
                 "MB zipped": statistics.median(values["MB zipped"]),
                 FASTER: statistics.median(values[FASTER]),

@@ -22,9 +22,13 @@ def run(*arguments: object) -> None:
 
 
 def train(folder: Path, *arguments: object) -> Path:
-    """The folder of a run that has ended, now or before."""
-    ended = folder / "ended"
+    """The folder of a run that has ended, now or before; ends the program where it was begun by other arguments."""
+    begun, ended, command = folder / "begun", folder / "ended", shlex.join(map(str, arguments))
+    if begun.exists() and begun.read_text() != command:
+        sys.exit(f"{folder}: was begun as {begun.read_text()}; move it away, or pass the same flags")
     if not ended.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        begun.write_text(command)
         run(*arguments, "--output", folder, "--resume", "auto")
         ended.touch()
     return folder
@@ -50,6 +54,8 @@ def table_of(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
     """Rows with a "name" and the columns' values, right-aligned."""
 
     def text(value: Any) -> str:
+        if value is None:
+            return ""
         return f"{value:,}" if isinstance(value, int) else f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
     lines = [["", *columns], *([row["name"], *(text(row[column]) for column in columns)] for row in rows)]
