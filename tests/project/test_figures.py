@@ -196,6 +196,11 @@ def their_steps(detector: str) -> str:
     return f"{found['ratios']['reference_processor_s']:.2f} times"
 
 
+def demo_ap(name: str, word: str = "") -> str:
+    found = result(f"accuracy-demo-{name}")
+    return f"{found['AP']:.3f} ({word}{found['AP50']:.3f})"
+
+
 FIGURES: dict[str, list[str]] = {
     "docs/torchvision.rst": [
         f"PyTorch path {ragged('', 'no_dali')} times as many, DALI path {ragged('', 'dali')} times.",
@@ -203,7 +208,8 @@ FIGURES: dict[str, list[str]] = {
         f"masks {ragged('-masks-256', 'no_dali')} and {ragged('-masks-256', 'dali')} times",
         f"takes {their_steps('fasterrcnn')} as long for Faster R-CNN and {their_steps('maskrcnn')} for Mask R-CNN, but "
         f"{their_steps('retinanet')} for RetinaNet",
-        f"AP {result('accuracy-demo-retinanet')['AP']:.3f} (AP50 {result('accuracy-demo-retinanet')['AP50']:.3f})",
+        f"``retinanet_resnet18_fpn`` AP {demo_ap('retinanet', 'AP50 ')} by DALI and {demo_ap('retinanet-no_dali')} by "
+        f"PyTorch, ``fasterrcnn_resnet18_fpn`` {demo_ap('fasterrcnn')} and {demo_ap('fasterrcnn-no_dali')}",
     ],
     "README.rst": [
         f"AP on BCCD, DALI path {of_seeds('dali', 'AP')} NVIDIA's model, loss and data: {of_seeds('dle', 'AP')}",
