@@ -1,7 +1,7 @@
 """A run over its steps: its length, when it is judged, and the learning rate as a pure function of the step."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -45,19 +45,30 @@ class Pace(NamedTuple):
     evaluation_s: float
 
 
-_OF_MINUTES = ("steps", "multistep", "evaluation", "warmup", "ema")
+_OF_MINUTES = ("steps", "multistep", "evaluation")
+_MOST_OF_EVALUATIONS = 1 / 3
 
 
 def within_minutes(config: Config, pace: Pace) -> Config:
-    """With as many steps as fit into config.minutes beside the evaluations, and one at least.
+    """With as many steps as fit into config.minutes beside the evaluations.
 
-    What is told in epochs or steps keeps its share of the run. The warm-up, and the steps that a moving average
-    remembers, are a tenth of it at most.
+    What is told in epochs or steps keeps its share of the run. Of evaluations some are left out where they would take
+    more than a third of the time. The warm-up, and the steps that a moving average remembers, are a tenth of the run at
+    most. Raises InputError where not one step and one evaluation fit.
     """
     assert config.minutes is not None
-    length = config.steps or config.epochs
+    length, seconds = config.steps or config.epochs, 60 * config.minutes
     evaluation = [after for after in config.evaluation if after < length]
-    steps = max(1, int((60 * config.minutes - (1 + len(evaluation)) * pace.evaluation_s) / pace.step_s))
+    most = max(1, int(_MOST_OF_EVALUATIONS * seconds / max(pace.evaluation_s, 1e-9))) - 1  # beside the last one
+    if len(evaluation) > most:
+        evaluation = [evaluation[len(evaluation) * (place + 1) // (most + 1) - 1] for place in range(most)]
+    steps = int((seconds - (1 + len(evaluation)) * pace.evaluation_s) / pace.step_s)
+    if steps < 1:
+        least = (pace.step_s + pace.evaluation_s) / 60
+        raise InputError(
+            f"--minutes {config.minutes:g}: a step takes about {pace.step_s:.2g} s and an evaluation "
+            f"{pace.evaluation_s:.2g} s; pass {math.ceil(100 * least) / 100:g} or more"
+        )
 
     def share(after: int) -> int:
         return max(1, round(steps * after / length))
@@ -72,18 +83,28 @@ def within_minutes(config: Config, pace: Pace) -> Config:
     )
 
 
-def as_begun(config: Config, saved: dict[str, Any]) -> Config:
-    """A run with --minutes that goes on: with what became of them when it began. saved: a checkpoint's settings.
+def as_begun(config: Config, saved: dict[str, Any], scale: float, given: Collection[str]) -> Config:
+    """The config of a run that goes on, with what its minutes became when it began.
 
-    Raises InputError where it began with another length.
+    saved: a checkpoint's settings. scale: steps now for each of then, where a step has another number of images. given:
+    the settings of the command line, which count. Raises InputError where it did not begin with these minutes.
     """
-    if config.minutes is None:
+    began = saved.get("minutes")
+    if config.minutes is not None and config.minutes != began:
+        remedy = f"pass --minutes {began:g}, or --steps" if began else "leave --minutes out, or pass --steps"
+        raise InputError(f"--resume: the run is not one of {config.minutes:g} minutes; {remedy} for another length")
+    if began is None:
         return config
-    if saved.get("minutes") != config.minutes:
-        began = f"--minutes {saved['minutes']:g}" if saved.get("minutes") else "no --minutes"
-        raise InputError(f"--resume: the run began with {began}; pass the same, or --steps for another length")
-    settings: dict[str, Any] = {name: saved[name] for name in _OF_MINUTES}
-    return replace(config, **settings)
+
+    def scaled(value: Any) -> Any:
+        if isinstance(value, tuple | list):
+            return tuple(map(scaled, value))
+        return max(1, round(value * scale)) if value else value
+
+    # A run that goes on with another length keeps its warm-up, which is over, and what its average remembers.
+    names = (*_OF_MINUTES, "warmup") if config.minutes is not None else ("warmup",)
+    settings = {name: scaled(saved[name]) for name in names} | {"ema": saved["ema"]}
+    return replace(config, **{name: value for name, value in settings.items() if name not in given})
 
 
 def notes_on_rate(config: Config, steps_per_epoch: int) -> list[str]:
@@ -98,7 +119,7 @@ def _long_warmup(config: Config, steps_per_epoch: int) -> str | None:
         return None
     return (
         f"{config.warmup} steps of warm-up are much of the run's {total_steps}; pass a smaller --warmup, such as "
-        f"{max(1, total_steps // 10)}"
+        f"{total_steps // 10}"
     )
 
 

@@ -170,6 +170,11 @@ def for_run(view: "View", steps: int) -> "View":
     return view._replace(run_steps=steps) if isinstance(view, StretchView) else view
 
 
+def for_a_few_steps(view: "View") -> "View":
+    """The view for a few steps that shall stand for many: of several sizes of batches it draws one for each step."""
+    return view._replace(steps_a_size=1) if isinstance(view, StretchView) else view
+
+
 def shows_empty(view: "View") -> bool:
     """Whether images without a box are shown in training too. darknet shows them; others leave them out."""
     return isinstance(view, StretchView)

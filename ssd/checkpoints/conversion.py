@@ -32,7 +32,7 @@ def load(file: Path) -> dict[str, Any]:
 
 def _named(categories: list[tuple[int, str]], file: Path) -> list[tuple[int, str]]:
     """By the lines of a .names file beside the file, as darknet has it: most programs' weights only say how many
-    classes there are. Without such a file as they are."""
+    classes there are. Their ids are 1, 2, ... Without such a file, or where it has the same names, as they are."""
     names_file = file.with_suffix(".names")
     if not names_file.is_file():
         return categories
@@ -46,6 +46,8 @@ def _named(categories: list[tuple[int, str]], file: Path) -> list[tuple[int, str
             f"{names_file}: has {len(found)} names, {file.name} has {len(categories)} classes; "
             "write a class's name on each line"
         )
+    if found == [name for _, name in categories]:
+        return categories  # with their ids
     return list(enumerate(found, 1))
 
 

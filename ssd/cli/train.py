@@ -43,7 +43,7 @@ from ssd.options.flags import (
     flag,
     interval,
 )
-from ssd.options.recipes import base_of
+from ssd.options.recipes import base_of, said_in
 from ssd.training.interruption import end_with_launcher
 
 
@@ -136,8 +136,9 @@ def train_parser(settings: Any = Config.detector) -> Parser:
     )  # fmt: skip
     flag(
         group, "--minutes", dest="minutes", type=ABOVE_0, metavar="M",
-        help="the length in minutes, evaluations included: as many steps as the first few say; --multistep and "
-        "--evaluation keep their shares of --epochs, warm-up and --ema's memory become a tenth of the run at most",
+        help="the length in minutes, of training and evaluations: as many steps as a few say; --multistep and "
+        "--evaluation keep their shares of --epochs, warm-up and --ema's memory become a tenth of the run at most; "
+        "the start, --compress's epochs and the report are not counted",
     )  # fmt: skip
     batch = BATCH if family.least_part > 1 else COUNT
     flag(group, "--batch-size", "--bs", "-b", dest="batch_size", type=batch, metavar="N", help="images a rank")
@@ -272,7 +273,8 @@ def train(arguments: Sequence[str]) -> int:
     config = config_of(options, base)
     given = set(options) | set_in(arguments)
     if recipe is not None:
-        given |= set_by_recipe(config, settings)
+        said = said_in(recipe)
+        given |= set_by_recipe(config, settings) if said is None else said
     elif files is not None:
         given |= set_by_recipe(config, family_of(settings).settled(settings, config.backbone_weights))
         given |= said_of_student(files)
@@ -286,4 +288,4 @@ def train(arguments: Sequence[str]) -> int:
         process_group(config.device, local_rank, config.timeout) as ranks,
         Trackers(config.track if ranks.is_main else ()) as trackers,
     ):
-        return train_run(config, ranks, trackers, given, files, notes)
+        return train_run(config, ranks, trackers, given, files, notes, set(options))

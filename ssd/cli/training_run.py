@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -58,7 +58,7 @@ from ssd.training.loss_log import NonFiniteLossError
 from ssd.training.resume import Origin
 from ssd.training.state import Training
 from ssd.training.step import require_device
-from ssd.views import for_run, shows_empty
+from ssd.views import View, for_a_few_steps, for_run, shows_empty
 
 
 def with_detector_of_checkpoint(config: Config, given: set[str], configuration: Files | None = None) -> Config:
@@ -79,23 +79,26 @@ def train_run(
     given: set[str],
     configuration: Files | None = None,
     told: Sequence[str] = (),
+    flags: Collection[str] = (),
 ) -> int:
     """given: as in `with_detector_of_checkpoint`. A run that goes on takes the others from its own checkpoint.
-    configuration: of the distillation, if a file says it. told: what the user should know of the settings."""
+    configuration: of the distillation, if a file says it. told: what the user should know of the settings. flags: the
+    settings of the command line alone."""
     require_device(config, ranks)
     schedule = read_for_all(config, ranks)
     with run_folder(data_name(config), config.output, config.resume, ranks) as (folder, files):
         origin = resume.find_checkpoint(files, ranks)
-        if origin:
-            config = as_begun(config, origin.content["settings"])
+        if origin:  # a run that goes on needs the file no more that it started from
+            config = for_detector(checkpoint.settings_of(origin.content), config, given)
+            then = origin.content["global_batch_size"]
+            scale = then / (config.batch_size * ranks.world_size)
+            config = as_begun(config, origin.content.get("settings", {}), scale, flags)
         if origin and resume.is_over(origin.content, config) and (folder / "results.json").exists():
             return _say_it_is_over(folder, origin.content, config, ranks)
         teacher = load_teacher(config, ranks)
         if teacher is not None and configuration is not None:
             require_teacher(configuration, str(teacher.file), teacher.settings)
-        if origin:  # a run that goes on needs the file no more that it started from
-            config = for_detector(checkpoint.settings_of(origin.content), config, given)
-        else:
+        if not origin:
             config = with_detector_of_checkpoint(config, given, configuration)
         seed = config.seed
         if seed is None:
@@ -138,8 +141,9 @@ def _train_in(
     length_text = ""
     if config.minutes is not None and origin is None:
         config, length_text = _within_minutes(config, splits, ranks, teacher)
-    loader = _build_train_loader(config, train_split, ranks)
-    val_loader = _build_eval_loader(config, val_split, ranks)
+    view = for_run(view_of(config.detector), config.steps or 0)
+    loader = _build_train_loader(config, train_split, ranks, view)
+    val_loader = _build_eval_loader(config, val_split, ranks, view)
     training, notes = build_training(config, train_split.categories, ranks, origin)
     notes = [*told, *filter(None, [fitted_text, length_text]), *notes]
     if teacher is not None:
@@ -231,17 +235,17 @@ def _with_points_of(config: Config, split: Annotations, origin: Origin | None) -
     return config.with_detector(detector.with_skeleton(config.detector, split.keypoints.skeleton))
 
 
-def _build_train_loader(config: Config, split: Annotations, ranks: Ranks) -> TrainLoader:
+def _build_train_loader(config: Config, split: Annotations, ranks: Ranks, view: View) -> TrainLoader:
     return pipelines.build_train(
         config.data_pipeline, split, batch_size=config.batch_size, num_workers=config.num_workers,
-        seed=config.seed or 0, ranks=ranks, view=for_run(view_of(config.detector), config.steps or 0),
+        seed=config.seed or 0, ranks=ranks, view=view,
     )  # fmt: skip
 
 
-def _build_eval_loader(config: Config, split: Annotations, ranks: Ranks) -> EvalLoader:
+def _build_eval_loader(config: Config, split: Annotations, ranks: Ranks, view: View) -> EvalLoader:
     return pipelines.build_eval(
         config.data_pipeline, split, batch_size=config.eval_batch_size, num_workers=config.num_workers, ranks=ranks,
-        view=for_run(view_of(config.detector), config.steps or 0),
+        view=view,
     )  # fmt: skip
 
 
@@ -250,7 +254,7 @@ def _within_minutes(
 ) -> tuple[Config, str]:
     """With as many steps as a few of them say, which a model and a loader take that are then thrown away."""
     train_split, val_split = splits
-    loader = _build_train_loader(config, train_split, ranks)
+    loader = _build_train_loader(config, train_split, ranks, for_a_few_steps(view_of(config.detector)))
     training, _ = build_training(config, train_split.categories, ranks)
     if teacher is not None:
         distill(training, teacher, train_split.categories, lambda images, instances: None)
@@ -262,8 +266,8 @@ def _within_minutes(
     plan = plan_of(config, loader.steps_per_epoch)
     return config, (
         f"{config.minutes:g} minutes are about {plan.total_steps} steps of {step_s:.2g} s, "
-        f"{plan.total_steps / loader.steps_per_epoch:.2g} epochs, and {len(plan.judged)} evaluations of "
-        f"{pace.evaluation_s:.2g} s"
+        f"{plan.total_steps / loader.steps_per_epoch:.2g} epochs, and {len(plan.judged)} evaluations of some "
+        f"{pace.evaluation_s:.2g} s by estimate"
     )
 
 

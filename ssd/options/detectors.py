@@ -85,8 +85,9 @@ def _add_torchvision_flags(group: Any, training: bool) -> None:
         )  # fmt: skip
         _add_trainable_layers_flag(group, "3")
         flag(
-            group, "--boxes-an-image", dest="boxes_an_image", type=COUNT, metavar="N",
-            help="proposals of an image that an R-CNN's heads learn from; fewer take less time and memory",
+            group, "--boxes-an-image", dest="boxes_an_image", type=number(int, 4), metavar="N",
+            help="proposals of an image that an R-CNN's heads learn from, a quarter of them of objects at most; fewer "
+            "take less time and memory",
         )  # fmt: skip
 
 

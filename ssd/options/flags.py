@@ -8,6 +8,7 @@ import difflib
 import re
 import sys
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -281,6 +282,12 @@ def config_of(flags: dict[str, Any], base: Config, *, needs_data: bool = True) -
     if config.schedule == "cosine" and ("multistep" in flags or config.mlperf):
         other = "--multistep" if "multistep" in flags else "--mlperf"
         raise InputError(f"--schedule cosine and {other} exclude each other; pass one")
+    if others := {"epochs", "steps"} & flags.keys():
+        if "minutes" in flags:
+            raise InputError(f"--minutes and --{others.pop()}: a run has one length; leave one of them out")
+        config = replace(config, minutes=None)  # a recipe's
+    if config.minutes and config.mlperf:
+        raise InputError("--minutes and --mlperf: its runs have a length of their own; leave one of them out")
     require_one_length(config, flags.keys())
     if config.warmup_factor is not None and not config.warmup:
         raise InputError("--warmup-factor says nothing without --warmup; pass both or neither")
@@ -342,10 +349,6 @@ def require_one_length(config: Config, given: Collection[str]) -> None:
     if config.steps and ("epochs" in given or config.mlperf):
         other = "--epochs" if "epochs" in given else "--mlperf"
         raise InputError(f"--steps and {other}: this run's length is {config.steps} steps; leave one of them out")
-    if config.minutes and (others := {"epochs", "steps"} & {*given}):
-        raise InputError(f"--minutes and --{others.pop()}: a run has one length; leave one of them out")
-    if config.minutes and config.mlperf:
-        raise InputError("--minutes and --mlperf: its runs have a length of their own; leave one of them out")
     if config.multistep_factors and len(config.multistep_factors) != len(config.multistep):
         lengths = f"{len(config.multistep_factors)} for {len(config.multistep)} of --multistep"
         raise InputError(f"--multistep-factors: {lengths}; pass as many")

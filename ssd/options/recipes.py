@@ -37,6 +37,15 @@ def base_of(recipe: str | None, parser: Parser, detector: Any, batch_size: int |
     return overlay(family.recipes[name](batch_size or settings.get("batch_size"), world_size, detector), settings)
 
 
+def said_in(recipe: str) -> set[str] | None:
+    """The names of the settings in a recipe's file, which `base_of` has read. None of one that starts from another
+    recipe, and of a recipe by name: they say all settings."""
+    if not recipe.endswith(".toml"):
+        return None
+    content = tomllib.loads(Path(recipe).read_text(encoding="utf-8"))
+    return None if "recipe" in content else set(content)
+
+
 def _read(file: Path, parser: Parser, detector: Any, recipes: list[str]) -> dict[str, Any]:
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))

@@ -23,7 +23,7 @@ _NO_BUFFER_SYNC: dict[str, Any] = {
     "forward_sync_buffers" if "forward_sync_buffers" in _DDP_FLAGS else "broadcast_buffers": False
 }
 # DDP arranges its buckets in the first ones: "CUDA semantics" in torch's manual asks for 11 before a capture.
-_STEPS_BEFORE_CAPTURE = 11
+STEPS_BEFORE_CAPTURE = 11
 
 Step = Callable[[Batch, float], Tensor]
 
@@ -113,7 +113,7 @@ class GraphedStep:
         with torch.cuda.stream(self.stream):  # DDP must be built on the stream of the capture
             self.forward = build_forward(training)
         current.wait_stream(self.stream)
-        self.steps_before_capture = _STEPS_BEFORE_CAPTURE
+        self.steps_before_capture = STEPS_BEFORE_CAPTURE
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, batch: Batch, lr: float) -> Tensor:

@@ -1,12 +1,14 @@
 """A run whose length is told in minutes: what it becomes, and how it goes on."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from runs import assert_equal, log_of, run_here, settings, write_small_data
+from runs import SETTINGS, assert_equal, log_of, run_here, settings, small_checkpoint, write_small_data
 
 from ssd.checkpoints import checkpoint
+from ssd.detectors.names import settings_named
 from ssd.speed import steps
 
 pytestmark = pytest.mark.slow
@@ -33,4 +35,26 @@ def test_minutes_become_steps_once(path: str, tmp_path: Path, monkeypatch: pytes
     again = run_here(*in_minutes, "--resume", "auto")
     assert again.returncode == 0 and f"this run is over after step {config['steps']}" in again.stdout
     other = run_here(*in_minutes, "--minutes", 5, "--resume", "auto")
-    assert other.returncode == 2 and "the run began with --minutes 0.1" in other.stderr
+    assert other.returncode == 2 and "not one of 5 minutes; pass --minutes 0.1" in other.stderr
+
+
+def test_a_recipes_minutes_and_a_detector_that_the_checkpoint_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "_LONG_ENOUGH_S", 0.1)
+    data, recipe, output = write_small_data(tmp_path / "data"), tmp_path / "own.toml", tmp_path / "run"
+    small = replace(settings_named("retinanet_resnet18_fpn"), short_sides_px=(64,), long_side_px=96)
+    recipe.write_text("minutes = 0.2\nepochs = 8\nevaluation = [4]\nwarmup = 100\n")
+    flags = ["--data", data, "--checkpoint", small_checkpoint(small), "--recipe", recipe, *SETTINGS]
+    flags += ["--data_pipeline", "no_dali", "--output", output]
+    done = run_here(*flags)
+    assert done.returncode == 0, done.stderr
+    config = json.loads((output / "config.json").read_text())["settings"]
+    assert config["detector"] == "retinanet_resnet18_fpn" and config["weight_decay"] == 1e-4
+    assert config["evaluation"] == [max(1, round(config["steps"] / 2))]
+    # The command names no detector: that is the checkpoint's, with the steps that the minutes became.
+    again = run_here(*flags, "--resume", "auto")
+    assert again.returncode == 0 and f"this run is over after step {config['steps']}" in again.stdout, again.stderr
+    longer = run_here(*flags, "--steps", config["steps"] + 1, "--resume", "auto")
+    assert longer.returncode == 0, longer.stderr
+    assert len(log_of(output, "train")) == config["steps"] + 1

@@ -49,7 +49,7 @@ def test_no_boxes_give_nothing_and_no_gradient() -> None:
     assert features.grad is not None and features.grad.abs().max() == 0
 
 
-@pytest.mark.parametrize("chooses_on", [("cpu",), ()], ids=["chooses", "looks at all"])
+@pytest.mark.parametrize("chooses_on", [("cpu",), ()], ids=["chooses", "samples all"])
 def test_maps_of_16_bits_are_read_where_the_boxes_are(
     chooses_on: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

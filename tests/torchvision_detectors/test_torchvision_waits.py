@@ -127,7 +127,7 @@ def test_proposals_are_suppressed_with_one_wait_to_what_torchvision_leaves() -> 
         )
 
 
-@pytest.mark.parametrize("chooses_on", [("cpu",), ()], ids=["chooses", "looks at all"])
+@pytest.mark.parametrize("chooses_on", [("cpu",), ()], ids=["chooses", "samples all"])
 def test_boxes_are_pooled_as_torchvision_does(chooses_on: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(roi_pooling, "_CHOOSES_ON", chooses_on)
     generator = torch.Generator().manual_seed(0)

@@ -149,18 +149,32 @@ def test_minutes_become_steps_beside_the_evaluations() -> None:
     assert within_minutes(of_steps, Pace(0.5, 10)) == config
     long = within_minutes(replace(recipe, minutes=600), Pace(0.5, 10))
     assert (long.warmup, long.ema) == (300, 0.999) and within_minutes(replace(recipe, ema=None), Pace(1, 1)).ema is None
-    assert within_minutes(replace(recipe, minutes=0.1), Pace(0.5, 10)).steps == 1
+    # Of 25 evaluations of 10 s those stay that take 40 of 120 s, evenly over the run: after a quarter, a half, ...
+    often = within_minutes(replace(recipe, epochs=26, evaluation=tuple(range(1, 27))), Pace(0.5, 10))
+    assert often.steps == 160 and often.evaluation == tuple(round(160 * after / 26) for after in (6, 12, 18))
+    assert within_minutes(replace(recipe, minutes=0.5), Pace(0.5, 20)).evaluation == ()
+    with pytest.raises(InputError, match="a step takes about 0.5 s and an evaluation 10 s; pass 0.18 or more"):
+        within_minutes(replace(recipe, minutes=0.1), Pace(0.5, 10))
+    assert within_minutes(replace(recipe, minutes=0.18), Pace(0.5, 10)).steps == 1
 
 
 def test_a_run_in_minutes_goes_on_with_the_steps_of_its_beginning() -> None:
     recipe = Config(epochs=10, multistep=(6, 8), evaluation=(5,), minutes=2, warmup=300, ema=0.999)
     begun = within_minutes(recipe, Pace(0.5, 10))
-    assert as_begun(recipe, begun.to_dict()) == begun
-    assert as_begun(Config(epochs=3), begun.to_dict()) == Config(epochs=3)
-    with pytest.raises(InputError, match="began with --minutes 2; pass the same, or --steps"):
-        as_begun(replace(recipe, minutes=3), begun.to_dict())
-    with pytest.raises(InputError, match="began with no --minutes"):
-        as_begun(recipe, {"steps": 3})
+    saved = begun.to_dict()
+    assert as_begun(recipe, saved, 1, ()) == begun
+    # On half of the ranks a step has half of the images.
+    halved = as_begun(recipe, saved, 2, ())
+    assert (halved.steps, halved.multistep, halved.evaluation, halved.warmup) == (400, (240, 320), (200,), 40)
+    assert as_begun(replace(recipe, warmup=7, ema=0.5), saved, 1, ("warmup", "ema")).warmup == 7
+    # With another length the warm-up does not begin again.
+    longer = as_begun(replace(recipe, minutes=None, steps=900), saved, 1, ("steps",))
+    assert (longer.steps, longer.warmup, longer.ema) == (900, 20, 0.95)
+    assert as_begun(Config(epochs=3), Config(epochs=2).to_dict(), 1, ()) == Config(epochs=3)
+    with pytest.raises(InputError, match="not one of 3 minutes; pass --minutes 2, or --steps for another length"):
+        as_begun(replace(recipe, minutes=3), saved, 1, ())
+    with pytest.raises(InputError, match="not one of 2 minutes; leave --minutes out"):
+        as_begun(recipe, {"steps": 3}, 1, ())
 
 
 def test_falls_at_or_beyond_the_end_are_named() -> None:
@@ -179,7 +193,7 @@ def test_a_warm_up_of_half_the_run_is_named() -> None:
     ]
     assert notes_on_rate(cosine, 11) == []
     (said,) = notes_on_rate(replace(cosine, steps=5), 10)
-    assert said == "30 steps of warm-up are much of the run's 5; pass a smaller --warmup, such as 1"
+    assert said == "30 steps of warm-up are much of the run's 5; pass a smaller --warmup, such as 0"
 
 
 def test_epochs_are_whole_where_they_are() -> None:

@@ -1,4 +1,4 @@
-"""A look at each box in that map of the pyramid that suits its size."""
+"""RoIAlign of each box from that map of the pyramid that suits its size."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from torchvision.ops import roi_align
 from ssd.detectors.torchvision.rcnn.roi_align_cpu import roi_align_cpu
 
 SIDE = 7
-"""Of a look for the box head, in cells."""
+"""Of a box for the box head, in cells."""
 PART_SIDE = 14
 """Of one for the mask and the keypoint head."""
 _SAMPLES = 2
