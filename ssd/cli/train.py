@@ -23,6 +23,7 @@ from ssd.options.distillation import files_in, method_or_file, named_student, st
 from ssd.options.flags import (
     ABOVE_0,
     BATCH,
+    CONSOLE_COMMAND,
     COUNT,
     COUNT_FROM_0,
     DECAY,
@@ -75,7 +76,7 @@ def train_parser(settings: Any = Config.detector) -> Parser:
         f"example: torchrun --nproc_per_node=8 main.py --fp16 --data /coco\n{TRAINING_EXIT_CODES}",
     )
     parser.add_argument(
-        "--version", action="version", version=f"ssd-dali {ssd.__version__}", help="say which version this is"
+        "--version", action="version", version=f"{CONSOLE_COMMAND} {ssd.__version__}", help="say which version this is"
     )
     parser.add_argument(
         "--recipe", metavar="NAME|FILE.toml",

@@ -1,6 +1,7 @@
 """Flags: the ancestors' names and defaults, and one line for every mistake. No test here imports torch."""
 
 import argparse
+import contextlib
 import os
 import re
 import shlex
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import main
+import ssd
 from ssd.cli.benchmark import benchmark_steps_parser
 from ssd.cli.commands import every_parser
 from ssd.cli.evaluate import evaluate_parser
@@ -79,7 +81,7 @@ def test_lists_may_be_empty() -> None:
 
 def test_every_setting_has_a_flag() -> None:
     parser = train_parser()
-    dests = {action.dest for action in parser._actions} - {"help", "recipe", "local_rank"}
+    dests = {action.dest for action in parser._actions} - {"help", "version", "recipe", "local_rank"}
     assert dests == Config().to_dict().keys()
 
 
@@ -319,3 +321,10 @@ def test_a_console_without_a_character_shows_its_number(tmp_path: Path) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{tmp_path}/\\u6f22: COCO 2017 is there already\n"
+
+
+@pytest.mark.parametrize("command", [["--version"], ["evaluate", "--version"], ["--version", "--fp16"]])
+def test_the_version_is_said(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.suppress(SystemExit):
+        assert main.main(command) == 0
+    assert capsys.readouterr().out == f"ssd-dali {ssd.__version__}\n"

@@ -19,12 +19,12 @@ def test_minutes_become_steps_once(path: str, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(steps, "_LONG_ENOUGH_S", 0.1)
     data = write_small_data(tmp_path / "data")
     flags = ["--data", data, *settings(), "--data_pipeline", path, "--schedule", "cosine", "--warmup", 100]
-    in_minutes = [*flags, "--minutes", 0.1, "--output", tmp_path / "run"]
+    in_minutes = [*flags, "--minutes", 0.03, "--output", tmp_path / "run"]
     done = run_here(*in_minutes)
     assert done.returncode == 0, done.stderr
     config = json.loads((tmp_path / "run" / "config.json").read_text())["settings"]
-    assert config["minutes"] == 0.1 and config["warmup"] == config["steps"] // 10
-    assert f"note: 0.1 minutes are about {config['steps']} steps of " in done.stdout
+    assert config["minutes"] == 0.03 and config["warmup"] == config["steps"] // 10
+    assert f"note: 0.03 minutes are about {config['steps']} steps of " in done.stdout
     last = checkpoint.load(tmp_path / "run" / "checkpoints" / "last.pt")
     assert last["step"] == config["steps"] and len(log_of(tmp_path / "run", "train")) == config["steps"]
     # What was measured has left no trace: the weights are those of a run that was told the steps.
@@ -35,7 +35,7 @@ def test_minutes_become_steps_once(path: str, tmp_path: Path, monkeypatch: pytes
     again = run_here(*in_minutes, "--resume", "auto")
     assert again.returncode == 0 and f"this run is over after step {config['steps']}" in again.stdout
     other = run_here(*in_minutes, "--minutes", 5, "--resume", "auto")
-    assert other.returncode == 2 and "not one of 5 minutes; pass --minutes 0.1" in other.stderr
+    assert other.returncode == 2 and "not one of 5 minutes; pass --minutes 0.03" in other.stderr
 
 
 def test_a_recipes_minutes_and_a_detector_that_the_checkpoint_says(
@@ -44,7 +44,7 @@ def test_a_recipes_minutes_and_a_detector_that_the_checkpoint_says(
     monkeypatch.setattr(steps, "_LONG_ENOUGH_S", 0.1)
     data, recipe, output = write_small_data(tmp_path / "data"), tmp_path / "own.toml", tmp_path / "run"
     small = replace(settings_named("retinanet_resnet18_fpn"), short_sides_px=(64,), long_side_px=96)
-    recipe.write_text("minutes = 0.2\nepochs = 8\nevaluation = [4]\nwarmup = 100\n")
+    recipe.write_text("minutes = 0.05\nepochs = 8\nevaluation = [4]\nwarmup = 100\n")
     flags = ["--data", data, "--checkpoint", small_checkpoint(small), "--recipe", recipe, *SETTINGS]
     flags += ["--data_pipeline", "no_dali", "--output", output]
     done = run_here(*flags)
