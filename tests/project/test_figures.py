@@ -210,6 +210,8 @@ FIGURES: dict[str, list[str]] = {
         f"{their_steps('retinanet')} for RetinaNet",
         f"``retinanet_resnet18_fpn`` AP {demo_ap('retinanet', 'AP50 ')} by DALI and {demo_ap('retinanet-no_dali')} by "
         f"PyTorch, ``fasterrcnn_resnet18_fpn`` {demo_ap('fasterrcnn')} and {demo_ap('fasterrcnn-no_dali')}",
+        f"AP {result('accuracy-demo-maskrcnn')['AP']:.3f} for boxes and "
+        f"{result('accuracy-demo-maskrcnn')['segm_AP']:.3f} for masks",
     ],
     "README.rst": [
         f"AP on BCCD, DALI path {of_seeds('dali', 'AP')} NVIDIA's model, loss and data: {of_seeds('dle', 'AP')}",
