@@ -18,7 +18,7 @@ from pipelines.readers.coco import read_annotations
 from pipelines.readers.scan import read_image
 from ssd.batch import whole
 from ssd.images import fitted, resize
-from ssd.views import StretchView, evaluated_px, fitted_ltrb_px, for_run, largest_px, placed_ltrb_px
+from ssd.views import StretchView, evaluated_px, fitted_ltrb_px, for_a_few_steps, for_run, largest_px, placed_ltrb_px
 
 PLAIN = StretchView((40, 32), ((40, 32),), flips=False)
 DRAWN = StretchView(
@@ -69,6 +69,13 @@ def test_one_size_holds_for_some_steps_on_all_ranks_and_after_a_resume(split: An
     place = steps[0][4].after  # in the middle of a block
     again = list(islice(orders[0].steps(place), 35))
     assert [step.samples for step in again] == [step.samples for step in steps[0][5:]]
+
+
+def test_a_few_steps_see_several_sizes(split: Annotations) -> None:
+    view = for_a_few_steps(DRAWN._replace(steps_a_size=10))
+    assert isinstance(view, StretchView)
+    order = TrainingOrder(split, view, batch_size=2, seed=3, ranks=ranks_of(1)[0])
+    assert {step.samples[0].size_px for step in islice(order.steps((0, 0)), 10)} == set(DRAWN.train_sizes_px)
 
 
 def test_images_without_boxes_train(split: Annotations) -> None:

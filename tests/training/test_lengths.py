@@ -1,5 +1,6 @@
 """Runs whose length is told in steps: they end, are judged and go on within an epoch. An epoch is 3 steps here."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,13 @@ def test_the_flags() -> None:
         new_training().config,
     )
     assert (config.steps, config.multistep, config.warmup_factor) == (90, (60, 80), 0.3)
+
+
+def test_a_flag_overrules_a_recipes_minutes() -> None:
+    recipe = replace(new_training().config, minutes=20.0)
+    assert config_of(flags("--epochs", "3"), recipe).minutes is None
+    assert config_of(flags("--steps", "90"), recipe).minutes is None
+    assert config_of(flags("--minutes", "5"), recipe).minutes == 5
 
 
 @pytest.mark.parametrize(
