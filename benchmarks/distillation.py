@@ -1,6 +1,6 @@
 """What a teacher costs: a training step with PKD beside a plain one and the teacher's body and neck, in one run.
 
-    python benchmarks/distillation.py --rounds 5 --json benchmarks/results/distillation-cpu.json
+    python benchmarks/distillation.py --rounds 11 --json benchmarks/results/distillation-cpu.json
 
 A step is the whole of it: losses, gradients, optimiser, of a batch out of nothing with fresh weights. Each round takes
 a plain step, a step with PKD and a pass of the teacher up to its maps, in turns; the ratio is the median of the rounds'
@@ -155,7 +155,7 @@ def main() -> None:
         "results": results,
         "hardware": hardware(device),
         "versions": versions(),
-        "revision": git_revision(),
+        "git_revision": git_revision(),
     }
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
