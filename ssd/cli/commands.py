@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Sequence
 
-import ssd
 from ssd.cli.benchmark import benchmark, benchmark_data_parser, benchmark_parser, benchmark_steps_parser
 from ssd.cli.compression.compare import compare, compare_parser
 from ssd.cli.compression.sensitivity import sensitivity, sensitivity_parser
@@ -20,7 +19,7 @@ from ssd.cli.plot import plot, plot_parser
 from ssd.cli.predict import predict, predict_parser
 from ssd.cli.train import train, train_parser
 from ssd.errors import InputError, LostRankError
-from ssd.options.flags import CONSOLE_COMMAND, Parser
+from ssd.options.flags import Parser
 
 # Threads of torch that wait for work should sleep: by default they spin, and take the cores from the data paths'
 # threads and processes. Read when torch is first imported; the user's own setting wins.
@@ -83,9 +82,6 @@ def every_parser() -> list[Parser]:
 def main(arguments: Sequence[str]) -> int:
     named = bool(arguments) and not arguments[0].startswith("-")
     name, rest = (arguments[0], arguments[1:]) if named else ("train", arguments)
-    if list(rest) == ["--version"]:
-        print(f"{CONSOLE_COMMAND} {ssd.__version__}")
-        return 0
     try:
         if name not in COMMANDS:
             nearest = "".join(f"did you mean {near}? " for near in difflib.get_close_matches(name, COMMANDS, n=1))

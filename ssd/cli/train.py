@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import ssd
 from ssd.config import (
     MLPERF_DIVISIONS,
     MLPERF_STATUSES,
@@ -23,7 +22,6 @@ from ssd.options.distillation import files_in, method_or_file, named_student, st
 from ssd.options.flags import (
     ABOVE_0,
     BATCH,
-    CONSOLE_COMMAND,
     COUNT,
     COUNT_FROM_0,
     DECAY,
@@ -74,9 +72,6 @@ def train_parser(settings: Any = Config.detector) -> Parser:
         description="Train a detector. Under torchrun every process is a rank.",
         epilog=f"recipes:\n{_recipes_help(recipes)}\n\n"
         f"example: torchrun --nproc_per_node=8 main.py --fp16 --data /coco\n{TRAINING_EXIT_CODES}",
-    )
-    parser.add_argument(
-        "--version", action="version", version=f"{CONSOLE_COMMAND} {ssd.__version__}", help="say which version this is"
     )
     parser.add_argument(
         "--recipe", metavar="NAME|FILE.toml",

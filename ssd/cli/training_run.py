@@ -93,13 +93,13 @@ def train_run(
             then = origin.content["global_batch_size"]
             scale = then / (config.batch_size * ranks.world_size)
             config = as_begun(config, origin.content.get("settings", {}), scale, flags)
-        if origin and resume.is_over(origin.content, config) and (folder / "results.json").exists():
-            return _say_it_is_over(folder, origin.content, config, ranks)
+            if resume.is_over(origin.content, config) and (folder / "results.json").exists():
+                return _say_it_is_over(folder, origin.content, config, ranks)
+        else:
+            config = with_detector_of_checkpoint(config, given, configuration)
         teacher = load_teacher(config, ranks)
         if teacher is not None and configuration is not None:
             require_teacher(configuration, str(teacher.file), teacher.settings)
-        if not origin:
-            config = with_detector_of_checkpoint(config, given, configuration)
         seed = config.seed
         if seed is None:
             seed = origin.content["seed"] if origin else broadcast_object(int.from_bytes(os.urandom(4)), ranks)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+import ssd
 from ssd.config import DATA_PIPELINES, EVAL_ENGINES, EXIF, GRADIENT_COMPRESSIONS, METRICS, ON_BAD_IMAGE, Config
 from ssd.detectors.names import family_of
 from ssd.distillation.settings import read_word
@@ -54,6 +55,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog, description=description, epilog=epilog, usage=usage, formatter_class=form, allow_abbrev=False
         )
+        version = f"{CONSOLE_COMMAND} {ssd.__version__}"
+        self.add_argument("--version", action="version", version=version, help="say which version this is")
         self.of_others: dict[str, str] = {}
         """Flags that only other detectors have, and one of these."""
         self.refused: dict[str, str] = {}

@@ -62,13 +62,6 @@ FAMILIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def test_coco_names_beside_a_file_leave_cocos_ids(tmp_path: Path) -> None:
-    values, shapes = FAMILIES["mask"]
-    file = made.write(tmp_path / "model.pkl", {"blobs": made.arrays(shapes), "cfg": made.saved_text(values)})
-    (tmp_path / "model.names").write_text("".join(f"{name}\n" for _, name in coco_categories()))
-    assert conversion.load(file)["categories"] == coco_categories()
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_file_of_each_family_is_read_whole_and_written_again_bit_for_bit(family: str, tmp_path: Path) -> None:
     values, shapes = FAMILIES[family]
@@ -100,28 +93,6 @@ def test_a_file_of_each_family_is_read_whole_and_written_again_bit_for_bit(famil
     again = settings_of(read_saved(written["cfg"], "model_final", file))
     assert replace(again, cfg="") == replace(settings, cfg="")
     assert "BBOX_REG_WEIGHTS: [10.0, 10.0, 5.0, 5.0]" in written["cfg"]
-
-
-def test_the_classes_of_another_programs_file_have_the_names_beside_it(tmp_path: Path) -> None:
-    values, shapes = FAMILIES["mask R-101"]
-    content = {"blobs": made.arrays(shapes), "cfg": made.saved_text(values)}
-    file = made.write(tmp_path / "model_final.pkl", content)
-    assert conversion.load(file)["categories"] == [(1, "class 1"), (2, "class 2"), (3, "class 3")]
-    names = tmp_path / "model_final.names"
-    names.write_bytes("\ufeffRBC\r\n\r\nPlättchen \r\nWBC".encode())
-    assert conversion.load(file)["categories"] == [(1, "RBC"), (2, "Plättchen"), (3, "WBC")]
-    # Ours has names of its own.
-    conversion.save(tmp_path / "ours.pt", conversion.load(file))
-    (tmp_path / "ours.names").write_text("one\ntwo\nthree\n")
-    assert conversion.load(tmp_path / "ours.pt")["categories"][0] == (1, "RBC")
-    names.write_text("class 1\nclass 2\nclass 3\n")
-    assert conversion.load(file)["categories"][0] == (1, "class 1")
-    names.write_text("RBC\nWBC\n")
-    with pytest.raises(InputError, match=r"model_final.names: has 2 names, model_final.pkl has 3 classes"):
-        conversion.load(file)
-    names.write_bytes("RBC\nPlättchen\nWBC\n".encode("latin1"))
-    with pytest.raises(InputError, match=r"model_final.names: not UTF-8 text"):
-        conversion.load(file)
 
 
 def test_blobs_are_where_torchvision_has_them(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
-"""The loop on a model of a few weights: when it saves, what it keeps, and that interruptions change nothing."""
+"""The loop on a model of a few weights: when it saves, what it keeps, that interruptions change nothing, and what may
+not change between."""
 
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,11 @@ from toy_training import (
 
 from ssd.checkpoints import checkpoint
 from ssd.checkpoints.retention import kept
+from ssd.config import Config
+from ssd.detectors.names import settings_named
+from ssd.errors import InputError
 from ssd.run.files import Run
+from ssd.training import resume
 from ssd.training.evaluations import Judge
 from ssd.training.interruption import Preempted
 from ssd.training.loop import train
@@ -213,3 +219,17 @@ def test_a_step_that_stalls_ends_the_process_and_says_where() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1 and "Timeout" in done.stderr and "in stalls" in done.stderr
+
+
+def test_a_setting_that_goes_back_to_its_usual_value_is_a_change_too() -> None:
+    """data_identity leaves it out then, as checkpoints from before it do."""
+    usual = Config(detector=settings_named("fasterrcnn_resnet18_fpn"), seed=0)
+    few = usual.overlaid({"boxes_an_image": 64})
+    loader: Any = SimpleNamespace(identity={})
+    of_few, of_usual = (resume.data_identity(config, "", loader, CPU) for config in (few, usual))
+    assert "boxes_an_image" not in of_usual
+    saved, training = {"settings": usual.to_dict()}, new_training()
+    with pytest.raises(InputError, match="boxes_an_image was 64 and is 512"):
+        resume.resume(training, loader, {**saved, "data": of_few}, {"data": of_usual}, usual)
+    with pytest.raises(InputError, match="boxes_an_image was 512 and is 64"):
+        resume.resume(training, loader, {**saved, "data": of_usual}, {"data": of_few}, few)

@@ -4,7 +4,7 @@ import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -30,11 +30,9 @@ from toy_training import (
 from ssd.batch import MatchedBatch
 from ssd.checkpoints import checkpoint
 from ssd.config import Config
-from ssd.detectors.names import settings_named
 from ssd.detectors.ssd300.model import SSD300
 from ssd.errors import InputError
 from ssd.schedule import Warmup, lr_at
-from ssd.training import resume
 from ssd.training.ema import Average
 from ssd.training.interruption import Preempted
 from ssd.training.optimizer import build_optimizer, set_rate
@@ -401,17 +399,3 @@ def test_apex_without_its_extensions_says_so(apex: None, monkeypatch: pytest.Mon
     monkeypatch.setattr(FusedSGD, "__init__", refuse)
     with pytest.raises(InputError, match="requires cuda extensions; pass --optimizer sgd"):
         new_training(optimizer="apex")
-
-
-def test_a_setting_that_goes_back_to_its_usual_value_is_a_change_too() -> None:
-    """data_identity leaves it out then, as checkpoints from before it do."""
-    usual = Config(detector=settings_named("fasterrcnn_resnet18_fpn"), seed=0)
-    few = usual.overlaid({"boxes_an_image": 64})
-    loader: Any = SimpleNamespace(identity={})
-    of_few, of_usual = (resume.data_identity(config, "", loader, CPU) for config in (few, usual))
-    assert "boxes_an_image" not in of_usual
-    saved, training = {"settings": usual.to_dict()}, new_training()
-    with pytest.raises(InputError, match="boxes_an_image was 64 and is 512"):
-        resume.resume(training, loader, {**saved, "data": of_few}, {"data": of_usual}, usual)
-    with pytest.raises(InputError, match="boxes_an_image was 512 and is 64"):
-        resume.resume(training, loader, {**saved, "data": of_usual}, {"data": of_few}, few)
