@@ -29,7 +29,7 @@ POINTS = ("nose", "left_eye", "right_eye")
 
 
 def batch_with_parts(counts: tuple[int, ...] = (3, 1)) -> RaggedBatch:
-    """Each mask is the left half of its box. Of the points one is not stated."""
+    """Each mask is the left half of its box. Of the points one is not stated, and the second object has none."""
     batch = batch_of(counts)
     boxes = batch.boxes_ltrb_px
     masks = torch.zeros(len(boxes), 112, 112, dtype=torch.uint8)
@@ -40,6 +40,7 @@ def batch_with_parts(counts: tuple[int, ...] = (3, 1)) -> RaggedBatch:
     points = boxes[:, None, :2] + (boxes[:, None, 2:] - boxes[:, None, :2]) * share
     visible = torch.full((len(boxes), len(POINTS), 1), 2.0)
     visible[:1, 1] = 0
+    visible[1:2] = 0
     return batch._replace(
         masks=masks,
         mask_windows_ltrb_px=boxes + pixel * torch.tensor([-1, -1, 1, 1]),

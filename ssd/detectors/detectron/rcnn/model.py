@@ -15,7 +15,14 @@ from ssd.detectors.detectron.rcnn.rpn import join, joins_images, most_kept, prop
 from ssd.detectors.detectron.settings import DetectronSettings
 from ssd.detectors.torchvision.boxes import decode
 from ssd.detectors.torchvision.candidates import Candidates
-from ssd.detectors.torchvision.rcnn.parts import Boxes, CandidatesOfMaps, PartMaps, keypoint_targets, mask_loss
+from ssd.detectors.torchvision.rcnn.parts import (
+    Boxes,
+    CandidatesOfMaps,
+    PartMaps,
+    keypoint_targets,
+    mask_loss,
+    those_or_one,
+)
 from ssd.detectors.torchvision.rcnn.proposals import Proposals, with_boxes
 from ssd.detectors.torchvision.rcnn.roi_pooling import rois_of
 from ssd.detectors.torchvision.rcnn.rpn_samples import head_at
@@ -134,7 +141,7 @@ class RCNN(nn.Module):
         assert targets.masks is not None and targets.mask_windows_ltrb_px is not None
         is_object = rois.counted & (rois.labels > 0)
         if is_object.device.type in _DROPS_AT_ONCE_ON:
-            kept = _those_or_one(is_object)
+            kept = those_or_one(is_object)
         else:
             # The sampler puts objects first, and takes no more than a share of them.
             each = len(is_object) // len(targets.counts)
@@ -152,7 +159,7 @@ class RCNN(nn.Module):
         with torch.no_grad():
             rois = sample_keypoint_rois(proposals, targets, self.settings)
             if rois.rois.device.type in _DROPS_AT_ONCE_ON:
-                rois = rois.take(_those_or_one(rois.counted))
+                rois = rois.take(those_or_one(rois.counted))
         logits = self._keypoint_maps(maps, rois.rois)
         points = gather(targets.keypoints_px, rois.matched)
         boxes = closed(rois.rois[:, 1:], self.settings.edge_px)
@@ -228,12 +235,6 @@ class RCNN(nn.Module):
         found = cut(found.flatten(1, 2), stated_limits, edge_px)
         labels = torch.arange(1, 1 + classes, device=found.device).expand(batch, count, -1).flatten(1)
         return Candidates(found, torch.where(real.unsqueeze(2), of_classes, 0).flatten(1), labels)
-
-
-def _those_or_one(counted: Tensor) -> Tensor:
-    """The places of those that count, or of one that does not, so that a head has a gradient."""
-    kept = counted.nonzero().squeeze(1)
-    return kept if len(kept) else counted.new_zeros(1, dtype=torch.int64)
 
 
 def _per_anchor(head_map: Tensor, values: int) -> Tensor:

@@ -18,9 +18,10 @@ from ssd.detectors.torchvision.rcnn.parts import (
     keypoint_targets,
     mask_loss,
     mask_targets,
+    those_or_one,
 )
 from ssd.detectors.torchvision.rcnn.proposals import Proposals, propose, with_boxes
-from ssd.detectors.torchvision.rcnn.roi_pooling import PART_SIDE, pool, rois_of
+from ssd.detectors.torchvision.rcnn.roi_pooling import KEYPOINT_SIDE, PART_SIDE, pool, rois_of
 from ssd.detectors.torchvision.rcnn.rpn_samples import head_at
 from ssd.detectors.torchvision.rcnn.sampling import sample
 from ssd.detectors.torchvision.targets import BELOW, BETWEEN, Targets, gather, limits_px, match
@@ -152,9 +153,7 @@ class FasterRCNN(nn.Module):
         """Of the boxes that learn an object."""
         is_object = rois.counted & (rois.labels > 0)
         if rois.rois.device.type in _DROPS_AT_ONCE_ON or self.has_batch_norm:
-            kept = is_object.nonzero().squeeze(1)
-            if not len(kept):  # one that does not count, so that the heads have a gradient
-                kept = is_object.new_zeros(1, dtype=torch.int64)
+            kept = those_or_one(is_object)
         else:
             # The sampler puts objects first, and takes no more than a quarter.
             each, most = len(rois.rois) // len(targets.counts), int(self.numbers.boxes_an_image * _OBJECTS_SHARE)
@@ -169,9 +168,12 @@ class FasterRCNN(nn.Module):
             losses["loss_mask"] = mask_loss(logits, labels, aims, counted)
         if "keypoint_head" in self.roi_heads:
             assert targets.keypoints_px is not None
-            logits = self._part_maps(maps, boxes, "keypoint")
-            cells, stated = keypoint_targets(gather(targets.keypoints_px, matched), boxes_ltrb_px, logits.shape[-1])
-            losses["loss_keypoint"] = keypoint_loss(logits, cells, stated & counted.unsqueeze(1))
+            cells, stated = keypoint_targets(gather(targets.keypoints_px, matched), boxes_ltrb_px, KEYPOINT_SIDE)
+            stated &= counted.unsqueeze(1)
+            if boxes.device.type in _DROPS_AT_ONCE_ON:  # the head is most of a step, and most boxes may have no points
+                kept = those_or_one(stated.any(dim=1))
+                boxes, cells, stated = boxes[kept], cells[kept], stated[kept]
+            losses["loss_keypoint"] = keypoint_loss(self._part_maps(maps, boxes, "keypoint"), cells, stated)
         return losses
 
     def _part_maps(self, maps: list[Tensor], rois: Tensor, kind: str) -> Tensor:

@@ -76,6 +76,12 @@ def keypoint_targets(keypoints_px: Tensor, boxes_ltrb_px: Tensor, side: int) -> 
     return cell[..., 1] * side + cell[..., 0], inside
 
 
+def those_or_one(counted: Tensor) -> Tensor:
+    """The places of those that count, of R bool, or of one that does not, so that a head has a gradient."""
+    kept = counted.nonzero().squeeze(1)
+    return kept if len(kept) else counted.new_zeros(1, dtype=torch.int64)
+
+
 def keypoints_found(heatmaps: Tensor, boxes_ltrb_px: Tensor, real: Tensor) -> Tensor:
     """Where the highest logit of each point lies, in maps that are enlarged to their box by cubic interpolation, as
     torchvision and Detectron have it: B x D x P x 3 float32, x and y in pixels and the logit; 0 where real is False.

@@ -14,6 +14,8 @@ SIDE = 7
 """Of a box for the box head, in cells."""
 PART_SIDE = 14
 """Of one for the mask and the keypoint head."""
+KEYPOINT_SIDE = 4 * PART_SIDE
+"""Of what the keypoint head makes of one."""
 _SAMPLES = 2
 # Feature Pyramid Networks (Lin et al. 2017), equation 1.
 _CANONICAL_SIDE_PX, _CANONICAL_LEVEL = 224, 4
