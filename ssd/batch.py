@@ -135,7 +135,8 @@ class Detections(NamedTuple):
     counts: B int64, how many rows of each image are real.
     masks: B x D x S x S float32, how likely it is that each part of the box belongs to the object; None of a detector
     that finds none, as the keypoints. 0 in padded rows, both.
-    keypoints: B x D x P x 3 float32: x, y in [0, 1] of the image, if they lie in it, and a score without bounds.
+    keypoints: B x D x P x 3 float32: x, y in [0, 1] of the image, if they lie in it, and a score without bounds. 0 of
+    classes that have none, too.
     """
 
     boxes_ltrb: Tensor

@@ -3,6 +3,9 @@
 import re
 from typing import NamedTuple
 
+import torch
+from torch import Tensor
+
 
 class Skeleton(NamedTuple):
     """The points that the objects of some classes have. P points.
@@ -17,6 +20,11 @@ class Skeleton(NamedTuple):
 
     def is_of(self, label: int) -> bool:
         return not self.labels or label in self.labels
+
+    def are_of(self, labels: Tensor) -> Tensor:
+        """is_of each label, as bool; of label 0, which is no object's, False."""
+        of_one = [labels == label for label in self.labels]
+        return torch.stack(of_one).any(dim=0) if of_one else labels > 0
 
 
 PERSON = Skeleton(

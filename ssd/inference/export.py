@@ -28,7 +28,7 @@ _OUTPUTS = {
     "masks": "float32 B x D x S x S, how likely each part of a box is the object's, which it is above 0.5: with a "
     "border of zeros stretched to the box, (S + 2) / S as large about its centre",
     "keypoints": "float32 B x D x P x 3: x, y in [0, 1] of the image, if they lie in it, and a score without bounds; "
-    "P are the keypoints",
+    "P are the keypoints; 0 of labels that are not in keypoint_labels, unless that is empty",
 }
 _UP_TO_THE_LAST = ", whose right and bottom are a pixel less"
 """Where a mask is stretched to a box as Detectron has it."""

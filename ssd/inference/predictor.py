@@ -149,9 +149,8 @@ class Predictor:
             counts = pasted_counts(masks, boxes_ltrb_px, size_px, closed=pastes_closed(self.view))
             rles = [{"size": [size_px[1], size_px[0]], "counts": each.decode()} for each in counts]
         if keypoints is not None and self.skeleton is not None:
-            has_points = torch.tensor([self.skeleton.is_of(label) for label in labels.tolist()], dtype=torch.bool)
             keypoints = keypoints * torch.tensor([*size_px, 1])
-            keypoints = torch.where(has_points.view(-1, 1, 1), keypoints, torch.nan)
+            keypoints = torch.where(self.skeleton.are_of(labels).view(-1, 1, 1), keypoints, torch.nan)
         return ImageDetections(boxes_ltrb_px, scores, labels, self._names(labels), rles, keypoints)
 
     def __repr__(self) -> str:

@@ -88,10 +88,11 @@ def test_a_file_names_the_points_of_a_detector_whose_settings_name_none() -> Non
 @pytest.mark.slow
 @torch.no_grad()
 def test_the_graph_takes_any_number_and_size_of_images(tmp_path: Path) -> None:
-    """With masks and points: of one map, whose graph is the smallest."""
+    """With masks, and with the points of one class: of one map, whose graph is the smallest."""
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     settings = replace(small("C4 v0upshare"), finds_keypoints=True)
+    settings = DETECTRON.with_skeleton(settings, PERSON._replace(labels=(1,)))  # type: ignore[misc]
     torch.manual_seed(0)
     model = build(settings, NUM_CLASSES).eval()
     model.roi_heads["box_predictor"].cls_score.weight.mul_(300)  # type: ignore[union-attr, operator]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pycocotools.mask
 import pytest
+import torch
 from parts_data import POINTS, document, write
 from pycocotools.coco import COCO
 
@@ -152,6 +153,14 @@ def test_names_say_which_points_are_mirror_images() -> None:
     # COCO's own: each but the nose with its neighbour.
     assert mirrored(PERSON.names) == [0, *(i + (1 if i % 2 else -1) for i in range(1, 17))]
     assert mirrored(("EyeLeft", "eye_right", "EyeRight", "left_only")) == [2, 1, 0, 3]
+
+
+def test_labels_say_which_objects_have_points() -> None:
+    labels = torch.tensor([[0, 1, 2], [3, 2, 0]])
+    assert PERSON.are_of(labels).tolist() == [[False, True, True], [True, True, False]]  # no label named: all have
+    of_two = PERSON._replace(labels=(2, 3))
+    assert of_two.are_of(labels).tolist() == [[False, False, True], [True, True, False]]
+    assert [of_two.is_of(label) for label in (1, 2, 3)] == [False, True, True]
 
 
 def test_cocos_points_have_cocos_sigmas_and_others_their_mean() -> None:

@@ -15,7 +15,7 @@ from ssd.detectors.torchvision.builders import build
 from ssd.detectors.torchvision.detector import TORCHVISION
 from ssd.detectors.torchvision.export import DetectsInGraph, exportable
 from ssd.detectors.torchvision.names import settings_of
-from ssd.detectors.torchvision.rcnn.parts import Boxes, PartMaps, keypoints_found
+from ssd.detectors.torchvision.rcnn.parts import PartMaps, boxes_of, keypoints_found
 from ssd.detectors.torchvision.rcnn.parts_in_graph import keypoints_in_graph, with_parts
 from ssd.images import normalise
 from ssd.inference.export import to_program
@@ -54,15 +54,18 @@ def test_points_in_a_graph_are_those_of_interpolated_maps() -> None:
     assert (found[~real] == 0).all() and (found[real] != 0).all()
 
 
-def test_masks_and_points_are_of_real_boxes_only_and_points_of_the_image() -> None:
+def test_masks_are_of_real_boxes_and_points_of_those_that_have_them() -> None:
     heatmaps, boxes_ltrb_px, real = random_points()
+    have_points = real & torch.tensor([True, False, True, True])
     limits = torch.tensor([[[96, 64, 96, 64]], [[96.0, 64, 96, 64]]])
     logits = torch.full((2, 4, 5, 5), 2.0)
-    found = with_parts({"labels": real.to(torch.int64)}, PartMaps(logits, heatmaps), boxes_ltrb_px, limits, (64, 96))
+    said = PartMaps(logits, heatmaps)
+    found = with_parts({"labels": real.to(torch.int64)}, said, have_points, boxes_ltrb_px, limits, (64, 96))
     torch.testing.assert_close(found["masks"][real], torch.full((5, 5, 5), 1 / (1 + math.exp(-2))))
     assert (found["masks"][~real] == 0).all()
-    expected = keypoints_found(heatmaps, boxes_ltrb_px, real)[..., :2] / torch.tensor([96, 64])
+    expected = keypoints_found(heatmaps, boxes_ltrb_px, have_points)[..., :2] / torch.tensor([96, 64])
     torch.testing.assert_close(found["keypoints"][..., :2], expected)
+    assert (found["keypoints"][~have_points] == 0).all()
 
 
 @pytest.mark.slow
@@ -77,7 +80,7 @@ def test_the_graph_takes_any_number_and_size_of_images(family: str, tmp_path: Pa
     if family == "maskrcnn":  # a tenth of its work
         model.numbers = replace(model.numbers, before_nms=(0, 150), after_nms=(0, 100))
         # Masks that are neither sure nor all alike.
-        one_box = Boxes(torch.tensor([[[10.0, 10, 90, 90]]]), torch.ones(1, 1, dtype=torch.int64))
+        one_box = boxes_of(torch.tensor([[[10.0, 10, 90, 90]]]), torch.ones(1, 1, dtype=torch.int64), None)
         said = model(list(model.backbone(batch_of((1,)).images).values()), one_box).masks
         model.roi_heads["mask_predictor"].mask_fcn_logits.weight.div_(said.std())
     exported = exportable(model, settings, THRESHOLDS)

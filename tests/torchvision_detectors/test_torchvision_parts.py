@@ -21,7 +21,7 @@ from ssd.detectors.torchvision.builders import build
 from ssd.detectors.torchvision.detector import TORCHVISION
 from ssd.detectors.torchvision.names import settings_of
 from ssd.detectors.torchvision.rcnn import faster_rcnn
-from ssd.detectors.torchvision.rcnn.parts import Boxes, keypoint_loss, keypoint_targets, mask_loss
+from ssd.detectors.torchvision.rcnn.parts import boxes_of, keypoint_loss, keypoint_targets, mask_loss
 from ssd.detectors.torchvision.targets import targets_of
 
 FAMILIES = ("maskrcnn", "keypointrcnn")
@@ -168,10 +168,12 @@ def test_losses_of_fixed_shapes_are_the_same(family: str, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_found_in_fixed_shapes_is_the_same(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_for(family)
     torch.manual_seed(0)
-    model = build(settings_for(family), NUM_CLASSES).eval()
+    model = build(settings, NUM_CLASSES).eval()
     maps = [torch.randn(2, 256, 24 >> level, 24 >> level) for level in range(5)]
-    boxes = Boxes(torch.tensor([[[3.0, 4, 50, 60], [0, 0, 0, 0]]] * 2), torch.tensor([[2, 0], [1, 0]]))
+    boxes_ltrb_px = torch.tensor([[[3.0, 4, 50, 60], [0, 0, 0, 0]]] * 2)
+    boxes = boxes_of(boxes_ltrb_px, torch.tensor([[2, 0], [1, 0]]), settings.skeleton)
     found = []
     for way in (("cpu",), ()):
         monkeypatch.setattr(faster_rcnn, "_DROPS_AT_ONCE_ON", way)
@@ -213,6 +215,23 @@ def test_what_is_found_is_torchvisions(family: str) -> None:
             torch.testing.assert_close(points[..., :2] * size_px, theirs_of["keypoints"][..., :2], rtol=1e-4, atol=1e-3)
             torch.testing.assert_close(points[..., 2], theirs_of["keypoints_scores"], rtol=1e-4, atol=1e-4)
             assert not found.keypoints[image, count:].any()
+
+
+def test_points_are_of_classes_that_have_them() -> None:
+    """In an image with objects of other classes too, the head has less to do, and finds the same."""
+    batch, settings = batch_with_parts(), settings_for("keypointrcnn")
+    torch.manual_seed(0)
+    model = with_opinions(build(settings, NUM_CLASSES).eval(), batch.images)
+    of_one = replace(settings, keypoint_labels=(2,))
+    with torch.no_grad():
+        every, found = (
+            TORCHVISION.detect(each, Thresholds(0.05, 0.5, 20, 60))(model, eval_batch(batch))
+            for each in (settings, of_one)
+        )
+    is_own = found.labels == 2
+    assert is_own.any() and (~is_own & (found.labels > 0)).any(), "a comparison of nothing"
+    torch.testing.assert_close(found.keypoints[is_own], every.keypoints[is_own], rtol=1e-4, atol=1e-4)
+    assert not found.keypoints[~is_own].any() and every.keypoints[~is_own].any()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -20,7 +20,7 @@ from ssd.detectors.detectron.detector import DETECTRON
 from ssd.detectors.detectron.targets import placement_of
 from ssd.detectors.torchvision.candidates import Candidates
 from ssd.detectors.torchvision.postprocess import detections_of, tta_steps_for_boxes
-from ssd.detectors.torchvision.rcnn.parts import Boxes
+from ssd.detectors.torchvision.rcnn.parts import boxes_of
 from ssd.detectors.tta.detect import detect_several, is_taken, joined_heatmaps, joined_masks, mirrored
 from ssd.detectors.tta.passes import TTA, Pass
 from ssd.detectors.tta.rules import KEYPOINT_RULES, MASK_RULES, Suppression
@@ -115,7 +115,7 @@ def test_passes_are_joined_as_by_hand(with_masks: Any) -> None:
         rois = torch.tensor(boxes_px * each.scales.numpy()[:, None, None] + np.array([0, 0, 1, 1]), dtype=torch.float32)
         with torch.no_grad():
             maps = list(model.backbone((mirrored(each) if flip else each).images).values())
-            probabilities = model(maps, Boxes(rois, expected.labels)).masks.sigmoid()
+            probabilities = model(maps, boxes_of(rois, expected.labels, None)).masks.sigmoid()
         masks.append(probabilities.flip(3) if flip else probabilities)
     real = (expected.labels > 0).unsqueeze(2).unsqueeze(3)
     torch.testing.assert_close(found.masks, torch.stack(masks).mean(0) * real, rtol=1e-3, atol=1e-4)

@@ -17,7 +17,7 @@ from ssd.detectors.detectron.view import view_of
 from ssd.detectors.graph_nms import detections_in_graph
 from ssd.detectors.torchvision.candidates import Candidates
 from ssd.detectors.torchvision.postprocess import without_empty
-from ssd.detectors.torchvision.rcnn.parts import Boxes, CandidatesOfMaps, PartMaps
+from ssd.detectors.torchvision.rcnn.parts import CandidatesOfMaps, PartMaps, boxes_of
 from ssd.detectors.torchvision.rcnn.parts_in_graph import outputs_of, with_parts
 from ssd.detectors.tta.passes import ONE_PASS
 from ssd.errors import InputError
@@ -56,10 +56,12 @@ class DetectsInGraph(nn.Module):
             return detections
         edge_px = self.settings.edge_px
         boxes_ltrb_px = detections["boxes_ltrb"] * placed.stated_limits_px
-        looked_at = Boxes(scaled(boxes_ltrb_px, placed.scales, edge_px), detections["labels"])
+        boxes_ltrb_resized_px = scaled(boxes_ltrb_px, placed.scales, edge_px)
+        looked_at = boxes_of(boxes_ltrb_resized_px, detections["labels"], self.settings.skeleton)
         parts: PartMaps = self.model(said.maps, looked_at)
         of_points = closed(boxes_ltrb_px, edge_px)
-        return with_parts(detections, parts, of_points, placed.stated_limits_px, (height, width))
+        canvas_px = (height, width)
+        return with_parts(detections, parts, looked_at.have_points, of_points, placed.stated_limits_px, canvas_px)
 
 
 def _not_in_a_graph(settings: DetectronSettings) -> list[str]:

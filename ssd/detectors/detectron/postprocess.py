@@ -17,7 +17,7 @@ from ssd.detectors.detectron.settings import DetectronSettings
 from ssd.detectors.detectron.targets import placement_of
 from ssd.detectors.torchvision.candidates import Candidates
 from ssd.detectors.torchvision.postprocess import detections_of, without_empty
-from ssd.detectors.torchvision.rcnn.parts import Boxes, CandidatesOfMaps, PartMaps, keypoints_found
+from ssd.detectors.torchvision.rcnn.parts import CandidatesOfMaps, PartMaps, boxes_of, keypoints_found
 from ssd.detectors.tta.rules import Suppression
 from ssd.detectors.tta.soft_suppression import refined
 from ssd.detectors.tta.steps import Measures, TTASteps
@@ -97,17 +97,18 @@ def _with_parts(
     limits = placement.stated_limits_px
     boxes_ltrb_px, real = detections.boxes_ltrb * limits, detections.labels > 0
     boxes = scaled(boxes_ltrb_px, placement.scales, settings.edge_px)
-    masks, heatmaps = forward(maps, Boxes(boxes, detections.labels))
+    masks, heatmaps = forward(maps, boxes_of(boxes, detections.labels, settings.skeleton))
     if masks is not None:
         masks = torch.where(real.unsqueeze(2).unsqueeze(3), masks.sigmoid(), 0)
     points = _points(settings)
-    keypoints = None if heatmaps is None else points(heatmaps, boxes_ltrb_px, real, limits)
+    keypoints = None if heatmaps is None else points(heatmaps, boxes_ltrb_px, detections.labels, limits)
     return detections._replace(masks=masks, keypoints=keypoints)
 
 
 def _points(settings: DetectronSettings) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-    def points(heatmaps: Tensor, boxes_ltrb_px: Tensor, real: Tensor, limits: Tensor) -> Tensor:
-        keypoints = keypoints_found(heatmaps, closed(boxes_ltrb_px, settings.edge_px), real)
+    def points(heatmaps: Tensor, boxes_ltrb_px: Tensor, labels: Tensor, limits: Tensor) -> Tensor:
+        found_in = boxes_of(closed(boxes_ltrb_px, settings.edge_px), labels, settings.skeleton)
+        keypoints = keypoints_found(heatmaps, found_in.boxes_ltrb_px, found_in.have_points)
         keypoints[..., :2] /= limits[:, :, None, 2:]
         return keypoints
 
@@ -130,7 +131,7 @@ def tta_steps(settings: DetectronSettings, thresholds: Thresholds, suppression: 
 
     def parts(forward: Forward, batch: EvalBatch, boxes_ltrb_px: Tensor, labels: Tensor) -> PartMaps:
         boxes = scaled(boxes_ltrb_px, placement_of(batch, settings).scales, settings.edge_px)
-        said: PartMaps = forward(batch.images, Boxes(boxes, labels))
+        said: PartMaps = forward(batch.images, boxes_of(boxes, labels, skeleton))
         return said
 
     return TTASteps(

@@ -10,10 +10,11 @@ from ssd.detectors.contract import Exportable
 from ssd.detectors.graph_nms import detections_in_graph
 from ssd.detectors.torchvision.candidates import Candidates
 from ssd.detectors.torchvision.rcnn.faster_rcnn import FasterRCNN
-from ssd.detectors.torchvision.rcnn.parts import Boxes, CandidatesOfMaps, PartMaps
+from ssd.detectors.torchvision.rcnn.parts import CandidatesOfMaps, PartMaps, boxes_of
 from ssd.detectors.torchvision.rcnn.parts_in_graph import outputs_of, with_parts
 from ssd.detectors.torchvision.settings import Settings
 from ssd.images import normalise
+from ssd.keypoints import Skeleton
 from ssd.views import ShortSideView
 
 
@@ -26,11 +27,14 @@ class DetectsInGraph(nn.Module):
     Where scores are equal, another one may come first than in `detect`.
     """
 
-    def __init__(self, model: nn.Module, num_classes: int, thresholds: Thresholds) -> None:
+    def __init__(
+        self, model: nn.Module, num_classes: int, thresholds: Thresholds, skeleton: Skeleton | None = None
+    ) -> None:
         super().__init__()
         self.model = model
         self.num_classes = num_classes
         self.thresholds = thresholds
+        self.skeleton = skeleton
 
     def forward(self, images: Tensor, sizes_px: Tensor) -> dict[str, Tensor]:
         height, width = images.shape[2:]
@@ -46,8 +50,9 @@ class DetectsInGraph(nn.Module):
         if not isinstance(said, CandidatesOfMaps):
             return detections
         boxes_ltrb_px = detections["boxes_ltrb"] * limits
-        parts: PartMaps = self.model(said.maps, Boxes(boxes_ltrb_px, detections["labels"]))
-        return with_parts(detections, parts, boxes_ltrb_px, limits, (height, width))
+        looked_at = boxes_of(boxes_ltrb_px, detections["labels"], self.skeleton)
+        parts: PartMaps = self.model(said.maps, looked_at)
+        return with_parts(detections, parts, looked_at.have_points, boxes_ltrb_px, limits, (height, width))
 
     def _of_classes(self, candidates: Candidates) -> tuple[Tensor, Tensor]:
         """The candidates of each class but background: boxes B x C x N x 4 and scores B x C x N, 0 of what is none."""
@@ -62,7 +67,7 @@ class DetectsInGraph(nn.Module):
 
 def exportable(model: nn.Module, settings: Settings, thresholds: Thresholds) -> Exportable:
     view = ShortSideView(settings.short_sides_px, settings.long_side_px, settings.divisor)
-    return exportable_of(DetectsInGraph(model, _num_classes(model), thresholds).eval(), view)
+    return exportable_of(DetectsInGraph(model, _num_classes(model), thresholds, settings.skeleton).eval(), view)
 
 
 def exportable_of(module: DetectsInGraph, view: ShortSideView) -> Exportable:

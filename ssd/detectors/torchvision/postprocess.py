@@ -9,11 +9,11 @@ from ssd.detectors import suppression
 from ssd.detectors.contract import Detect, Forward
 from ssd.detectors.torchvision.candidates import Candidates
 from ssd.detectors.torchvision.names import parts_of
-from ssd.detectors.torchvision.rcnn.parts import Boxes, CandidatesOfMaps, PartMaps, keypoints_found
+from ssd.detectors.torchvision.rcnn.parts import CandidatesOfMaps, PartMaps, boxes_of, keypoints_found
 from ssd.detectors.torchvision.settings import Settings
 from ssd.detectors.torchvision.targets import limits_px
 from ssd.detectors.tta.steps import Measures, TTASteps
-from ssd.keypoints import mirrored
+from ssd.keypoints import Skeleton, mirrored
 
 # Where choosing costs no wait, candidates that are out are dropped at once; elsewhere they are carried on and marked.
 _DROPS_AT_ONCE_ON = ("cpu",)
@@ -29,20 +29,24 @@ def detect(settings: Settings, thresholds: Thresholds) -> Detect:
         said: Candidates | CandidatesOfMaps = forward(batch.images, limits)
         if isinstance(said, Candidates):
             return detections_of(said, limits, thresholds)
-        return _with_parts(detections_of(said.candidates, limits, thresholds), said.maps, limits, forward)
+        found = detections_of(said.candidates, limits, thresholds)
+        return _with_parts(found, said.maps, limits, forward, settings.skeleton)
 
     return detect_batch
 
 
-def _with_parts(detections: Detections, maps: list[Tensor], limits: Tensor, forward: Forward) -> Detections:
+def _with_parts(
+    detections: Detections, maps: list[Tensor], limits: Tensor, forward: Forward, skeleton: Skeleton | None
+) -> Detections:
     """Looks at the boxes that were found once more, for their masks or keypoints."""
     boxes_ltrb_px, real = detections.boxes_ltrb * limits, detections.labels > 0
-    masks, heatmaps = forward(maps, Boxes(boxes_ltrb_px, detections.labels))
+    looked_at = boxes_of(boxes_ltrb_px, detections.labels, skeleton)
+    masks, heatmaps = forward(maps, looked_at)
     if masks is not None:
         masks = torch.where(real.unsqueeze(2).unsqueeze(3), masks.sigmoid(), 0)
     keypoints = None
     if heatmaps is not None:
-        keypoints = keypoints_found(heatmaps, boxes_ltrb_px, real)
+        keypoints = keypoints_found(heatmaps, boxes_ltrb_px, looked_at.have_points)
         keypoints[..., :2] /= limits[:, :, None, 2:]
     return detections._replace(masks=masks, keypoints=keypoints)
 
@@ -52,11 +56,11 @@ def tta_steps(settings: Settings, thresholds: Thresholds) -> TTASteps:
     skeleton = settings.skeleton
 
     def parts(forward: Forward, batch: EvalBatch, boxes_ltrb_px: Tensor, labels: Tensor) -> PartMaps:
-        said: PartMaps = forward(batch.images, Boxes(boxes_ltrb_px, labels))
+        said: PartMaps = forward(batch.images, boxes_of(boxes_ltrb_px, labels, skeleton))
         return said
 
-    def points(heatmaps: Tensor, boxes_ltrb_px: Tensor, real: Tensor, limits: Tensor) -> Tensor:
-        found = keypoints_found(heatmaps, boxes_ltrb_px, real)
+    def points(heatmaps: Tensor, boxes_ltrb_px: Tensor, labels: Tensor, limits: Tensor) -> Tensor:
+        found = keypoints_found(heatmaps, boxes_ltrb_px, boxes_of(boxes_ltrb_px, labels, skeleton).have_points)
         found[..., :2] /= limits[:, :, None, 2:]
         return found
 

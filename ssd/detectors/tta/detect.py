@@ -65,7 +65,7 @@ def _with_parts(
             ),
             tta.keypoint_rule,
         )
-        keypoints = steps.points(heatmaps, boxes_ltrb_px, real, first.limits_px)
+        keypoints = steps.points(heatmaps, boxes_ltrb_px, detections.labels, first.limits_px)
     return detections._replace(masks=masks, keypoints=keypoints)
 
 

@@ -28,7 +28,7 @@ class TTASteps(NamedTuple):
     score_threshold: candidates that score no more are none.
     parts: (forward, batch, boxes_ltrb_px B x D x 4, labels B x D) -> what the heads say of these boxes. None of a
     detector that finds boxes only. finds_masks: whether it has a head for masks.
-    points: (keypoint maps B x D x P x S x S, boxes, whether each is real B x D, limits) -> `Detections.keypoints`; None
+    points: (keypoint maps B x D x P x S x S, boxes, labels B x D, limits) -> `Detections.keypoints`; None
     of a detector without. mirrored_points: which point each becomes in a mirror image.
     is_closed: whether boxes are those of closed ranges of pixels, and are stretched as such.
     """

@@ -1,6 +1,7 @@
 """Detectron's Faster R-CNN (Ren et al. 2015), with more heads Mask and Keypoint R-CNN (He et al. 2017), or without any
 the region proposal network alone."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -193,22 +194,26 @@ class RCNN(nn.Module):
     def _parts_of(self, maps: list[Tensor], boxes: Boxes) -> PartMaps:
         rois, labels = rois_of(boxes.boxes_ltrb_px), boxes.labels.flatten()
         drops = rois.device.type in _DROPS_AT_ONCE_ON and not torch.compiler.is_compiling()
-        kept = labels.nonzero().squeeze(1) if drops else None
-        seen, of_seen = (rois, labels) if kept is None else (rois[kept], labels[kept])
 
-        def placed(said: Tensor) -> Tensor:
-            if kept is not None:
+        def said_of(asked: Tensor, says: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+            """What a head says of rois and their labels, in the places of those that are asked for."""
+            if not drops:
+                said = says(rois, labels)
+            else:
+                kept = asked.flatten().nonzero().squeeze(1)
+                said = says(rois[kept], labels[kept])
                 said = said.new_zeros(len(rois), *said.shape[1:]).index_copy(0, kept, said)
             return said.unflatten(0, (boxes.labels.shape[0], -1))
 
-        masks: Tensor | None = None
+        def masks_of(rois: Tensor, labels: Tensor) -> Tensor:
+            said = self._mask_maps(maps, rois)
+            own = self._mask_of(labels).view(-1, 1, 1, 1).expand(-1, 1, *said.shape[2:])
+            return said.gather(1, own).squeeze(1)
+
+        masks = said_of(boxes.labels, masks_of) if self.settings.mask_head else None
         keypoints: Tensor | None = None
-        if self.settings.mask_head:
-            said = self._mask_maps(maps, seen)
-            own = self._mask_of(of_seen).view(-1, 1, 1, 1).expand(-1, 1, *said.shape[2:])
-            masks = placed(said.gather(1, own).squeeze(1))
         if self.settings.finds_keypoints:
-            keypoints = placed(self._keypoint_maps(maps, seen))
+            keypoints = said_of(boxes.have_points, lambda rois, _: self._keypoint_maps(maps, rois))
         return PartMaps(masks, keypoints)
 
     def candidates(self, images: Tensor, placement: Placement) -> Candidates:

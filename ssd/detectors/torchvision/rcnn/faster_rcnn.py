@@ -186,12 +186,13 @@ class FasterRCNN(nn.Module):
     def _parts_of(self, maps: list[Tensor], boxes: Boxes) -> PartMaps:
         rois, batch = rois_of(boxes.boxes_ltrb_px), boxes.labels.shape[0]
         drops = rois.device.type in _DROPS_AT_ONCE_ON and not torch.compiler.is_compiling()
-        kept = boxes.labels.flatten().nonzero().squeeze(1) if drops else None
         found: list[Tensor | None] = []
         for kind in ("mask", "keypoint"):
             if f"{kind}_head" not in self.roi_heads:
                 found.append(None)
                 continue
+            asked = boxes.labels if kind == "mask" else boxes.have_points
+            kept = asked.flatten().nonzero().squeeze(1) if drops else None
             said = self._part_maps(maps, rois if kept is None else rois[kept], kind)
             if kind == "mask":
                 labels = boxes.labels.flatten() if kept is None else boxes.labels.flatten()[kept]

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from ssd.detectors.torchvision.candidates import Candidates
+from ssd.keypoints import Skeleton
 
 
 class CandidatesOfMaps(NamedTuple):
@@ -19,15 +20,24 @@ class CandidatesOfMaps(NamedTuple):
 
 
 class Boxes(NamedTuple):
-    """Detected boxes to look at once more: B x D x 4 in pixels, and their labels, B x D int64, 0 of none."""
+    """Detected boxes to look at once more: B x D x 4 in pixels; their labels, B x D int64, 0 of none; and which of them
+    are of a class that has keypoints, B x D bool."""
 
     boxes_ltrb_px: Tensor
     labels: Tensor
+    have_points: Tensor
+
+
+def boxes_of(boxes_ltrb_px: Tensor, labels: Tensor, skeleton: Skeleton | None) -> Boxes:
+    """skeleton: of the model's keypoints, None if it finds none."""
+    have_points = torch.zeros_like(labels, dtype=torch.bool) if skeleton is None else skeleton.are_of(labels)
+    return Boxes(boxes_ltrb_px, labels, have_points)
 
 
 class PartMaps(NamedTuple):
     """What the heads say of `Boxes`, float32. masks: B x D x S x S, of each box's class, before sigmoid. keypoints:
-    B x D x P x S x S, of each cell, before softmax. None of what the model has no head for."""
+    B x D x P x S x S, of each cell, before softmax; those of boxes without are any. None of what the model has no head
+    for."""
 
     masks: Tensor | None
     keypoints: Tensor | None
@@ -82,15 +92,15 @@ def those_or_one(counted: Tensor) -> Tensor:
     return kept if len(kept) else counted.new_zeros(1, dtype=torch.int64)
 
 
-def keypoints_found(heatmaps: Tensor, boxes_ltrb_px: Tensor, real: Tensor) -> Tensor:
+def keypoints_found(heatmaps: Tensor, boxes_ltrb_px: Tensor, have_points: Tensor) -> Tensor:
     """Where the highest logit of each point lies, in maps that are enlarged to their box by cubic interpolation, as
-    torchvision and Detectron have it: B x D x P x 3 float32, x and y in pixels and the logit; 0 where real is False.
+    torchvision and Detectron have it: B x D x P x 3 float32, x and y in pixels and the logit; 0 of boxes without.
 
-    heatmaps: B x D x P x S x S. real: B x D bool. The host waits once, for the boxes' sizes.
+    heatmaps: B x D x P x S x S. have_points: B x D bool. The host waits once, for the boxes' sizes.
     """
     found = heatmaps.new_zeros(*heatmaps.shape[:3], 3)
     corner, sides = boxes_ltrb_px[..., :2], (boxes_ltrb_px[..., 2:] - boxes_ltrb_px[..., :2]).clamp(min=1)
-    size_px = torch.where(real.unsqueeze(2), sides.ceil(), 0).to(torch.int64).tolist()
+    size_px = torch.where(have_points.unsqueeze(2), sides.ceil(), 0).to(torch.int64).tolist()
     for image, of_image in enumerate(size_px):
         for place, (width, height) in enumerate(of_image):
             if not width:

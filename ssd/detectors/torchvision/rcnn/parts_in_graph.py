@@ -18,27 +18,30 @@ def outputs_of(*, masks: bool, keypoints: bool) -> tuple[str, ...]:
 def with_parts(
     detections: dict[str, Tensor],
     said: PartMaps,
+    have_points: Tensor,
     boxes_ltrb_px: Tensor,
     limits_px: Tensor,
     canvas_px: tuple[int, int],
 ) -> dict[str, Tensor]:
     """The detections of `detections_in_graph`, with the masks and keypoints of `batch.Detections`.
 
-    boxes_ltrb_px: B x D x 4, those that points are placed in. limits: B x 1 x 4, of the images. canvas: (height,
-    width), no box is larger.
+    have_points: B x D bool. boxes_ltrb_px: B x D x 4, those that points are placed in. limits: B x 1 x 4, of the
+    images. canvas: (height, width), no box is larger.
     """
     real = detections["labels"] > 0
     found = dict(detections)
     if said.masks is not None:
         found["masks"] = torch.where(real.unsqueeze(2).unsqueeze(3), said.masks.sigmoid(), 0)
     if said.keypoints is not None:
-        keypoints = keypoints_in_graph(said.keypoints, boxes_ltrb_px, real, canvas_px)
+        keypoints = keypoints_in_graph(said.keypoints, boxes_ltrb_px, have_points, canvas_px)
         x_and_y = keypoints[..., :2] / limits_px[:, :, None, 2:]
         found["keypoints"] = torch.cat([x_and_y, keypoints[..., 2:]], dim=3)
     return found
 
 
-def keypoints_in_graph(heatmaps: Tensor, boxes_ltrb_px: Tensor, real: Tensor, canvas_px: tuple[int, int]) -> Tensor:
+def keypoints_in_graph(
+    heatmaps: Tensor, boxes_ltrb_px: Tensor, have_points: Tensor, canvas_px: tuple[int, int]
+) -> Tensor:
     """`parts.keypoints_found`, one box a round of a loop: B x D x P x 3.
 
     A map is enlarged by two products with matrices, whose rows are as many as the canvas has; those beyond the box do
@@ -49,8 +52,8 @@ def keypoints_in_graph(heatmaps: Tensor, boxes_ltrb_px: Tensor, real: Tensor, ca
     sides = (boxes_ltrb_px[..., 2:] - boxes_ltrb_px[..., :2]).clamp(min=1).flatten(0, 1)
     rows, columns = (torch.arange(length, dtype=torch.float32, device=heatmaps.device) for length in canvas_px)
     cells = torch.arange(side, device=heatmaps.device)
-    number = real.flatten().to(torch.int64).cumsum(0)  # of each that is real: 1, 2, ...
-    number = torch.where(real.flatten(), number, 0)
+    number = have_points.flatten().to(torch.int64).cumsum(0)  # of each that has points: 1, 2, ...
+    number = torch.where(have_points.flatten(), number, 0)
     places = torch.arange(number.shape[0], device=heatmaps.device)
 
     def some_are_left(done: Tensor, found: Tensor) -> Tensor:
