@@ -63,12 +63,12 @@ def _looked_at(annotations: Annotations, indices: np.ndarray, ranks: Ranks) -> A
 def _path(name: str, view: View) -> ModuleType | Any:
     """The module of the data path's loaders for that view."""
     if name == "no_dali":
-        from pipelines.no_dali import loaders, short_side
+        from pipelines.no_dali import loaders, ragged
 
-        return loaders if isinstance(view, SquareView) else short_side
+        return loaders if isinstance(view, SquareView) else ragged
     try:
         from pipelines.dali import loaders as dali_loaders
-        from pipelines.dali import short_side as dali_short_side
+        from pipelines.dali import ragged as dali_ragged
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("nvidia"):
             raise
@@ -76,4 +76,4 @@ def _path(name: str, view: View) -> ModuleType | Any:
             "--data_pipeline dali: DALI is not installed; pip install nvidia-dali-cuda120 (on Linux), "
             "or pass --data_pipeline no_dali"
         ) from error
-    return dali_loaders if isinstance(view, SquareView) else dali_short_side
+    return dali_loaders if isinstance(view, SquareView) else dali_ragged

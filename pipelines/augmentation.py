@@ -1,5 +1,5 @@
-"""The augmentation of SSD training: every constant and random range, once, for both data paths, and the torch path's
-implementation of it on numpy and torch.
+"""The augmentation of square views, SSD's: every constant and random range, once, for both data paths, and the torch
+path's implementation of it on numpy and torch. What other views draw is in `pipelines/ragged/draws.py`.
 
 Order: crop -> resize to 300 x 300 -> flip -> hue and saturation -> brightness and contrast -> normalise. The colour
 steps have DALI's definitions, but for the level that contrast turns about: one affine map of RGB in [0, 255], clipped

@@ -1,10 +1,10 @@
 """Named points of objects: what they are called, how they are linked, and which are each other's mirror image."""
 
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Skeleton(NamedTuple):
@@ -21,10 +21,14 @@ class Skeleton(NamedTuple):
     def is_of(self, label: int) -> bool:
         return not self.labels or label in self.labels
 
-    def are_of(self, labels: Tensor) -> Tensor:
+    def are_of(self, labels: "Tensor") -> "Tensor":
         """is_of each label, as bool; of label 0, which is no object's, False."""
-        of_one = [labels == label for label in self.labels]
-        return torch.stack(of_one).any(dim=0) if of_one else labels > 0
+        if not self.labels:
+            return labels > 0
+        are = labels == self.labels[0]
+        for label in self.labels[1:]:
+            are = are | (labels == label)
+        return are
 
 
 PERSON = Skeleton(

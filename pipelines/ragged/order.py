@@ -1,4 +1,4 @@
-"""Which image comes when, and what is drawn for it, by (seed, pass, image) alone: once, outside both data paths."""
+"""Which image comes when, by (seed, pass, image) alone: once, outside both data paths."""
 
 import functools
 import math
@@ -8,32 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from pipelines.annotations import Annotations
+from pipelines.ragged.draws import Sample, drawn, looks
 from ssd.distributed import Ranks
-from ssd.views import BOXES, RaggedView, StretchView, every_look, fitted_ltrb_px, resized, shows_empty
-
-
-class Sample(NamedTuple):
-    """An image as a view shows it once.
-
-    image: its index in `Annotations`. size_px: (width, height) that it is resized to. flip: whether it is mirrored.
-    window_ltrb_px: the part that is shown, in pixels of the image, beyond which it may reach; None is the whole.
-    colour: what is added to the hue, as a share of the circle, and the factors of saturation and value; None leaves it.
-    scale: by which factor both sides are resized exactly; None is by what size_px says of each.
-    placed_ltrb_px: where the whole image lies in `size_px` before it is mirrored, with gray around it; None is that it
-    fills it.
-    stretched_px: (width, height) that the image is stretched to before `scale`, of which boxes are then found; None is
-    its own size.
-    """
-
-    image: int
-    size_px: tuple[int, int]
-    flip: bool
-    window_ltrb_px: tuple[int, int, int, int] | None = None
-    colour: tuple[float, float, float] | None = None
-    scale: float | None = None
-    placed_ltrb_px: tuple[int, int, int, int] | None = None
-    stretched_px: tuple[int, int] | None = None
-
+from ssd.views import BOXES, RaggedView, StretchView, shows_empty
 
 Place = tuple[int, int]
 """How many images all ranks have taken since the run began: wide ones (all, unless they are grouped) and tall ones."""
@@ -103,7 +80,8 @@ class TrainingOrder:
         for shape, first, after in self._global_batches(place):
             numbers = range(first, first + self._global_batch_size)[self._share]
             size_px = self._size_of_step_px(first // self._global_batch_size)
-            yield Step([self._sample(*self._taken(shape, number), size_px) for number in numbers], after)
+            taken = [self._taken(shape, number) for number in numbers]
+            yield Step([self._sample(number, image, size_px) for number, image in taken], after)
 
     def place_after(self, steps: int) -> Place:
         """The place after so many steps of these ranks from the beginning."""
@@ -154,68 +132,11 @@ class TrainingOrder:
 
     def _sample(self, number: int, image: int, size_px: tuple[int, int] | None) -> Sample:
         rng = np.random.default_rng((self._seed, number, image))
-        if isinstance(self._view, StretchView):
-            assert size_px is not None
-            return _stretched(self._annotations, self._view, image, size_px, rng)
-        short_side_px = self._view.short_sides_px[rng.integers(len(self._view.short_sides_px))]
-        flip = bool(rng.random() < 0.5) and self._view.flips
-        width, height = self._annotations.sizes_px[image].tolist()
-        size_px, scale = resized(self._view, (width, height), (short_side_px, self._view.long_side_px))
-        return Sample(image, size_px, flip, scale=scale)
+        return drawn(self._annotations, self._view, image, size_px, rng)
 
 
 _FOR_SIZES = 1
 """Keeps the numbers that sizes are drawn with apart from others of the same seed."""
-
-
-def _stretched(
-    annotations: Annotations, view: StretchView, image: int, size_px: tuple[int, int], rng: np.random.Generator
-) -> Sample:
-    flip = bool(rng.random() < 0.5) and view.flips
-    window_ltrb_px = colour = placed_ltrb_px = None
-    width, height = annotations.sizes_px[image].tolist()
-    if view.fits:
-        placed_ltrb_px = _placed(view, size_px, (width, height), rng)
-    elif view.jitter:
-        # As darknet draws them: whole pixels, at most the jitter's share of a side.
-        left, top, right, bottom = (
-            (rng.uniform(-view.jitter, view.jitter, 4) * (width, height, width, height)).astype(int).tolist()
-        )
-        window_ltrb_px = (left, top, max(left + 1, width - right), max(top + 1, height - bottom))
-    if view.distorts_colour:
-        turn = float(rng.uniform(-view.hue, view.hue))
-        colour = (turn, _factor(rng, view.saturation), _factor(rng, view.exposure))
-    return Sample(image, size_px, flip, window_ltrb_px, colour, placed_ltrb_px=placed_ltrb_px)
-
-
-def _placed(
-    view: StretchView, size_px: tuple[int, int], image_px: tuple[int, int], rng: np.random.Generator
-) -> tuple[int, int, int, int]:
-    """Anywhere, as large as a shape allows that differs a little from the image's: darknet's, of which only the shape
-    is drawn and not the size."""
-    across, down = (side + side * rng.uniform(-view.jitter, view.jitter) for side in image_px)
-    width, height = size_px
-    if across * height < width * down:
-        inner = max(1, int(height * across / down)), height
-    else:
-        inner = width, max(1, int(width * down / across))
-    left, top = (int(rng.uniform(0, size - side + 1)) for size, side in zip(size_px, inner, strict=True))
-    return left, top, left + inner[0], top + inner[1]
-
-
-def _factor(rng: np.random.Generator, largest: float) -> float:
-    factor = float(rng.uniform(1, largest))
-    return factor if rng.random() < 0.5 else 1 / factor
-
-
-def _looks(view: RaggedView, image: int, image_px: tuple[int, int]) -> list[Sample]:
-    """As evaluation shows an image, as often as the view says."""
-    if isinstance(view, StretchView) and view.fits:
-        return [Sample(image, view.size_px, False, placed_ltrb_px=fitted_ltrb_px(view.size_px, image_px))]
-    return [
-        Sample(image, size_px, False, scale=scale, stretched_px=stretched_px)
-        for (size_px, scale), stretched_px in every_look(view, image_px)
-    ]
 
 
 def evaluation_batches(
@@ -225,6 +146,6 @@ def evaluation_batches(
     the view has looks."""
     images = range(ranks.rank, len(annotations), ranks.world_size)
     sizes_px = annotations.sizes_px
-    samples = [_looks(view, image, (int(sizes_px[image][0]), int(sizes_px[image][1]))) for image in images]
+    samples = [looks(view, image, (int(sizes_px[image][0]), int(sizes_px[image][1]))) for image in images]
     batches = [samples[first : first + batch_size] for first in range(0, len(samples), batch_size)]
     return [list(look) for batch in batches for look in zip(*batch, strict=True)]

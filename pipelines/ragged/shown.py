@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.ragged.order import Sample
+from pipelines.ragged.draws import Sample
 from ssd.images import fitted, resize
 from ssd.views import scale_of_sides
 

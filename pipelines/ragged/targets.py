@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipelines.annotations import Annotations
-from pipelines.ragged.order import Sample
+from pipelines.ragged.draws import Sample
 from pipelines.ragged.parts import BITMAP_SIDE, bitmap_of
 from pipelines.ragged.shown import distorted
 from ssd.batch import EvalBatch, RaggedBatch

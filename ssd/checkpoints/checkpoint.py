@@ -1,4 +1,7 @@
-"""Checkpoints: written atomically, verified, and loadable with weights_only=True, so that a file can run no code."""
+"""Checkpoints: written atomically, verified, and loadable with weights_only=True, so that a file can run no code.
+
+What a run's checkpoint holds comes from `training/state.py`, what describes the run from `cli/training_run.py`.
+"""
 
 import errno
 from dataclasses import asdict

@@ -93,7 +93,7 @@ def _evaluate(
     from ssd.evaluation.metrics import metrics_of
     from ssd.evaluation.recall import proposals_of
     from ssd.evaluation.voc import write_comp4
-    from ssd.run.metrics_table import show_metrics
+    from ssd.run.printed_metrics import show_metrics
     from ssd.storage.pickles import pickled
 
     file = Path(config.checkpoint or "")

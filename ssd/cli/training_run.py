@@ -45,7 +45,7 @@ from ssd.report.examples import Showcase
 from ssd.report.history import INSTANCES
 from ssd.run.files import Run
 from ssd.run.folder import run_folder
-from ssd.run.metrics_table import published_band
+from ssd.run.printed_metrics import published_band
 from ssd.run.trackers import Trackers
 from ssd.schedule import REFERENCE_BATCH, Pace, as_begun, notes_on_rate, peak_lr, plan_of, within_minutes
 from ssd.speed.steps import seconds_of_step

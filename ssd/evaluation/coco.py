@@ -1,4 +1,4 @@
-"""Judging a detector: detections over a split, COCO results, COCO metrics."""
+"""COCO's metrics of detections that `detect.py` made of a split."""
 
 import contextlib
 import io
@@ -13,7 +13,7 @@ from ssd.batch import GroundTruth
 from ssd.errors import InputError
 
 METRIC_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-# The classes of each of config.EVALENGINES for a data set and for its judge. They have one interface.
+# The classes of each of config.EVAL_ENGINES for a data set and for its judge. They have one interface.
 ENGINES = {
     "faster": (faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster),
     "pycocotools": (pycocotools.coco.COCO, pycocotools.cocoeval.COCOeval),
@@ -23,7 +23,7 @@ ENGINES = {
 def coco_metrics(ground_truth: GroundTruth, results: np.ndarray, engine: str = "faster") -> dict[str, Any]:
     """The COCO bbox metrics of results as `detect_split` returns them, over all images of the split.
 
-    engine: one of config.EVALENGINES; both give the same numbers. Returns the twelve of METRIC_NAMES in [0, 1] (-1
+    engine: one of config.EVAL_ENGINES; both give the same numbers. Returns the twelve of METRIC_NAMES in [0, 1] (-1
     where there is no ground truth to find, as pycocotools has it), and "per_class": {name: AP, None where the class has
     no ground truth}. Raises InputError for an image or category that the split does not have, which the engines would
     pass over in silence.

@@ -1,4 +1,7 @@
-"""The metrics of --metrics: COCO's always, VOC's and the recall of proposals where they are asked for."""
+"""The metrics of --metrics: COCO's always, VOC's and the recall of proposals where they are asked for.
+
+A new name also goes into `config.METRICS`; `report/page.py` shows figures by their prefix.
+"""
 
 from typing import Any
 

@@ -1,4 +1,5 @@
-"""What the commands' flags are made of, and how they become a Config.
+"""What the commands' flags are made of, the flags that several commands share, and how flags become a Config. A flag of
+one command stands in its file of `ssd/cli`, training's in `cli/train.py`, and its setting in `ssd/config.py`.
 
 Light: --help and mistakes in flags are answered before anything heavy is imported.
 """

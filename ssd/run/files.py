@@ -16,7 +16,7 @@ from ssd.detectors.table import detector_of
 from ssd.distributed import Ranks
 from ssd.environment import git_revision, hardware, versions
 from ssd.errors import InputError
-from ssd.run.metrics_table import show_metrics
+from ssd.run.printed_metrics import show_metrics
 from ssd.run.progress import StepProgress
 from ssd.run.trackers import Trackers
 from ssd.storage.files import written_whole

@@ -9,7 +9,7 @@ import torch
 
 from ssd.distributed import Ranks
 from ssd.run.files import Run
-from ssd.run.metrics_table import show_metrics
+from ssd.run.printed_metrics import show_metrics
 
 HERE = Ranks(0, 0, 1, torch.device("cpu"))
 

@@ -173,8 +173,8 @@ def test_filters_are_ranked_by_what_they_said_in_the_epoch_before(kind: str, sta
 
 def test_a_filter_that_is_gone_stays_gone() -> None:
     """Its batch norm may say more than any other."""
-    from ssd.compression.schedules.pruners import Span
-    from ssd.compression.schedules.rules import Call, Memory, new_masks
+    from ssd.compression.schedules.element_masks import Span
+    from ssd.compression.schedules.pruners import Call, Memory, new_masks
 
     weight = torch.ones(4, 1, 1, 1)
     weight[2] = 0

@@ -6,9 +6,9 @@ from torch import Tensor
 from torch.nn.utils import prune
 
 from ssd.compression import structures
-from ssd.compression.schedules import pruners, regularizers
-from ssd.compression.schedules.pruners import Span
-from ssd.compression.schedules.rules import Call, Memory, new_masks
+from ssd.compression.schedules import element_masks, regularizers
+from ssd.compression.schedules.element_masks import Span
+from ssd.compression.schedules.pruners import Call, Memory, new_masks
 
 # Of automated gradual pruning from .05 to .85 over epochs 0-45, every epoch, as Distiller prints them.
 AGP_BY_1 = """.05 .103315 .154207 .202733 .248948 .292909 .334673 .374296 .411833 .447342 .480879 .5125 .542261 .570220
@@ -35,7 +35,7 @@ def call(
     ("table", "end", "frequency"), [(AGP_BY_1, 45, 1), (AGP_BY_3, 43, 3), (AGP_BY_3, 44, 3), (AGP_BY_3, 45, 3)]
 )
 def test_gradual_sparsities_are_distillers(table: str, end: int, frequency: int) -> None:
-    found = [pruners.gradual_sparsity(0.05, 0.85, Span(e, 0, end, frequency)) for e in range(0, end, frequency)]
+    found = [element_masks.gradual_sparsity(0.05, 0.85, Span(e, 0, end, frequency)) for e in range(0, end, frequency)]
     assert found == pytest.approx([float(value) for value in table.split()], abs=1e-6)
 
 
@@ -54,7 +54,9 @@ def test_short_gradual_schedules(
     initial: float, final: float, start: int, end: int, frequency: int, expected: list[float]
 ) -> None:
     spans = [Span(e, start, end, frequency) for e in range(start, end, frequency)]
-    assert [pruners.gradual_sparsity(initial, final, span) for span in spans] == pytest.approx(expected, abs=1e-12)
+    assert [element_masks.gradual_sparsity(initial, final, span) for span in spans] == pytest.approx(
+        expected, abs=1e-12
+    )
 
 
 # --- levels ---
@@ -63,29 +65,29 @@ def test_short_gradual_schedules(
 @pytest.mark.parametrize(("sparsity", "pruned"), [(0.3, 3), (0.35, 3), (0.85, 8)])
 def test_a_level_truncates(sparsity: float, pruned: int) -> None:
     weight = torch.tensor([0.1, -0.2, 0.3, -0.4, 0.5, -0.6, 0.7, -0.8, 0.9, -1.0])
-    mask = pruners.level_mask(weight, sparsity)
+    mask = element_masks.level_mask(weight, sparsity)
     assert mask is not None and mask.tolist() == [0.0] * pruned + [1.0] * (10 - pruned)
 
 
 def test_the_float_product_is_truncated_as_it_is() -> None:
-    mask = pruners.level_mask(torch.arange(1.0, 101), 0.57)
+    mask = element_masks.level_mask(torch.arange(1.0, 101), 0.57)
     assert mask is not None and int((mask == 0).sum()) == 56  # .57 * 100 is 56.99999999999999
 
 
 def test_of_equal_weights_only_the_first_are_pruned() -> None:
     """Distiller prunes all four that equal the threshold."""
-    mask = pruners.level_mask(torch.tensor([1.0, -1, 1, 1, 2, 2, 3, 4, 5, 6]), 0.2)
+    mask = element_masks.level_mask(torch.tensor([1.0, -1, 1, 1, 2, 2, 3, 4, 5, 6]), 0.2)
     assert mask is not None and mask.tolist() == [0, 0, 1, 1, 1, 1, 1, 1, 1, 1]
 
 
 def test_less_than_one_weight_prunes_none() -> None:
-    assert pruners.level_mask(torch.ones(10), 0.05) is None  # an IndexError in Distiller
-    assert pruners.level_mask(torch.ones(10), 0.0) is None
+    assert element_masks.level_mask(torch.ones(10), 0.05) is None  # an IndexError in Distiller
+    assert element_masks.level_mask(torch.ones(10), 0.0) is None
 
 
 def test_what_is_zero_stays_pruned_at_a_lower_level() -> None:
     weight = torch.cat([torch.zeros(85), torch.ones(15)])[torch.randperm(100)]
-    mask = pruners.level_mask(weight, 0.01)
+    mask = element_masks.level_mask(weight, 0.01)
     assert mask is not None and torch.equal(mask, (weight != 0).float())
 
 
@@ -95,7 +97,7 @@ def test_levels_agree_with_torchs_own_where_no_weights_are_equal(sparsity: float
     module = torch.nn.Linear(40, 25, bias=False)
     weight = module.weight.detach().clone()
     prune.l1_unstructured(module, "weight", amount=int(sparsity * 1000))
-    mask = pruners.level_mask(weight, sparsity)
+    mask = element_masks.level_mask(weight, sparsity)
     assert mask is not None and torch.equal(mask, module.weight_mask)
 
 
@@ -139,14 +141,14 @@ def test_splicing_brings_back_what_has_grown() -> None:
 
 
 def test_a_splicing_sensitivity_may_grow() -> None:
-    assert pruners.growing_sensitivity(0.2, 0.5, Span(7, 3, 9, 1)) == pytest.approx(0.6)
-    assert pruners.growing_sensitivity(0.2, 0.0, Span(7, 3, 9, 1)) == 0.2
+    assert element_masks.growing_sensitivity(0.2, 0.5, Span(7, 3, 9, 1)) == pytest.approx(0.6)
+    assert element_masks.growing_sensitivity(0.2, 0.0, Span(7, 3, 9, 1)) == 0.2
 
 
 def test_baidus_threshold_has_two_slopes() -> None:
     """a = 2 * 0.3 * 2 / (2 * 4 + 3 * 6) = 1.2 / 26."""
     a = 1.2 / 26
-    found = [pruners.baidu_threshold(0.3, 4, 1.5, Span(e, 2, 12, 2)) for e in (2, 4, 6, 8)]
+    found = [element_masks.baidu_threshold(0.3, 4, 1.5, Span(e, 2, 12, 2)) for e in (2, 4, 6, 8)]
     assert found == pytest.approx([a / 2, 3 * a / 2, (5 * a + 1.5 * a) / 2, (5 * a + 1.5 * a * 3) / 2])
     given = call({"w": torch.tensor([a / 2, 0.1])}, Span(2, 2, 12, 2), q=0.3, ramp_epoch_offset=4, ramp_slope_mult=1.5)
     assert new_masks("BaiduRNNPruner", given)["w"].tolist() == [0, 1]

@@ -11,7 +11,8 @@ import torch
 from square_view import VIEW, view_with
 
 from pipelines.annotations import Annotations
-from pipelines.ragged.order import Sample, TrainingOrder, evaluation_batches
+from pipelines.ragged.draws import Sample
+from pipelines.ragged.order import TrainingOrder, evaluation_batches
 from pipelines.ragged.shown import shown
 from pipelines.readers.coco import read_annotations
 from pipelines.readers.scan import read_encoded, read_image
@@ -23,7 +24,7 @@ pytest.importorskip("nvidia.dali", reason="DALI is not installed")
 
 from nvidia.dali import data_node, fn, types
 
-from pipelines.dali import graph, loaders, short_side_graph
+from pipelines.dali import graph, loaders, ragged_graph
 
 CPU = Ranks(0, 0, 1, torch.device("cpu"))
 ON_A_GPU = [Ranks(rank, rank, 2, torch.device("cuda", rank)) for rank in (0, 1)]
@@ -160,8 +161,8 @@ def test_its_batches_are_those_of_the_cpu_graph(
 def ragged_pipeline(
     batch: list[Sample], encoded: list[np.ndarray], ranks: Ranks, view: RaggedView, split: Annotations
 ) -> Any:
-    return short_side_graph.short_side_graph(
-        source=lambda: short_side_graph.inputs_of(batch, encoded, view, split),
+    return ragged_graph.ragged_graph(
+        source=lambda: ragged_graph.inputs_of(batch, encoded, view, split),
         view=view,
         ranks=ranks,
         upright=False,
@@ -189,7 +190,7 @@ def test_its_ragged_batches_are_those_of_torch(
     view = ragged_data.VIEW._replace(antialias=antialias)
     options = dict(output_type=types.RGB, adjust_orientation=False, jpeg_fancy_upsampling=True)
     monkeypatch.setattr(
-        short_side_graph, "decode_on_gpu", lambda encoded, upright: fn.decoders.image(encoded, device="cpu", **options)
+        ragged_graph, "decode_on_gpu", lambda encoded, upright: fn.decoders.image(encoded, device="cpu", **options)
     )
     for batch in evaluation_batches(split, view, batch_size=6, ranks=CPU):
         batch = [sample._replace(flip=number % 2 == 1) for number, sample in enumerate(batch)]
@@ -214,7 +215,7 @@ def test_its_windows_reach_beyond_the_image_as_in_torch(tmp_path: Path, monkeypa
     view = StretchView((32, 24), ((32, 24), (48, 40)), steps_a_size=1, jitter=0.4)
     options = dict(output_type=types.RGB, adjust_orientation=False, jpeg_fancy_upsampling=True)
     monkeypatch.setattr(
-        short_side_graph, "decode_on_gpu", lambda encoded, upright: fn.decoders.image(encoded, device="cpu", **options)
+        ragged_graph, "decode_on_gpu", lambda encoded, upright: fn.decoders.image(encoded, device="cpu", **options)
     )
     order = TrainingOrder(split, view, batch_size=10, seed=1, ranks=CPU)
     differences, beyond = [], 0
@@ -238,7 +239,7 @@ def test_it_fits_images_in_as_torch_does(tmp_path: Path, monkeypatch: pytest.Mon
     view = StretchView((32, 24), ((32, 24), (48, 40)), steps_a_size=1, jitter=0.4, fits=True)
     options = dict(output_type=types.RGB, adjust_orientation=False, jpeg_fancy_upsampling=True)
     monkeypatch.setattr(
-        short_side_graph, "decode_on_gpu", lambda encoded, upright: fn.decoders.image(encoded, device="cpu", **options)
+        ragged_graph, "decode_on_gpu", lambda encoded, upright: fn.decoders.image(encoded, device="cpu", **options)
     )
     order = TrainingOrder(split, view, batch_size=10, seed=1, ranks=CPU)
     batches = [step.samples for _, step in zip(range(2), order.steps((0, 0)), strict=False)]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from nvidia.dali import fn, pipeline_def
 
-from pipelines.dali.short_side_graph import finish, inputs_of
-from pipelines.ragged.order import Sample
+from pipelines.dali.ragged_graph import finish, inputs_of
+from pipelines.ragged.draws import Sample
 from ssd.images import resize
 from ssd.views import ShortSideView, evaluated, largest_px, resized
 

@@ -8,7 +8,8 @@ import pytest
 from ragged_data import VIEW, ranks_of, write
 
 from pipelines.annotations import Annotations
-from pipelines.ragged.order import Place, Sample, TrainingOrder, evaluation_batches, place_of, state_of
+from pipelines.ragged.draws import Sample
+from pipelines.ragged.order import Place, TrainingOrder, evaluation_batches, place_of, state_of
 from ssd.views import ShortSideView
 
 

@@ -15,7 +15,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from pipelines import show
 from pipelines.annotations import Annotations
-from pipelines.no_dali import short_side
+from pipelines.no_dali import ragged
 from pipelines.ragged.order import TrainingOrder
 from pipelines.readers.image_files import read_rgb
 from ssd.batch import RaggedBatch
@@ -216,8 +216,8 @@ def test_workers_write_while_a_batch_is_read(split: Annotations) -> None:
     order = TrainingOrder(split, VIEW, batch_size=2, seed=3, ranks=ALONE)
     steps = [step.samples for step in islice(order.steps((0, 0)), 12)]
     arguments = {"batch_size": 2, "device": torch.device("cpu")}
-    alone = short_side._packed(split, VIEW, steps, num_workers=0, **arguments)
-    for ours, theirs in zip(short_side._packed(split, VIEW, steps, num_workers=1, **arguments), alone, strict=True):
+    alone = ragged._packed(split, VIEW, steps, num_workers=0, **arguments)
+    for ours, theirs in zip(ragged._packed(split, VIEW, steps, num_workers=1, **arguments), alone, strict=True):
         time.sleep(0.1)
         assert torch.equal(ours, theirs)
 

@@ -11,7 +11,8 @@ from PIL import Image
 from ragged_data import eval_loader, ranks_of, train_loader, write
 
 from pipelines.annotations import Annotations
-from pipelines.ragged.order import Sample, TrainingOrder, identity_of
+from pipelines.ragged.draws import Sample
+from pipelines.ragged.order import TrainingOrder, identity_of
 from pipelines.ragged.shown import distorted, shown, windowed
 from pipelines.ragged.targets import boxes_and_labels
 from pipelines.readers.coco import read_annotations

@@ -36,7 +36,7 @@ from ssd.detectors.ssd300.recipes import RECIPES
 from ssd.errors import InputError
 from ssd.mlperf.checker import check
 from ssd.mlperf.log import RETINANET, begin, read_events, run_seconds
-from ssd.run.metrics_table import published_band
+from ssd.run.printed_metrics import published_band
 
 
 @pytest.fixture(scope="module")

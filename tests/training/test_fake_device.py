@@ -21,7 +21,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from pipelines import augmentation
 from pipelines.no_dali import loaders
-from pipelines.ragged.order import Sample
+from pipelines.ragged.draws import Sample
 from pipelines.ragged.targets import ragged_batch
 from pipelines.readers.coco import read_annotations
 from ssd.batch import MatchedBatch

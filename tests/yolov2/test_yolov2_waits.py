@@ -5,7 +5,7 @@ import torch
 from fake_gpu import GPU, pretend, pretended_gpu, values
 from test_region_loss import REGION, batch_of
 
-from pipelines.ragged.order import Sample
+from pipelines.ragged.draws import Sample
 from pipelines.ragged.shown import distorted
 from ssd.batch import EvalBatch, RaggedBatch, whole
 from ssd.config import Thresholds

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssd.compression.schedules.classes import (
+from ssd.compression.schedules.arguments import (
     EXTENSIONS,
     PRUNER_POLICY_ARGUMENTS,
     PRUNERS,

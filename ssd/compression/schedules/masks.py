@@ -16,9 +16,9 @@ from ssd.compression.schedules import regularizers
 from ssd.compression.schedules.activations import ActivationStatistics, on_cpu
 from ssd.compression.schedules.binding import Bound, affines_after, bind, folded, norms_after
 from ssd.compression.schedules.distiller_yaml import Schedule
+from ssd.compression.schedules.element_masks import Span
 from ssd.compression.schedules.lr_rates import rates_of
-from ssd.compression.schedules.pruners import Span
-from ssd.compression.schedules.rules import NEEDS_ACTIVATIONS, NEEDS_GRADIENTS, Call, Memory, new_masks
+from ssd.compression.schedules.pruners import NEEDS_ACTIVATIONS, NEEDS_GRADIENTS, Call, Memory, new_masks
 from ssd.distributed import Ranks
 from ssd.schedule import Warmup, warmth_at
 

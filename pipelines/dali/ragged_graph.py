@@ -12,7 +12,7 @@ from nvidia.dali import fn, pipeline_def, types
 
 from pipelines.annotations import Annotations
 from pipelines.dali.graph import decode_on_gpu
-from pipelines.ragged.order import Sample
+from pipelines.ragged.draws import Sample
 from ssd.distributed import Ranks
 from ssd.views import GRAY, RaggedView, StretchView, padded_px, scale_of_sides
 
@@ -77,7 +77,7 @@ def _whole(sample: Sample, annotations: Annotations) -> tuple[float, float, floa
 
 
 @pipeline_def
-def short_side_graph(source: Iterator[Any], view: RaggedView, ranks: Ranks, upright: bool) -> Any:
+def ragged_graph(source: Iterator[Any], view: RaggedView, ranks: Ranks, upright: bool) -> Any:
     """source: for a GPU of what `inputs_of` makes, otherwise of lists of files' bytes alone. upright: as EXIF has it.
 
     Returns finished images for a GPU, H x W x 3 float32, all of one size; otherwise decoded ones, uint8.

@@ -9,7 +9,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipelines.annotations import Annotations
 from pipelines.no_dali.workers import outlast_stop_signals, plain_errors
-from pipelines.ragged.order import Place, Sample, TrainingOrder, evaluation_batches, identity_of, place_of, state_of
+from pipelines.ragged.draws import Sample
+from pipelines.ragged.order import Place, TrainingOrder, evaluation_batches, identity_of, place_of, state_of
 from pipelines.ragged.shown import shown
 from pipelines.ragged.targets import eval_batch, ragged_batch
 from pipelines.readers.scan import read_image

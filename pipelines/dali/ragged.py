@@ -14,8 +14,9 @@ from nvidia.dali.plugin.pytorch import DALIRaggedIterator
 from torch import Tensor
 
 from pipelines.annotations import Annotations
-from pipelines.dali.short_side_graph import inputs_of, short_side_graph
-from pipelines.ragged.order import Place, Sample, TrainingOrder, evaluation_batches, identity_of, place_of, state_of
+from pipelines.dali.ragged_graph import inputs_of, ragged_graph
+from pipelines.ragged.draws import Sample
+from pipelines.ragged.order import Place, TrainingOrder, evaluation_batches, identity_of, place_of, state_of
 from pipelines.ragged.shown import shown
 from pipelines.ragged.targets import eval_batch, ragged_batch
 from pipelines.readers.scan import read_encoded, read_image
@@ -64,7 +65,7 @@ def _finished(
             in_dali.append(samples)
             yield inputs_of(samples, encoded, view, annotations) if on_gpu else encoded
 
-    pipeline = short_side_graph(
+    pipeline = ragged_graph(
         source=fed(),
         view=view,
         ranks=ranks,
