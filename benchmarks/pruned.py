@@ -1,14 +1,15 @@
 """What pruning costs a YOLOv2 and what it gains: single weights, and filters that are taken out, beside the dense one.
 
     python benchmarks/pruned.py --data DATA --output runs/pruned --json benchmarks/results/pruned.json \
-        --train="--epochs 120 --bs 16 --accumulate 1" --fine-tune="--epochs 40 --bs 16 --accumulate 1 --lr 0.0005"
+        --train="--input-size 416 416 --train-size 256 416 --epochs 60 --bs 8 --lr 0.004" \
+        --fine-tune="--epochs 20 --bs 8 --lr 0.001"
 
 Trains the dense detector from scratch, with anchors by k-means. From its best checkpoint it prunes shares of the
 weights by magnitude over all layers, and shares of the filters by score over all layers, which are taken out; the
-filters before [region] stay in both. Each is judged, fine-tuned, and judged again; so is the dense one, trained on
-for as long, since that too changes its AP. Then `main.py compare` holds them against each other in one run. Writes
-table.txt, pruned.png and the JSON; what has been trained or judged is not done again, so a run that was stopped
-goes on.
+filters before [region] stay in both, and of the others multiples of --round-to are left. Each is judged, fine-tuned,
+and judged again; so is the dense one, trained on for as long, since that too changes its AP. Then `main.py compare`
+holds them against each other in one run. Writes table.txt, pruned.png and the JSON; what has been trained or judged is
+not done again, so a run that was stopped goes on.
 """
 
 import argparse
@@ -31,6 +32,8 @@ from ssd.compression.schedules.masks import Compression
 from ssd.distributed import Ranks
 from ssd.schedule import Warmup
 
+# darknet's burn-in and falls of the rate are those of runs that are ten times as long.
+SHORT = shlex.split("--accumulate 1 --warmup 100 --warmup-power 1 --schedule cosine --clip-norm 10 --seed 1")
 KINDS = {"weights": "GlobalMagnitudePruner", "filters": "GlobalFilterPruner"}
 COLUMNS = (
     "AP50 before", "AP50 after", "AP after", "parameters", "not 0", "GFLOP", "MB", "MB zipped", "ms torch", "ms onnx",
@@ -118,7 +121,7 @@ def bench() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--detector", default="yolov2-tiny-voc")
+    parser.add_argument("--detector", default="yolov2-tiny")
     parser.add_argument("--data-pipeline", default="no_dali", choices=("dali", "no_dali"))
     parser.add_argument("--train", default="", help="more flags of the dense run")
     parser.add_argument("--fine-tune", default="", help="more flags of the runs after pruning")
@@ -131,9 +134,9 @@ def bench() -> None:
     folder: Path = options.output
     folder.mkdir(parents=True, exist_ok=True)
     data: list[object] = ["--data", options.data, "--data_pipeline", options.data_pipeline, "--num-workers", 2]
-    tuning = shlex.split(options.fine_tune)
+    tuning = [*SHORT, *shlex.split(options.fine_tune)]
 
-    own = ["--detector", options.detector, "--anchors", "auto", *shlex.split(options.train)]
+    own = ["--detector", options.detector, "--anchors", "auto", *SHORT, *shlex.split(options.train)]
     dense = best_of(train(folder / "dense", *data, *own))
     before = {"dense": judged(dense, data)}
     files = {"dense": best_of(train(folder / "dense-on", *data, "--checkpoint", dense, *tuning))}
