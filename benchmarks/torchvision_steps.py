@@ -2,12 +2,12 @@
 
     python benchmarks/torchvision_steps.py --rounds 5 --json benchmarks/results/torchvision-steps-cpu.json
 
-All have the same weights and images, and take losses and gradients; there is no optimiser. `reference` is a step as
-torchvision's references/detection takes it: images of 640 x 480 floats with their masks as bitmaps of that size, which
-the model resizes, normalises and pads, in planes. `finished` is torchvision's class too, but has the batch that ours
-has, in channels_last. Each round takes a step of each, in turns; a ratio is the median of the rounds' own ratios. The
-processor's seconds are beside those of the clock, as they do not count what else the machine does. With --bf16 all run
-under autocast.
+All have the same weights and objects, and take losses and gradients; there is no optimiser. Pixels are random.
+`reference` is a step as torchvision's references/detection takes it: images of 640 x 480 floats with their masks as
+bitmaps of that size, which the model resizes, normalises and pads, in planes. `finished` is torchvision's class too,
+but has the batch that ours has, in channels_last. Each round takes a step of each, in turns; a ratio is the median of
+the rounds' own ratios. The processor's seconds are beside those of the clock, as they do not count what else the
+machine does. With --bf16 all run under autocast.
 """
 
 import argparse

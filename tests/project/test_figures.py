@@ -201,6 +201,15 @@ def demo_ap(name: str, word: str = "") -> str:
     return f"{found['AP']:.3f} ({word}{found['AP50']:.3f})"
 
 
+def of_masks(name: str, of_boxes: str = "", of_masks: str = "") -> str:
+    found = result(f"accuracy-demo-maskrcnn{name}")
+    return f"{found['AP']:.3f}{of_boxes} and {found['segm_AP']:.3f}{of_masks}"
+
+
+def worker_mib(name: str, path: str) -> str:
+    return f"{result(f'data-ragged-masks{name}-cpu')['worker_mib'][path]:.0f}"
+
+
 def cost_of_pkd(place: int) -> dict[str, Any]:
     found: dict[str, Any] = result("distillation-cpu")["results"][place]
     return {**found, "gflop": f"{found['teacher_flops_an_image'] / 1e9:.1f} GFLOP"}
@@ -220,8 +229,12 @@ FIGURES: dict[str, list[str]] = {
         f"{their_steps('retinanet')} for RetinaNet",
         f"``retinanet_resnet18_fpn`` AP {demo_ap('retinanet', 'AP50 ')} by DALI and {demo_ap('retinanet-no_dali')} by "
         f"PyTorch, ``fasterrcnn_resnet18_fpn`` {demo_ap('fasterrcnn')} and {demo_ap('fasterrcnn-no_dali')}",
-        f"AP {result('accuracy-demo-maskrcnn')['AP']:.3f} for boxes and "
-        f"{result('accuracy-demo-maskrcnn')['segm_AP']:.3f} for masks",
+        f"``maskrcnn_resnet18_fpn`` has AP {of_masks('', ' for boxes', ' for masks')} by DALI, "
+        f"{of_masks('-no_dali')} by PyTorch",
+        f"Decoding alone makes {result('data-ragged-cpu')['decode_only']['images_per_second']:.0f} images a second",
+        f"needs {worker_mib('-256', 'no_dali')} MiB for images to 256 with masks, torchvision's "
+        f"{worker_mib('-256', 'torchvision')}; to 800 it is {worker_mib('', 'no_dali')} and "
+        f"{worker_mib('', 'torchvision')}",
     ],
     "README.rst": [
         f"AP on BCCD, DALI path {of_seeds('dali', 'AP')} NVIDIA's model, loss and data: {of_seeds('dle', 'AP')}",
