@@ -171,6 +171,9 @@ def test_bad_names_and_settings_are_named(refusal: Callable[..., str]) -> None:
     assert "--boxes-an-image: retinanet_resnet18_fpn has no second stage" in said
     assert "images of many shapes" in refusal("--data", "x", *RETINANET, "--compile", "--device", "cpu")
     assert "--max-size" in refusal("--data", "x", *RETINANET, "--min-size", "600", "--max-size", "300")
+    for name, most in (("fcos_resnet18_fpn", 5), ("fasterrcnn_mobilenet_v3_large_fpn", 6), ("retinanet_r18_fpn", 5)):
+        said = refusal("--data", "x", "--detector", name, "--trainable-layers", str(most + 1))
+        assert f"{name} has {most} parts; pass {most} at most" in said
 
 
 def test_the_detectors_own_settings_follow_the_weights(tmp_path: Path) -> None:

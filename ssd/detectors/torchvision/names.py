@@ -5,7 +5,7 @@ import re
 from dataclasses import replace
 from typing import NamedTuple
 
-from ssd.detectors.torchvision.settings import Settings
+from ssd.detectors.torchvision.settings import Settings, parts_of_body
 from ssd.errors import InputError
 from ssd.keypoints import PERSON
 
@@ -69,12 +69,11 @@ def settings_of(name: str, backbone_weights: str = "imagenet") -> Settings:
     """
     parts = parts_of(name)
     from_scratch = backbone_weights == "none"
-    all_layers = 6 if parts.body == MOBILENET else 5
     short_sides_px = (640, 672, 704, 736, 768, 800) if parts.family == "keypointrcnn" else (800,)
     return Settings(
         builder=name,
         norm="batch" if from_scratch or parts.is_v2 else "frozen",
-        trainable_layers=all_layers if from_scratch else 3,
+        trainable_layers=parts_of_body(name) if from_scratch else 3,
         short_sides_px=(320,) if parts.is_320 else short_sides_px,
         long_side_px=640 if parts.is_320 else 1333,
         keypoints=PERSON.names if parts.family == "keypointrcnn" else (),
