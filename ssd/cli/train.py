@@ -155,7 +155,7 @@ def train_parser(settings: Any = Config.detector) -> Parser:
         dest="weight_decay",
         type=POSITIVE,
         metavar="W",
-        help="not on biases and norms",
+        help="not on biases and norms, which have flags of their own",
     )
     flag(
         group, "--bias-rate", dest="bias_rate", type=POSITIVE, metavar="X",
