@@ -61,6 +61,11 @@ def parts_of(name: str) -> Parts:
     return Parts(family, body, ending is not None, is_320 is not None)
 
 
+def has_second_stage(name: str) -> bool:
+    """Whether it looks at proposals. Raises InputError for an unknown name."""
+    return parts_of(name).family.endswith("rcnn")
+
+
 def settings_of(name: str, backbone_weights: str = "imagenet") -> Settings:
     """What torchvision's builder would make of its arguments' defaults.
 
@@ -100,10 +105,8 @@ def unsettled(name: str) -> Settings:
 
 
 def settled(settings: Settings, backbone_weights: str) -> Settings:
-    """With what is None as `settings_of` has it for these weights. Raises InputError for what this detector lacks."""
+    """With what is None as `settings_of` has it for these weights."""
     usual = settings_of(settings.builder, backbone_weights)
-    if settings.boxes_an_image != usual.boxes_an_image and not parts_of(settings.builder).family.endswith("rcnn"):
-        raise InputError(f"--boxes-an-image: {settings.builder} has no second stage that it is for; leave it out")
     return replace(
         settings,
         norm=usual.norm if settings.norm is None else settings.norm,
