@@ -20,6 +20,7 @@ FLAGS = (
 ).split()
 RETINANET = ["--detector", "retinanet_resnet18_fpn"]
 FASTER = ["--detector", "fasterrcnn_resnet18_fpn"]
+FCOS = ["--detector", "fcos_resnet18_fpn"]
 
 
 def small(detector: list[str]) -> list[object]:
@@ -37,8 +38,11 @@ def run(*arguments: object) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["dali", "no_dali"])
-@pytest.mark.parametrize("detector", [RETINANET, FASTER], ids=lambda words: words[1])
+@pytest.mark.parametrize(
+    ("detector", "name"),
+    [(RETINANET, "dali"), (FCOS, "no_dali"), (FASTER, "dali"), (FASTER, "no_dali")],
+    ids=lambda words: words if isinstance(words, str) else words[1],
+)
 def test_a_run_goes_on_bit_for_bit(detector: list[str], name: str, data: Path, tmp_path: Path) -> None:
     """In the middle of an epoch of two steps, with a moving average and batches in two parts."""
     flags = [*small(detector), *FLAGS, "--data", data, "--data_pipeline", name, "--epochs", 2]
