@@ -89,7 +89,7 @@ class Config:
     """The rate at a global batch of 32; the run's rate is this x global batch / 32."""
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    """None of it on biases and norms."""
+    """Of all but biases and norms' scales, whose decays are `bias_decay` and `norm_decay`."""
     bias_rate: float = 1.0
     """The rate of biases is this times that of the other weights."""
     bias_decay: float = 0.0

@@ -155,7 +155,7 @@ def train_parser(settings: Any = Config.detector) -> Parser:
         dest="weight_decay",
         type=POSITIVE,
         metavar="W",
-        help="not on biases and norms",
+        help="not on biases and norms, which have flags of their own",
     )
     flag(
         group, "--bias-rate", dest="bias_rate", type=POSITIVE, metavar="X",
@@ -242,7 +242,8 @@ def train_parser(settings: Any = Config.detector) -> Parser:
 
 
 def _recipes_help(recipes: dict[str, Recipe]) -> str:
-    return "\n".join(f"  {name:<11}{(recipe.__doc__ or '').splitlines()[0]}" for name, recipe in recipes.items())
+    width = max(map(len, recipes), default=0) + 2
+    return "\n".join(f"  {name:<{width}}{(recipe.__doc__ or '').splitlines()[0]}" for name, recipe in recipes.items())
 
 
 def set_by_recipe(config: Config, settings: Any) -> set[str]:

@@ -12,6 +12,7 @@ from ssd.config import Config
 from ssd.detectors.names import FAMILIES, family_of, settings_named
 from ssd.detectors.retinanet.settings import STRIDES_IN
 from ssd.detectors.ssd300.settings import AUGMENTATIONS, BACKBONES, SSD300Settings
+from ssd.detectors.torchvision.names import has_second_stage
 from ssd.detectors.torchvision.settings import NORMS
 from ssd.detectors.yolov2.settings import REGION_LOSSES, RESIZES
 from ssd.errors import InputError
@@ -40,11 +41,15 @@ def add_detector_flags(parser: Parser, settings: Any, *, training: bool = True) 
         help=f"such as {names}, a cfg file of darknet or a YAML file of Detectron; with --help: its own flags",
     )
     OWN_FLAGS[settings.family](group, training)
-    for family, add in OWN_FLAGS.items():
-        if family != settings.family:
-            other = argparse.ArgumentParser(add_help=False)
-            add(other.add_argument_group(), True)
-            parser.of_others.update(dict.fromkeys(other._option_string_actions, FAMILIES[family].names[0]))
+    others = {FAMILIES[family].names[0]: add for family, add in OWN_FLAGS.items() if family != settings.family}
+    if settings.family == "torchvision" and has_second_stage(settings.builder):
+        _add_second_stage_flags(group, training)
+    else:
+        others[_WITH_SECOND_STAGE] = _add_second_stage_flags
+    for name, add in others.items():
+        other = argparse.ArgumentParser(add_help=False)
+        add(other.add_argument_group(), True)
+        parser.of_others.update(dict.fromkeys(other._option_string_actions, name))
 
 
 def _add_ssd300_flags(group: Any, training: bool) -> None:
@@ -84,6 +89,10 @@ def _add_torchvision_flags(group: Any, training: bool) -> None:
             help="what frozen norms add to a variance; 0 for files from before torchvision 0.13",
         )  # fmt: skip
         _add_trainable_layers_flag(group, "3")
+
+
+def _add_second_stage_flags(group: Any, training: bool) -> None:
+    if training:
         flag(
             group, "--boxes-an-image", dest="boxes_an_image", type=number(int, 4), metavar="N",
             help="proposals of an image that an R-CNN's heads learn from, a quarter of them of objects at most; fewer "
@@ -162,6 +171,7 @@ def _anchor(text: str) -> Any:
 
 
 SIDE = number(int, 8, 100_000)
+_WITH_SECOND_STAGE = "fasterrcnn_resnet50_fpn"
 OWN_FLAGS = {
     "retinanet": _add_retinanet_flags,
     "detectron": _add_detectron_flags,

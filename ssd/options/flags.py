@@ -84,8 +84,13 @@ class Parser(argparse.ArgumentParser):
         return "".join(f"; did you mean {name}?" for name in nearest)
 
     def value_of(self, setting: str, value: Any) -> Any:
-        """What the flag of a setting makes of its value in a file: what it would make of the same words."""
-        action = next(action for action in self._actions if action.dest == setting)
+        """What the flag of a setting makes of its value in a file: what it would make of the same words.
+
+        Raises InputError for a value that it does not take, and where there is no such flag.
+        """
+        action = next((action for action in self._actions if action.dest == setting), None)
+        if action is None:
+            raise InputError(f"{setting!r} cannot be set for this detector; leave it out")
         name, takes_value = action.option_strings[0], action.nargs != 0
         if isinstance(value, bool) != (not takes_value) or isinstance(value, dict):
             self.error(f"{name} takes {'a value' if takes_value else 'true or false'}, not {value}")

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from ssd.config import Config
 from ssd.training.apex_sgd import apex_sgd
 
+PUBLISHED = {"bias_rate": 1.0, "bias_decay": 0.0, "norm_decay": 0.0}
+"""Settings with which biases and norms' scales are one group; with others these are groups of their own."""
+
 
 def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
     """SGD as published: no weight decay on biases and other 1-d parameters ("the Tencent trick", Jia et al. 2018).
@@ -28,7 +31,7 @@ def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
 
 def _groups(parameters: list[tuple[str, nn.Parameter]], config: Config) -> list[dict[str, Any]]:
     by_name = dict(parameters)
-    has_own = (config.bias_rate, config.bias_decay, config.norm_decay) != (1.0, 0.0, 0.0)
+    has_own = any(getattr(config, name) != usual for name, usual in PUBLISHED.items())
     params = [[by_name[name] for name in names] for names in names_of_groups(parameters, has_own)]
     if not has_own:
         return [{"params": params[0], "weight_decay": 0.0}, {"params": params[1], "weight_decay": config.weight_decay}]

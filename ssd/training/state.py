@@ -15,7 +15,7 @@ from ssd.errors import InputError
 from ssd.precision import autocast
 from ssd.running_statistics import join_statistics
 from ssd.training.ema import Average
-from ssd.training.optimizer import add_adapters, build_optimizer, set_rate, take_momentum
+from ssd.training.optimizer import PUBLISHED, add_adapters, build_optimizer, set_rate, take_momentum
 
 Forward = Callable[[Tensor], Any]
 
@@ -207,7 +207,11 @@ class Training:
         the average's where there was one. Raises InputError where biases or norms had no rate or decay of their own and
         have now, or the other way round."""
         if len(content["optimizer"]["param_groups"]) != len(self.optimizer.param_groups):
-            raise InputError("--resume: --bias-rate, --bias-decay or --norm-decay is not as it was; change it back")
+            was = content.get("settings", {})
+            flags = " ".join(
+                f"--{name.replace('_', '-')} {was.get(name, usual):g}" for name, usual in PUBLISHED.items()
+            )
+            raise InputError(f"--resume: --bias-rate, --bias-decay or --norm-decay is not as it was; pass {flags}")
         # Among them whether the optimiser is the fused one; the rate is that of the step.
         settings = [
             {name: group[name] for name in group if name not in ("params", "lr")}

@@ -21,6 +21,7 @@ from ssd.cli.commands import every_parser
 from ssd.cli.evaluate import evaluate_parser
 from ssd.cli.train import train_parser
 from ssd.config import Config, Thresholds
+from ssd.detectors.names import family_of, settings_named
 from ssd.detectors.ssd300.recipes import RECIPES
 from ssd.options import flags as flags_module
 
@@ -232,6 +233,34 @@ def test_help_lists_the_recipes_with_a_line_each(capsys: pytest.CaptureFixture[s
     lines = help_of(capsys).partition("\nrecipes:\n")[2].partition("\n\n")[0].splitlines()
     assert [line.split()[0] for line in lines] == list(RECIPES)
     assert all(len(line.split()) > 5 and len(line) <= 120 for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("detector", "has", "has_not"),
+    [
+        ("ssd300", ["--backbone", "--augmentation"], ["--min-size", "--boxes-an-image", "--input-size", "--set"]),
+        ("fcos_resnet18_fpn", ["--min-size", "--norm"], ["--boxes-an-image", "--backbone", "--anchors", "--stride-in"]),
+        ("maskrcnn_resnet18_fpn", ["--min-size", "--boxes-an-image"], ["--backbone", "--anchors", "--stride-in"]),
+        ("ssdlite320_mobilenet_v3_large", ["--trainable-layers"], ["--min-size", "--norm", "--boxes-an-image"]),
+        ("retinanet_r18_fpn", ["--stride-in", "--min-size"], ["--boxes-an-image", "--norm-eps", "--backbone"]),
+        ("yolov2-voc", ["--anchors", "--input-size"], ["--min-size", "--boxes-an-image", "--trainable-layers"]),
+    ],
+)
+def test_help_shows_flags_of_the_detector_and_of_no_other(
+    detector: str, has: list[str], has_not: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = help_of(capsys, "--detector", detector)
+    shown = set(re.findall(r"^  (--[a-z-]+)", text, re.MULTILINE))
+    assert shown.issuperset(has) and shown.isdisjoint(has_not)
+    recipes = text.partition("\nrecipes:\n")[2].partition("\n\n")[0].splitlines()
+    own = family_of(settings_named(detector)).recipes
+    assert [line.split()[0] for line in recipes] == list(own)
+
+
+def test_a_recipe_may_not_say_what_the_detector_has_no_flag_for(tmp_path: Path, refusal: Callable[..., str]) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text('detector = "retinanet_resnet18_fpn"\nboxes_an_image = 512\n')
+    assert "'boxes_an_image' cannot be set for this detector; leave it out" in refusal("--data", "x", "--recipe", file)
 
 
 def test_help_of_evaluate(capsys: pytest.CaptureFixture[str]) -> None:

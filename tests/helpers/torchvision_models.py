@@ -100,7 +100,7 @@ def eval_batch(batch: RaggedBatch) -> EvalBatch:
     return EvalBatch(batch.images, placed, torch.arange(len(batch.images)))
 
 
-def with_opinions(model: Any, images: torch.Tensor) -> Any:
+def with_opinions(model: Any, images: torch.Tensor, num_classes: int = NUM_CLASSES) -> Any:
     """A fresh model whose logits and offsets differ as much as those of one that has learned."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -111,7 +111,7 @@ def with_opinions(model: Any, images: torch.Tensor) -> Any:
             model.head.classification_head.cls_logits.weight *= 1.5 / said["cls_logits"].std()
             model.head.classification_head.cls_logits.bias.fill_(-2)
             # Nothing is ever background by name.
-            model.head.classification_head.cls_logits.weight.unflatten(0, (-1, NUM_CLASSES))[:, 0] = 0
-            model.head.classification_head.cls_logits.bias.unflatten(0, (-1, NUM_CLASSES))[:, 0] = -20
+            model.head.classification_head.cls_logits.weight.unflatten(0, (-1, num_classes))[:, 0] = 0
+            model.head.classification_head.cls_logits.bias.unflatten(0, (-1, num_classes))[:, 0] = -20
             model.head.regression_head.bbox_reg.weight *= 0.5 / said["bbox_regression"].std()
     return model

@@ -1,12 +1,16 @@
 """What torchvision's detectors find here is what torchvision's own models find."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torchvision_models import FAMILIES, NUM_CLASSES, batch_of, eval_batch, their_model, with_opinions
+import torchvision.models.detection as their_models
+from torch import Tensor
+from torchvision.models.resnet import Bottleneck
+from torchvision_models import FAMILIES, NUM_CLASSES, AsItIs, batch_of, eval_batch, their_model, with_opinions
 
-from ssd.batch import Detections
+from ssd.batch import Detections, RaggedBatch
 from ssd.config import Thresholds
 from ssd.detectors.torchvision.builders import build
 from ssd.detectors.torchvision.candidates import Candidates, best_of_maps
@@ -33,6 +37,10 @@ def test_detections_are_torchvisions(family: str) -> None:
         found = TORCHVISION.detect(settings, THRESHOLDS)(ours, eval_batch(batch))
         expected = theirs(list(batch.images))
     assert found.counts.sum() > 20, "a comparison of nothing"
+    assert_equal(found, expected, batch)
+
+
+def assert_equal(found: Detections, expected: list[dict[str, Tensor]], batch: RaggedBatch) -> None:
     for image, other in enumerate(expected):
         count = int(found.counts[image])
         assert count == len(other["scores"])
@@ -41,6 +49,43 @@ def test_detections_are_torchvisions(family: str) -> None:
         torch.testing.assert_close(found.boxes_ltrb[image, :count], other["boxes"] / size_px, rtol=1e-4, atol=1e-4)
         assert torch.equal(found.labels[image, :count], other["labels"])
         assert not found.scores[image, count:].any() and not found.labels[image, count:].any()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "retinanet_resnet50_fpn_v2",
+        "fasterrcnn_resnet50_fpn_v2",
+        "fasterrcnn_mobilenet_v3_large_fpn",
+        "fasterrcnn_mobilenet_v3_large_320_fpn",
+    ],
+)
+def test_detections_of_the_other_builders_are_torchvisions(name: str) -> None:
+    batch = batch_of()
+    settings = settings_of(name, "none")
+    torch.manual_seed(0)
+    ours = build(settings, NUM_CLASSES).eval()
+    with torch.no_grad():
+        for module in ours.modules():
+            if isinstance(module, Bottleneck):
+                module.bn3.weight.fill_(0.2)  # activations of a fresh ResNet-50 double with each block
+    ours = with_opinions(ours, batch.images)
+    thresholds: dict[str, Any] = {"score_thresh": 0.05, "nms_thresh": 0.5, "detections_per_img": 60}
+    if "rcnn" in name:
+        thresholds = {f"box_{each}": value for each, value in thresholds.items()}
+        if name.endswith("_v2"):  # a fiftieth of its work
+            ours.numbers = replace(ours.numbers, after_nms=(20, 20))
+            thresholds["rpn_post_nms_top_n_test"] = 20
+    theirs: Any = getattr(their_models, name)(
+        weights=None, weights_backbone=None, num_classes=NUM_CLASSES, **thresholds
+    ).eval()
+    theirs.transform = AsItIs(batch)
+    theirs.load_state_dict(ours.state_dict())
+    with torch.no_grad():
+        found = TORCHVISION.detect(settings, THRESHOLDS)(ours, eval_batch(batch))
+        expected = theirs(list(batch.images))
+    assert found.counts.sum() > 20, "a comparison of nothing"
+    assert_equal(found, expected, batch)
 
 
 def of(boxes: list[list[float]], scores: list[float], labels: list[int], **thresholds: Any) -> Detections:

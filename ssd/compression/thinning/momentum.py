@@ -5,10 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ssd.training.optimizer import names_of_groups
-
-_OWN = {"bias_rate": 1.0, "bias_decay": 0.0, "norm_decay": 0.0}
-"""What gives biases and norms groups of their own unless it is as here."""
+from ssd.training.optimizer import PUBLISHED, names_of_groups
 
 
 def momentum_of(content: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
@@ -20,7 +17,7 @@ def momentum_of(content: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
     groups = content.get("optimizer", {}).get("param_groups", [])
     trained = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
     settings = content.get("settings", {})
-    has_own = any(settings.get(name, usual) != usual for name, usual in _OWN.items())
+    has_own = any(settings.get(name, usual) != usual for name, usual in PUBLISHED.items())
     names = names_of_groups(trained, has_own)
     groups = groups[: len(names)]  # those after them are what a teacher's methods train beside the model
     if [len(group["params"]) for group in groups] != [len(each) for each in names]:

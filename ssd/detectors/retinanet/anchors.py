@@ -2,10 +2,12 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+from ssd.detectors.torchvision.boxes import grid_ltrb_px, kept_side
 
 STRIDES_PX = (8, 16, 32, 64, 128)
 """Of the feature maps P3 to P7."""
@@ -35,20 +37,25 @@ def anchors_ltrb_px(maps: Sequence[Tensor]) -> Tensor:
     """
     grids = tuple((each.shape[2], each.shape[3]) for each in maps)
     if torch.compiler.is_compiling():  # shapes are symbols then, and what is made is part of the graph
-        return _anchors(grids, maps[0].device)
-    return _kept_anchors(grids, maps[0].device)
+        return _anchors(grids, maps[0].device, _grid)
+    return _kept_anchors(grids, maps[0].device, _cut_grid)
 
 
-def _anchors(grids: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
-    of_maps = []
-    for stride_px, (rows, columns) in zip(STRIDES_PX, grids, strict=True):
-        top = (torch.arange(rows, device=device) * stride_px).unsqueeze(1)
-        left = (torch.arange(columns, device=device) * stride_px).unsqueeze(0)
-        corner = torch.stack([left.expand(rows, columns), top.expand(rows, columns)], dim=2)
-        of_cell = cell_anchors_ltrb_px(stride_px).to(device)
-        of_maps.append((corner.repeat(1, 1, 2).unsqueeze(2) + of_cell).view(-1, 4))
+def _anchors(grids: tuple[tuple[int, int], ...], device: torch.device, grid_of: Callable[..., Tensor]) -> Tensor:
+    of_maps = [
+        grid_of(stride_px, rows, columns, device).reshape(-1, 4)
+        for stride_px, (rows, columns) in zip(STRIDES_PX, grids, strict=True)
+    ]
     return torch.cat(of_maps)
 
 
-# Shapes of a run's batches come again and again; a map of 800 x 1333 pixels has 4 MB of anchors.
+def _grid(stride_px: int, rows: int, columns: int, device: torch.device) -> Tensor:
+    return grid_ltrb_px(cell_anchors_ltrb_px(stride_px).to(device), (stride_px, stride_px), rows, columns)
+
+
+def _cut_grid(stride_px: int, rows: int, columns: int, device: torch.device) -> Tensor:
+    return _kept_grid(stride_px, kept_side(rows), kept_side(columns), device)[:rows, :columns]
+
+
+_kept_grid = functools.lru_cache(maxsize=1024)(_grid)
 _kept_anchors = functools.lru_cache(maxsize=32)(_anchors)

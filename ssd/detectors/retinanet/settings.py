@@ -30,6 +30,7 @@ SCHEDULES = {
 MULTI_SCALE_PX = (640, 672, 704, 736, 768, 800)
 
 _USUAL = "1x"
+_PARTS_OF_BODY = 5  # the stem and four stages of a ResNet
 
 NAMES: tuple[str, ...] = tuple(
     f"retinanet_{body}_fpn{ending}"
@@ -77,6 +78,11 @@ class RetinaNetSettings:
             raise InputError(f"--norm {self.norm}: is none of {', '.join(NORMS)}")
         if self.stride_in not in (None, *STRIDES_IN):
             raise InputError(f"--stride-in {self.stride_in}: is none of {', '.join(STRIDES_IN)}")
+        if self.trainable_layers is not None and self.trainable_layers > _PARTS_OF_BODY:
+            raise InputError(
+                f"--trainable-layers {self.trainable_layers}: {self.name} has {_PARTS_OF_BODY} parts; pass "
+                f"{_PARTS_OF_BODY} at most"
+            )
 
     @property
     def name(self) -> str:

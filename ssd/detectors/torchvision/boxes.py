@@ -3,7 +3,7 @@ device and no anchor is made twice for one shape."""
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,8 +11,10 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 Grids = tuple[tuple[int, int], ...]
 """(height, width) of each feature map in cells."""
-Cells = tuple[tuple[tuple[int, ...], tuple[float, ...]], ...]
-"""(sizes in pixels, ratios height / width) of the anchors of a cell, for each feature map."""
+Cell = tuple[tuple[int, ...], tuple[float, ...]]
+"""(sizes in pixels, ratios height / width) of the anchors of a cell."""
+Cells = tuple[Cell, ...]
+"""Of each feature map."""
 
 # Offsets are cut before their exponential, as in Detectron.
 _LARGEST_LOG_SCALE = math.log(1000.0 / 16)
@@ -26,22 +28,48 @@ def anchors_ltrb_px(cells: Cells, maps: Sequence[Tensor], images: Tensor) -> Ten
     grids = tuple((each.shape[2], each.shape[3]) for each in maps)
     height_px, width_px = images.shape[2:]
     if torch.compiler.is_compiling():  # shapes are symbols then, and what is made is part of the graph
-        return _anchors(cells, grids, height_px, width_px, images.device)
-    return _kept_anchors(cells, grids, height_px, width_px, images.device)
+        return _anchors(cells, grids, height_px, width_px, images.device, _grid)
+    return _kept_anchors(cells, grids, height_px, width_px, images.device, _cut_grid)
 
 
-def _anchors(cells: Cells, grids: Grids, height_px: int, width_px: int, device: torch.device) -> Tensor:
-    of_maps = []
-    for (sizes, ratios), (rows, columns) in zip(cells, grids, strict=True):
-        (of_cell,) = AnchorGenerator((sizes,), (ratios,)).cell_anchors
-        top = torch.arange(rows, device=device).unsqueeze(1) * (height_px // rows)
-        left = torch.arange(columns, device=device).unsqueeze(0) * (width_px // columns)
-        corner = torch.stack([left.expand(rows, columns), top.expand(rows, columns)], dim=2)
-        of_maps.append((corner.repeat(1, 1, 2).unsqueeze(2) + of_cell.to(device)).view(-1, 4))
+def _anchors(
+    cells: Cells, grids: Grids, height_px: int, width_px: int, device: torch.device, grid_of: Callable[..., Tensor]
+) -> Tensor:
+    of_maps = [
+        grid_of(cell, (height_px // rows, width_px // columns), rows, columns, device).reshape(-1, 4)
+        for cell, (rows, columns) in zip(cells, grids, strict=True)
+    ]
     return torch.cat(of_maps)
 
 
-# Shapes of a run's batches come again and again; a map of 800 x 1333 pixels has 4 MB of anchors.
+def _grid(cell: Cell, strides_px: tuple[int, int], rows: int, columns: int, device: torch.device) -> Tensor:
+    sizes, ratios = cell
+    (of_cell,) = AnchorGenerator((sizes,), (ratios,)).cell_anchors
+    return grid_ltrb_px(of_cell.to(device), strides_px, rows, columns)
+
+
+def _cut_grid(cell: Cell, strides_px: tuple[int, int], rows: int, columns: int, device: torch.device) -> Tensor:
+    return _kept_grid(cell, strides_px, kept_side(rows), kept_side(columns), device)[:rows, :columns]
+
+
+def grid_ltrb_px(of_cell_ltrb_px: Tensor, strides_px: tuple[int, int], rows: int, columns: int) -> Tensor:
+    """The S anchors of the first cell in each cell of a map: rows x columns x S x 4. strides_px: down, across."""
+    device = of_cell_ltrb_px.device
+    top = torch.arange(rows, device=device).unsqueeze(1) * strides_px[0]
+    left = torch.arange(columns, device=device).unsqueeze(0) * strides_px[1]
+    corner = torch.stack([left.expand(rows, columns), top.expand(rows, columns)], dim=2)
+    return corner.repeat(1, 1, 2).unsqueeze(2) + of_cell_ltrb_px
+
+
+def kept_side(cells: int) -> int:
+    """The power of two that is no less. A run's images may have hundreds of shapes; grids with such sides, from which
+    those of all shapes are cut, are few."""
+    return 1 << (cells - 1).bit_length()
+
+
+# Images of 800 x 1333 pixels have 4 MB of anchors, and the grids that theirs are cut from 9 MB. The strides of the last
+# maps depend on the image, but these maps are small.
+_kept_grid = functools.lru_cache(maxsize=1024)(_grid)
 _kept_anchors = functools.lru_cache(maxsize=32)(_anchors)
 
 

@@ -5,7 +5,7 @@ import re
 from dataclasses import replace
 from typing import NamedTuple
 
-from ssd.detectors.torchvision.settings import Settings
+from ssd.detectors.torchvision.settings import Settings, parts_of_body
 from ssd.errors import InputError
 from ssd.keypoints import PERSON
 
@@ -61,6 +61,11 @@ def parts_of(name: str) -> Parts:
     return Parts(family, body, ending is not None, is_320 is not None)
 
 
+def has_second_stage(name: str) -> bool:
+    """Whether it looks at proposals. Raises InputError for an unknown name."""
+    return parts_of(name).family.endswith("rcnn")
+
+
 def settings_of(name: str, backbone_weights: str = "imagenet") -> Settings:
     """What torchvision's builder would make of its arguments' defaults.
 
@@ -69,12 +74,11 @@ def settings_of(name: str, backbone_weights: str = "imagenet") -> Settings:
     """
     parts = parts_of(name)
     from_scratch = backbone_weights == "none"
-    all_layers = 6 if parts.body == MOBILENET else 5
     short_sides_px = (640, 672, 704, 736, 768, 800) if parts.family == "keypointrcnn" else (800,)
     return Settings(
         builder=name,
         norm="batch" if from_scratch or parts.is_v2 else "frozen",
-        trainable_layers=all_layers if from_scratch else 3,
+        trainable_layers=parts_of_body(name) if from_scratch else 3,
         short_sides_px=(320,) if parts.is_320 else short_sides_px,
         long_side_px=640 if parts.is_320 else 1333,
         keypoints=PERSON.names if parts.family == "keypointrcnn" else (),
@@ -101,10 +105,8 @@ def unsettled(name: str) -> Settings:
 
 
 def settled(settings: Settings, backbone_weights: str) -> Settings:
-    """With what is None as `settings_of` has it for these weights. Raises InputError for what this detector lacks."""
+    """With what is None as `settings_of` has it for these weights."""
     usual = settings_of(settings.builder, backbone_weights)
-    if settings.boxes_an_image != usual.boxes_an_image and not parts_of(settings.builder).family.endswith("rcnn"):
-        raise InputError(f"--boxes-an-image: {settings.builder} has no second stage that it is for; leave it out")
     return replace(
         settings,
         norm=usual.norm if settings.norm is None else settings.norm,

@@ -9,6 +9,11 @@ from ssd.keypoints import Skeleton
 NORMS = ("frozen", "batch")
 
 
+def parts_of_body(builder: str) -> int:
+    """How many there are for `Settings.trainable_layers`: a ResNet's stem and four stages, a MobileNet's six stages."""
+    return 6 if "mobilenet" in builder else 5
+
+
 @dataclass(frozen=True)
 class Settings:
     """One detector. `names.settings_of` makes it as torchvision's builder of that name would."""
@@ -46,6 +51,11 @@ class Settings:
             )
         if self.norm not in (None, *NORMS):
             raise InputError(f"--norm {self.norm}: is none of {', '.join(NORMS)}")
+        most = parts_of_body(self.builder)
+        if self.trainable_layers is not None and self.trainable_layers > most:
+            raise InputError(
+                f"--trainable-layers {self.trainable_layers}: {self.builder} has {most} parts; pass {most} at most"
+            )
 
     @property
     def name(self) -> str:

@@ -2,16 +2,18 @@
 right and bottom are larger by one. So IoU, offsets and suppression are those of torchvision."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from ssd.detectors.detectron.network.bodies import rpn_strides
 from ssd.detectors.detectron.settings import DetectronSettings
+from ssd.detectors.torchvision.boxes import grid_ltrb_px, kept_side
 
-Cells = tuple[tuple[int, tuple[tuple[float, ...], ...]], ...]
-"""Of each map (pixels a cell, ltrb in pixels of the anchors of its first cell)."""
+Cell = tuple[int, tuple[tuple[float, ...], ...]]
+"""Of a map (pixels a cell, ltrb in pixels of the anchors of its first cell)."""
+Cells = tuple[Cell, ...]
 
 
 def cells_of(settings: DetectronSettings) -> Cells:
@@ -56,21 +58,29 @@ def anchors_ltrb_px(cells: Cells, maps: Sequence[Tensor]) -> Tensor:
     """
     grids = tuple((each.shape[2], each.shape[3]) for each in maps)
     if torch.compiler.is_compiling():  # shapes are symbols then, and what is made is part of the graph
-        return _anchors(cells, grids, maps[0].device)
-    return _kept_anchors(cells, grids, maps[0].device)
+        return _anchors(cells, grids, maps[0].device, _grid)
+    return _kept_anchors(cells, grids, maps[0].device, _cut_grid)
 
 
-def _anchors(cells: Cells, grids: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
-    of_maps = []
-    for (stride, of_first), (rows, columns) in zip(cells, grids, strict=True):
-        of_cell = torch.tensor(of_first).to(device)
-        top = torch.arange(rows, device=device).unsqueeze(1) * stride
-        left = torch.arange(columns, device=device).unsqueeze(0) * stride
-        corner = torch.stack([left.expand(rows, columns), top.expand(rows, columns)], dim=2)
-        of_maps.append((corner.repeat(1, 1, 2).unsqueeze(2) + of_cell).view(-1, 4))
+def _anchors(
+    cells: Cells, grids: tuple[tuple[int, int], ...], device: torch.device, grid_of: Callable[..., Tensor]
+) -> Tensor:
+    of_maps = [
+        grid_of(cell, rows, columns, device).reshape(-1, 4) for cell, (rows, columns) in zip(cells, grids, strict=True)
+    ]
     return torch.cat(of_maps)
 
 
+def _grid(cell: Cell, rows: int, columns: int, device: torch.device) -> Tensor:
+    stride, of_first = cell
+    return grid_ltrb_px(torch.tensor(of_first).to(device), (stride, stride), rows, columns)
+
+
+def _cut_grid(cell: Cell, rows: int, columns: int, device: torch.device) -> Tensor:
+    return _kept_grid(cell, kept_side(rows), kept_side(columns), device)[:rows, :columns]
+
+
+_kept_grid = functools.lru_cache(maxsize=1024)(_grid)
 _kept_anchors = functools.lru_cache(maxsize=32)(_anchors)
 
 

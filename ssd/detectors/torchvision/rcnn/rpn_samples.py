@@ -27,13 +27,13 @@ def head_at(head: Any, maps: list[Tensor], anchor: Tensor) -> tuple[Tensor, Tens
     weight, bias = convolutions[0].weight, convolutions[0].bias
     batch, channels = maps[0].shape[:2]
     grids = tuple((each.shape[2], each.shape[3]) for each in maps)
-    centre_of, row_of = _places(grids, anchor.device)
     cell, shape = anchor // shapes, anchor % shapes
+    centre, row = _places(grids, cell)
     # With a border of zeros, the nine neighbours of a cell lie at fixed distances from it.
     table = torch.cat([F.pad(each.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)).flatten(1, 2) for each in maps], dim=1)
     step = torch.arange(-1, 2, device=anchor.device)
-    around = row_of[cell].unsqueeze(2).unsqueeze(3) * step.unsqueeze(1) + step
-    first = torch.arange(batch, device=anchor.device).view(-1, 1, 1) * table.shape[1] + centre_of[cell].unsqueeze(2)
+    around = row.unsqueeze(2).unsqueeze(3) * step.unsqueeze(1) + step
+    first = torch.arange(batch, device=anchor.device).view(-1, 1, 1) * table.shape[1] + centre.unsqueeze(2)
     neighbours = (first + around.flatten(2)).flatten()
     patches = table.flatten(0, 1).index_select(0, neighbours).view(-1, 9 * channels)
     hidden = F.linear(patches, weight.permute(0, 2, 3, 1).flatten(1), bias).relu()
@@ -54,14 +54,22 @@ def _dense(head: Any, maps: list[Tensor], anchor: Tensor) -> tuple[Tensor, Tenso
     return logits.gather(1, anchor).float(), offsets.gather(1, own).float()
 
 
-@functools.lru_cache(maxsize=32)
-def _places(grids: Grids, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Of each cell of all maps, its place in a table of maps with borders, and the length of a row of its map there."""
-    centres, rows, first = [], [], 0
+def _places(grids: Grids, cell: Tensor) -> tuple[Tensor, Tensor]:
+    """Of cells numbered through all maps, their places in a table of maps with borders, and the length of a row of
+    their map there: both in the shape of cell."""
+    begins, begins_in_table, width_of = _table_of(grids, cell.device)
+    level = (cell.unsqueeze(-1) >= begins[1:]).sum(dim=-1)
+    width, place = width_of[level], cell - begins[level]
+    row, column = place // width, place % width
+    return begins_in_table[level] + (row + 1) * (width + 2) + column + 1, width + 2
+
+
+@functools.lru_cache(maxsize=4096)  # a few numbers each
+def _table_of(grids: Grids, device: torch.device) -> Tensor:
+    """Of each map, its first cell, the first place of its rows with borders, and its width: 3 x maps int64."""
+    columns, first, first_in_table = [], 0, 0
     for height, width in grids:
-        row = torch.arange(height, device=device).unsqueeze(1)
-        column = torch.arange(width, device=device)
-        centres.append((first + (row + 1) * (width + 2) + column + 1).flatten())
-        rows.append(torch.full((height * width,), width + 2, device=device))
-        first += (height + 2) * (width + 2)
-    return torch.cat(centres), torch.cat(rows)
+        columns.append((first, first_in_table, width))
+        first += height * width
+        first_in_table += (height + 2) * (width + 2)
+    return torch.tensor(columns, device=device).T.contiguous()

@@ -28,6 +28,8 @@ def torchvision(batch_size: int | None = None, world_size: int = 1, detector: An
         batch_size=batch_size or batch,
         learning_rate=rate,
         weight_decay=decay,
+        bias_decay=decay,
+        norm_decay=decay,
         warmup=1000,
         epochs=epochs,
         schedule=schedule,
