@@ -330,11 +330,13 @@ def box_sizes(histories: Sequence[History]) -> Figure | None:
         axes.axvline(scale_px, color=_INK, linewidth=1, linestyle=":", ymax=0.86)
         axes.text(scale_px, 0.88 * top, f"{size}×{size}", ha="center", fontsize=9)
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator([3, 5, 10, 20, 50, 100, 200, 300]))
+    ticks_px = (1, 2, 3, 5, 10, 20, 50, 100, 200, 300, 500, 1000)
+    axes.xaxis.set_major_locator(FixedLocator([tick for tick in ticks_px if edges_px[0] <= tick <= edges_px[-1]]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.set(ylim=(0, top), xlim=(edges_px[0], edges_px[-1] * 1.05), ylabel="boxes of the validation split",
-             xlabel="√(width × height) in pixels of the 300 × 300 input; dotted: default boxes, by feature map",
+             xlabel=f"√(width × height) in pixels of the {edges_px[-1]:.0f} × {edges_px[-1]:.0f} input; "
+             "dotted: default boxes, by feature map",
              title=f"Default boxes cover {covered.sum() / total:.0%} of {total} boxes")  # fmt: skip
     axes.grid(axis="x", visible=False)
     figure.legend(loc="outside lower center", ncols=2)

@@ -6,6 +6,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ssd.console import Console
+from ssd.detectors.contract import Published
 from ssd.evaluation.coco import METRIC_NAMES
 from ssd.evaluation.figures import figures
 
@@ -58,16 +59,11 @@ def _score(value: float | None) -> str:
     return "-" if value is None or value < 0 else f"{value:.3f}"
 
 
-# DeepLearningExamples' SSD300-R50 after 65 epochs of COCO 2017 on 8 A100 with AMP, batch 128 each: mean and standard
-# deviation of 15 seeds.
-PUBLISHED_AP, PUBLISHED_AP_DEVIATION = 0.26795, 0.00136
-
-
-def published_band(ap: float) -> str:
-    """One line: where an AP in [0, 1] falls among NVIDIA's published seeds."""
-    deviations = (ap - PUBLISHED_AP) / PUBLISHED_AP_DEVIATION
+def published_band(ap: float, published: Published) -> str:
+    """One line: where an AP in [0, 1] falls among the seeds of a published figure."""
+    deviations = (ap - published.ap) / published.deviation
     side = "above" if deviations > 0 else "below"
     return (
-        f"AP {ap:.4f} is {abs(deviations):.1f} standard deviations {side} the mean of NVIDIA's 15 published seeds, "
-        f"{PUBLISHED_AP} +- {PUBLISHED_AP_DEVIATION}"
+        f"AP {ap:.4f} is {abs(deviations):.1f} standard deviations {side} the mean of {published.whose} "
+        f"{published.seeds} published seeds, {published.ap} +- {published.deviation}"
     )

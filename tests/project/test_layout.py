@@ -1,6 +1,7 @@
 """Imports point one way: from a floor to those below it, and nothing but its own path knows DALI."""
 
 import ast
+import functools
 import os
 import subprocess
 import sys
@@ -27,6 +28,9 @@ def imported(source: str) -> set[str]:
             assert node.level == 0, "relative imports hide where they point"
             names |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
     return names
+
+
+KNOWN = {module_name(each) for each in (*SSD_FILES, *PIPELINES_FILES)}
 
 
 def packages(modules: set[str]) -> set[str]:
@@ -87,14 +91,14 @@ def room_of(module: str) -> str:
     return name if (ROOT / "ssd" / name).is_dir() and module != "ssd" else "ground"
 
 
-def modules_imported(file: Path) -> set[str]:
+@functools.cache
+def modules_imported(file: Path) -> frozenset[str]:
     """The modules of this project that a file imports, in type checks and in functions too."""
-    known = {module_name(each) for each in (*SSD_FILES, *PIPELINES_FILES)}
     found = set()
     for name in imported(file.read_text()):
-        if name in known and not (ROOT / name.replace(".", "/")).is_dir():
+        if name in KNOWN and not (ROOT / name.replace(".", "/")).is_dir():
             found.add(name)
-    return found - {module_name(file)}
+    return frozenset(found - {module_name(file)})
 
 
 # But for the front door, whose `load` reaches into the house.
@@ -107,6 +111,42 @@ def test_a_room_imports_from_lower_floors_only(file: Path) -> None:
             if (module_name(file), name) in ALLOWED_UP:
                 continue
             assert other == room or FLOOR[other] < FLOOR[room], f"{module_name(file)} imports {name}"
+
+
+DETECTOR_ROOMS = {"ssd300", "torchvision", "retinanet", "detectron", "yolov2"}
+KNOW_A_DETECTOR = {
+    ("ssd.config", "ssd300"): "what a run trains unless another is named",
+    ("ssd.detectors.names", None): "what --detector takes",
+    ("ssd.detectors.table", None): "every record by its family's name",
+    ("ssd.detectors.tta", "torchvision"): "candidates and what is found of their parts",
+    ("ssd.options.detectors", None): "each detector's own flags",
+    ("ssd.options.distillation", "retinanet"): "Distill_GID_detectron2's students are RetinaNets",
+    ("ssd.distillation.detectron2_config", "retinanet"): "the same",
+    ("ssd.distillation.detectron2_config", "detectron"): "its YAML files have Detectron's keys, read by one grammar",
+}
+"""What is no detector's and yet imports a detector's room, and why. None: any of them."""
+
+
+def detector_room_of(module: str) -> str | None:
+    name = module.removeprefix("ssd.detectors.").partition(".")[0]
+    return name if module.startswith("ssd.detectors.") and name in DETECTOR_ROOMS else None
+
+
+def test_what_all_detectors_share_knows_none() -> None:
+    used = set()
+    for file in SSD_FILES:
+        module = module_name(file)
+        if detector_room_of(module) is not None:
+            continue
+        for room in set(filter(None, map(detector_room_of, modules_imported(file)))):
+            allowed = {
+                (who, what)
+                for who, what in KNOW_A_DETECTOR
+                if (module == who or module.startswith(f"{who}.")) and what in (None, room)
+            }
+            assert allowed, f"{module} imports the room of {room}"
+            used |= allowed
+    assert used == KNOW_A_DETECTOR.keys(), "no longer needed"
 
 
 def test_the_rooms_within_compression_know_nothing_of_each_other() -> None:
