@@ -17,7 +17,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from ssd.batch import EvalBatch, GroundTruth
 from ssd.config import EVAL_ENGINES, Config
-from ssd.detectors.torchvision.candidates import Candidates
+from ssd.detectors.postprocess.candidates import Candidates
 from ssd.detectors.torchvision.names import settings_of
 from ssd.detectors.torchvision.rcnn.parts import CandidatesOfMaps, PartMaps
 from ssd.distributed import Ranks

@@ -8,8 +8,8 @@ from torchvision_models import FAMILIES, NUM_CLASSES, batch_of, eval_batch, thei
 
 from ssd.batch import Detections
 from ssd.config import Thresholds
+from ssd.detectors.postprocess.candidates import Candidates, best_of_maps
 from ssd.detectors.torchvision.builders import build
-from ssd.detectors.torchvision.candidates import Candidates, best_of_maps
 from ssd.detectors.torchvision.detector import TORCHVISION
 from ssd.detectors.torchvision.names import settings_of
 from ssd.detectors.torchvision.postprocess import detections_of

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-from ssd.detectors.torchvision.candidates import Candidates
+from ssd.detectors.postprocess.candidates import Candidates
 from ssd.keypoints import Skeleton
 
 
