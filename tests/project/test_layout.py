@@ -113,12 +113,40 @@ def test_a_room_imports_from_lower_floors_only(file: Path) -> None:
             assert other == room or FLOOR[other] < FLOOR[room], f"{module_name(file)} imports {name}"
 
 
+# From the ground up, the rooms of ssd/detectors and, as "shared" below them, the files that lie flat there.
+DETECTOR_FLOORS = [
+    {"shared", "postprocess"},
+    {"tta"},
+    {"contract"},
+    {"ssd300", "torchvision", "yolov2"},
+    {"retinanet", "detectron"},  # made of torchvision's parts
+    {"names", "table"},
+]
+DETECTOR_FLOOR = {room: floor for floor, rooms in enumerate(DETECTOR_FLOORS) for room in rooms}
+
+
+def room_of_detectors(module: str) -> str:
+    name = module.removeprefix("ssd.detectors.").partition(".")[0]
+    return name if (ROOT / "ssd" / "detectors" / name).is_dir() or name in DETECTOR_FLOOR else "shared"
+
+
+def test_the_rooms_of_detectors_import_from_lower_floors_only() -> None:
+    files = [file for file in SSD_FILES if module_name(file).startswith("ssd.detectors.")]
+    rooms = {room_of_detectors(module_name(file)) for file in files}
+    assert rooms == DETECTOR_FLOOR.keys()
+    for file in files:
+        room = room_of_detectors(module_name(file))
+        for name in modules_imported(file):
+            other = room_of_detectors(name)
+            is_lower = not name.startswith("ssd.detectors.") or DETECTOR_FLOOR[other] < DETECTOR_FLOOR[room]
+            assert other == room or is_lower, f"{module_name(file)} imports {name}"
+
+
 DETECTOR_ROOMS = {"ssd300", "torchvision", "retinanet", "detectron", "yolov2"}
 KNOW_A_DETECTOR = {
     ("ssd.config", "ssd300"): "what a run trains unless another is named",
     ("ssd.detectors.names", None): "what --detector takes",
     ("ssd.detectors.table", None): "every record by its family's name",
-    ("ssd.detectors.tta", "torchvision"): "candidates and what is found of their parts",
     ("ssd.options.detectors", None): "each detector's own flags",
     ("ssd.options.distillation", "retinanet"): "Distill_GID_detectron2's students are RetinaNets",
     ("ssd.distillation.detectron2_config", "retinanet"): "the same",

@@ -34,15 +34,6 @@ def boxes_of(boxes_ltrb_px: Tensor, labels: Tensor, skeleton: Skeleton | None) -
     return Boxes(boxes_ltrb_px, labels, have_points)
 
 
-class PartMaps(NamedTuple):
-    """What the heads say of `Boxes`, float32. masks: B x D x S x S, of each box's class, before sigmoid. keypoints:
-    B x D x P x S x S, of each cell, before softmax; those of boxes without are any. None of what the model has no head
-    for."""
-
-    masks: Tensor | None
-    keypoints: Tensor | None
-
-
 # Of each cell of a target, in either direction.
 _SAMPLES = 4
 
