@@ -142,6 +142,31 @@ def test_the_rooms_of_detectors_import_from_lower_floors_only() -> None:
             assert other == room or is_lower, f"{module_name(file)} imports {name}"
 
 
+# Of pipelines/, from the ground up: its rooms, the files that lie flat there, and "pipelines" itself, the door.
+PIPELINES_FLOORS = [
+    {"augmentation", "box_counts", "object_parts", "demo", "download"},
+    {"annotations"},
+    {"categories", "readers", "ragged"},
+    {"plausibility", "exif", "dali", "no_dali"},
+    {"pipelines", "check", "show", "speed"},
+]
+PIPELINES_FLOOR = {name: floor for floor, names in enumerate(PIPELINES_FLOORS) for name in names}
+
+
+def place_in_pipelines(module: str) -> str:
+    return module.removeprefix("pipelines.").partition(".")[0]
+
+
+def test_pipelines_import_from_lower_floors_only() -> None:
+    assert {place_in_pipelines(module_name(file)) for file in PIPELINES_FILES} == PIPELINES_FLOOR.keys()
+    for file in PIPELINES_FILES:
+        place = place_in_pipelines(module_name(file))
+        for name in modules_imported(file):
+            other = place_in_pipelines(name)
+            is_lower = not name.startswith("pipelines.") or PIPELINES_FLOOR[other] < PIPELINES_FLOOR[place]
+            assert other == place or is_lower, f"{module_name(file)} imports {name}"
+
+
 DETECTOR_ROOMS = {"ssd300", "torchvision", "retinanet", "detectron", "yolov2"}
 KNOW_A_DETECTOR = {
     ("ssd.config", "ssd300"): "what a run trains unless another is named",
