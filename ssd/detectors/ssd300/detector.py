@@ -5,13 +5,13 @@ from ssd.config import Thresholds
 from ssd.detectors.contract import Detect, Detector, Forward, LossesOf, Published
 from ssd.detectors.ssd300 import postprocess
 from ssd.detectors.ssd300.anchors import IMAGE_SIZE_PX, default_boxes_cxcywh
+from ssd.detectors.ssd300.channels.streams import streams_of
 from ssd.detectors.ssd300.coverage import box_sizes
 from ssd.detectors.ssd300.distillation.parts import PARTS
 from ssd.detectors.ssd300.export import exportable
 from ssd.detectors.ssd300.loss import compiled_ssd_losses, ssd_losses
 from ssd.detectors.ssd300.model import SSD300
 from ssd.detectors.ssd300.settings import SSD300Settings
-from ssd.detectors.ssd300.streams import streams_of
 from ssd.detectors.ssd300.synthetic import synthetic_batch
 from ssd.detectors.ssd300.weights import foreign, load_backbone
 from ssd.views import AUGMENTATIONS, SquareView
