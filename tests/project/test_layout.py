@@ -219,11 +219,18 @@ def test_every_room_is_on_a_floor() -> None:
 
 
 def test_a_room_is_small_enough_to_look_over() -> None:
-    folders = {file.parent for file in (*SSD_FILES, *PIPELINES_FILES)} - {ROOT / "ssd"}
-    for folder in folders:
+    """A dozen files, and a room with more says why."""
+    more = {
+        # A word each that all rooms use: boxes, images, views. In folders, of which any could import any, it could no
+        # longer be seen from a name that something is the ground.
+        ROOT / "ssd": 18,
+        # The loop and what its steps call, which is read in one go.
+        ROOT / "ssd" / "training": 13,
+    }
+    for folder in {file.parent for file in (*SSD_FILES, *PIPELINES_FILES)}:
         files = [file for file in folder.glob("*.py") if file.name != "__init__.py"]
-        assert len(files) <= 13, folder
-    assert len([file for file in (ROOT / "ssd").glob("*.py") if file.name != "__init__.py"]) <= 18
+        assert len(files) <= more.get(folder, 12), folder
+    assert all(len(list(folder.glob("*.py"))) > 13 for folder in more), "no longer needed"
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:
