@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipelines.box_counts import BoxCounts
-from pipelines.ragged.parts import Keypoints, Masks
+from pipelines.object_parts import Keypoints, Masks
 from ssd.batch import GroundTruth
 from ssd.errors import InputError
 

@@ -1,6 +1,6 @@
 """The data that moves between the parts: named tuples whose docstrings are the contract.
 
-Shape legend: B images in a batch, A = 8732 default boxes, K classes with 0 the background, D detections an image.
+Shape legend: B images in a batch, A default boxes, K classes with 0 the background, D detections an image.
 Boxes are `ltrb` (left, top, right, bottom) in [0, 1] of the image unless a name says `_px`.
 """
 

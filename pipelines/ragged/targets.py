@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from pipelines.annotations import Annotations
+from pipelines.object_parts import BITMAP_SIDE, bitmap_of
 from pipelines.ragged.draws import Sample
-from pipelines.ragged.parts import BITMAP_SIDE, bitmap_of
 from pipelines.ragged.shown import distorted
 from ssd.batch import EvalBatch, RaggedBatch
 from ssd.keypoints import mirrored

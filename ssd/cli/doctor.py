@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,20 +25,23 @@ from rich.table import Table
 
 from ssd.config import Config
 from ssd.console import Console
+from ssd.detectors.names import family_of
 from ssd.errors import InputError
-from ssd.options.flags import Parser
+from ssd.options.detectors import add_detector_flags, detector_in
+from ssd.options.flags import COUNT, COUNT_FROM_0, Parser, config_of, flag
+from ssd.options.recipes import base_of
 
 OK, WARN, STOP = "ok", "warn", "stop"
 
 # By the release notes of the CUDA toolkit: the least driver for minor version compatibility.
 LEAST_DRIVER = {11: 450, 12: 525, 13: 580}
-# Each worker process of the torch path has two batches of uint8 images in shared memory (DataLoader's default).
-_SHM_PER_RANK_BYTES = Config.num_workers * 2 * Config.batch_size * 300 * 300 * 3
+# Each worker process of the PyTorch path has two batches in shared memory (DataLoader's default), and one is taken.
+_BATCHES_A_WORKER = 2
 LEAST_FILES, ENOUGH_FILES = 256, 1024
 # Estimates: torch, CUDA and DALI alone are about 1 GB of the host; data, workers and CPU training come on top.
 LEAST_MEMORY_BYTES, ENOUGH_MEMORY_BYTES = 1e9, 4e9
-# An SSD300-R50's checkpoint with the optimiser's state is 0.2 GB, and four lie there at once: two, best, unfinished.
-LEAST_DISK_BYTES, ENOUGH_DISK_BYTES = 1e9, 5e9
+# Of the checkpoints of one run: for plots and predictions, and for runs that come after it.
+ENOUGH_RUNS = 5
 
 _TRY_TORCH = """
 import json, torch, torchvision
@@ -62,6 +66,15 @@ print(json.dumps({"cuda": nvidia.dali.__cuda_version__}))
 """
 
 
+_TRY_NEEDS = """
+import json, sys
+from ssd.detectors.table import from_dict
+from ssd.run.needs import needs_of
+print(json.dumps(needs_of(from_dict(json.loads(sys.argv[1])))))
+"""
+_ROOT = Path(__file__).parents[2]
+
+
 class Finding(NamedTuple):
     """One thing looked at. state: OK, WARN (slow, or stops some runs) or STOP. remedy: '' where all is well."""
 
@@ -71,8 +84,8 @@ class Finding(NamedTuple):
     remedy: str = ""
 
 
-def examine(output: Path) -> list[Finding]:
-    """All findings. output: where runs will be written."""
+def examine(output: Path, config: Config) -> list[Finding]:
+    """All findings. output: where runs will be written. config: of such a run."""
     torch = _try(_TRY_TORCH)
     gpus = torch.get("gpus", [])
     ranks = max(1, len(gpus))
@@ -84,9 +97,8 @@ def examine(output: Path) -> list[Finding]:
         judge_dali(dali_packages(), lambda: _try(_TRY_DALI, "gpu" if gpus else "cpu")),
         judge_cores(cores(), ranks),
         judge_memory(memory_bytes(), ranks),
-        *_shared_memory(ranks),
         judge_open_files(*resource.getrlimit(resource.RLIMIT_NOFILE)),
-        judge_disk(output),
+        *([] if "error" in torch else _judge_needs(config, ranks, output)),
     ]
 
 
@@ -118,7 +130,7 @@ def requirements() -> list[Requirement]:
     try:
         texts = metadata.requires("ssd-dali") or []
     except metadata.PackageNotFoundError:
-        file = Path(__file__).parents[2] / "pyproject.toml"
+        file = _ROOT / "pyproject.toml"
         texts = tomllib.loads(file.read_text())["project"]["dependencies"] if file.exists() else []
     return [each for each in map(Requirement, texts) if each.marker is None or each.marker.evaluate({"extra": ""})]
 
@@ -141,17 +153,20 @@ def packages() -> Iterator[Finding]:
     yield Finding("packages", ", ".join(fine))
 
 
-def _try(code: str, *arguments: str) -> dict[str, Any]:
+def _try(code: str, *arguments: str) -> Any:
     """What the code prints as JSON in an interpreter of its own; {"error": its last words} where it fails."""
+    path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
     try:
-        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
         return {"error": "no answer in 5 minutes"}
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         return {"error": lines[-1] if lines else f"ended by signal {-done.returncode}"}
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return answer
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def judge_torch(torch: dict[str, Any], driver: str | None) -> Finding:
@@ -261,19 +276,32 @@ def judge_memory(free_bytes: float, ranks: int) -> Finding:
     return Finding("memory", value, STOP if each < LEAST_MEMORY_BYTES else WARN, remedy)
 
 
-def _shared_memory(ranks: int) -> Iterator[Finding]:
+def _judge_needs(config: Config, ranks: int, output: Path) -> Iterator[Finding]:
+    """Of what depends on the detector."""
+    answer = _try(_TRY_NEEDS, json.dumps({"family": config.detector.family, **asdict(config.detector)}))
+    if isinstance(answer, dict):
+        yield Finding(config.detector.name, answer["error"], STOP, "a run would end so too; pass other settings of it")
+        return
+    image_bytes, checkpoint_bytes = answer
     if Path("/dev/shm").is_dir():
-        yield judge_shared_memory(shutil.disk_usage("/dev/shm").free, ranks)
+        yield judge_shared_memory(shutil.disk_usage("/dev/shm").free, config, image_bytes, ranks)
+    yield judge_disk(
+        output, (config.keep_checkpoints + 2) * checkpoint_bytes
+    )  # beside them the best, and one unfinished
 
 
-def judge_shared_memory(free_bytes: float, ranks: int) -> Finding:
-    need = _SHM_PER_RANK_BYTES * ranks
+def judge_shared_memory(free_bytes: float, config: Config, image_bytes: int, ranks: int) -> Finding:
+    """image_bytes: the most that an image of the detector's takes."""
+    batches = _BATCHES_A_WORKER * config.num_workers + 1 if config.num_workers else 0
+    # Training's workers wait with theirs while an evaluation has its own.
+    need = ranks * batches * (config.batch_size + config.eval_batch_size) * image_bytes
     value = f"{free_bytes / 1e9:.2f} GB free"
     if free_bytes >= need:
         return Finding("/dev/shm", value)
     remedy = (
-        f"--data_pipeline no_dali takes {need / 1e9:.2f} GB for {Config.num_workers} workers and batches of "
-        f"{Config.batch_size} on {ranks} ranks; docker run --ipc=host or --shm-size=8g, or fewer workers"
+        f"{config.detector.name} by --data_pipeline no_dali takes up to {need / 1e9:.2f} GB for {config.num_workers} "
+        f"workers and batches of {config.batch_size}, in evaluation {config.eval_batch_size}, on {ranks} ranks; "
+        "docker run --ipc=host or a larger --shm-size, or fewer workers"
     )
     return Finding("/dev/shm", value, WARN, remedy)
 
@@ -288,38 +316,48 @@ def judge_open_files(soft: int, hard: int) -> Finding:
     return Finding("open files", value, STOP if soft < LEAST_FILES else WARN, remedy)
 
 
-def judge_disk(output: Path) -> Finding:
-    """Whether runs can be written there. Raises InputError where it is a file."""
-    if output.exists() and not output.is_dir():
-        raise InputError(f"--output {output}: not a folder; pass another path")
+def judge_disk(output: Path, need_bytes: float) -> Finding:
+    """Whether runs can be written there. need_bytes: all checkpoints of one that are there at once."""
     folder = next(each for each in (output, *output.absolute().parents) if each.is_dir())
     free_bytes = shutil.disk_usage(folder).free
     value = f"{free_bytes / 1e9:.1f} GB free"
     what = f"disk of {output}"
     if not os.access(folder, os.W_OK | os.X_OK):
         return Finding(what, f"{folder} may not be written to", STOP, "pass an --output that may be")
-    if free_bytes >= ENOUGH_DISK_BYTES:
+    if free_bytes >= ENOUGH_RUNS * need_bytes:
         return Finding(what, value)
-    remedy = "a run's checkpoints take about 1 GB; free some, or pass an --output on another disk"
-    return Finding(what, value, STOP if free_bytes < LEAST_DISK_BYTES else WARN, remedy)
+    remedy = f"a run's checkpoints take {need_bytes / 1e9:.1f} GB; free some, or pass an --output on another disk"
+    return Finding(what, value, STOP if free_bytes < need_bytes else WARN, remedy)
 
 
-def doctor_parser() -> Parser:
+def doctor_parser(settings: Any = Config.detector) -> Parser:
     parser = Parser(
         "main.py doctor",
         description="Look at what a run needs of this machine: packages, GPUs, DALI, memory, files and disk.",
-        epilog="example: main.py doctor --output /scratch/runs\n"
+        base=family_of(settings).defaults(settings),
+        epilog="example: main.py doctor --output /scratch/runs --detector retinanet_resnet50_fpn --bs 16\n"
         "exit codes: 0 nothing would stop a run, 1 something would, 2 bad input, 130 interrupted",
     )
     parser.add_argument(
         "--output", default="runs", metavar="DIR", help="where runs will be written (default: %(default)s)"
     )
+    add_detector_flags(parser, settings)
+    group = parser.add_argument_group("data")
+    flag(group, "--batch-size", "--bs", "-b", dest="batch_size", type=COUNT, metavar="N", help="images a rank and step")
+    flag(group, "--eval-batch-size", "--ebs", dest="eval_batch_size", type=COUNT, metavar="N", help="images a rank")
+    flag(group, "--num-workers", dest="num_workers", type=COUNT_FROM_0, metavar="N", help="threads or processes")
     return parser
 
 
 def doctor(arguments: Sequence[str]) -> int:
-    options = doctor_parser().parse_args(arguments)
+    settings = detector_in(arguments)
+    parser = doctor_parser(settings)
+    options = vars(parser.parse_args(arguments))
+    output = Path(options.pop("output"))
+    if output.exists() and not output.is_dir():
+        raise InputError(f"--output {output}: not a folder; pass another path")
+    config = config_of(options, base_of(None, parser, settings, options.get("batch_size"), 1), needs_data=False)
 
-    findings = examine(Path(options.output))
+    findings = examine(output, config)
     show(findings, Console())
     return exit_code(findings)

@@ -26,7 +26,6 @@ from ssd.compression.attach import compress, read_for_all
 from ssd.compression.schedules.distiller_yaml import Schedule
 from ssd.config import Config
 from ssd.detectors.names import family_of
-from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.detectors.table import detector_of, to_dict, view_of
 from ssd.distillation.attach import distill, identity_of, require_same
 from ssd.distillation.detectron2_config.files import Files
@@ -343,12 +342,7 @@ def _write_results(run: Run, results: dict[str, Any], config: Config, val_split:
     of_detector = config.of_detector()
     run.write_results({**results, **about, "seed": config.seed, "data_pipeline": config.data_pipeline, **of_detector})
     run.show_metrics(results, f"{data_name(config)} {config.val_split}, {results['train_seconds'] / 60:.1f} minutes")
-    if _is_as_published(config, val_split, results):
-        run.say(published_band(results["AP"]))
-
-
-def _is_as_published(config: Config, val_split: Annotations, results: dict[str, Any]) -> bool:
-    """Whether a run is one that NVIDIA's published figure is for: SSD300-R50, 65 epochs, the whole of COCO 2017."""
+    published = detector_of(config.detector).published(config.detector)
     whole_coco = config.val_split == "val2017" and len(val_split) == 5000 and len(val_split.categories) == 80
-    is_theirs = config.detector == SSD300Settings() and results["epochs"] == 65
-    return whole_coco and is_theirs
+    if published is not None and whole_coco and results["epochs"] == published.epochs:
+        run.say(published_band(results["AP"], published))

@@ -1,6 +1,6 @@
 """The metrics of --metrics: COCO's always, VOC's and the recall of proposals where they are asked for.
 
-A new name also goes into `config.METRICS`; `report/page.py` shows figures by their prefix.
+A new name also goes into `config.METRICS`; what shows figures takes any, see `figures.py`.
 """
 
 from typing import Any

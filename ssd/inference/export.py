@@ -17,7 +17,8 @@ from ssd.storage.files import written_whole
 from ssd.views import pastes_closed
 
 METADATA_KEY = "ssd300"
-"""Where a file has its metadata as JSON: in an ONNX model's metadata_props, in torch.export's extra_files."""
+"""Where a file has its metadata as JSON, of any detector, by the name of the first one: in an ONNX model's
+metadata_props, in torch.export's extra_files."""
 
 
 _OUTPUTS = {

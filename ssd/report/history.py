@@ -74,7 +74,7 @@ def _read_json(file: Path) -> dict[str, Any] | None:
 
 _OF_STEP = ("epoch", "step", "elapsed_s", "loss")
 _OF_STEP_TOO = ("learning_rate", "images_per_second", "data_wait_s", "skipped_steps")
-_NOT_METRICS = ("event", "time_s", "epoch", "step", "per_class", "VOC07_per_class", "VOC12_per_class")
+_NOT_METRICS = ("event", "time_s", "epoch", "step")
 
 
 def write_csv(file: Path, history: History) -> None:
@@ -91,5 +91,5 @@ def write_csv(file: Path, history: History) -> None:
 
 
 def _metrics_of(line: dict[str, Any]) -> dict[str, Any]:
-    own = {name: value for name, value in line.items() if name not in _NOT_METRICS}
-    return own | {f"AP {name}": value for name, value in line["per_class"].items()}
+    own = {name: value for name, value in line.items() if name not in _NOT_METRICS and not isinstance(value, dict)}
+    return own | {f"AP {name}": value for name, value in line.get("per_class", {}).items()}

@@ -9,6 +9,7 @@ from typing import Any
 from ssd.config import Config
 from ssd.errors import InputError
 from ssd.evaluation.coco import METRIC_NAMES
+from ssd.evaluation.figures import chief, figures
 from ssd.evaluation.metrics import DECIDING
 from ssd.pictures.lettering import note_on_numbers
 from ssd.report.history import INSTANCES, PREDICTIONS, History, read_history, write_csv
@@ -16,7 +17,7 @@ from ssd.report.html import cards, page, picture, table
 from ssd.report.plots import shown_names, write_plots
 
 _CAPTIONS = {
-    "curves": "Losses of long runs are running means, the log's lines faint behind. AP is of the validation split.",
+    "curves": "Losses of long runs are running means, the log's lines faint behind. Metrics: of the validation split.",
     "per_class": "COCO's AP of each class, the mean over IoUs from 0.5 to 0.95.",
     "precision_recall": "AP50, the area under a curve, stands behind its name.",
     "confusion": "Detections paired with the ground truth they overlap most, whatever its class.",
@@ -24,9 +25,6 @@ _CAPTIONS = {
     "predictions": "The first images of the validation split that have objects, as the network sees them.",
     "instances": "Boxes of a training batch that teacher and student thought most differently of, with the difference.",
 }
-_HEADLINES = ("VOC07", "VOC12", "AP", "AP50", "AP75", "segm_AP", "keypoints_AP")
-_OTHERS = ("segm_", "keypoints_", "VOC", "recall_")
-"""What the names of metrics that COCO's of boxes have not begin with."""
 _WIDE = ("curves", "predictions", "instances")
 
 
@@ -99,7 +97,7 @@ def _headline(history: History) -> list[tuple[str, str]]:
     cards: list[tuple[str, str]] = []
     if history.evaluations:
         judged, deciding = history.evaluations[-1], _deciding(history)
-        names = dict.fromkeys((deciding, *_HEADLINES))
+        names = dict.fromkeys((deciding, *chief(judged)))
         cards += [(_score(judged[name]), name) for name in names if name in judged]
         best = max(history.evaluations, key=lambda line: float(line[deciding]))
         if best[deciding] > judged[deciding]:
@@ -116,7 +114,7 @@ def _headline(history: History) -> list[tuple[str, str]]:
 def _deciding(history: History) -> str:
     """The metric that best.pt and --target went by."""
     name = DECIDING[history.config["settings"].get("metrics", ("coco",))[0]]
-    return name if all(name in line for line in history.evaluations) else "AP"
+    return name if all(name in line for line in history.evaluations) else chief(history.evaluations[-1])[0]
 
 
 def _duration(seconds: float) -> str:
@@ -129,25 +127,18 @@ def _score(value: float | None) -> str:
 
 
 def _results(histories: Sequence[History]) -> str:
-    rows = [
-        [history.name, f"{line['epoch']:.4g}", *(_score(line[name]) for name in METRIC_NAMES)]
-        for history in histories
-        for line in history.evaluations[-1:]
-    ]
-    if not rows:
+    last = [(history.name, line) for history in histories for line in history.evaluations[-1:]]
+    if not last:
         return "<p>Not evaluated yet.</p>"
-    return table(["run", "epoch", *METRIC_NAMES], rows) + _others(histories)
+    names = [name for name in METRIC_NAMES if any(name in line for _, line in last)]
+    rows = [[run, f"{line['epoch']:.4g}", *(_score(line.get(name)) for name in names)] for run, line in last]
+    return table(["run", "epoch", *names], rows) + _others(histories)
 
 
 def _others(histories: Sequence[History]) -> str:
-    """Of masks, keypoints, VOC and proposals, a metric a row; "" where there are none."""
+    """A metric a row of those that are not COCO's of boxes; "" where there are none."""
     last = [history.evaluations[-1] if history.evaluations else {} for history in histories]
-    names = dict.fromkeys(
-        name
-        for line in last
-        for name, value in line.items()
-        if name.startswith(_OTHERS) and isinstance(value, int | float)
-    )
+    names = dict.fromkeys(name for line in last for name in figures(line) if name not in METRIC_NAMES)
     if not names:
         return ""
     rows = [[name, *(_score(line.get(name)) for line in last)] for name in names]
@@ -159,7 +150,7 @@ def _classes(histories: Sequence[History]) -> str:
     judged = [history for history in histories if history.evaluations]
     if not judged:
         return "<p>Not evaluated yet.</p>"
-    aps = [history.evaluations[-1]["per_class"] for history in judged]
+    aps = [history.evaluations[-1].get("per_class", {}) for history in judged]
     names = sorted(aps[0], key=lambda name: -1.0 if aps[0][name] is None else -aps[0][name])
     columns = {
         f"AP {history.name}" if len(histories) > 1 else "AP": ap for history, ap in zip(judged, aps, strict=True)

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, ScalarFormatter
 
+from ssd.evaluation.figures import chief
 from ssd.pictures.drawing import PALETTE
 from ssd.pictures.lettering import plot_families, shown_in_plot
 from ssd.report.history import History
@@ -24,6 +25,11 @@ _INK, _FAINT = "#24292f", "#8c959f"
 _LOSS_COLOURS = (PALETTE[0], PALETTE[3], PALETTE[2], PALETTE[1])
 # With more parts than colours, the next ones have another line: a teacher alone may add seven.
 _LOSS_LOOKS = [(colour, line) for line in ("-", "--", ":", "-.") for colour in _LOSS_COLOURS]
+_METRIC_LOOKS = [
+    (PALETTE[number], line)
+    for lines in (("-", "--", ":", "-.", "-."), ("--", ":", "-", ":", "--"))
+    for number, line in zip((0, 2, 3, 4, 5), lines, strict=True)
+]
 _STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": _FAINT,
@@ -72,7 +78,7 @@ def write_plots(histories: Sequence[History], folder: Path) -> list[Path]:
 
 
 def curves(histories: Sequence[History]) -> Figure:
-    """Loss and learning rate over epochs, AP over epochs and over hours."""
+    """Loss and learning rate over epochs, metrics over epochs and over hours: of several runs AP alone."""
     figure = Figure(figsize=(10, 6.6))
     loss, ap, rate, ap_in_time = figure.subplots(2, 2).flat
     loss.set(title="Loss", xlabel="epoch")
@@ -89,13 +95,10 @@ def curves(histories: Sequence[History]) -> Figure:
             _draw_loss(loss, history, name, look_of_part, label)
         epochs, rates = _series(history.steps, "epoch", "learning_rate")
         rate.plot(epochs, rates, color=colour, marker=_marker(epochs))
-        metrics = {"AP": "-", "AP50": "--", "AP75": ":"} if len(histories) == 1 else {"AP": "-"}
-        if len(histories) == 1 and history.evaluations:
-            metrics |= {name: "-." for name in ("VOC07", "VOC12") if name in history.evaluations[-1]}
+        metrics = chief(history.evaluations[-1]) if history.evaluations else ["AP"]
         hours = [history.hours_at(line["step"]) * per_hour for line in history.evaluations]
-        for (metric, line_style), metric_colour in zip(
-            metrics.items(), [PALETTE[0], PALETTE[2], PALETTE[3], PALETTE[4], PALETTE[5]], strict=False
-        ):
+        shown = metrics if len(histories) == 1 else metrics[:1]
+        for metric, (metric_colour, line_style) in zip(shown, cycle(_METRIC_LOOKS), strict=False):
             epochs, values = _series(history.evaluations, "epoch", metric)
             name = metric if len(histories) == 1 else _run_label(history, histories)
             look: dict[str, Any] = {"linestyle": line_style, "marker": "o", "markersize": 5}
@@ -132,7 +135,7 @@ def shown_names(histories: Sequence[History]) -> dict[str, str]:
         if history.evaluation:
             names |= dict.fromkeys(history.evaluation["classes"])
         elif history.evaluations:
-            names |= dict.fromkeys(history.evaluations[-1]["per_class"])
+            names |= dict.fromkeys(history.evaluations[-1].get("per_class", {}))
     return {name: shown_in_plot(name, f"class {number}") for number, name in enumerate(names, start=1)}
 
 
@@ -272,7 +275,7 @@ def per_class(histories: Sequence[History]) -> Figure | None:
     if not judged:
         return None
     # Without classes that the split has no objects of. Runs may be of other classes than each other.
-    found = [_without_none(history.evaluations[-1]["per_class"]) for history in judged]
+    found = [_without_none(history.evaluations[-1].get("per_class", {})) for history in judged]
     names = list(dict.fromkeys(name for values in found for name in values))
     names.sort(key=lambda name: max(values.get(name, 0.0) for values in found))
     if not names:
@@ -327,11 +330,13 @@ def box_sizes(histories: Sequence[History]) -> Figure | None:
         axes.axvline(scale_px, color=_INK, linewidth=1, linestyle=":", ymax=0.86)
         axes.text(scale_px, 0.88 * top, f"{size}×{size}", ha="center", fontsize=9)
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator([3, 5, 10, 20, 50, 100, 200, 300]))
+    ticks_px = (1, 2, 3, 5, 10, 20, 50, 100, 200, 300, 500, 1000)
+    axes.xaxis.set_major_locator(FixedLocator([tick for tick in ticks_px if edges_px[0] <= tick <= edges_px[-1]]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.set(ylim=(0, top), xlim=(edges_px[0], edges_px[-1] * 1.05), ylabel="boxes of the validation split",
-             xlabel="√(width × height) in pixels of the 300 × 300 input; dotted: default boxes, by feature map",
+             xlabel=f"√(width × height) in pixels of the {edges_px[-1]:.0f} × {edges_px[-1]:.0f} input; "
+             "dotted: default boxes, by feature map",
              title=f"Default boxes cover {covered.sum() / total:.0%} of {total} boxes")  # fmt: skip
     axes.grid(axis="x", visible=False)
     figure.legend(loc="outside lower center", ncols=2)

@@ -35,7 +35,8 @@ _UNREADABLE = (
 
 
 ABOUT_KEY = "ssd300"
-"""The entry of a safetensors file's metadata that holds, as JSON, what a checkpoint has beside its weights."""
+"""The entry of a safetensors file's metadata that holds, as JSON, what a checkpoint has beside its weights. Of
+any detector: files that are there have it by the name of the first one."""
 
 
 def read(file: Path, what: str) -> Any:

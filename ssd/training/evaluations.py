@@ -28,7 +28,8 @@ class Judge(NamedTuple):
 
     detect: runs the model over the split; all ranks call it. Rank 0 gets what `detect.detect_split` returns, or
     anything else that is as long as there are detections, the others None. metrics: turns that into
-    {"AP": 0.25, "AP50": 0.43, ...}; it can be pickled, because another process may call it.
+    {"AP": 0.25, "AP50": 0.43, ...}, of any names, but with the one that decides; it can be pickled, because another
+    process may call it.
     """
 
     detect: Callable[[], Any | None]
@@ -70,7 +71,7 @@ class Evaluations:
             return None
         if detections is not None:
             self.metrics = self.judge.metrics(detections)
-            self.compliance.eval_stop(epoch, self.metrics["AP"])
+            self.compliance.eval_stop(epoch, self.metrics[self._deciding])
             self._tell(self.training.step, time.perf_counter() - started)
         ap: float = broadcast_object(self.metrics.get(self._deciding), self.training.ranks)
         return ap
@@ -104,7 +105,7 @@ class Evaluations:
         epoch = epochs_at(step, self.steps_per_epoch)
         self.run.log("evaluation", epoch=epoch, step=step, evaluation_s=round(seconds, 3), **metrics)
         names = dict.fromkeys(["AP", "AP50", *(DECIDING[name] for name in self.training.config.metrics)])
-        figures = "  ".join(f"{name} {metrics[name]:.3f}" for name in names)
+        figures = "  ".join(f"{name} {metrics[name]:.3f}" for name in names if name in metrics)
         self.run.say(f"{self._when(step)}: {figures}  ({seconds:.0f} s)")
 
     def end(self) -> None:

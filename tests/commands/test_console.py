@@ -36,6 +36,14 @@ def test_names_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None
     assert shown.startswith(":car: [/bold]\n") and ", ".join(f"{name} 0.500" for name in names) in shown
 
 
+def test_a_metric_of_any_name_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """As `train` hands them over: with figures of the run that are no metrics."""
+    show_metrics({"shapeliness": 0.625, "APs": 0.25, "shapeliness_per_class": {"a": 0.5}, "train_seconds": 7.0}, "coco")
+    shown = capsys.readouterr().out
+    assert "others: shapeliness 0.625\n" in shown and "0.250" in shown
+    assert not any(word in shown for word in ("AP50", "7.0", "by class", "without"))
+
+
 def test_of_many_classes_the_best_and_the_worst_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     metrics = dict.fromkeys(("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100"), 0.5)
     per_class = {f"c{number}": 0.01 * number for number in range(30)} | {"none": None}

@@ -15,10 +15,10 @@ from ssd.compression.thinning.removal import Thinned
 from ssd.compression.thinning.removal import thin as thin_streams
 from ssd.detectors.channels import thinned
 from ssd.detectors.ssd300.anchors import IMAGE_SIZE_PX
+from ssd.detectors.ssd300.channels.streams import streams_of
 from ssd.detectors.ssd300.loss import ssd_losses
 from ssd.detectors.ssd300.model import SSD300
 from ssd.detectors.ssd300.settings import SSD300Settings
-from ssd.detectors.ssd300.streams import streams_of
 from ssd.errors import InputError
 
 

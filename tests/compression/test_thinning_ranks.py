@@ -16,9 +16,9 @@ from ssd.compression.thinning.ranking import importance, without_lowest
 from ssd.compression.thinning.removal import thin
 from ssd.config import Config
 from ssd.detectors.channels import Stream
+from ssd.detectors.ssd300.channels.streams import streams_of
 from ssd.detectors.ssd300.model import SSD300
 from ssd.detectors.ssd300.settings import SSD300Settings
-from ssd.detectors.ssd300.streams import streams_of
 from ssd.distributed import Ranks
 from ssd.errors import InputError
 from ssd.training.build import build_training

@@ -22,7 +22,7 @@ from ssd.detectors.detectron.rcnn.boxes import anchors_ltrb_px, cells_of, closed
 from ssd.detectors.detectron.rcnn.rpn import is_worth_a_look
 from ssd.detectors.detectron.settings import DetectronSettings
 from ssd.detectors.detectron.weights.detectron2 import foreign_detectron2
-from ssd.detectors.torchvision.candidates import Candidates
+from ssd.detectors.postprocess.candidates import Candidates
 from ssd.detectors.tta.rules import Suppression
 from ssd.errors import InputError
 from ssd.images import normalise

@@ -18,7 +18,7 @@ from ssd.detectors.detectron.builders import build
 from ssd.detectors.detectron.detector import DETECTRON
 from ssd.detectors.detectron.network.heads import enlarged
 from ssd.detectors.detectron.settings import BLOCKS, DetectronSettings
-from ssd.detectors.torchvision.candidates import Candidates
+from ssd.detectors.postprocess.candidates import Candidates
 from ssd.detectors.torchvision.rcnn.parts import CandidatesOfMaps
 from ssd.errors import InputError
 

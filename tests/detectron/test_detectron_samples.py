@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipelines.ragged.parts import Masks, bitmap_of
+from pipelines.object_parts import Masks, bitmap_of
 from ssd.batch import EvalBatch, RaggedBatch
 from ssd.detectors.detectron.rcnn.boxes import closed
 from ssd.detectors.detectron.rcnn.losses import box_losses, keypoint_loss, mask_targets, rpn_losses

@@ -14,7 +14,7 @@ import main
 from ssd.batch import Detections
 from ssd.checkpoints import checkpoint
 from ssd.config import Thresholds
-from ssd.detectors.graph_nms import greedy_nms
+from ssd.detectors.postprocess.graph_nms import greedy_nms
 from ssd.detectors.ssd300.export import exportable
 from ssd.detectors.ssd300.model import SSD300
 from ssd.detectors.ssd300.postprocess import detect

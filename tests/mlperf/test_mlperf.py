@@ -32,10 +32,12 @@ from runs import ROOT
 import main
 from ssd.config import Config
 from ssd.detectors.names import family_of, settings_named
-from ssd.detectors.ssd300.recipes import RECIPES
+from ssd.detectors.ssd300.detector import DETECTOR
+from ssd.detectors.ssd300.recipes import MLPERF_QUALITY, RECIPES
+from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.errors import InputError
 from ssd.mlperf.checker import check
-from ssd.mlperf.log import RETINANET, begin, read_events, run_seconds
+from ssd.mlperf.log import RETINANET, SSD, begin, benchmark_of, read_events, run_seconds
 from ssd.run.printed_metrics import published_band
 
 
@@ -348,6 +350,16 @@ def test_the_command_lines_scale_reaches_the_recipe(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_band_of_published_seeds() -> None:
-    assert published_band(0.26795 + 2 * 0.00136).startswith("AP 0.2707 is 2.0 standard deviations above the mean")
-    assert published_band(0.26795 - 0.00136).startswith("AP 0.2666 is 1.0 standard deviations below the mean")
-    assert "15 published seeds, 0.26795 +- 0.00136" in published_band(0.1)
+    published = DETECTOR.published(SSD300Settings())
+    assert published is not None and published.epochs == 65
+    for ap, words in ((0.26795 + 2 * 0.00136, "AP 0.2707 is 2.0 standard deviations above the mean"),
+                      (0.26795 - 0.00136, "AP 0.2666 is 1.0 standard deviations below the mean")):  # fmt: skip
+        assert published_band(ap, published).startswith(words)
+    assert "NVIDIA's 15 published seeds, 0.26795 +- 0.00136" in published_band(0.1, published)
+    assert DETECTOR.published(SSD300Settings(backbone="resnet18")) is None
+
+
+def test_each_detector_has_its_benchmark_and_ssd300_its_target() -> None:
+    assert MLPERF_QUALITY == SSD.quality
+    names = {"ssd300": SSD, "retinanet_resnet18_fpn": RETINANET, "fcos_resnet50_fpn": SSD, "yolov2-voc": SSD}
+    assert {name: benchmark_of(Config(detector=settings_named(name))) for name in names} == names

@@ -17,9 +17,9 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from ssd.batch import EvalBatch, GroundTruth
 from ssd.config import EVAL_ENGINES, Config
-from ssd.detectors.torchvision.candidates import Candidates
+from ssd.detectors.postprocess.candidates import Candidates, PartMaps
 from ssd.detectors.torchvision.names import settings_of
-from ssd.detectors.torchvision.rcnn.parts import CandidatesOfMaps, PartMaps
+from ssd.detectors.torchvision.rcnn.parts import CandidatesOfMaps
 from ssd.distributed import Ranks
 from ssd.evaluation.detect import Results, detect_split
 from ssd.evaluation.parts import KEYPOINT_METRIC_NAMES, all_metrics

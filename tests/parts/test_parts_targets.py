@@ -11,9 +11,9 @@ from ragged_data import ALONE, VIEW, train_loader
 from torchvision.models.detection.roi_heads import keypoints_to_heatmap, project_masks_on_boxes
 
 from pipelines.annotations import Annotations
+from pipelines.object_parts import BITMAP_SIDE, Masks, bitmap_of
 from pipelines.ragged.draws import Sample
 from pipelines.ragged.order import TrainingOrder
-from pipelines.ragged.parts import BITMAP_SIDE, Masks, bitmap_of
 from pipelines.ragged.targets import boxes_and_labels, keypoints_of, masks_of
 from pipelines.readers.coco import read_annotations
 from ssd.config import DATA_PIPELINES

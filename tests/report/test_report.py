@@ -93,6 +93,34 @@ def test_a_page_shows_all_metrics_and_calls_best_what_decided(tmp_path: Path) ->
     assert "Other metrics of the last evaluation" not in Page(report([history], [])).words
 
 
+def test_any_set_of_metrics_is_drawn_and_told(tmp_path: Path) -> None:
+    """Of names that nothing here knows, without COCO's; and those of masks and keypoints as curves too."""
+    history = read_history(write_run(tmp_path / "run"))
+    scores = (0.25, 0.5, 0.75)
+    line = {"event": "evaluation", "evaluation_s": 1.0, "shapeliness_per_class": {}}
+    judged = [
+        {**line, "epoch": epoch, "step": 10 * epoch, "shapeliness": score}
+        for epoch, score in zip((1, 2, 3), scores, strict=True)
+    ]
+    made_up = history._replace(evaluations=judged, evaluation=None)
+    for several in ([made_up], [made_up, made_up]):
+        assert all(tuple(line.get_ydata()) == scores for line in curves(several).axes[1].lines)
+        assert len(curves(several).axes[1].lines) == len(several)
+    words = Page(report([made_up], [])).words
+    assert words[words.index("shapeliness") - 1] == "0.750"
+    table = words[words.index("Other metrics of the last evaluation") :]
+    assert table[table.index("shapeliness") + 1] == "0.750" and "AP50" not in table and "evaluation_s" not in table
+    write_csv(tmp_path / "metrics.csv", made_up)
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    assert rows[29]["shapeliness"] == "0.75" and "shapeliness_per_class" not in rows[29]
+
+    parts = {"segm_AP": 0.1, "segm_AP50": 0.2, "keypoints_AP": 0.3, "VOC07": 0.4}
+    of_parts = history._replace(evaluations=[line | parts for line in history.evaluations])
+    lines = curves([of_parts]).axes[1].lines
+    assert [line.get_ydata()[-1] for line in lines] == [0.3, 0.3, 0.3, 0.4, 0.1, 0.3]
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 6
+
+
 def test_metrics_csv_has_a_row_a_line_and_the_evaluations_in_theirs(tmp_path: Path) -> None:
     write_csv(tmp_path / "metrics.csv", read_history(write_run(tmp_path / "run")))
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))

@@ -12,8 +12,8 @@ from torchvision_models import FAMILIES, NUM_CLASSES, AsItIs, batch_of, eval_bat
 
 from ssd.batch import Detections, RaggedBatch
 from ssd.config import Thresholds
+from ssd.detectors.postprocess.candidates import Candidates, best_of_maps
 from ssd.detectors.torchvision.builders import build
-from ssd.detectors.torchvision.candidates import Candidates, best_of_maps
 from ssd.detectors.torchvision.detector import TORCHVISION
 from ssd.detectors.torchvision.names import settings_of
 from ssd.detectors.torchvision.postprocess import detections_of

@@ -15,11 +15,12 @@ from torchvision_models import NUM_CLASSES, assert_same_detections, batch_of, ev
 from ssd.batch import FIELDS_OF_BOXES
 from ssd.config import Thresholds
 from ssd.detectors.contract import Exportable
+from ssd.detectors.postprocess.candidates import PartMaps
 from ssd.detectors.torchvision.builders import build
 from ssd.detectors.torchvision.detector import TORCHVISION
 from ssd.detectors.torchvision.export import DetectsInGraph, exportable
 from ssd.detectors.torchvision.names import settings_of
-from ssd.detectors.torchvision.rcnn.parts import PartMaps, boxes_of, keypoints_found
+from ssd.detectors.torchvision.rcnn.parts import boxes_of, keypoints_found
 from ssd.detectors.torchvision.rcnn.parts_in_graph import keypoints_in_graph, with_parts
 from ssd.images import normalise
 from ssd.inference.export import to_program

@@ -13,7 +13,7 @@ from torchvision.ops import nms
 
 from ssd.batch import Detections, GroundTruth, Predictions, on_host
 from ssd.boxes import pairwise_iou
-from ssd.detectors import suppression
+from ssd.detectors.postprocess import suppression
 from ssd.detectors.ssd300.anchors import NUM_BOXES, default_boxes_cxcywh, default_boxes_ltrb
 from ssd.detectors.ssd300.postprocess import detect
 from ssd.evaluation import detect as evaluation

@@ -16,7 +16,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 from pipelines import augmentation
 from pipelines.no_dali import loaders
 from ssd import constants
-from ssd.detectors import suppression
+from ssd.detectors.postprocess import suppression
 from ssd.detectors.ssd300 import postprocess
 from ssd.detectors.ssd300.postprocess import detect
 from ssd.images import normalise

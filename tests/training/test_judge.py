@@ -29,6 +29,7 @@ from toy_training import (
 )
 
 from ssd.checkpoints import checkpoint
+from ssd.evaluation.metrics import DECIDING
 from ssd.run.files import Run
 from ssd.training.evaluations import Judge
 from ssd.training.interruption import Preempted
@@ -89,6 +90,19 @@ def test_nothing_but_the_time_is_other(tmp_path: Path, monkeypatch: pytest.Monke
     assert [best[key] for key in ("step", "best_ap", "judged_step")] == [6, 0.3, 6]
     assert [last[key] for key in ("step", "best_ap", "judged_step")] == [9, 0.3, 9]
     assert_no_children()
+
+
+def test_a_run_is_judged_by_a_metric_of_any_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ssd.training.evaluations.OVERLAP_FROM", 10)
+    monkeypatch.setitem(DECIDING, "shape", "shapeliness")
+    training = new_training(**SETTINGS, metrics=("shape",))
+    results = run_training(training, tmp_path, metrics=lambda found: {"shapeliness": made_up_metrics.APS[found[0, 1]]})
+    assert results["shapeliness"] == 0.2 and training.best_ap == 0.3 and "AP" not in results
+    assert [line["shapeliness"] for line in log_of(tmp_path, "evaluation")] == [0.1, 0.3, 0.2]
+    assert "epoch 2: shapeliness 0.300" in capsys.readouterr().out
+    assert checkpoint.load_run(tmp_path / "checkpoints" / "best.pt")["step"] == 6
 
 
 def test_training_goes_on_meanwhile_and_a_checkpoint_waits(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from ssd.config import Thresholds
 from ssd.detectors.detectron.rcnn.rpn import reached
-from ssd.detectors.torchvision.candidates import Candidates
+from ssd.detectors.postprocess.candidates import Candidates
 from ssd.detectors.torchvision.postprocess import detections_of
 from ssd.detectors.tta.rules import SOFT_METHODS, VOTE_SCORES, Suppression
 from ssd.detectors.tta.soft_suppression import refined, soft_nms, voted

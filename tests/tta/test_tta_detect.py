@@ -18,7 +18,7 @@ from ssd.detectors.detectron.config.configuration import overlaid, text_of
 from ssd.detectors.detectron.config.naming import configuration_of
 from ssd.detectors.detectron.detector import DETECTRON
 from ssd.detectors.detectron.targets import placement_of
-from ssd.detectors.torchvision.candidates import Candidates
+from ssd.detectors.postprocess.candidates import Candidates
 from ssd.detectors.torchvision.postprocess import detections_of, tta_steps_for_boxes
 from ssd.detectors.torchvision.rcnn.parts import boxes_of
 from ssd.detectors.tta.detect import detect_several, is_taken, joined_heatmaps, joined_masks, mirrored

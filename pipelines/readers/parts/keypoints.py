@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.ragged.parts import Keypoints
+from pipelines.object_parts import Keypoints
 from pipelines.readers.rows import Table, shown
 from ssd.errors import InputError
 from ssd.keypoints import Skeleton

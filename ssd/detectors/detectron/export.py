@@ -14,10 +14,10 @@ from ssd.detectors.detectron.rcnn.boxes import closed, scaled
 from ssd.detectors.detectron.settings import DetectronSettings
 from ssd.detectors.detectron.targets import placement
 from ssd.detectors.detectron.view import view_of
-from ssd.detectors.graph_nms import detections_in_graph
-from ssd.detectors.torchvision.candidates import Candidates
+from ssd.detectors.postprocess.candidates import Candidates, PartMaps
+from ssd.detectors.postprocess.graph_nms import detections_in_graph
 from ssd.detectors.torchvision.postprocess import without_empty
-from ssd.detectors.torchvision.rcnn.parts import CandidatesOfMaps, PartMaps, boxes_of
+from ssd.detectors.torchvision.rcnn.parts import CandidatesOfMaps, boxes_of
 from ssd.detectors.torchvision.rcnn.parts_in_graph import outputs_of, with_parts
 from ssd.detectors.tta.passes import ONE_PASS
 from ssd.errors import InputError

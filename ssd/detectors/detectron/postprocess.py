@@ -15,9 +15,9 @@ from ssd.detectors.detectron.rcnn.model import Placement
 from ssd.detectors.detectron.rcnn.rpn import suppressed_above
 from ssd.detectors.detectron.settings import DetectronSettings
 from ssd.detectors.detectron.targets import placement_of
-from ssd.detectors.torchvision.candidates import Candidates
+from ssd.detectors.postprocess.candidates import Candidates, PartMaps
 from ssd.detectors.torchvision.postprocess import detections_of, without_empty
-from ssd.detectors.torchvision.rcnn.parts import CandidatesOfMaps, PartMaps, boxes_of, keypoints_found
+from ssd.detectors.torchvision.rcnn.parts import CandidatesOfMaps, boxes_of, keypoints_found
 from ssd.detectors.tta.rules import Suppression
 from ssd.detectors.tta.soft_suppression import refined
 from ssd.detectors.tta.steps import Measures, TTASteps

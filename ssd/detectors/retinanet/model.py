@@ -10,10 +10,10 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
+from ssd.detectors.postprocess.candidates import Candidates, best_of_maps
 from ssd.detectors.retinanet.anchors import ANCHORS_A_CELL, anchors_ltrb_px
 from ssd.detectors.retinanet.settings import BODIES, RetinaNetSettings
 from ssd.detectors.torchvision.boxes import decode, encode
-from ssd.detectors.torchvision.candidates import Candidates, best_of_maps
 from ssd.detectors.torchvision.dense.losses import focal_loss
 from ssd.detectors.torchvision.dense.retinanet import Outputs
 from ssd.detectors.torchvision.pyramid import CHANNELS, pyramid_over

@@ -5,7 +5,7 @@ from torch import Tensor
 from ssd.batch import Detections, EvalBatch
 from ssd.config import Thresholds
 from ssd.detectors.contract import Detect, Forward
-from ssd.detectors.torchvision.candidates import Candidates
+from ssd.detectors.postprocess.candidates import Candidates
 from ssd.detectors.torchvision.postprocess import detections_of, tta_steps_for_boxes, without_empty
 from ssd.detectors.torchvision.targets import limits_px
 from ssd.detectors.tta.steps import TTASteps

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ssd.config import Thresholds
 from ssd.detectors.contract import Exportable
-from ssd.detectors.graph_nms import detections_in_graph
+from ssd.detectors.postprocess.graph_nms import detections_in_graph
 from ssd.detectors.ssd300.anchors import IMAGE_SIZE_PX, NUM_BOXES, default_boxes_cxcywh
 from ssd.detectors.ssd300.model import SSD300
 from ssd.images import normalise

@@ -10,8 +10,8 @@ import math
 from torch import Tensor
 
 from ssd.batch import Detections, Predictions
+from ssd.detectors.postprocess.suppression import Candidates, rank_in_groups, suppress
 from ssd.detectors.ssd300.anchors import default_boxes_cxcywh
-from ssd.detectors.suppression import Candidates, rank_in_groups, suppress
 from ssd.matching import decode
 
 # Where choosing costs no wait, candidates that are out are dropped at once; elsewhere they are carried on and marked.

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from ssd.config import Thresholds
 from ssd.detectors.contract import Exportable
-from ssd.detectors.graph_nms import detections_in_graph
-from ssd.detectors.torchvision.candidates import Candidates
+from ssd.detectors.postprocess.candidates import Candidates, PartMaps
+from ssd.detectors.postprocess.graph_nms import detections_in_graph
 from ssd.detectors.torchvision.rcnn.faster_rcnn import FasterRCNN
-from ssd.detectors.torchvision.rcnn.parts import CandidatesOfMaps, PartMaps, boxes_of
+from ssd.detectors.torchvision.rcnn.parts import CandidatesOfMaps, boxes_of
 from ssd.detectors.torchvision.rcnn.parts_in_graph import outputs_of, with_parts
 from ssd.detectors.torchvision.settings import Settings
 from ssd.images import normalise

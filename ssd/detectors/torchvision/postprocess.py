@@ -5,11 +5,11 @@ from torch import Tensor
 
 from ssd.batch import Detections, EvalBatch
 from ssd.config import Thresholds
-from ssd.detectors import suppression
 from ssd.detectors.contract import Detect, Forward
-from ssd.detectors.torchvision.candidates import Candidates
+from ssd.detectors.postprocess import suppression
+from ssd.detectors.postprocess.candidates import Candidates, PartMaps
 from ssd.detectors.torchvision.names import parts_of
-from ssd.detectors.torchvision.rcnn.parts import CandidatesOfMaps, PartMaps, boxes_of, keypoints_found
+from ssd.detectors.torchvision.rcnn.parts import CandidatesOfMaps, boxes_of, keypoints_found
 from ssd.detectors.torchvision.settings import Settings
 from ssd.detectors.torchvision.targets import limits_px
 from ssd.detectors.tta.steps import Measures, TTASteps

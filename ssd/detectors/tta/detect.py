@@ -9,8 +9,7 @@ from torch import Tensor
 
 from ssd.batch import Detections, EvalBatch
 from ssd.boxes import area
-from ssd.detectors.torchvision.candidates import Candidates
-from ssd.detectors.torchvision.rcnn.parts import PartMaps
+from ssd.detectors.postprocess.candidates import Candidates, PartMaps
 from ssd.detectors.tta.passes import TTA, Pass
 from ssd.detectors.tta.steps import Measures, TTASteps
 

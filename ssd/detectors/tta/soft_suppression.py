@@ -7,8 +7,8 @@ from torch import Tensor
 from ssd.batch import Detections
 from ssd.boxes import area, pairwise_iou
 from ssd.config import Thresholds
-from ssd.detectors.suppression import rank_in_groups
-from ssd.detectors.torchvision.candidates import Candidates
+from ssd.detectors.postprocess.candidates import Candidates
+from ssd.detectors.postprocess.suppression import rank_in_groups
 from ssd.detectors.tta.rules import Suppression
 
 # Detectron's score_thresh of soft_nms.

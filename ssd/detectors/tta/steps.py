@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ssd.batch import Detections, EvalBatch
-from ssd.detectors.torchvision.candidates import Candidates
-from ssd.detectors.torchvision.rcnn.parts import PartMaps
+from ssd.detectors.postprocess.candidates import Candidates, PartMaps
 
 
 class Measures(NamedTuple):

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ssd.config import Thresholds
 from ssd.detectors.contract import Exportable
-from ssd.detectors.graph_nms import detections_in_graph
+from ssd.detectors.postprocess.graph_nms import detections_in_graph
 from ssd.detectors.yolov2.darknet.model import Darknet
 from ssd.detectors.yolov2.postprocess import region_of, scored
 from ssd.detectors.yolov2.settings import YOLOv2Settings, input_size_px, is_letterboxed

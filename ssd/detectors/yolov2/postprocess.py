@@ -7,8 +7,8 @@ from ssd.batch import Detections, EvalBatch
 from ssd.boxes import cxcywh_to_ltrb
 from ssd.config import Thresholds
 from ssd.constants import constant
-from ssd.detectors import suppression
 from ssd.detectors.contract import Detect, Forward
+from ssd.detectors.postprocess import suppression
 from ssd.detectors.yolov2.boxes import cells_of
 from ssd.detectors.yolov2.darknet.model import Raw
 from ssd.detectors.yolov2.darknet.sections import Region

@@ -14,16 +14,9 @@ from ssd.detectors.detectron.rcnn.losses import box_losses, keypoint_loss, mask_
 from ssd.detectors.detectron.rcnn.rois import Rois, pooled, pooling_of, sample_keypoint_rois, sample_rois
 from ssd.detectors.detectron.rcnn.rpn import join, joins_images, most_kept, propose, sample_anchors
 from ssd.detectors.detectron.settings import DetectronSettings
+from ssd.detectors.postprocess.candidates import Candidates, PartMaps
 from ssd.detectors.torchvision.boxes import decode
-from ssd.detectors.torchvision.candidates import Candidates
-from ssd.detectors.torchvision.rcnn.parts import (
-    Boxes,
-    CandidatesOfMaps,
-    PartMaps,
-    keypoint_targets,
-    mask_loss,
-    those_or_one,
-)
+from ssd.detectors.torchvision.rcnn.parts import Boxes, CandidatesOfMaps, keypoint_targets, mask_loss, those_or_one
 from ssd.detectors.torchvision.rcnn.proposals import Proposals, with_boxes
 from ssd.detectors.torchvision.rcnn.roi_pooling import rois_of
 from ssd.detectors.torchvision.rcnn.rpn_samples import head_at

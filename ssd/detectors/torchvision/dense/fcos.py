@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection.fcos import FCOSHead
 
+from ssd.detectors.postprocess.candidates import Candidates, best_of_maps
 from ssd.detectors.torchvision.boxes import Cells, anchors_ltrb_px, cut
-from ssd.detectors.torchvision.candidates import Candidates, best_of_maps
 from ssd.detectors.torchvision.dense.losses import focal_loss, giou_loss
 from ssd.detectors.torchvision.targets import BELOW, Targets, gather, of_images
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.retinanet import RetinaNetHead
 
+from ssd.detectors.postprocess.candidates import Candidates, best_of_maps
 from ssd.detectors.torchvision.boxes import Cells, anchors_ltrb_px, cut, decode, encode
-from ssd.detectors.torchvision.candidates import Candidates, best_of_maps
 from ssd.detectors.torchvision.dense.losses import focal_loss, giou_loss
 from ssd.detectors.torchvision.targets import BELOW, BETWEEN, Targets, gather, match
 

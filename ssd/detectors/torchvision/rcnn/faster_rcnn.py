@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssd.detectors.postprocess.candidates import Candidates, PartMaps
 from ssd.detectors.torchvision.boxes import Cells, anchors_ltrb_px, cut, decode, encode
-from ssd.detectors.torchvision.candidates import Candidates
 from ssd.detectors.torchvision.rcnn.parts import (
     Boxes,
     CandidatesOfMaps,
-    PartMaps,
     keypoint_loss,
     keypoint_targets,
     mask_loss,

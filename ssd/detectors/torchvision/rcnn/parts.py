@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-from ssd.detectors.torchvision.candidates import Candidates
+from ssd.detectors.postprocess.candidates import Candidates
 from ssd.keypoints import Skeleton
 
 
@@ -32,15 +32,6 @@ def boxes_of(boxes_ltrb_px: Tensor, labels: Tensor, skeleton: Skeleton | None) -
     """skeleton: of the model's keypoints, None if it finds none."""
     have_points = torch.zeros_like(labels, dtype=torch.bool) if skeleton is None else skeleton.are_of(labels)
     return Boxes(boxes_ltrb_px, labels, have_points)
-
-
-class PartMaps(NamedTuple):
-    """What the heads say of `Boxes`, float32. masks: B x D x S x S, of each box's class, before sigmoid. keypoints:
-    B x D x P x S x S, of each cell, before softmax; those of boxes without are any. None of what the model has no head
-    for."""
-
-    masks: Tensor | None
-    keypoints: Tensor | None
 
 
 # Of each cell of a target, in either direction.

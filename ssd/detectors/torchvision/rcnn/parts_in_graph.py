@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ssd.batch import FIELDS_OF_BOXES
-from ssd.detectors.torchvision.rcnn.parts import PartMaps
+from ssd.detectors.postprocess.candidates import PartMaps
 
 # Of Keys' cubic convolution, as torch has it.
 _CUBIC = -0.75

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torchvision.ops import batched_nms
 
-from ssd.detectors import suppression
-from ssd.detectors.graph_nms import greedy_nms
+from ssd.detectors.postprocess import suppression
+from ssd.detectors.postprocess.graph_nms import greedy_nms
 from ssd.detectors.torchvision.boxes import cut, decode
 from ssd.detectors.torchvision.targets import Targets, of_images
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ssd.config import Thresholds
 from ssd.detectors.contract import Exportable
-from ssd.detectors.graph_nms import detections_in_graph
+from ssd.detectors.postprocess.graph_nms import detections_in_graph
 from ssd.detectors.torchvision.square.anchors import SQUARES, default_boxes_ltrb
 from ssd.detectors.torchvision.square.model import SSD
 from ssd.detectors.torchvision.square.postprocess import best_of_classes

@@ -6,8 +6,8 @@ from torch import Tensor
 from ssd.batch import Detections, EvalBatch, Predictions
 from ssd.config import Thresholds
 from ssd.detectors.contract import Detect, Forward
+from ssd.detectors.postprocess.candidates import Candidates
 from ssd.detectors.torchvision.boxes import decode
-from ssd.detectors.torchvision.candidates import Candidates
 from ssd.detectors.torchvision.postprocess import detections_of
 from ssd.detectors.torchvision.square.anchors import OFFSET_WEIGHTS, default_boxes_ltrb
 from ssd.detectors.torchvision.square.settings import SquareSettings

@@ -1,4 +1,5 @@
-"""Boxes that may be detections, the same number in each image, before non-maximum suppression."""
+"""Boxes that may be detections, the same number in each image, before non-maximum suppression; and what a model says of
+the masks and keypoints in boxes."""
 
 from typing import NamedTuple
 
@@ -16,6 +17,15 @@ class Candidates(NamedTuple):
     boxes_ltrb_px: Tensor
     scores: Tensor
     labels: Tensor
+
+
+class PartMaps(NamedTuple):
+    """What the heads of masks and keypoints say of boxes, D an image, float32. masks: B x D x S x S, of each box's
+    class, before sigmoid. keypoints: B x D x P x S x S, of each cell, before softmax; those of boxes without are any.
+    None of what the model has no head for."""
+
+    masks: Tensor | None
+    keypoints: Tensor | None
 
 
 def best_of_maps(scores: Tensor, per_map: list[int]) -> tuple[Tensor, Tensor, Tensor]:

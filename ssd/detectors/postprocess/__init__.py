@@ -1,0 +1,1 @@
+"""From boxes that a model scored to detections: what all detectors share of it."""
