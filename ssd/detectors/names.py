@@ -66,7 +66,7 @@ FAMILIES = {
     ),
     "yolov2": Family(
         yolov2.NAMES, yolov2_settings.settings_named, lambda settings, weights: settings, yolov2_recipes.defaults,
-        yolov2_recipes.RECIPES, ".cfg",
+        yolov2_recipes.RECIPES, ".cfg", notes=yolov2_recipes.notes_of,
     ),
 }  # fmt: skip
 

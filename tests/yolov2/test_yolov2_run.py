@@ -23,11 +23,11 @@ from ssd.detectors.table import detector_of
 from ssd.detectors.yolov2.darknet.model import Darknet
 from ssd.detectors.yolov2.darknet.weights import num_floats
 from ssd.detectors.yolov2.detector import YOLOV2
-from ssd.detectors.yolov2.recipes import darknet, defaults
+from ssd.detectors.yolov2.recipes import darknet, defaults, notes_of, paper
 from ssd.detectors.yolov2.settings import YOLOv2Settings, network_of, train_sizes_px
 from ssd.distributed import Ranks
 from ssd.errors import InputError
-from ssd.schedule import plan_of
+from ssd.schedule import peak_lr, plan_of
 from ssd.training.resume import data_identity
 
 FLAGS = (
@@ -195,6 +195,14 @@ def test_a_run_starts_from_the_cfgs_recipe() -> None:
     assert (config.batch_size, config.accumulate, config.weight_decay, config.momentum) == (64, 8, 0.0005, 0.9)
     assert config.learning_rate * config.batch_size / 32 == pytest.approx(1e-3)
     assert (config.schedule, config.warmup, config.warmup_power) == ("multistep", 1000, 4)
+    # As shipped, with batch=1 for tests, the rate is still the one for 64 images, and the user is told.
+    voc = settings_named("yolov2-voc")
+    shipped = replace(voc, cfg=voc.cfg.replace("batch=64\nsubdivisions=8", "batch=1\nsubdivisions=1"))
+    assert network_of(shipped).net.batch == 1
+    for recipe in (paper, darknet):
+        assert peak_lr(recipe(64, detector=shipped).learning_rate, 64) == pytest.approx(1e-3)
+        assert peak_lr(recipe(16, detector=shipped).learning_rate, 16) == pytest.approx(1e-3 / 4)
+    assert "learning_rate=0.001 for 64 images" in notes_of(shipped)[0] and notes_of(voc) == []
     config = darknet(detector=settings_named("yolov2-tiny-voc"))
     assert (config.steps, config.warmup, config.evaluation[:2]) == (40200, 0, (4020, 8040))
     # Of steps=-1,100,20000,30000, counted from 1: its rates are those of darknet's own walk.

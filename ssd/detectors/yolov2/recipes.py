@@ -11,6 +11,9 @@ from ssd.detectors.yolov2.settings import YOLOv2Settings, settings_named
 from ssd.errors import InputError
 from ssd.schedule import REFERENCE_BATCH
 
+_FULL_BATCH = 64
+"""Of darknet's files while they train. They are shipped with batch=1, for its tests, and with the rate for this one."""
+
 
 def defaults(settings: YOLOv2Settings) -> Config:
     """`paper` on one rank: what a run starts from without a recipe."""
@@ -26,7 +29,7 @@ def paper(batch_size: int | None = None, world_size: int = 1, detector: Any = No
         backbone_weights="none",
         batch_size=batch_size or net.batch,
         accumulate=net.subdivisions,
-        learning_rate=net.learning_rate * REFERENCE_BATCH / net.batch,
+        learning_rate=net.learning_rate * REFERENCE_BATCH / (_FULL_BATCH if net.batch == 1 else net.batch),
         momentum=net.momentum,
         weight_decay=net.decay,
         warmup=net.burn_in,
@@ -67,6 +70,17 @@ def demo(batch_size: int | None = None, world_size: int = 1, detector: Any = Non
         epochs=8,
         evaluation=(2, 4, 6),
     )
+
+
+def notes_of(settings: YOLOv2Settings) -> list[str]:
+    """What the user should know of how the cfg is read."""
+    net = parse(settings.cfg, settings.network).net
+    if net.batch != 1:
+        return []
+    return [
+        f"{settings.network} has batch=1, as it is shipped for darknet's tests: unless --lr says another, the rate is "
+        f"its learning_rate={net.learning_rate:g} for {_FULL_BATCH} images"
+    ]
 
 
 RECIPES: dict[str, Recipe] = {"darknet": darknet, "paper": paper, "demo": demo}
