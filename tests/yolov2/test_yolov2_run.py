@@ -1,6 +1,7 @@
 """YOLOv2 through the commands, on a small network of a cfg file."""
 
 import json
+import re
 import struct
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,6 +28,7 @@ from ssd.detectors.yolov2.recipes import darknet, defaults, notes_of, paper
 from ssd.detectors.yolov2.settings import YOLOv2Settings, network_of, train_sizes_px
 from ssd.distributed import Ranks
 from ssd.errors import InputError
+from ssd.options.detectors import for_detector
 from ssd.schedule import peak_lr, plan_of
 from ssd.training.resume import data_identity
 
@@ -177,6 +179,32 @@ def test_a_predictor_suppresses_as_the_detector_does(tmp_path: Path, monkeypatch
     ssd.load(file, device="cpu", score=0.3)
     own = defaults(YOLOv2Settings("tiny.cfg", TINY)).thresholds
     assert given == [own._replace(score_threshold=0.3)] and own.nms_iou == 0.45
+
+
+def test_an_edited_cfg_is_held_against_the_checkpoints() -> None:
+    """Batch, rate and classes may be others, and so may what a flag says; the rest is the checkpoint's."""
+    held = YOLOv2Settings("tiny.cfg", TINY)
+
+    def after(text: str, *flags: str, **own: Any) -> Config:
+        assert text != TINY
+        return for_detector(held, defaults(YOLOv2Settings("tiny.cfg", text, **own)), {"detector", *flags})
+
+    config = after(TINY.replace("batch=4", "# a comment\nbatch=8\ndecay=0.1"))
+    assert (config.detector, config.batch_size, config.weight_decay) == (held, 8, 0.1)
+    assert after(TINY.replace("filters=14", "filters=18").replace("classes=2", "classes=4")).detector == held
+    for old, new, line, said in (
+        ("thresh=.6", "thresh=.3", 58, "thresh is 0.3 and was 0.6"),
+        ("batch=4", "saturation=1.5\nbatch=4", 3, "saturation is 1.5 and was 1.0"),
+        ("object_scale=5\n", "", 51, "object_scale is 1.0 and was 5.0"),
+        ("layers=-1,4", "layers=4,-1", 39, "layers is 4,-1 and was -1,4"),
+        ("[reorg]", "[reorg3d]", 36, "layer 6 is [reorg3d] and was [reorg]"),
+        ("1.5,2.5", "2,2", 52, "anchors is 1.0,1.0,2.0,2.0 and was 1.0,1.0,1.5,2.5"),
+    ):
+        with pytest.raises(InputError, match=f"tiny.cfg:{line}: {re.escape(said)} in the checkpoint"):
+            after(TINY.replace(old, new))
+    flag: tuple[float, ...] = (3.0, 3.0, 1.0, 2.0)
+    config = after(TINY.replace("1.5,2.5", "2,2"), "anchors", anchors=flag)
+    assert config.detector == replace(held, anchors=flag)
 
 
 def test_sizes_of_training() -> None:
