@@ -218,8 +218,10 @@ def _fitted(config: Config, train_split: Annotations) -> tuple[Config, str]:
     fitted = detector_of(config.detector).fitted
     if fitted is None:
         return config, ""
-    boxes_ltrb = torch.from_numpy(train_split.boxes_ltrb[~train_split.is_crowd])
-    settings, text = fitted(config.detector, boxes_ltrb)
+    learned = ~train_split.is_crowd
+    images_px = np.repeat(train_split.sizes_px, np.diff(train_split.box_starts), axis=0)
+    boxes = torch.from_numpy(train_split.boxes_ltrb[learned]), torch.from_numpy(images_px[learned])
+    settings, text = fitted(config.detector, *boxes)
     return config.with_detector(settings), text
 
 
