@@ -249,6 +249,9 @@ def test_bad_input_is_named(data: Path, cfg: Path, tmp_path: Path, refusal: Call
     assert "multiples of 32" in refusal(*train, "--detector", "yolov2-voc", "--input-size", "400", "416")
     assert "multiples of 32" in refusal(*train, "--detector", "yolov2-voc", "--train-size", "320", "400")
     assert "--anchors: takes pairs" in refusal(*train, "--detector", "yolov2-voc", "--anchors", "1", "2", "3")
+    pixels = ["--anchors", *"100 130 90 60 200 300 400 250 620 450".split()]
+    said = refusal(*train, "--detector", "yolov2-voc", *pixels)
+    assert "--anchors: an anchor is 100 cells wide and the output 13 x 13 cells" in said
     assert "is an option of other detectors, such as --detector yolov2-voc" in refusal(*train, "--train-size", "320")
     assert "torchvision has none" in refusal(*train, "--detector", cfg, "--backbone-weights", "imagenet")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ssd.detectors.yolov2.darknet.cfg import fitted, parse
+from ssd.detectors.yolov2.darknet.cfg import beyond_grid, fitted, parse
 from ssd.detectors.yolov2.darknet.configurations import NAMES, cfg_named
 from ssd.detectors.yolov2.darknet.difference import first_difference
 from ssd.detectors.yolov2.darknet.sections import Network
@@ -62,6 +62,8 @@ class YOLOv2Settings:
             return
         if "auto" in self.anchors or len(self.anchors) % 2 or any(side <= 0 for side in self.anchors):
             raise InputError("--anchors: takes pairs of width and height above 0, or auto")
+        if far := beyond_grid(self.anchors, tuple(side // network.downsampling for side in input_size_px(self))):
+            raise InputError(f"--anchors: {far}")
 
     @property
     def name(self) -> str:
