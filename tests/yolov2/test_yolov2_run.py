@@ -155,6 +155,9 @@ def test_all_commands(data: Path, cfg: Path, tmp_path: Path, refusal: Callable[.
     run(*fine, "--data_pipeline", "no_dali", "--output", tmp_path / "fine")
     assert int(last_of(tmp_path / "fine")["model"]["seen"]) == 80_200 * 64 + 6
     assert all(line["prior_loss"] == 0 for line in log_of(tmp_path / "fine", "train"))
+    run("convert", tmp_path / "own.weights", tmp_path / "anew.weights", "--seen", 0)
+    assert (tmp_path / "anew.weights").read_bytes()[12:20] == bytes(8)
+    assert (tmp_path / "anew.weights").read_bytes()[20:] == content[20:]
     said = refusal("convert", file, tmp_path / "own.txt")
     assert "pass a name that ends in .pt" in said
 
