@@ -1,10 +1,12 @@
 """YOLOv2 through the commands, on a small network of a cfg file."""
 
+import itertools
 import json
 import re
 import struct
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +19,9 @@ from runs import assert_equal_runs, last_of, log_of, run_all, write_small_data
 
 import main
 import ssd
+from pipelines.ragged.order import TrainingOrder
+from pipelines.readers.coco import read_annotations
+from ssd.batch import RaggedBatch
 from ssd.checkpoints import checkpoint, conversion
 from ssd.config import Config
 from ssd.detectors.names import settings_named
@@ -24,6 +29,7 @@ from ssd.detectors.table import detector_of
 from ssd.detectors.yolov2.darknet.model import Darknet
 from ssd.detectors.yolov2.darknet.weights import num_floats
 from ssd.detectors.yolov2.detector import YOLOV2
+from ssd.detectors.yolov2.loss import region_losses
 from ssd.detectors.yolov2.recipes import darknet, defaults, notes_of, paper
 from ssd.detectors.yolov2.settings import YOLOv2Settings, network_of, train_sizes_px
 from ssd.distributed import Ranks
@@ -31,6 +37,7 @@ from ssd.errors import InputError
 from ssd.options.detectors import for_detector
 from ssd.schedule import peak_lr, plan_of
 from ssd.training.resume import data_identity
+from ssd.views import StretchView
 
 FLAGS = (
     "--bs 2 --accumulate 1 --lr 0.01 --warmup 2 --seed 3 --device cpu --num-workers 1 --log-interval 1 --no-plots "
@@ -66,12 +73,26 @@ def test_a_run_from_before_images_could_be_fitted_in_goes_on() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["dali", "no_dali"])
-def test_a_run_goes_on_bit_for_bit(name: str, data: Path, cfg: Path, tmp_path: Path) -> None:
-    """In the middle of an epoch of three steps, with sizes that are drawn and a moving average."""
+def test_a_run_goes_on_bit_for_bit(
+    name: str, data: Path, cfg: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of an epoch of three steps and of three steps in one size, before another size, with a moving
+    average."""
+    sides: list[int] = []
+
+    def seen(raw: Any, batch: RaggedBatch, *others: Any) -> dict[str, torch.Tensor]:
+        sides.append(batch.images.shape[-1])
+        return region_losses(raw, batch, *others)
+
+    monkeypatch.setattr("ssd.detectors.yolov2.detector.region_losses", seen)
+    monkeypatch.setattr("ssd.detectors.yolov2.detector.StretchView", partial(StretchView, steps_a_size=3))
     flags = ["--detector", cfg, *FLAGS, "--data", data, "--data_pipeline", name, "--epochs", 2, "--ema", 0.9]
     flags += ["--train-size", 48, 96, *(["--resize", "letterbox"] if name == "dali" else [])]
     run(*flags, "--output", tmp_path / "whole", "--checkpoint-every", "1 steps", "--keep-checkpoints", 99)
-    run(*flags, "--output", tmp_path / "again", "--resume", tmp_path / "whole" / "checkpoints" / "step-00000004.pt")
+    whole, sides[:] = sides[:], []
+    run(*flags, "--output", tmp_path / "again", "--resume", tmp_path / "whole" / "checkpoints" / "step-00000002.pt")
+    first, second = whole[0], whole[-1]
+    assert first != second and whole == [first] * 3 + [second] * 3 and sides == whole[2:]
     assert_equal_runs(last_of(tmp_path / "whole"), last_of(tmp_path / "again"))
     lines = log_of(tmp_path / "whole", "train")
     assert len(lines) == 6 and all(line["prior_loss"] > 0 and line["loss"] is not None for line in lines)
@@ -87,29 +108,34 @@ pruners:
 extensions:
   remover: {class: FilterRemover}
 policies:
-  - {pruner: {instance_name: filters, args: {mask_batchnorm: true}}, epochs: [1]}
-  - {extension: {instance_name: remover}, epochs: [1]}
+  - {pruner: {instance_name: filters, args: {mask_batchnorm: true}}, epochs: [4]}
+  - {extension: {instance_name: remover}, epochs: [4]}
 """
 
 
 @pytest.mark.slow
 def test_two_ranks_go_on_bit_for_bit(data: Path, cfg: Path, tmp_path: Path) -> None:
-    """In the middle of an epoch of two steps in which filters went, with sizes that are drawn."""
+    """In the middle of an epoch of two steps in which filters went, before another size: one holds for ten steps."""
+    view = YOLOV2.view(YOLOv2Settings("tiny.cfg", TINY, train_px=(48, 96)))
+    split = read_annotations(data, "train2017")
+    steps = TrainingOrder(split, view, batch_size=4, seed=3, ranks=Ranks(0, 0, 1, torch.device("cpu"))).steps((0, 0))
+    drawn_px = [step.samples[0].size_px for step in itertools.islice(steps, 12)]
+    assert drawn_px[8] == drawn_px[9] != drawn_px[10]
     (tmp_path / "prune.yaml").write_text(SCHEDULE)
-    flags = ["--detector", cfg, *FLAGS, "--data", data, "--data_pipeline", "no_dali", "--epochs", 2]
+    flags = ["--detector", cfg, *FLAGS, "--data", data, "--data_pipeline", "no_dali", "--epochs", 6]
     flags += ["--train-size", 48, 96, "--compress", tmp_path / "prune.yaml", "--keep-checkpoints", 99]
     whole, again = tmp_path / "whole", tmp_path / "again"
     said = run_all(
         [
             [*flags, "--output", whole, "--checkpoint-every", "1 step"],
-            [*flags, "--output", again, "--resume", whole / "checkpoints" / "step-00000003.pt"],
+            [*flags, "--output", again, "--resume", whole / "checkpoints" / "step-00000009.pt"],
         ],
         2,
     )
     assert "filters of zeros are taken out" in said
     end = last_of(whole)
     assert_equal_runs(end, last_of(again))
-    assert end["step"] == 4 and end["channels"]["layers.0.conv"]["out"] < 8
+    assert end["step"] == 12 and end["channels"]["layers.0.conv"]["out"] < 8
     assert len(end["model"]["layers.2.conv.weight"]) % 4 == 0  # before [reorg]
 
 
