@@ -26,9 +26,11 @@ from ssd.checkpoints import checkpoint, conversion
 from ssd.config import Config
 from ssd.detectors.names import settings_named
 from ssd.detectors.table import detector_of
+from ssd.detectors.yolov2.darknet.cfg import parse
 from ssd.detectors.yolov2.darknet.model import Darknet
 from ssd.detectors.yolov2.darknet.weights import num_floats
 from ssd.detectors.yolov2.detector import YOLOV2
+from ssd.detectors.yolov2.files import foreign
 from ssd.detectors.yolov2.loss import region_losses
 from ssd.detectors.yolov2.recipes import darknet, defaults, notes_of, paper
 from ssd.detectors.yolov2.settings import YOLOv2Settings, network_of, train_sizes_px
@@ -292,6 +294,29 @@ def test_bad_input_is_named(data: Path, cfg: Path, tmp_path: Path, refusal: Call
     assert "--batch-size 1" in refusal(*train, "--detector", as_shipped)
     cfg.write_text(TINY.replace("filters=14", "filters=15"))
     assert "tiny.cfg:46: filters=15 before [region]" in refusal(*train, "--detector", cfg)
+
+
+VOC = (
+    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep "
+    "sofa train tvmonitor"
+).split()
+
+
+def test_classes_are_those_that_the_name_of_a_cfg_file_says(tmp_path: Path) -> None:
+    """As of official weights beside which somebody puts a cfg with letter_box=1. Else they are numbered."""
+
+    def names_of(network: str, classes: int) -> list[str]:
+        text = TINY.replace("classes=2", f"classes={classes}").replace("filters=14", f"filters={2 * (5 + classes)}")
+        (tmp_path / f"{network}.cfg").write_text(text)
+        content = struct.pack("<3iq", 0, 2, 0, 0) + np.ones(num_floats(parse(text, network)), "<f4").tobytes()
+        found = foreign(content, tmp_path / f"{network}.weights")
+        assert found is not None and [number for number, _ in found["categories"]][:2] == [1, 2]
+        return [name for _, name in found["categories"]]
+
+    assert names_of("yolov2-voc", 20) == names_of("yolo-voc.2.0", 20) == names_of("yolov2-tiny-voc_final", 20) == VOC
+    assert names_of("yolov2", 80)[:2] == ["person", "bicycle"]
+    for network, classes in (("yolov2", 20), ("yolov2-voc", 3), ("mine", 20)):
+        assert names_of(network, classes)[0] == "class 1"
 
 
 def test_files_of_weights_are_refused_by_name(
