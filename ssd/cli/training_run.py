@@ -36,7 +36,7 @@ from ssd.distillation.teacher import Teacher, judge_teacher, knows, load_teacher
 from ssd.distributed import Ranks, broadcast_object
 from ssd.environment import hardware
 from ssd.evaluation.detect import Results, detect_split
-from ssd.evaluation.metrics import metrics_of
+from ssd.evaluation.metrics import DECIDING, metrics_of
 from ssd.mlperf.checker import check_run
 from ssd.mlperf.log import begin, run_seconds
 from ssd.options.detectors import for_detector
@@ -58,7 +58,7 @@ from ssd.training.loss_log import NonFiniteLossError
 from ssd.training.resume import Origin
 from ssd.training.state import Training
 from ssd.training.step import require_device
-from ssd.views import View, for_a_few_steps, for_run, shows_empty
+from ssd.views import View, described, for_a_few_steps, for_run, shows_empty
 
 
 def with_detector_of_checkpoint(config: Config, given: set[str], configuration: Files | None = None) -> Config:
@@ -341,9 +341,17 @@ def _judge(training: Training, showcase: Showcase, config: Config, ranks: Ranks)
 
 
 def _write_results(run: Run, results: dict[str, Any], config: Config, val_split: Annotations) -> None:
-    about = {"val_images": len(val_split), "val_images_left_out": val_split.num_left_out}
-    of_detector = config.of_detector()
-    run.write_results({**results, **about, "seed": config.seed, "data_pipeline": config.data_pipeline, **of_detector})
+    about = {
+        "val_images": len(val_split),
+        "val_images_left_out": val_split.num_left_out,
+        "best_by": DECIDING[config.metrics[0]],
+        "seed": config.seed,
+        "data_pipeline": config.data_pipeline,
+        **config.of_detector(),
+        **described(view_of(config.detector)),
+        **config.thresholds._asdict(),
+    }
+    run.write_results({**results, **about})
     run.show_metrics(results, f"{data_name(config)} {config.val_split}, {results['train_seconds'] / 60:.1f} minutes")
     if _is_as_published(config, val_split, results):
         run.say(published_band(results["AP"]))

@@ -145,7 +145,9 @@ def test_two_ranks_go_on_bit_for_bit(data: Path, cfg: Path, tmp_path: Path) -> N
 def test_all_commands(data: Path, cfg: Path, tmp_path: Path, refusal: Callable[..., str]) -> None:
     """A run, its evaluation, detections, export, and darknet's files written, read again and trained from."""
     folder = tmp_path / "run"
-    run("--detector", cfg, *FLAGS, "--data", data, "--data_pipeline", "no_dali", "--epochs", 1, "--output", folder)
+    flags = [flag for flag in FLAGS if flag != "--no-plots"]
+    flags += ["--data", data, "--data_pipeline", "no_dali", "--epochs", 1, "--metrics", "voc07", "coco"]
+    run("--detector", cfg, *flags, "--score-threshold", 0, "--output", folder)
     file = folder / "checkpoints" / "last.pt"
     settings = checkpoint.settings_of(checkpoint.load(file))
     assert settings == YOLOv2Settings("tiny.cfg", TINY)
@@ -153,14 +155,25 @@ def test_all_commands(data: Path, cfg: Path, tmp_path: Path, refusal: Callable[.
     assert saved["detector"] == "tiny.cfg" and saved["nms_iou"] == 0.45 and "cfg" not in saved
     assert int(checkpoint.load(file)["model"]["seen"]) == 6
 
+    results = json.loads((folder / "results.json").read_text())
+    assert checkpoint.load_run(file)["best_ap"] == results["VOC07"] and results["best_by"] == "VOC07"
+    assert (results["resize"], results["input_px"]) == ("stretch", [64, 64])
+    assert (results["score_threshold"], results["nms_iou"]) == (0, 0.45)
+    report = (folder / "report.html").read_text()
+    assert "YOLOv2 tiny.cfg" in report and "VOC07" in report
+
     cpu = ("--device", "cpu")
     judged = ["--data", data, "--checkpoint", file, *cpu, "--data_pipeline", "no_dali", "--num-workers", 0]
     comp4 = tmp_path / "comp4"
-    run("evaluate", *judged, "--score-threshold", 0, "--json", tmp_path / "metrics.json", "--comp4", comp4)
+    to_file = ["--json", tmp_path / "metrics.json", "--comp4", comp4, "--metrics", "voc12", "voc07"]
+    run("evaluate", *judged, "--score-threshold", 0, *to_file)
     names = [name for _, name in checkpoint.load(file)["categories"]]
     assert {each.name for each in comp4.iterdir()} == {f"comp4_det_test_{name}.txt" for name in names}
     assert any(each.read_text() for each in comp4.iterdir())
-    assert 0 <= json.loads((tmp_path / "metrics.json").read_text())["AP"] <= 1
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert 0 <= metrics["AP"] <= 1 and 0 <= metrics["VOC12"] <= 1 and metrics["VOC07"] == results["VOC07"]
+    said_of_images = {"resize": "stretch", "input_px": [64, 64], "score_threshold": 0, "nms_iou": 0.45}
+    assert said_of_images.items() <= metrics.items()
     (found,) = ssd.load(file, device="cpu", score=0.0)(next((data / "val2017").glob("*.jpg")))
     assert len(found.boxes_ltrb_px)
     run("export", "--checkpoint", file, "--format", "torch", "--output", tmp_path / "tiny.pt2")
