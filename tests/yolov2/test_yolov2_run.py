@@ -275,6 +275,8 @@ def test_a_run_starts_from_the_cfgs_recipe() -> None:
         assert peak_lr(recipe(64, detector=shipped).learning_rate, 64) == pytest.approx(1e-3)
         assert peak_lr(recipe(16, detector=shipped).learning_rate, 16) == pytest.approx(1e-3 / 4)
     assert "learning_rate=0.001 for 64 images" in notes_of(shipped)[0] and notes_of(voc) == []
+    (said,) = notes_of(replace(voc, cfg=voc.cfg.replace("[region]", "[region]\nmax=90")))
+    assert "max=90: all objects of an image are learned" in said
     config = darknet(detector=settings_named("yolov2-tiny-voc"))
     assert (config.steps, config.warmup, config.evaluation[:2]) == (40200, 0, (4020, 8040))
     # Of steps=-1,100,20000,30000, counted from 1: its rates are those of darknet's own walk.

@@ -7,6 +7,7 @@ from typing import Any
 from ssd.config import Config, Recipe
 from ssd.detectors.demo_recipe import demo_of
 from ssd.detectors.yolov2.darknet.cfg import parse
+from ssd.detectors.yolov2.darknet.sections import Region
 from ssd.detectors.yolov2.settings import YOLOv2Settings, settings_named
 from ssd.errors import InputError
 from ssd.schedule import REFERENCE_BATCH
@@ -74,13 +75,15 @@ def demo(batch_size: int | None = None, world_size: int = 1, detector: Any = Non
 
 def notes_of(settings: YOLOv2Settings) -> list[str]:
     """What the user should know of how the cfg is read."""
-    net = parse(settings.cfg, settings.network).net
-    if net.batch != 1:
-        return []
-    return [
-        f"{settings.network} has batch=1, as it is shipped for darknet's tests: unless --lr says another, the rate is "
-        f"its learning_rate={net.learning_rate:g} for {_FULL_BATCH} images"
-    ]
+    network, notes = parse(settings.cfg, settings.network), []
+    if network.net.batch == 1:
+        notes.append(
+            f"{settings.network} has batch=1, as it is shipped for darknet's tests: unless --lr says another, the rate "
+            f"is its learning_rate={network.net.learning_rate:g} for {_FULL_BATCH} images"
+        )
+    if network.region.max != Region().max:
+        notes.append(f"{settings.network} has max={network.region.max}: all objects of an image are learned here")
+    return notes
 
 
 RECIPES: dict[str, Recipe] = {"darknet": darknet, "paper": paper, "demo": demo}
