@@ -17,6 +17,7 @@ from pipelines.augmentation import CROP_ATTEMPTS
 from pipelines.categories import require_points
 from pipelines.exif import look_at_images
 from pipelines.plausibility import look_at_both
+from pipelines.ragged.targets import boxes_left_out
 from pipelines.readers.layouts.source import Source
 from pipelines.readers.reading import annotation_files
 from ssd.batch import EvalLoader, TrainLoader
@@ -58,7 +59,7 @@ from ssd.training.loss_log import NonFiniteLossError
 from ssd.training.resume import Origin
 from ssd.training.state import Training
 from ssd.training.step import require_device
-from ssd.views import View, described, for_a_few_steps, for_run, shows_empty
+from ssd.views import StretchView, View, described, for_a_few_steps, for_run, shows_empty
 
 
 def with_detector_of_checkpoint(config: Config, given: set[str], configuration: Files | None = None) -> Config:
@@ -179,6 +180,14 @@ def _train_in(
     mended = [split.mended_text for split in splits if split.mended_text]
     notes = [*held_out_texts(*sources), *mended, *([exif_text] if exif_text else []), *notes, *compliance.notes]
     notes += notes_on_rate(config, loader.steps_per_epoch)
+    if ranks.is_main and not origin and isinstance(view, StretchView) and view.jitter:
+        batch_size = config.batch_size * ranks.world_size
+        left_out, of_all = boxes_left_out(train_split, view, batch_size=batch_size, seed=config.seed or 0)
+        run.log("boxes_left_out", epoch=1, boxes=of_all, left_out=left_out)
+        if left_out:
+            notes.append(
+                f"jitter shows nothing of {left_out} of the first epoch's {of_all} boxes: it goes without them"
+            )
     _announce(run, config, splits, ranks, training.step, notes, suspicions)
 
     detector = detector_of(config.detector)
