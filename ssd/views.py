@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -163,6 +163,14 @@ def placed_ltrb_px(view: "RaggedView", image_px: tuple[int, int]) -> tuple[int, 
     if isinstance(view, StretchView) and view.fits:
         return fitted_ltrb_px(view.size_px, image_px)
     return 0, 0, *evaluated_px(view, image_px)
+
+
+def described(view: "View") -> dict[str, Any]:
+    """What of the view in evaluation results are to say, where it is not a setting of the detector: a cfg file says it
+    too, and one network has other metrics stretched than fitted in. {} of other views."""
+    if not isinstance(view, StretchView):
+        return {}
+    return {"input_px": list(view.size_px), "resize": "letterbox" if view.fits else "stretch"}
 
 
 def for_run(view: "View", steps: int) -> "View":

@@ -1,5 +1,6 @@
 """From annotations to what a detector learns, and finished batches of it: one piece of code for both data paths."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,10 +10,12 @@ from torch import Tensor
 from pipelines.annotations import Annotations
 from pipelines.object_parts import BITMAP_SIDE, bitmap_of
 from pipelines.ragged.draws import Sample
+from pipelines.ragged.order import TrainingOrder
 from pipelines.ragged.shown import distorted
 from ssd.batch import EvalBatch, RaggedBatch
+from ssd.distributed import Ranks
 from ssd.keypoints import mirrored
-from ssd.views import BOXES, ObjectParts
+from ssd.views import BOXES, ObjectParts, StretchView
 
 LEAST_SHARE = 0.001
 """Of a window's side: a box that is narrower or lower in it is not learned. darknet's."""
@@ -34,6 +37,21 @@ def boxes_and_labels(annotations: Annotations, sample: Sample) -> tuple[np.ndarr
     if sample.flip:
         boxes_ltrb_px = _flipped(boxes_ltrb_px, sample.size_px[0])
     return boxes_ltrb_px, labels
+
+
+def boxes_left_out(annotations: Annotations, view: StretchView, *, batch_size: int, seed: int) -> tuple[int, int]:
+    """How many boxes `boxes_and_labels` leaves out in the first epoch of a run for its windows, and of how many.
+
+    What is drawn derives from the seed, pass and image, so this is so of both data paths, and known before the start.
+    Later epochs draw anew. batch_size: of all ranks together.
+    """
+    order = TrainingOrder(
+        annotations, view, batch_size=batch_size, seed=seed, ranks=Ranks(0, 0, 1, torch.device("cpu"))
+    )
+    steps = itertools.islice(order.steps((0, 0)), order.steps_per_epoch)
+    samples = [sample for step in steps for sample in step.samples]
+    of_all = sum(len(_learned(annotations, sample)) for sample in samples)
+    return of_all - sum(len(boxes_and_labels(annotations, sample)[1]) for sample in samples), of_all
 
 
 def _in_window(boxes_ltrb: np.ndarray, size_px: np.ndarray, window_ltrb_px: tuple[int, int, int, int]) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ssd.errors import InputError
 from ssd.options.flags import (
+    COUNT_FROM_0,
     EXIT_CODES,
     Parser,
     require_folder_of,
@@ -43,6 +44,10 @@ def convert_parser() -> Parser:
         metavar="OUT",
         help=f"a name that ends in {', '.join((*_OURS, *_OTHERS))}",
     )
+    parser.add_argument(
+        "--seen", type=COUNT_FROM_0, metavar="N",
+        help="of YOLOv2: how many images the model has seen, instead of what IN says; 0 begins anew",
+    )  # fmt: skip
     return parser
 
 
@@ -62,6 +67,10 @@ def convert(arguments: Sequence[str]) -> int:
     if target.suffix in _OTHERS and target.suffix not in checkpoint.detector_of_content(content).foreign_files:
         title, owner = checkpoint.title_of(content), _OTHERS[target.suffix]
         raise InputError(f"{target}: {title} has no such file; convert a {owner}, or pass .pt")
+    if options.seen is not None:
+        if "seen" not in content["model"]:
+            raise InputError(f"--seen: {checkpoint.title_of(content)} does not count images; leave it out")
+        content["model"]["seen"].fill_(options.seen)
     conversion.save(target, content)
     for note in content.get("notes", ()):
         print(f"note: {note}", file=sys.stderr)

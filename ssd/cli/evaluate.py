@@ -88,13 +88,14 @@ def _evaluate(
 
     import pipelines
     from ssd.checkpoints import checkpoint, conversion
-    from ssd.detectors.table import tta_of, tta_text, view_with
+    from ssd.detectors.table import tta_of, tta_text, view_of, view_with
     from ssd.evaluation.detect import detect_split
     from ssd.evaluation.metrics import metrics_of
     from ssd.evaluation.recall import proposals_of
     from ssd.evaluation.voc import write_comp4
     from ssd.run.printed_metrics import show_metrics
     from ssd.storage.pickles import pickled
+    from ssd.views import described
 
     file = Path(config.checkpoint or "")
     content = conversion.with_words(conversion.load(file), words)
@@ -124,7 +125,13 @@ def _evaluate(
         said = tta_text(config.detector, tta)
         show_metrics(metrics, f"{data_name(config)} {source.name}, {len(split)} images, {file}{said and f', {said}'}")
         if json_file:
-            about = {"images": len(split), "images_left_out": split.num_left_out, "tta": said or None}
+            about = {
+                "images": len(split),
+                "images_left_out": split.num_left_out,
+                "tta": said or None,
+                **described(view_of(config.detector)),
+                **config.thresholds._asdict(),
+            }
             Path(json_file).write_text(json.dumps({**metrics, **about}, indent=2) + "\n")
         if comp4:
             written = write_comp4(Path(comp4), ground_truth, results.rows, split.file_names)

@@ -17,6 +17,7 @@ from pipelines.augmentation import CROP_ATTEMPTS
 from pipelines.categories import require_points
 from pipelines.exif import look_at_images
 from pipelines.plausibility import look_at_both
+from pipelines.ragged.targets import boxes_left_out
 from pipelines.readers.layouts.source import Source
 from pipelines.readers.reading import annotation_files
 from ssd.batch import EvalLoader, TrainLoader
@@ -35,7 +36,7 @@ from ssd.distillation.teacher import Teacher, judge_teacher, knows, load_teacher
 from ssd.distributed import Ranks, broadcast_object
 from ssd.environment import hardware
 from ssd.evaluation.detect import Results, detect_split
-from ssd.evaluation.metrics import metrics_of
+from ssd.evaluation.metrics import DECIDING, metrics_of
 from ssd.mlperf.checker import check_run
 from ssd.mlperf.log import begin, run_seconds
 from ssd.options.detectors import for_detector
@@ -57,7 +58,7 @@ from ssd.training.loss_log import NonFiniteLossError
 from ssd.training.resume import Origin
 from ssd.training.state import Training
 from ssd.training.step import require_device
-from ssd.views import View, for_a_few_steps, for_run, shows_empty
+from ssd.views import StretchView, View, described, for_a_few_steps, for_run, shows_empty
 
 
 def with_detector_of_checkpoint(config: Config, given: set[str], configuration: Files | None = None) -> Config:
@@ -178,6 +179,14 @@ def _train_in(
     mended = [split.mended_text for split in splits if split.mended_text]
     notes = [*held_out_texts(*sources), *mended, *([exif_text] if exif_text else []), *notes, *compliance.notes]
     notes += notes_on_rate(config, loader.steps_per_epoch)
+    if ranks.is_main and not origin and isinstance(view, StretchView) and view.jitter:
+        batch_size = config.batch_size * ranks.world_size
+        left_out, of_all = boxes_left_out(train_split, view, batch_size=batch_size, seed=config.seed or 0)
+        run.log("boxes_left_out", epoch=1, boxes=of_all, left_out=left_out)
+        if left_out:
+            notes.append(
+                f"jitter shows nothing of {left_out} of the first epoch's {of_all} boxes: it goes without them"
+            )
     _announce(run, config, splits, ranks, training.step, notes, suspicions)
 
     detector = detector_of(config.detector)
@@ -217,8 +226,10 @@ def _fitted(config: Config, train_split: Annotations) -> tuple[Config, str]:
     fitted = detector_of(config.detector).fitted
     if fitted is None:
         return config, ""
-    boxes_ltrb = torch.from_numpy(train_split.boxes_ltrb[~train_split.is_crowd])
-    settings, text = fitted(config.detector, boxes_ltrb)
+    learned = ~train_split.is_crowd
+    images_px = np.repeat(train_split.sizes_px, np.diff(train_split.box_starts), axis=0)
+    boxes = torch.from_numpy(train_split.boxes_ltrb[learned]), torch.from_numpy(images_px[learned])
+    settings, text = fitted(config.detector, *boxes)
     return config.with_detector(settings), text
 
 
@@ -338,9 +349,17 @@ def _judge(training: Training, showcase: Showcase, config: Config, ranks: Ranks)
 
 
 def _write_results(run: Run, results: dict[str, Any], config: Config, val_split: Annotations) -> None:
-    about = {"val_images": len(val_split), "val_images_left_out": val_split.num_left_out}
-    of_detector = config.of_detector()
-    run.write_results({**results, **about, "seed": config.seed, "data_pipeline": config.data_pipeline, **of_detector})
+    about = {
+        "val_images": len(val_split),
+        "val_images_left_out": val_split.num_left_out,
+        "best_by": DECIDING[config.metrics[0]],
+        "seed": config.seed,
+        "data_pipeline": config.data_pipeline,
+        **config.of_detector(),
+        **described(view_of(config.detector)),
+        **config.thresholds._asdict(),
+    }
+    run.write_results({**results, **about})
     run.show_metrics(results, f"{data_name(config)} {config.val_split}, {results['train_seconds'] / 60:.1f} minutes")
     published = detector_of(config.detector).published(config.detector)
     whole_coco = config.val_split == "val2017" and len(val_split) == 5000 and len(val_split.categories) == 80

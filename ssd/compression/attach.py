@@ -64,7 +64,29 @@ def compress(training: Training, schedule: Schedule, steps_per_epoch: int) -> li
         companion.remove_filters = partial(_remove_filters, training, companion)
     training.losses_of = companion.losses_of(training.losses_of)
     training.companions.append(companion)
-    return companion.notes
+    heads = detector_of(config.detector).fresh_heads(config.detector)
+    return companion.notes + _notes_on_heads(schedule, companion, heads)
+
+
+_OF_FILTERS = ("Filters", "3D")
+
+
+def _notes_on_heads(schedule: Schedule, companion: Compression, heads: tuple[str, ...]) -> list[str]:
+    """heads: prefixes of the weights that predict, each of whose filters stands for a class or a side of a box."""
+    pruned = dict.fromkeys(
+        name
+        for each in companion.pruners
+        if each.policy.instance.class_name.startswith("GlobalFilterPruner")
+        or each.arguments.get("group_type") in _OF_FILTERS
+        for name in each.tensors
+        if name.startswith(heads)
+    )
+    if not pruned:
+        return []
+    return [
+        f"{schedule.file}: prunes filters of {', '.join(pruned)}, each of which predicts a class or a side of a box "
+        "that no other does; leave it out"
+    ]
 
 
 @torch.no_grad()

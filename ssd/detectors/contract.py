@@ -96,8 +96,8 @@ class Detector(NamedTuple):
     exportable: (model, S, thresholds) -> what a file that runs without this program is made of.
     streams: the model -> which of its layers share channels, so that filters can be taken out of it.
     coverage: (S, boxes_ltrb N x 4 float32 in [0, 1]) -> how a data set's boxes suit the detector, for the report.
-    fitted: (S, boxes_ltrb N x 4 of the training split) -> S with what depends on the data, and what the user should
-    know of it or "".
+    fitted: (S, boxes_ltrb N x 4 in [0, 1] of the training split, the (width, height) of each one's image N x 2) -> S
+    with what depends on the data, and what the user should know of it or "".
     foreign_files: by the end of a file's name, (content of our checkpoint) -> the bytes of another program's file.
     with_skeleton: (S, the points that a data set's objects have) -> S for these; of a detector that finds keypoints.
     skeleton: S -> the points that it finds, None for none.
@@ -128,7 +128,7 @@ class Detector(NamedTuple):
     exportable: Callable[[Any, Any, Thresholds], Exportable] | None
     streams: Callable[[Any], list[Stream]] | None
     coverage: Callable[[Any, Tensor], dict[str, Any]] | None
-    fitted: Callable[[Any, Tensor], tuple[Any, str]] | None = None
+    fitted: Callable[[Any, Tensor, Tensor], tuple[Any, str]] | None = None
     foreign_files: dict[str, Callable[[dict[str, Any]], bytes]] = {}
     with_skeleton: Callable[[Any, Skeleton], Any] | None = None
     skeleton: Callable[[Any], Skeleton | None] = _no_skeleton

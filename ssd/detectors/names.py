@@ -1,7 +1,7 @@
 """What --detector names, and what each family brings to the command line. Light: nothing here imports torch."""
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 from ssd.config import Config, Recipe
@@ -28,7 +28,9 @@ class Family(NamedTuple):
     without a recipe. recipes: what --recipe names. file_suffix: how files end that --detector takes as well.
     with_words: (settings, the words of --set) -> settings; None of a family without --set. usual: what a run starts
     from without a recipe, where that depends on the batch; "" for `defaults`. least_part: images of a part of a batch.
-    for_batch: (settings, images of such a part) -> settings. notes: what the user should know of settings."""
+    for_batch: (settings, images of such a part) -> settings. notes: what the user should know of settings.
+    require_same: (settings of --detector, those of a checkpoint by that name, names of the given settings) raises
+    InputError where the file that --detector names says what the checkpoint does not."""
 
     names: tuple[str, ...]
     settings_named: Callable[[str], Any]
@@ -41,6 +43,7 @@ class Family(NamedTuple):
     least_part: int = 2  # batch norm on a map of 1 x 1 needs two
     for_batch: Callable[[Any, int], Any] | None = None
     notes: Callable[[Any], list[str]] | None = None
+    require_same: Callable[[Any, Any, Collection[str]], None] | None = None
 
 
 FAMILIES = {
@@ -66,7 +69,7 @@ FAMILIES = {
     ),
     "yolov2": Family(
         yolov2.NAMES, yolov2_settings.settings_named, lambda settings, weights: settings, yolov2_recipes.defaults,
-        yolov2_recipes.RECIPES, ".cfg",
+        yolov2_recipes.RECIPES, ".cfg", notes=yolov2_recipes.notes_of, require_same=yolov2_settings.require_same,
     ),
 }  # fmt: skip
 

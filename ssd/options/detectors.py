@@ -233,6 +233,8 @@ def for_detector(settings: Any, config: Config, given: set[str]) -> Config:
             f"--detector {config.detector.name}: the checkpoint holds a {settings.name}; leave --detector out, or pass "
             "that"
         )
+    if "detector" in given and family.require_same is not None:
+        family.require_same(config.detector, settings, given)
     if "detector" in given and getattr(config.detector, "is_multi_scale", False):
         given = given | {"short_sides_px"}  # a name can say them too
     own = {field.name for field in fields(settings)}

@@ -148,6 +148,17 @@ def test_channels_that_nothing_reads_are_taken_out(streams_of_net: None) -> None
     torch.testing.assert_close(copy.deepcopy(model).eval()(images), before, rtol=1e-5, atol=1e-6)
 
 
+def test_filters_that_predict_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    heads = DETECTOR._replace(fresh_heads=lambda settings: ("second.",))
+    monkeypatch.setattr(attach, "detector_of", lambda settings: heads)
+    for given, is_named in ((FILTERS, True), (("weights: [first.weight]", FILTERS[1]), False)):
+        text = schedule_of("L1RankedStructureParameterPruner", *given, "desired_sparsity: 0.5")
+        training, _ = new_training(text)
+        training.companions.clear()
+        notes = compress(training, read_schedule(text, Path("s.yaml")), STEPS_PER_EPOCH)
+        assert any("prunes filters of second.weight, each of which predicts" in note for note in notes) is is_named
+
+
 @pytest.mark.parametrize(("kind", "statistic"), [("APoZ", "active"), ("Mean", "mean")])
 def test_filters_are_ranked_by_what_they_said_in_the_epoch_before(kind: str, statistic: str) -> None:
     text = schedule_of(

@@ -14,7 +14,7 @@ from pipelines.annotations import Annotations
 from pipelines.ragged.draws import Sample
 from pipelines.ragged.order import TrainingOrder, identity_of
 from pipelines.ragged.shown import distorted, shown, windowed
-from pipelines.ragged.targets import boxes_and_labels
+from pipelines.ragged.targets import boxes_and_labels, boxes_left_out
 from pipelines.readers.coco import read_annotations
 from pipelines.readers.scan import read_image
 from ssd.batch import whole
@@ -135,6 +135,20 @@ def test_boxes_move_with_the_window(split: Annotations) -> None:
     np.testing.assert_allclose(boxes, [[0, 0, 6, 9]], rtol=1e-6)
     boxes, labels = boxes_and_labels(split, Sample(0, (20, 20), False, (27, 10, 47, 30)))  # beside the box
     assert boxes.shape == (0, 4) and labels.shape == (0,)
+
+
+def test_boxes_that_windows_leave_out_are_counted(split: Annotations) -> None:
+    """As many as the batches of the first epoch lack; on two ranks with half the batch as on one."""
+
+    def learned(view: StretchView) -> int:
+        loaders = [train_loader("no_dali", split, view, ranks, batch=2) for ranks in ranks_of(2)]
+        batches = [batch for each in loaders for batch in islice(each.batches(0), each.steps_per_epoch)]
+        return sum(int(batch.counts.sum()) for batch in batches)
+
+    view = DRAWN._replace(jitter=0.9)
+    left_out, of_all = boxes_left_out(split, view, batch_size=4, seed=3)
+    assert 0 < left_out < of_all == learned(DRAWN._replace(jitter=0.0)) and left_out == of_all - learned(view)
+    assert boxes_left_out(split, DRAWN._replace(jitter=0.0), batch_size=4, seed=3) == (0, of_all)
 
 
 def test_windows_and_colours_are_drawn_within_their_ranges(split: Annotations) -> None:

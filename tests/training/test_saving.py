@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -73,6 +74,27 @@ def test_the_newest_and_the_best_stay(tmp_path: Path) -> None:
     last, best = (checkpoint.load_run(tmp_path / "checkpoints" / name) for name in ("last.pt", "best.pt"))
     assert (last["step"], last["best_ap"], best["step"], best["best_ap"]) == (12, 0.3, 6, 0.3)
     assert equal(last["model"], training.model.state_dict())
+
+
+def test_the_first_metric_decides_what_is_best_and_whether_the_target_is_reached(tmp_path: Path) -> None:
+    """VOC's, in spite of COCO's AP, which goes the other way here."""
+    aps = iter([(0.9, 0.3), (0.8, 0.6), (0.7, 0.2)])
+
+    def metrics(detections: np.ndarray) -> dict[str, Any]:
+        ap, voc = next(aps)
+        return {"AP": ap, "AP50": ap, "VOC07": voc}
+
+    training = new_training(metrics=("voc07", "coco"), target=0.5, evaluation=(1, 2, 3))
+    judge = Judge(lambda: np.zeros((0, 7)), metrics)
+    results, reached = train(training, Loader(), judge, Run(tmp_path, CPU), UNOFFICIAL, DESCRIBE)
+    assert reached and training.step == 2 * Loader.steps_per_epoch and results["VOC07"] == 0.6
+    best = checkpoint.load_run(tmp_path / "checkpoints" / "best.pt")
+    assert (best["step"], best["best_ap"]) == (training.step, 0.6)
+
+    content = {"data": {}, "settings": {"metrics": ["voc07", "coco"]}}
+    config = replace(training.config, metrics=("coco", "voc07"))
+    with pytest.raises(InputError, match="the best checkpoint was chosen by voc07; name it first in --metrics"):
+        resume.resume(training, Loader(), content, {"data": {}}, config)
 
 
 def test_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from darknet_networks import TINY, fill, narrow, reorg_loop, walk
 
-from ssd.detectors.yolov2.darknet.cfg import fitted, parse, write
+from ssd.detectors.yolov2.darknet.cfg import beyond_grid, fitted, parse, write
 from ssd.detectors.yolov2.darknet.configurations import NAMES, cfg_named
 from ssd.detectors.yolov2.darknet.layers import DarknetMaxPool, reorg, space_to_depth
 from ssd.detectors.yolov2.darknet.model import Darknet
@@ -68,6 +68,8 @@ def test_what_is_written_is_read_as_the_same_network() -> None:
         ("classes=2", "classes=3", "filters=14 before .region.: 2 anchors and 3 classes need 16"),
         ("num=2", "num=3", "num=3 needs 6 anchors above 0, and there are 4"),
         ("anchors=1,1, 1.5,2.5", "anchors=1,1,1.5,", "anchors= is no number"),
+        ("1.5,2.5", "2.5,100", "x.cfg:51: an anchor is 100 cells high and the output 4 x 4 cells; .*not in pixels"),
+        ("1.5,2.5", "26.1,1", "an anchor is 26.1 cells wide"),
         ("[net]", "batch=2\n[net]", "x.cfg:2: batch stands before the first"),
         ("[reorg]", "[net]\n[reorg]", "a second .net."),
         ("width=64", "width=20", "x.cfg:.*: stride=2 on 8 x 16 x 5"),
@@ -99,6 +101,14 @@ def test_a_network_takes_other_classes_anchors_and_inputs() -> None:
     assert network.shapes[-1] == (10, 8, 6) and network.region.num == 1
     with pytest.raises(InputError, match="stride=2 on 8 x 17 x 17"):
         fitted(NETWORK, classes=5, anchors=(1.0, 2.0), size_px=(68, 68))
+
+
+def test_anchors_may_be_twice_as_large_as_the_grid() -> None:
+    """On fewer cells than 13, as large as on 13, which the shipped ones are made for."""
+    assert beyond_grid((26.0, 26.0), (4, 4)) == "" == beyond_grid((38.0, 50.0), (19, 25))
+    in_pixels = (100.0, 130.0, 620.0, 450.0)
+    assert "100 cells wide and the output 13 x 13" in beyond_grid(in_pixels, (13, 13))
+    assert "50.1 cells high and the output 30 x 25" in beyond_grid((60.0, 50.1), (30, 25))
 
 
 # The configurations

@@ -195,7 +195,13 @@ def darknets_deltas(values: np.ndarray, objects: list[Any], region: Region, seen
 
 
 @pytest.mark.parametrize("seen", [0, PRIOR_IMAGES])
-@pytest.mark.parametrize("keys", [{}, {"bias_match": False, "rescore": False, "coord_scale": 2.0, "class_scale": 0.5}])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"noobject_scale": 3.0},
+        {"bias_match": False, "rescore": False, "coord_scale": 2.0, "class_scale": 0.5, "noobject_scale": 0.5},
+    ],
+)
 def test_the_gradient_is_darknets(seen: int, keys: dict[str, Any]) -> None:
     """On random outputs and objects, some of them in one box, one image without any."""
     rng = np.random.default_rng(seen + len(keys))

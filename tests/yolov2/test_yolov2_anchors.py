@@ -47,13 +47,21 @@ def test_too_few_shapes_are_refused() -> None:
 
 
 def test_settings_take_the_anchors_of_the_data() -> None:
+    """As the network sees their boxes: stretched, or in images that keep their shapes."""
     boxes = boxes_of(np.random.default_rng(0).uniform(0.1, 0.6, (40, 2)))
     assert YOLOV2.fitted is not None
-    settings, said = YOLOV2.fitted(YOLOv2Settings("x.cfg", TINY, anchors=AUTO), boxes)
+    images_px = torch.tensor([[400, 300]]).expand(40, 2)
+    settings, said = YOLOV2.fitted(YOLOv2Settings("x.cfg", TINY, anchors=AUTO), boxes, images_px)
     assert settings.anchors == kmeans_anchors(boxes, 2, (4, 4))[0]
     assert "anchors of 40 boxes, in cells of 4 x 4" in said
-    same, said = YOLOV2.fitted(settings, boxes[:1])
+    same, said = YOLOV2.fitted(settings, boxes[:1], images_px[:1])
     assert same == settings and said == ""
+    # An image of 4 x 3 that keeps its shape is three of four cells high, one of 1 x 2 two of four cells wide.
+    boxes[20:, 2:] = boxes[20:, :2] + 0.25
+    images_px = torch.tensor([[400, 300]] * 20 + [[50, 100]] * 20)
+    letterboxed = YOLOv2Settings("x.cfg", TINY, anchors=AUTO, resize="letterbox")
+    expected = torch.cat([boxes[:20] * torch.tensor([1, 0.75, 1, 0.75]), boxes[20:] * torch.tensor([0.5, 1, 0.5, 1])])
+    assert YOLOV2.fitted(letterboxed, boxes, images_px)[0].anchors == kmeans_anchors(expected, 2, (4, 4))[0]
     with pytest.raises(InputError, match="or auto"):
         YOLOv2Settings("x.cfg", TINY, anchors=("auto", 1.0))
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from ssd.batch import RaggedBatch
@@ -24,7 +25,7 @@ from ssd.detectors.yolov2.settings import (
 )
 from ssd.detectors.yolov2.streams import streams_of
 from ssd.detectors.yolov2.synthetic import synthetic_batch
-from ssd.views import StretchView
+from ssd.views import StretchView, fitted_ltrb_px
 
 # Of a darknet run with random=1, in its largest size.
 _FINAL_STEPS = 200
@@ -52,14 +53,24 @@ def _losses_of(settings: YOLOv2Settings, compiles: bool) -> LossesOf:
     return losses
 
 
-def _fitted(settings: YOLOv2Settings, boxes_ltrb: Tensor) -> tuple[YOLOv2Settings, str]:
+def _fitted(settings: YOLOv2Settings, boxes_ltrb: Tensor, images_px: Tensor) -> tuple[YOLOv2Settings, str]:
     if settings.anchors != AUTO:
         return settings, ""
     network = network_of(settings)
     _, rows, columns = network.shapes[-1]
+    if is_letterboxed(settings):
+        boxes_ltrb = boxes_ltrb * _shares(input_size_px(settings), images_px).repeat(1, 2)
     anchors, iou = kmeans_anchors(boxes_ltrb, network.region.num, (columns, rows))
     text = f"anchors of {len(boxes_ltrb)} boxes, in cells of {columns} x {rows}: {' '.join(map(str, anchors))}"
     return replace(settings, anchors=anchors), f"{text}; a box's IoU with the best is {iou:.3f} on average"
+
+
+def _shares(size_px: tuple[int, int], images_px: Tensor) -> Tensor:
+    """Of the input's (width, height), how much images that are fitted in fill: N x 2."""
+    shapes, which = images_px.unique(dim=0, return_inverse=True)
+    places = [fitted_ltrb_px(size_px, (width, height)) for width, height in shapes.tolist()]
+    sides = torch.tensor([(right - left, bottom - top) for left, top, right, bottom in places]).reshape(-1, 2)
+    return (sides / torch.tensor(size_px))[which]
 
 
 def _fresh_heads(settings: YOLOv2Settings) -> tuple[str, ...]:

@@ -49,7 +49,8 @@ def foreign(content: Any, file: Path) -> dict[str, Any] | None:
 
     Its network is the cfg file beside it that has the same name, else the configuration whose name it has or begins
     with, as in yolov2-voc_final.weights. Its classes are those of a .names file beside it, else VOC's 20 or COCO's 80
-    where such a name says so, else they have numbers. Raises InputError where there is no network, or another one.
+    where such a name, which the cfg file may have too, says so, else they have numbers. Raises InputError where there
+    is no network, or another one.
     """
     if not isinstance(content, bytes):
         return None
@@ -79,9 +80,11 @@ def _settings_beside(file: Path) -> YOLOv2Settings:
 
 
 def _categories(settings: YOLOv2Settings, classes: int) -> list[tuple[int, str]]:
-    if settings.network in NAMES and classes == len(VOC_CLASSES):
+    network = settings.network.removesuffix(".cfg")
+    named = next((name for name in NAMES if network == name or network.startswith(f"{name}_")), "")
+    if "voc" in named and classes == len(VOC_CLASSES):
         return list(enumerate(VOC_CLASSES, 1))
-    if settings.network in NAMES:
+    if named and "voc" not in named and classes == len(coco_categories()):
         return coco_categories()
     return [(number, f"class {number}") for number in range(1, classes + 1)]
 

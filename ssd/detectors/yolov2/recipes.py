@@ -7,9 +7,13 @@ from typing import Any
 from ssd.config import Config, Recipe
 from ssd.detectors.demo_recipe import demo_of
 from ssd.detectors.yolov2.darknet.cfg import parse
+from ssd.detectors.yolov2.darknet.sections import Region
 from ssd.detectors.yolov2.settings import YOLOv2Settings, settings_named
 from ssd.errors import InputError
 from ssd.schedule import REFERENCE_BATCH
+
+_FULL_BATCH = 64
+"""Of darknet's files while they train. They are shipped with batch=1, for its tests, and with the rate for this one."""
 
 
 def defaults(settings: YOLOv2Settings) -> Config:
@@ -26,7 +30,7 @@ def paper(batch_size: int | None = None, world_size: int = 1, detector: Any = No
         backbone_weights="none",
         batch_size=batch_size or net.batch,
         accumulate=net.subdivisions,
-        learning_rate=net.learning_rate * REFERENCE_BATCH / net.batch,
+        learning_rate=net.learning_rate * REFERENCE_BATCH / (_FULL_BATCH if net.batch == 1 else net.batch),
         momentum=net.momentum,
         weight_decay=net.decay,
         warmup=net.burn_in,
@@ -67,6 +71,19 @@ def demo(batch_size: int | None = None, world_size: int = 1, detector: Any = Non
         epochs=8,
         evaluation=(2, 4, 6),
     )
+
+
+def notes_of(settings: YOLOv2Settings) -> list[str]:
+    """What the user should know of how the cfg is read."""
+    network, notes = parse(settings.cfg, settings.network), []
+    if network.net.batch == 1:
+        notes.append(
+            f"{settings.network} has batch=1, as it is shipped for darknet's tests: unless --lr says another, the rate "
+            f"is its learning_rate={network.net.learning_rate:g} for {_FULL_BATCH} images"
+        )
+    if network.region.max != Region().max:
+        notes.append(f"{settings.network} has max={network.region.max}: all objects of an image are learned here")
+    return notes
 
 
 RECIPES: dict[str, Recipe] = {"darknet": darknet, "paper": paper, "demo": demo}

@@ -1,12 +1,14 @@
 """What shapes a YOLOv2 and what it sees of an image: plain values, without torch."""
 
 import functools
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ssd.detectors.yolov2.darknet.cfg import fitted, parse
+from ssd.detectors.yolov2.darknet.cfg import beyond_grid, fitted, parse
 from ssd.detectors.yolov2.darknet.configurations import NAMES, cfg_named
+from ssd.detectors.yolov2.darknet.difference import first_difference
 from ssd.detectors.yolov2.darknet.sections import Network
 from ssd.errors import InputError
 
@@ -60,6 +62,8 @@ class YOLOv2Settings:
             return
         if "auto" in self.anchors or len(self.anchors) % 2 or any(side <= 0 for side in self.anchors):
             raise InputError("--anchors: takes pairs of width and height above 0, or auto")
+        if far := beyond_grid(self.anchors, tuple(side // network.downsampling for side in input_size_px(self))):
+            raise InputError(f"--anchors: {far}")
 
     @property
     def name(self) -> str:
@@ -76,6 +80,24 @@ def settings_named(name: str) -> YOLOv2Settings:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise InputError(f"--detector {name}: cannot be read ({reason}); pass a cfg file of darknet") from None
     return YOLOv2Settings(Path(name).name, text)
+
+
+# The key of a cfg file that a setting of the command line overrules.
+_OVERRULED = {"input_px": ("width", "height"), "anchors": ("anchors", "num"), "resize": ("letter_box",)}
+
+
+def require_same(asked: YOLOv2Settings, held: YOLOv2Settings, given: Collection[str]) -> None:
+    """asked: of --detector. held: of the checkpoint, whose cfg is the one that counts. given: names of the settings
+    that the command line says. Raises InputError where the cfg files differ in what the checkpoint decides."""
+    if asked.cfg == held.cfg:
+        return
+    overruled = [key for name, keys in _OVERRULED.items() if name in given for key in keys]
+    found = first_difference(parse(asked.cfg, asked.network), asked.cfg, parse(held.cfg, held.network), overruled)
+    if found is not None:
+        raise InputError(
+            f"--detector {asked.network}:{found.line}: {found.is_and_was} in the checkpoint, which decides it; leave "
+            "--detector out, or convert the checkpoint to .weights and put this cfg beside them"
+        )
 
 
 @functools.lru_cache(maxsize=64)

@@ -58,7 +58,10 @@ def parse(text: str, name: str) -> Network:
     if any(isinstance(layer, Net) for layer in layers):
         again = next(layer for layer in layers if isinstance(layer, Net))
         _Place(name, again.line).refuse("a second [net]; keep one")
-    return checked(name, net, tuple(layers))
+    network = checked(name, net, tuple(layers))
+    if far := beyond_grid(network.region.anchors, network.shapes[-1][:0:-1]):
+        _Place(name, network.region.line).refuse(far)
+    return network
 
 
 def checked(name: str, net: Net, layers: tuple[Layer, ...]) -> Network:
@@ -71,6 +74,23 @@ def checked(name: str, net: Net, layers: tuple[Layer, ...]) -> Network:
     _check_region(last, layers[-2] if len(layers) > 1 else None, name)
     _check_all_are_used(layers, name)
     return Network(name, net, layers, shapes)
+
+
+_USUAL_CELLS = 13
+
+
+def beyond_grid(anchors: tuple[float, ...], grid: tuple[int, ...]) -> str:
+    """What is wrong with anchors that are in pixels, where darknet's YOLOv2 has cells of the output; "" of others.
+
+    grid: (columns, rows). An anchor may be twice as large, for tiny-voc's largest is 16.62 wide on 13 cells; one that
+    suits 13 cells may also stand on fewer.
+    """
+    for number, side in enumerate(anchors):
+        if side > 2 * max(grid[number % 2], _USUAL_CELLS):
+            way = ("wide", "high")[number % 2]
+            cells = f"{grid[0]} x {grid[1]} cells"
+            return f"an anchor is {side:g} cells {way} and the output {cells}; give anchors in cells, not in pixels"
+    return ""
 
 
 def write(network: Network) -> str:
