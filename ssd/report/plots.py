@@ -56,6 +56,8 @@ _STYLE: dict[Any, Any] = {
 }
 # More classes than this get no colour of their own, and no numbers in the confusion matrix.
 _FEW_CLASSES, _FEW_ROWS = len(PALETTE), 20
+# Letters that a name may have in a legend of three columns.
+_SHORT_NAME = 11
 _MARK = "\u200b"
 
 
@@ -119,7 +121,7 @@ def curves(histories: Sequence[History]) -> Figure:
             axes.set_xlim(left=0)
             axes.text(0.5, 0.5, "not evaluated yet", transform=axes.transAxes, ha="center", color=_FAINT)
     for axes in (loss, ap):
-        _legend(axes, ncols=3 if len(histories) == 1 else 1, loc="best")
+        _legend(axes, ncols=_columns(axes) if len(histories) == 1 else 1, loc="best")
     last_epoch = max(history.steps[-1]["epoch"] for history in histories)
     for axes in (loss, rate):
         axes.set_xlim(left=0)
@@ -153,6 +155,12 @@ def _legend(axes: Axes, **look: Any) -> None:
     for text in axes.legend(**look).get_texts():
         text.set_parse_math(False)
         text.set_text(text.get_text().removeprefix(_MARK))
+
+
+def _columns(axes: Axes) -> int:
+    """Of a legend inside axes of a quarter of a figure: three, or two if their names are too long for that."""
+    longest = max((len(name) for name in axes.get_legend_handles_labels()[1]), default=0)
+    return 3 if longest <= _SHORT_NAME else 2
 
 
 def _without_none(values: dict[str, float | None]) -> dict[str, float]:

@@ -121,6 +121,19 @@ def test_any_set_of_metrics_is_drawn_and_told(tmp_path: Path) -> None:
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 6
 
 
+def test_legends_lie_in_their_axes(tmp_path: Path) -> None:
+    """Of the longest names of losses and metrics that detectors here have."""
+    history = read_history(write_run(tmp_path / "run"))
+    names = ("loss_classifier", "loss_box_reg", "loss_keypoint", "loss_objectness", "loss_rpn_box_reg")
+    steps = [{**step, **{f"{name}_loss": 1.0 for name in names}} for step in history.steps]
+    evaluations = [{**line, "keypoints_AP": 0.3} for line in history.evaluations]
+    figure = curves([history._replace(steps=steps, evaluations=evaluations)])
+    figure.draw_without_rendering()
+    for axes in figure.axes[:2]:
+        inside, legend = axes.get_window_extent(), axes.get_legend()
+        assert legend is not None and all(inside.contains(*corner) for corner in legend.get_window_extent().corners())
+
+
 def test_metrics_csv_has_a_row_a_line_and_the_evaluations_in_theirs(tmp_path: Path) -> None:
     write_csv(tmp_path / "metrics.csv", read_history(write_run(tmp_path / "run")))
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
