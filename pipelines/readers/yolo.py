@@ -36,8 +36,10 @@ def annotation_files(source: Source) -> list[Path]:
 def read_document(source: Source) -> Document:
     """The split as the content of a COCO annotation file; each row says in 'place' which file it is from.
 
-    Raises InputError where a list or the names of the classes cannot be read, or no image has labels.
+    Raises InputError where a folder, a list or the names of the classes cannot be read, or no image has labels.
     """
+    if source.lacking:
+        raise InputError(source.lacking)
     document = Document({}, source.file, source.image_folder, has_stated_sizes=False)
     paths = list(dict.fromkeys(path for place in source.lists for path in images_of(place, source.image_folder)))
     names, has_keypoints = _names(source)

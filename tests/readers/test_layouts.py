@@ -1,5 +1,6 @@
 """What annotation tools export is read with no other flag than --data."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,6 +95,35 @@ def test_nothing_is_held_out_where_annotations_of_another_split_lack(split: str,
     file.unlink()
     with pytest.raises(InputError, match=f"{file}: no such annotation file, but .*images/{split} is; put"):
         find_both(tmp_path, NONE, NONE)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("layout", [tool_data.ultralytics, tool_data.darknet], ids=lambda layout: layout.__name__)
+def test_nothing_is_held_out_where_a_stated_split_is_not_there(
+    layout: Callable[[Path], None], split: str, tmp_path: Path
+) -> None:
+    layout(tmp_path)
+    if layout is tool_data.darknet:
+        file, stated = "obj.data", f"data/{({'train': 'train', 'val': 'valid'})[split]}.txt"
+        (tmp_path / Path(stated).name).unlink()
+    else:
+        file, stated = "data.yaml", f"images/{split}"
+        shutil.rmtree(tmp_path / stated)
+    sources = find_both(tmp_path, NONE, NONE)
+    assert not any(source.part for source in sources)
+    with pytest.raises(InputError, match=f"{file}: its '{Path(stated).stem}' is '{stated}', which is not there; put"):
+        read_source(sources[split == "val"])
+    assert len(read_source(sources[split == "train"])) == {"train": 2, "val": 4}[split]
+
+
+def test_a_split_of_several_folders_needs_them_all(tmp_path: Path) -> None:
+    tool_data.ultralytics(tmp_path)
+    text = "train: [images/train, images/more]\nval: images/val\ntest: images/test\nnames: [red, green]\n"
+    (tmp_path / "data.yaml").write_text(text)
+    train, val = find_both(tmp_path, NONE, NONE)
+    assert len(read_source(val)) == 2  # that there is no test split harms nobody
+    with pytest.raises(InputError, match="its 'train' is 'images/more', which is not there"):
+        read_source(train)
 
 
 def test_names_that_do_not_tell_are_not_guessed(tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ class Source(NamedTuple):
     """Of YOLO: folders of images, and files that list them."""
     names_file: Path | None = None
     """Of YOLO: what lists the classes, data.yaml or a text file with a name a line."""
+    lacking: str = ""
+    """Of YOLO: why the split cannot be read, of whose folders and lists some are not there, or ""."""
     part: str = ""
     """"train" or "val" for the part of a split that is held out or not, "" for all of it."""
 

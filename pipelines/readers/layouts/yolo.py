@@ -18,6 +18,7 @@ import yaml
 
 from pipelines.readers.layouts.coco import IMAGE_FOLDERS, folders_below
 from pipelines.readers.layouts.source import Form, Source
+from pipelines.readers.rows import shown
 from pipelines.readers.text import decode, read_lines
 from ssd.errors import InputError
 from ssd.images import SUFFIXES
@@ -30,14 +31,15 @@ _NUMBERS = re.compile(rb"\s*(?:\d+(?:[ \t]+-?[\d.eE+-]+){4,}\s*)")
 
 
 def sources(data_folder: Path) -> dict[str, Source]:
-    """All splits, by name."""
-    for file in _listed(data_folder, (".yaml", ".yml")):
-        if found := _of_yaml(data_folder, file):
-            return found
-    for file in _listed(data_folder, (".data",)):
-        if found := _of_darknet(data_folder, file):
-            return found
-    return _of_folders(data_folder)
+    """All splits, by name. One that a file states, and that is not there, says so when it is read."""
+    nowhere: dict[str, Source] = {}
+    for suffixes, read in (((".yaml", ".yml"), _of_yaml), ((".data",), _of_darknet)):
+        for file in _listed(data_folder, suffixes):
+            found = read(data_folder, file)
+            if any(source.lists for source in found.values()):
+                return found
+            nowhere |= found
+    return _of_folders(data_folder) or nowhere
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
@@ -70,10 +72,8 @@ def _of_yaml(data_folder: Path, file: Path) -> dict[str, Source]:
     for split in ("train", "val", "valid", "validation", "test"):
         stated = content.get(split)
         places = [each for each in (stated if isinstance(stated, list) else [stated]) if isinstance(each, str) and each]
-        resolved = [_resolve(data_folder, file.parent, base, place) for place in places]
-        there = [place for place in resolved if place is not None]
-        if there:
-            found[split] = _source(data_folder, split, there, file)
+        if places:
+            found[split] = _stated(data_folder, file, split, places, names_file=file, base=base)
     return found
 
 
@@ -82,11 +82,24 @@ def _of_darknet(data_folder: Path, file: Path) -> dict[str, Source]:
     pairs = (line.partition("=") for line in read_lines(file) if "=" in line)
     stated = {key.strip(): value.strip() for key, _, value in pairs}
     names = _resolve(data_folder, file.parent, None, stated.get("names", "obj.names")) or _class_file(data_folder)
-    found: dict[str, Source] = {}
-    for split in ("train", "valid", "val", "test"):
-        if split in stated and (place := _resolve(data_folder, file.parent, None, stated[split])):
-            found[split] = _source(data_folder, split, [place], names)
-    return found
+    splits = [split for split in ("train", "valid", "val", "test") if stated.get(split)]
+    return {split: _stated(data_folder, file, split, [stated[split]], names_file=names) for split in splits}
+
+
+def _stated(
+    data_folder: Path, file: Path, split: str, stated: list[str], *, names_file: Path | None, base: Any = None
+) -> Source:
+    """The split of the folders and lists that a file states."""
+    places = {text: _resolve(data_folder, file.parent, base, text) for text in stated}
+    there = [place for place in places.values() if place is not None]
+    if len(there) == len(places):
+        return _source(data_folder, split, there, names_file)
+    (text, *_) = (text for text, place in places.items() if place is None)
+    lacking = (
+        f"{file}: its {split!r} is {shown(text)}, which is not there; put it into the data folder, correct the path, "
+        "or pass --train-split and --val-split with splits that are there"
+    )
+    return Source(split, Form.YOLO, file, data_folder, lists=tuple(there), names_file=names_file, lacking=lacking)
 
 
 def _of_folders(data_folder: Path) -> dict[str, Source]:
