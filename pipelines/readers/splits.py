@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from pipelines.annotations import HELD_OUT_SHARE, Annotations
 from pipelines.readers.layouts import coco, voc, yolo
-from pipelines.readers.layouts.source import Source
+from pipelines.readers.layouts.source import Form, Source
 from pipelines.readers.reading import read_source
 from ssd.errors import InputError
 from ssd.views import BOXES, ObjectParts
@@ -106,7 +106,7 @@ def find_both(data_folder: Path, train: SplitFlags, val: SplitFlags) -> tuple[So
         return find_split(data_folder, train._replace(split=name)), val_source
     if len(found) == 1:
         (name,) = found
-        _require_no_images_of_another(data_folder, name)
+        _require_no_images_of_another(data_folder, name, found[name].form)
         return _parts(find_split(data_folder, train._replace(split=name)))
     train_name = _first(list(found), TRAIN_NAMES)
     val_name = _first([name for name in found if name != train_name], VAL_NAMES)
@@ -120,7 +120,7 @@ def find_both(data_folder: Path, train: SplitFlags, val: SplitFlags) -> tuple[So
     )
 
 
-def _require_no_images_of_another(data_folder: Path, only: str) -> None:
+def _require_no_images_of_another(data_folder: Path, only: str, form: Form) -> None:
     """Raises InputError where a folder is named as another split than the only one that was found: then that split's
     annotations lack, and nothing is to be held out."""
     root = _behind_lone_folders(data_folder)
@@ -128,6 +128,12 @@ def _require_no_images_of_another(data_folder: Path, only: str) -> None:
         return
     for name in TRAIN_NAMES if only.lower() in VAL_NAMES else VAL_NAMES:
         for folder in (root / name, root / "images" / name):
+            if os.path.isdir(folder) and form is not Form.COCO:
+                files = "label files" if form is Form.YOLO else "XML files"
+                raise InputError(
+                    f"{folder}: no {files} of its images were found; add them, take the folder away, or pass {only!r} "
+                    "as both splits"
+                )
             if os.path.isdir(folder):
                 raise InputError(
                     f"{root / 'annotations' / f'instances_{name}.json'}: no such annotation file, but {folder} is; "

@@ -8,14 +8,14 @@ YOLO has no ids: images are numbered from 1 in order of their names or of the li
 """
 
 import ast
-import math
 from pathlib import Path
 from typing import Any
 
 from pipelines.readers.headers import Header, read_headers
 from pipelines.readers.image_files import BadImage
 from pipelines.readers.layouts.source import Source
-from pipelines.readers.layouts.yolo import images_of, label_file, read_yaml
+from pipelines.readers.layouts.yolo import images_of, read_yaml
+from pipelines.readers.layouts.yolo_labels import LabelFiles, numbers_of
 from pipelines.readers.rows import Document, shown
 from pipelines.readers.text import decode, read_lines
 from ssd.errors import InputError
@@ -28,9 +28,10 @@ _LARGEST_FRACTION = 1.5
 def annotation_files(source: Source) -> list[Path]:
     """All that `read_document` reads."""
     lists = [place for place in source.lists if place.is_file()]
-    labels = [label_file(image) for place in source.lists for image in images_of(place, source.image_folder)]
-    files = [*lists, *([source.names_file] if source.names_file else []), *labels]
-    return [file for file in files if file.is_file()]
+    texts = LabelFiles(source.data_folder or source.image_folder)
+    images = [image for place in source.lists for image in images_of(place, source.image_folder)]
+    labels = [file for image in images if (file := texts.of(image))]
+    return [*lists, *([source.names_file] if source.names_file else []), *labels]
 
 
 def read_document(source: Source) -> Document:
@@ -45,13 +46,16 @@ def read_document(source: Source) -> Document:
     names, has_keypoints = _names(source)
     images: list[dict[str, Any]] = []
     boxes: list[dict[str, Any]] = []
+    texts = LabelFiles(source.data_folder or source.image_folder)
     labelled = found = 0
     for image_id, (path, header) in enumerate(zip(paths, read_headers(paths), strict=True), 1):
-        labels = label_file(path)
+        labels = texts.of(path)
+        if labels and labels.name != f"{path.stem}.txt":
+            document.note("label files in another case found", [labels.name])
         name = path.relative_to(source.image_folder).as_posix() if source.image_folder in path.parents else path.name
         row: dict[str, Any] = {"place": name, "id": image_id, "file_name": name}
         images.append(row)
-        labelled += labels.is_file()
+        labelled += labels is not None
         found += not isinstance(header, OSError)
         if not isinstance(header, Header):
             if isinstance(header, BadImage):
@@ -60,7 +64,8 @@ def read_document(source: Source) -> Document:
                 row["width"], row["height"] = 1, 1
             continue
         row["width"], row["height"] = header.upright_size_px
-        boxes += _boxes_of(labels, image_id, header.upright_size_px, document, has_keypoints)
+        if labels:
+            boxes += _boxes_of(labels, image_id, header.upright_size_px, document, has_keypoints)
     if found and not labelled:
         raise InputError(
             f"{source.file}: none of its {len(paths)} images has a label file; put them beside them, or in labels/"
@@ -74,8 +79,6 @@ def _boxes_of(
 ) -> list[dict[str, Any]]:
     try:
         text, _ = decode(file.read_bytes())
-    except FileNotFoundError:
-        return []
     except (OSError, UnicodeDecodeError) as error:
         return [{"place": file.name, "problem": f"cannot be read ({error})"}]
     rows: list[dict[str, Any]] = []
@@ -98,12 +101,7 @@ def _boxes_of(
 
 def _box_of(line: str, size_px: tuple[int, int], has_keypoints: bool) -> dict[str, Any]:
     """category_id and bbox of a line, or the problem with it."""
-    parts = line.replace(",", " ").split()
-    try:
-        numbers = [float(part) for part in parts]
-    except ValueError:
-        return {"problem": f"has {shown(line)}, which is not a class and numbers"}
-    if len(numbers) < 5 or not all(map(math.isfinite, numbers)) or numbers[0] < 0 or not numbers[0].is_integer():
+    if (numbers := numbers_of(line)) is None:
         return {"problem": f"has {shown(line)}, which is not a class from 0 on and a box of 4 numbers"}
     category, *values = numbers
     note: dict[str, Any] = {}

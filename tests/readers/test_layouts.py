@@ -97,6 +97,13 @@ def test_nothing_is_held_out_where_annotations_of_another_split_lack(split: str,
         find_both(tmp_path, NONE, NONE)
 
 
+def test_a_folder_of_a_split_without_label_files_is_named(tmp_path: Path) -> None:
+    tool_data.write_yolo(tmp_path)
+    shutil.rmtree(tmp_path / "labels" / "train")
+    with pytest.raises(InputError, match="images/train: no label files of its images were found; add them"):
+        find_both(tmp_path, NONE, NONE)
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 @pytest.mark.parametrize("layout", [tool_data.ultralytics, tool_data.darknet], ids=lambda layout: layout.__name__)
 def test_nothing_is_held_out_where_a_stated_split_is_not_there(

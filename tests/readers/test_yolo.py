@@ -9,7 +9,7 @@ from tool_data import HEIGHT_PX, WIDTH_PX, draw
 
 from pipelines.annotations import Annotations
 from pipelines.readers.reading import annotation_files, read_source
-from pipelines.readers.splits import find_named
+from pipelines.readers.splits import find_named, find_sources
 from ssd.errors import InputError
 
 
@@ -63,7 +63,7 @@ def test_fractions_are_of_the_upright_image(tmp_path: Path) -> None:
     ("line", "complaint"),
     [
         ("0 48 32 20 20", "a box in pixels? YOLO's are fractions of the image"),
-        ("red 0.5 0.5 0.1 0.1", "which is not a class and numbers"),
+        ("red 0.5 0.5 0.1 0.1", "which is not a class from 0 on and a box of 4 numbers"),
         ("0 0.5 0.5 0.1", "which is not a class from 0 on and a box of 4 numbers"),
         ("0.5 0.5 0.5 0.1 0.1", "which is not a class from 0 on"),
         ("0 nan 0.5 0.1 0.1", "which is not a class from 0 on"),
@@ -96,3 +96,44 @@ def test_a_data_yaml_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data.yaml").write_text("names: [red\ntrain: images")
     with pytest.raises(InputError, match=r"data\.yaml: not valid YAML"):
         find_named(tmp_path, "train")
+
+
+def test_a_folder_of_images_is_a_split_by_its_labels_not_by_its_first_images(tmp_path: Path) -> None:
+    for folder, names in (("train", [f"im{i:03d}" for i in range(24)]), ("north", ["a", "b"])):
+        for name in names:
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / f"{name}.jpg").touch()
+        (tmp_path / folder / f"{names[-1]}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "raw").mkdir()
+    for i in range(30):  # texts of something else
+        (tmp_path / "raw" / f"{i}.jpg").touch()
+        (tmp_path / "raw" / f"{i}.txt").write_text("a red cell")
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / "c.jpg").touch()
+    (tmp_path / "val" / "c.txt").touch()  # without objects, as its label file says
+    assert sorted(find_sources(tmp_path)) == ["north", "train", "val"]
+
+
+@pytest.mark.parametrize("above", ["data", "images/img", "elsewhere"])
+def test_what_the_folders_above_are_called_says_nothing(above: str, tmp_path: Path) -> None:
+    folder = write(tmp_path / above / "set", "1 0.5 0.5 0.5 0.5")
+    (folder / "images").rename(folder / "pics")
+    split = read_source(find_named(folder, "pics"))
+    assert split.labels.tolist() == [2] and [category.name for category in split.categories] == ["red", "green"]
+
+
+@pytest.mark.parametrize("name", ["A.txt", "a.TXT"])
+@pytest.mark.parametrize("folder", ["labels", "Labels"])
+def test_label_files_in_another_case_are_found(folder: str, name: str, tmp_path: Path) -> None:
+    write(tmp_path, "1 0.5 0.5 0.5 0.5")
+    (tmp_path / "labels" / "a.txt").rename(tmp_path / "labels" / name)
+    (tmp_path / "labels").rename(tmp_path / folder)
+    split = read(tmp_path)
+    assert split.labels.tolist() == [2] and split.mended == {"label files in another case found": 1}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_labels_with_a_byte_order_mark_make_a_split(encoding: str, tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "labels" / "a.txt").write_text("1 0.5 0.5 0.5 0.5\n", encoding=encoding)
+    assert read(tmp_path).labels.tolist() == [2]

@@ -25,7 +25,7 @@ class Source(NamedTuple):
     other_image_folders: tuple[Path, ...] = ()
     """Where else they may be: looked at where `image_folder` lacks some."""
     label_folder: Path | None = None
-    """Of VOC's XML files or YOLO's text files. None: beside the images, or as the form has it."""
+    """Of VOC's XML files. None: beside the images, or as the form has it."""
     years: tuple[tuple[str, str], ...] = ()
     """Of VOC: the folders of `image_folder` and their splits that are put together, such as (("VOC2007", "trainval"),
     ("VOC2012", "trainval"))."""
@@ -35,6 +35,8 @@ class Source(NamedTuple):
     """Of YOLO: folders of images, and files that list them."""
     names_file: Path | None = None
     """Of YOLO: what lists the classes, data.yaml or a text file with a name a line."""
+    data_folder: Path | None = None
+    """Of YOLO: in which the labels of the images are looked for."""
     lacking: str = ""
     """Of YOLO: why the split cannot be read, of whose folders and lists some are not there, or ""."""
     part: str = ""

@@ -9,7 +9,6 @@ last parts are looked for in the data folder.
 """
 
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import yaml
 
 from pipelines.readers.layouts.coco import IMAGE_FOLDERS, folders_below
 from pipelines.readers.layouts.source import Form, Source
+from pipelines.readers.layouts.yolo_labels import LabelFiles
 from pipelines.readers.rows import shown
 from pipelines.readers.text import decode, read_lines
 from ssd.errors import InputError
@@ -25,9 +25,8 @@ from ssd.images import SUFFIXES
 
 ONLY_SPLIT = "all"
 IMAGE_SUFFIXES = tuple(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
+_FOLDERS_OF_NO_SPLIT = {name.lower() for name in (*IMAGE_FOLDERS, "obj_train_data")}
 _CLASS_FILES = ("classes.txt", "obj.names", "classes.names", "_darknet.labels", "labels.txt", "predefined_classes.txt")
-_LABEL_FOLDERS = ("labels", "Labels", "label", "annotations")
-_NUMBERS = re.compile(rb"\s*(?:\d+(?:[ \t]+-?[\d.eE+-]+){4,}\s*)")
 
 
 def sources(data_folder: Path) -> dict[str, Source]:
@@ -105,12 +104,12 @@ def _stated(
 def _of_folders(data_folder: Path) -> dict[str, Source]:
     """A split for each folder of images that has labels."""
     found: dict[str, Source] = {}
+    labels = LabelFiles(data_folder)
     for folder in folders_below(data_folder, depth=2):
-        images = _images_in(folder)
-        if not images or not any(_holds_boxes(label_file(image)) for image in images[:20]):
+        if not labels.has_labels(_images_in(folder)):
             continue
         parts = folder.relative_to(data_folder).parts
-        split = "/".join(part for part in parts if part not in (*IMAGE_FOLDERS, "obj_train_data")) or ONLY_SPLIT
+        split = "/".join(part for part in parts if part.lower() not in _FOLDERS_OF_NO_SPLIT) or ONLY_SPLIT
         split = {"obj_valid_data": "valid", "obj_test_data": "test"}.get(split, split)
         found.setdefault(split, _source(data_folder, split, [folder], _class_file(data_folder, folder)))
     return found
@@ -122,21 +121,9 @@ def _source(data_folder: Path, split: str, places: list[Path], names_file: Path 
     inside = all(data_folder in (place, *place.parents) for place in places)
     is_alone = len(places) == 1 and first.is_dir()
     image_folder = first if is_alone else data_folder if inside else Path(os.path.commonpath(places))
-    return Source(split, Form.YOLO, first, image_folder, lists=tuple(places), names_file=names_file)
-
-
-def label_file(image: Path) -> Path:
-    """Of the image: the same path with 'labels' for the last 'images', or beside it, whichever is there."""
-    parts = image.parts
-    places = [image.with_suffix(".txt")]
-    for at in range(len(parts) - 2, -1, -1):
-        if parts[at] in IMAGE_FOLDERS:
-            folder = Path(*parts[:at])
-            places += [folder.joinpath(name, *parts[at + 1 : -1], f"{image.stem}.txt") for name in _LABEL_FOLDERS]
-            break
-    else:
-        places += [image.parent.parent / name / f"{image.stem}.txt" for name in _LABEL_FOLDERS]
-    return next((place for place in reversed(places) if os.path.isfile(place)), places[-1])
+    return Source(
+        split, Form.YOLO, first, image_folder, lists=tuple(places), names_file=names_file, data_folder=data_folder
+    )
 
 
 def _resolve(data_folder: Path, beside: Path, base: Any, stated: str) -> Path | None:
@@ -170,14 +157,6 @@ def _images_in(folder: Path) -> list[Path]:
     except OSError:
         return []
     return [folder / name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("._")]
-
-
-def _holds_boxes(file: Path) -> bool:
-    try:
-        with file.open("rb") as stream:
-            return _NUMBERS.match(stream.read(1000)) is not None
-    except OSError:
-        return False
 
 
 def _listed(folder: Path, suffixes: Iterable[str]) -> list[Path]:
