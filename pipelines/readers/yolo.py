@@ -43,7 +43,7 @@ def read_document(source: Source) -> Document:
         raise InputError(source.lacking)
     document = Document({}, source.file, source.image_folder, has_stated_sizes=False)
     paths = list(dict.fromkeys(path for place in source.lists for path in images_of(place, source.image_folder)))
-    names, has_keypoints = _names(source)
+    names, has_keypoints = _names(source, document)
     images: list[dict[str, Any]] = []
     boxes: list[dict[str, Any]] = []
     texts = LabelFiles(source.data_folder or source.image_folder)
@@ -122,7 +122,7 @@ def _box_of(line: str, size_px: tuple[int, int], has_keypoints: bool) -> dict[st
     return {"category_id": int(category), "bbox": bbox, **note}
 
 
-def _names(source: Source) -> tuple[dict[int, str], bool]:
+def _names(source: Source, document: Document) -> tuple[dict[int, str], bool]:
     """Name by class number, as far as a file tells them; whether lines go on with keypoints."""
     file = source.names_file
     if file is None:
@@ -131,19 +131,31 @@ def _names(source: Source) -> tuple[dict[int, str], bool]:
         return dict(enumerate(read_lines(file))), False
     content = read_yaml(file)
     names = content.get("names")
-    if isinstance(names, str):  # "['a', 'b']"
-        try:
-            names = ast.literal_eval(names)
-        except (ValueError, SyntaxError):
-            names = names.split()
-    if isinstance(names, list | tuple):
-        return {number: str(name) for number, name in enumerate(names)}, "kpt_shape" in content
+    if isinstance(names, str):
+        names = _names_in(names, file)
     if isinstance(names, dict):
         try:
-            return {int(number): str(name) for number, name in names.items()}, "kpt_shape" in content
+            by_number = {int(number): str(name) for number, name in names.items()}
         except (TypeError, ValueError):
             raise InputError(f"{file}: 'names' must be a list, or names by class number; correct it") from None
-    return {}, "kpt_shape" in content
+    else:
+        by_number = {number: str(name) for number, name in enumerate(names or ())}
+    stated = content.get("nc")
+    if by_number and isinstance(stated, str) and stated.strip() not in ("", str(len(by_number))):
+        document.note("another number of classes stated than there are names", [f"nc {stated}, names {len(by_number)}"])
+    return by_number, "kpt_shape" in content
+
+
+def _names_in(text: str, file: Path) -> list[str]:
+    """The names in a text such as "['a', 'b']" or "a b", or in the file that it is the path of."""
+    for folder in (file.parent, file.parent.parent):
+        if text and (folder / text).is_file():
+            return read_lines(folder / text)
+    try:
+        names = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text.split()
+    return [str(name) for name in names] if isinstance(names, list | tuple) else [str(names)]
 
 
 def _categories(names: dict[int, str], boxes: list[dict[str, Any]], document: Document) -> list[dict[str, Any]]:

@@ -175,8 +175,9 @@ def test_voc_splits_without_lists_agree_on_their_classes(tmp_path: Path) -> None
     assert train.categories == val.categories == ((1, "amber"), (2, "green"), (3, "red"))
 
 
-def test_lists_of_a_class_are_no_splits(tmp_path: Path) -> None:
+def test_lists_of_a_class_and_hidden_files_are_no_splits(tmp_path: Path) -> None:
     write_voc(tmp_path)
+    (tmp_path / "ImageSets" / "Main" / "._train.txt").write_bytes(b"\0\5\x16\7Mac OS X")
     (tmp_path / "ImageSets" / "Main" / "red_train.txt").write_text("im000  1\nim001 -1\n")
     assert list(find_sources(tmp_path)) == ["train", "val"]
     assert read_source(find_named(tmp_path, "red_train")).file_names == ["im000.jpg", "im001.jpg"]

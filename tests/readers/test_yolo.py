@@ -91,6 +91,53 @@ def test_names_of_a_data_yaml(names: str, tmp_path: Path) -> None:
     assert np.array_equal(split.labels, [2])
 
 
+def names_of(split: Annotations) -> list[str]:
+    return [category.name for category in split.categories]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [("[yes, no]", ["yes", "no"]), ("[011, 1_0]", ["011", "1_0"]), ("{0: null, 1: 1e3}", ["null", "1e3"])],
+)
+def test_names_are_read_as_they_are_written(names: str, expected: list[str], tmp_path: Path) -> None:
+    write(tmp_path, "1 0.5 0.5 0.5 0.5", names="")
+    (tmp_path / "data.yaml").write_text(f"train: images\nval: images\ntest:  # none\nnames: {names}\n")
+    split = read_source(find_named(tmp_path, "train"))
+    assert names_of(split) == expected and list(find_sources(tmp_path)) == ["train", "val"]
+
+
+def test_a_number_of_classes_that_is_not_that_of_the_names_is_said(tmp_path: Path) -> None:
+    write(tmp_path, "1 0.5 0.5 0.5 0.5", names="")
+    (tmp_path / "data.yaml").write_text("train: images\nval: images\nnc: 5\nnames: [red, green]\n")
+    split = read_source(find_named(tmp_path, "train"))
+    assert split.mended == {"another number of classes stated than there are names": 1}
+
+
+@pytest.mark.parametrize(
+    "place", ["classes.txt", "labels/classes.txt", "labels/Classes.TXT", "images/obj.names", "cells.names"]
+)
+def test_names_are_found_where_tools_put_them(place: str, tmp_path: Path) -> None:
+    write(tmp_path, "1 0.5 0.5 0.5 0.5", names="")
+    (tmp_path / place).write_text("red\ngreen\n")
+    split = read(tmp_path)
+    assert names_of(split) == ["red", "green"] and split.mended == {}
+
+
+def test_a_yaml_whose_splits_are_elsewhere_still_names_the_classes(tmp_path: Path) -> None:
+    write(tmp_path, "1 0.5 0.5 0.5 0.5", names="")
+    (tmp_path / "data.yaml").write_text("train: /home/me/tr\nval: /home/me/va\nnames: [red, green]\n")
+    assert names_of(read(tmp_path)) == ["red", "green"]
+
+
+def test_other_yaml_files_are_passed_over(tmp_path: Path) -> None:
+    write(tmp_path, "1 0.5 0.5 0.5 0.5", names="")
+    (tmp_path / "classes.yaml").write_text("- red\n- green\n")
+    (tmp_path / "compose.yaml").write_text("services: [broken\n")
+    (tmp_path / "._shapes.yaml").write_bytes(b"\0\5\x16\7names: [")
+    (tmp_path / "shapes.yaml").write_text("train: Images\nval: IMAGES\nnames: [red, green]\n")
+    assert names_of(read_source(find_named(tmp_path, "train"))) == ["red", "green"]
+
+
 def test_a_data_yaml_that_is_none_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "0 0.5 0.5 0.5 0.5")
     (tmp_path / "data.yaml").write_text("names: [red\ntrain: images")

@@ -51,7 +51,7 @@ def sources(data_folder: Path) -> dict[str, Source]:
 
 
 def _of_lists(folder: Path) -> dict[str, Source]:
-    names = sorted(file.stem for file in (folder / LISTS).glob("*.txt"))
+    names = sorted(file.stem for file in (folder / LISTS).glob("*.txt") if not file.name.startswith("."))
     splits = [name for name in names if not name.endswith(_OF_A_CLASS)] or names
     return {split: source for split in splits if (source := standard_source(folder, split))}
 
@@ -146,4 +146,4 @@ def _has_annotations(folder: Path) -> bool:
 
 def _has_images(folder: Path) -> bool:
     suffixes = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-    return any(entry.name.lower().endswith(suffixes) for entry in os.scandir(folder))
+    return any(e.name.lower().endswith(suffixes) and not e.name.startswith(".") for e in os.scandir(folder))

@@ -9,6 +9,7 @@ last parts are looked for in the data folder.
 """
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import yaml
 
 from pipelines.readers.layouts.coco import IMAGE_FOLDERS, folders_below
 from pipelines.readers.layouts.source import Form, Source
-from pipelines.readers.layouts.yolo_labels import LabelFiles
+from pipelines.readers.layouts.yolo_labels import LabelFiles, in_any_case
 from pipelines.readers.rows import shown
 from pipelines.readers.text import decode, read_lines
 from ssd.errors import InputError
@@ -25,6 +26,9 @@ from ssd.images import SUFFIXES
 
 ONLY_SPLIT = "all"
 IMAGE_SUFFIXES = tuple(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
+_STATES_CLASSES = re.compile(r"(?:^|[{,])\s*[\"']?(?:names|nc)[\"']?\s*:", re.MULTILINE)
+_NOTHING = {"", "~", "null", "Null", "NULL"}
+"""What YAML reads as nothing."""
 _FOLDERS_OF_NO_SPLIT = {name.lower() for name in (*IMAGE_FOLDERS, "obj_train_data")}
 _CLASS_FILES = ("classes.txt", "obj.names", "classes.names", "_darknet.labels", "labels.txt", "predefined_classes.txt")
 
@@ -32,25 +36,26 @@ _CLASS_FILES = ("classes.txt", "obj.names", "classes.names", "_darknet.labels", 
 def sources(data_folder: Path) -> dict[str, Source]:
     """All splits, by name. One that a file states, and that is not there, says so when it is read."""
     nowhere: dict[str, Source] = {}
+    names_file = None
     for suffixes, read in (((".yaml", ".yml"), _of_yaml), ((".data",), _of_darknet)):
         for file in _listed(data_folder, suffixes):
-            found = read(data_folder, file)
+            found, names_of = read(data_folder, file)
             if any(source.lists for source in found.values()):
                 return found
             nowhere |= found
-    return _of_folders(data_folder) or nowhere
+            names_file = names_file or names_of
+    return _of_folders(data_folder, names_file) or nowhere
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """Raises InputError where the file holds no mapping."""
+    """What a file states, {} where that is no mapping. All values are text, mappings or lists: `names: [yes, 011]` are
+    names, and neither true nor 9. Raises InputError."""
     try:
-        content = yaml.safe_load("\n".join(_lines_of(file)))
+        content = yaml.load("\n".join(_lines_of(file)), Loader=yaml.BaseLoader)
     except (yaml.YAMLError, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{file}: not valid YAML ({reason}); correct it") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{file}: holds no 'names' and splits; correct it, or take it away")
-    return content
+    return content if isinstance(content, dict) else {}
 
 
 def _lines_of(file: Path) -> list[str]:
@@ -62,27 +67,30 @@ def _lines_of(file: Path) -> list[str]:
         raise InputError(f"{file}: UTF-16 that is cut short; save it as UTF-8") from None
 
 
-def _of_yaml(data_folder: Path, file: Path) -> dict[str, Source]:
+def _of_yaml(data_folder: Path, file: Path) -> tuple[dict[str, Source], Path | None]:
+    """The splits that the file states, and the file itself where it names classes."""
+    if not _STATES_CLASSES.search("\n".join(_lines_of(file))):
+        return {}, None  # a file of something else, which may be broken as it likes
     content = read_yaml(file)
     if not {"names", "nc"} & content.keys():
-        return {}
+        return {}, None
     base = content.get("path")
     found = {}
     for split in ("train", "val", "valid", "validation", "test"):
         stated = content.get(split)
-        places = [each for each in (stated if isinstance(stated, list) else [stated]) if isinstance(each, str) and each]
-        if places:
+        places = [each for each in (stated if isinstance(stated, list) else [stated]) if isinstance(each, str)]
+        if places := [each for each in places if each not in _NOTHING]:
             found[split] = _stated(data_folder, file, split, places, names_file=file, base=base)
-    return found
+    return found, file if "names" in content else None
 
 
-def _of_darknet(data_folder: Path, file: Path) -> dict[str, Source]:
+def _of_darknet(data_folder: Path, file: Path) -> tuple[dict[str, Source], Path | None]:
     """obj.data: `train = data/train.txt`, `valid = ...`, `names = data/obj.names`."""
     pairs = (line.partition("=") for line in read_lines(file) if "=" in line)
     stated = {key.strip(): value.strip() for key, _, value in pairs}
     names = _resolve(data_folder, file.parent, None, stated.get("names", "obj.names")) or _class_file(data_folder)
     splits = [split for split in ("train", "valid", "val", "test") if stated.get(split)]
-    return {split: _stated(data_folder, file, split, [stated[split]], names_file=names) for split in splits}
+    return {split: _stated(data_folder, file, split, [stated[split]], names_file=names) for split in splits}, names
 
 
 def _stated(
@@ -101,8 +109,9 @@ def _stated(
     return Source(split, Form.YOLO, file, data_folder, lists=tuple(there), names_file=names_file, lacking=lacking)
 
 
-def _of_folders(data_folder: Path) -> dict[str, Source]:
-    """A split for each folder of images that has labels."""
+def _of_folders(data_folder: Path, names_file: Path | None) -> dict[str, Source]:
+    """A split for each folder of images that has labels. names_file: what names the classes, if not a file that is
+    called so."""
     found: dict[str, Source] = {}
     labels = LabelFiles(data_folder)
     for folder in folders_below(data_folder, depth=2):
@@ -111,7 +120,9 @@ def _of_folders(data_folder: Path) -> dict[str, Source]:
         parts = folder.relative_to(data_folder).parts
         split = "/".join(part for part in parts if part.lower() not in _FOLDERS_OF_NO_SPLIT) or ONLY_SPLIT
         split = {"obj_valid_data": "valid", "obj_test_data": "test"}.get(split, split)
-        found.setdefault(split, _source(data_folder, split, [folder], _class_file(data_folder, folder)))
+        if split not in found:
+            names = names_file or _class_file(data_folder, folder, *labels.places(folder, with_parents=True))
+            found[split] = _source(data_folder, split, [folder], names)
     return found
 
 
@@ -138,7 +149,8 @@ def _resolve(data_folder: Path, beside: Path, base: Any, stated: str) -> Path | 
         for folder in (beside, data_folder):
             if (place := folder.joinpath(*parts[start:])).exists():
                 return place
-    return None
+    places = (in_any_case(folder, *parts[start:]) for start in range(len(parts)) for folder in (beside, data_folder))
+    return next((place for place in places if place is not None), None)
 
 
 def _is_inside(place: Path, folder: Path) -> bool:
@@ -147,8 +159,13 @@ def _is_inside(place: Path, folder: Path) -> bool:
 
 
 def _class_file(*folders: Path) -> Path | None:
-    places = (folder / name for folder in folders for name in _CLASS_FILES)
-    return next((place for place in places if place.is_file()), None)
+    """The first file that is named as one of classes, or the only one of names."""
+    for folder in dict.fromkeys(folders):
+        files = [file for name in _CLASS_FILES if (file := in_any_case(folder, name)) and file.is_file()]
+        of_names = _listed(folder, (".names",))
+        if files or len(of_names) == 1:
+            return (files or of_names)[0]
+    return None
 
 
 def _images_in(folder: Path) -> list[Path]:
@@ -160,11 +177,12 @@ def _images_in(folder: Path) -> list[Path]:
 
 
 def _listed(folder: Path, suffixes: Iterable[str]) -> list[Path]:
-    """data.yaml first."""
+    """data.yaml first. Hidden files are none, above all macOS's "._data.yaml"."""
     try:
-        files = [folder / name for name in sorted(os.listdir(folder)) if name.lower().endswith(tuple(suffixes))]
+        names = [name for name in sorted(os.listdir(folder)) if not name.startswith(".")]
     except OSError:
         return []
+    files = [folder / name for name in names if name.lower().endswith(tuple(suffixes))]
     return sorted(files, key=lambda file: (file.stem not in ("data", "dataset"), file.name))
 
 

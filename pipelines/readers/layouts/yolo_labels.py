@@ -37,8 +37,11 @@ class LabelFiles:
                     return place / file
         return None
 
-    def places(self, image_folder: Path) -> list[Path]:
-        """The folders in which the labels of a folder's images may be, the likeliest first; all exist."""
+    def places(self, image_folder: Path, *, with_parents: bool = False) -> list[Path]:
+        """The folders in which the labels of a folder's images may be, the likeliest first; all exist.
+
+        with_parents: behind them those that they are in, as far as these are in the data folder.
+        """
         if image_folder not in self._places:
             is_inside = self._data_folder in (image_folder, *image_folder.parents)
             root = self._data_folder if is_inside else image_folder.parent
@@ -53,7 +56,13 @@ class LabelFiles:
             ]
             found += [*self._label_folders(image_folder), image_folder]
             self._places[image_folder] = list(dict.fromkeys(found))
-        return self._places[image_folder]
+        places = self._places[image_folder]
+        if not with_parents:
+            return places
+        above = [
+            parent for place in places for parent in place.parents if self._data_folder in (parent, *parent.parents)
+        ]
+        return list(dict.fromkeys([*places, *above]))
 
     def has_labels(self, images: Iterable[Path]) -> bool:
         """Whether the images' text files hold boxes: one does, or all that are there are empty."""
@@ -99,6 +108,21 @@ class LabelFiles:
                 names = []
             self._entries[folder] = {_key(name): name for name in names} | {name: name for name in names}
         return self._entries[folder]
+
+
+def in_any_case(folder: Path, *parts: str) -> Path | None:
+    """What is there below the folder under these names, or the only thing that is under them in another case."""
+    for part in parts:
+        if not (folder / part).exists():
+            try:
+                names = [name for name in os.listdir(folder) if _key(name) == _key(part)]
+            except OSError:
+                return None
+            if len(names) != 1:
+                return None
+            (part,) = names
+        folder = folder / part
+    return folder
 
 
 def numbers_of(line: str) -> list[float] | None:
