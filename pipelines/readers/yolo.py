@@ -14,10 +14,11 @@ from typing import Any
 from pipelines.readers.headers import Header, read_headers
 from pipelines.readers.image_files import BadImage
 from pipelines.readers.layouts.source import Source
-from pipelines.readers.layouts.yolo import images_of, read_yaml
+from pipelines.readers.layouts.yolo import read_yaml
 from pipelines.readers.layouts.yolo_labels import LabelFiles, numbers_of
+from pipelines.readers.layouts.yolo_lists import MOVED, images_of
 from pipelines.readers.rows import Document, shown
-from pipelines.readers.text import decode, read_lines
+from pipelines.readers.text import read_lines, read_text
 from ssd.errors import InputError
 
 _MOST_CLASSES = 10_000
@@ -28,10 +29,14 @@ _LARGEST_FRACTION = 1.5
 def annotation_files(source: Source) -> list[Path]:
     """All that `read_document` reads."""
     lists = [place for place in source.lists if place.is_file()]
-    texts = LabelFiles(source.data_folder or source.image_folder)
-    images = [image for place in source.lists for image in images_of(place, source.image_folder)]
+    texts = LabelFiles(_root(source))
+    images = [image for place in source.lists for image in images_of(place, _root(source))]
     labels = [file for image in images if (file := texts.of(image))]
     return [*lists, *([source.names_file] if source.names_file else []), *labels]
+
+
+def _root(source: Source) -> Path:
+    return source.data_folder or source.image_folder
 
 
 def read_document(source: Source) -> Document:
@@ -42,11 +47,14 @@ def read_document(source: Source) -> Document:
     if source.lacking:
         raise InputError(source.lacking)
     document = Document({}, source.file, source.image_folder, has_stated_sizes=False)
-    paths = list(dict.fromkeys(path for place in source.lists for path in images_of(place, source.image_folder)))
+    document.note(MOVED, list(source.moved))
+    paths = list(
+        dict.fromkeys(path for place in source.lists for path in images_of(place, _root(source), document.note))
+    )
     names, has_keypoints = _names(source, document)
     images: list[dict[str, Any]] = []
     boxes: list[dict[str, Any]] = []
-    texts = LabelFiles(source.data_folder or source.image_folder)
+    texts = LabelFiles(_root(source))
     labelled = found = 0
     for image_id, (path, header) in enumerate(zip(paths, read_headers(paths), strict=True), 1):
         labels = texts.of(path)
@@ -78,9 +86,9 @@ def _boxes_of(
     file: Path, image_id: int, size_px: tuple[int, int], document: Document, has_keypoints: bool
 ) -> list[dict[str, Any]]:
     try:
-        text, _ = decode(file.read_bytes())
-    except (OSError, UnicodeDecodeError) as error:
-        return [{"place": file.name, "problem": f"cannot be read ({error})"}]
+        text = read_text(file, document.note)
+    except InputError as error:
+        return [{"place": file.name, "problem": f"cannot be read ({str(error).removeprefix(f'{file}: ')})"}]
     rows: list[dict[str, Any]] = []
     seen: set[str] = set()
     for number, line in enumerate(text.splitlines(), 1):
@@ -128,8 +136,8 @@ def _names(source: Source, document: Document) -> tuple[dict[int, str], bool]:
     if file is None:
         return {}, False
     if file.suffix.lower() not in (".yaml", ".yml"):
-        return dict(enumerate(read_lines(file))), False
-    content = read_yaml(file)
+        return dict(enumerate(read_lines(file, document.note))), False
+    content = read_yaml(file, document.note)
     names = content.get("names")
     if isinstance(names, str):
         names = _names_in(names, file)

@@ -175,6 +175,73 @@ def test_voc_splits_without_lists_agree_on_their_classes(tmp_path: Path) -> None
     assert train.categories == val.categories == ((1, "amber"), (2, "green"), (3, "red"))
 
 
+def voc_lists(root: Path, folder: str) -> Path:
+    write_voc(root)
+    lists = root / folder
+    lists.mkdir(exist_ok=True, parents=True)
+    for file in (root / "ImageSets" / "Main").iterdir():
+        file.rename(lists / file.name)
+    shutil.rmtree(root / "ImageSets" / "Main")
+    if not any((root / "ImageSets").iterdir()):
+        (root / "ImageSets").rmdir()
+    return lists
+
+
+def yolo_lists(root: Path, folder: str) -> Path:
+    tool_data.label_studio_yolo(root)
+    lists = root / folder
+    lists.mkdir(exist_ok=True)
+    line = {".": "images/{}.jpg", "ImageSets": "/home/me/set/images/{}.jpg"}.get(folder, "{}")
+    for split, stems in tool_data.STEMS.items():
+        (lists / f"{split}.txt").write_text("".join(f"{line.format(stem)}\n" for stem in stems))
+    return lists
+
+
+@pytest.mark.parametrize("folder", [".", "ImageSets", "imagesets/main", "lists"])
+@pytest.mark.parametrize("layout", [voc_lists, yolo_lists])
+def test_lists_of_one_s_own_share_out_the_images(
+    layout: Callable[[Path, str], Path], folder: str, tmp_path: Path
+) -> None:
+    if layout is yolo_lists:
+        folder = folder.replace("imagesets/main", "imagesets")
+    lists = layout(tmp_path, folder)
+    flags = [NONE, NONE]
+    if folder == "lists":  # which are there for those who name them
+        flags = [SplitFlags(annotations=str(lists / f"{split}.txt")) for split in ("train", "val")]
+    train, val = map(read_source, find_both(tmp_path, *flags))
+    assert [Path(name).stem for name in train.file_names] == tool_data.STEMS["train"]
+    assert [Path(name).stem for name in val.file_names] == tool_data.STEMS["val"]
+    assert len(train.labels) == 8 and train.categories == val.categories
+    assert [category.name for category in train.categories] == sorted(NAMES, reverse=layout is yolo_lists)
+    is_moved = layout is yolo_lists and folder == "ImageSets"
+    assert train.mended.get("paths of another place found in the data folder", 0) == 4 * is_moved
+
+
+def test_encodings_of_lists_names_and_xml_are_counted(tmp_path: Path) -> None:
+    write_voc(tmp_path / "voc", encoding="utf-8-sig")
+    (tmp_path / "voc" / "ImageSets" / "Main" / "train.txt").write_text("im000\nim001\n", encoding="utf-16")
+    split = read_source(find_named(tmp_path / "voc", "train"))
+    assert split.mended == {"UTF-16 read": 1, "XML in UTF-8 with a byte order mark read": 6}
+    tool_data.ultralytics(tmp_path / "yolo")
+    (tmp_path / "yolo" / "data.yaml").write_text(
+        "train: images/train\nval: images/val\nnames: [红, 绿]\n", encoding="gbk"
+    )
+    split = read_source(find_named(tmp_path / "yolo", "train"))
+    assert split.mended == {"GBK read": 1} and [category.name for category in split.categories] == ["红", "绿"]
+
+
+def test_a_yaml_of_both_splits_can_be_named(tmp_path: Path) -> None:
+    tool_data.ultralytics(tmp_path)
+    (tmp_path / "config").mkdir()
+    (tmp_path / "data.yaml").rename(tmp_path / "config" / "shapes.yaml")
+    both = (SplitFlags(annotations="config/shapes.yaml", role=role) for role in ("train", "val"))
+    train, val = map(read_source, find_both(tmp_path, *both))
+    assert (len(train), len(val)) == (4, 2) and train.categories == ((0, "red"), (1, "green"))
+    (tmp_path / "notes.txt").write_text("of no images")
+    with pytest.raises(InputError, match="nor a list of images, data.yaml or split of"):
+        find_split(tmp_path, SplitFlags(annotations="notes.txt"))
+
+
 def test_lists_of_a_class_and_hidden_files_are_no_splits(tmp_path: Path) -> None:
     write_voc(tmp_path)
     (tmp_path / "ImageSets" / "Main" / "._train.txt").write_bytes(b"\0\5\x16\7Mac OS X")

@@ -183,4 +183,6 @@ def test_label_files_in_another_case_are_found(folder: str, name: str, tmp_path:
 def test_labels_with_a_byte_order_mark_make_a_split(encoding: str, tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "labels" / "a.txt").write_text("1 0.5 0.5 0.5 0.5\n", encoding=encoding)
-    assert read(tmp_path).labels.tolist() == [2]
+    split = read(tmp_path)
+    what = "UTF-16" if encoding == "utf-16" else "UTF-8 with a byte order mark"
+    assert split.labels.tolist() == [2] and split.mended == {f"{what} read": 1}

@@ -13,6 +13,18 @@ class Form(StrEnum):
     YOLO = "YOLO"
 
 
+TRAIN_NAMES = ("train2017", "train", "training", "trainval", "train2014", "train2012", "train2007")
+VAL_NAMES = (
+    "val2017", "val", "valid", "validation", "dev", "eval", "evaluation", "minival", "holdout", "testdev",
+    "val2014", "val2012", "val2007", "test", "testing", "test2007",
+)  # fmt: skip
+"""What splits to train on and to judge by are called, the likeliest first; case does not count."""
+
+
+def is_split_name(name: str) -> bool:
+    return name.lower() in (*TRAIN_NAMES, *VAL_NAMES)
+
+
 class Source(NamedTuple):
     """One split, found and not read yet."""
 
@@ -37,6 +49,8 @@ class Source(NamedTuple):
     """Of YOLO: what lists the classes, data.yaml or a text file with a name a line."""
     data_folder: Path | None = None
     """Of YOLO: in which the labels of the images are looked for."""
+    moved: tuple[str, ...] = ()
+    """Of YOLO: the paths of its folders and lists that lead elsewhere, and whose last parts are in the data folder."""
     lacking: str = ""
     """Of YOLO: why the split cannot be read, of whose folders and lists some are not there, or ""."""
     part: str = ""

@@ -6,11 +6,11 @@ Folders are looked at in the data folder alone: what the folders above it are ca
 
 import math
 import os
-import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
 from pipelines.readers.layouts.coco import IMAGE_FOLDERS
+from pipelines.readers.layouts.folders import key_of
 from pipelines.readers.text import decode
 
 _LABEL_FOLDERS = ("labels", "label", "annotations")
@@ -31,7 +31,7 @@ class LabelFiles:
 
     def of(self, image: Path) -> Path | None:
         """The image's label file, None where there is none. One in another case counts where no other is there."""
-        for name in (image.stem, _key(image.stem)):
+        for name in (image.stem, key_of(image.stem)):
             for place in self.places(image.parent):
                 if file := self._texts_in(place).get(name):
                     return place / file
@@ -85,7 +85,7 @@ class LabelFiles:
         """The folder below a folder, its parts in any case."""
         for part in parts:
             entries = self._listed(folder)
-            if (name := entries.get(part) or entries.get(_key(part))) is None:
+            if (name := entries.get(part) or entries.get(key_of(part))) is None:
                 return None
             folder = folder / name
         return folder if folder.is_dir() else None
@@ -96,7 +96,7 @@ class LabelFiles:
             names = [name for name in self._listed(folder).values() if name.lower().endswith(".txt")]
             names = [name for name in names if not name.startswith("._")]
             by_stem = {Path(name).stem: name for name in names}
-            self._texts[folder] = {_key(stem): name for stem, name in by_stem.items()} | by_stem
+            self._texts[folder] = {key_of(stem): name for stem, name in by_stem.items()} | by_stem
         return self._texts[folder]
 
     def _listed(self, folder: Path) -> dict[str, str]:
@@ -106,23 +106,8 @@ class LabelFiles:
                 names = sorted(os.listdir(folder))
             except OSError:
                 names = []
-            self._entries[folder] = {_key(name): name for name in names} | {name: name for name in names}
+            self._entries[folder] = {key_of(name): name for name in names} | {name: name for name in names}
         return self._entries[folder]
-
-
-def in_any_case(folder: Path, *parts: str) -> Path | None:
-    """What is there below the folder under these names, or the only thing that is under them in another case."""
-    for part in parts:
-        if not (folder / part).exists():
-            try:
-                names = [name for name in os.listdir(folder) if _key(name) == _key(part)]
-            except OSError:
-                return None
-            if len(names) != 1:
-                return None
-            (part,) = names
-        folder = folder / part
-    return folder
 
 
 def numbers_of(line: str) -> list[float] | None:
@@ -143,7 +128,3 @@ def _first_line(file: Path) -> str:
     except (OSError, UnicodeDecodeError):
         return "?"
     return next((line for line in map(str.strip, text.splitlines()) if line), "")
-
-
-def _key(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
