@@ -22,6 +22,7 @@ from typing import Any
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
+from pipelines.readers.layouts.folders import images_in, key_of
 from pipelines.readers.layouts.source import Source
 from pipelines.readers.layouts.voc import list_of_year
 from pipelines.readers.rows import Document, shown
@@ -123,6 +124,11 @@ def read_document(source: Source) -> Document:
             if _text(element, "difficult").lower() in _DIFFICULT_WORDS:
                 document.note("'difficult' as a word read", [f"{place}, object {number}"])
             boxes.append({"place": f"{place}, object {number}", "id": len(boxes) + 1, "image_id": image_id, **box})
+    # Without a list, and where no other split may have images in the same folder.
+    if source.file == source.label_folder and (source.file == source.image_folder or len(source.class_folders) == 1):
+        stems = {key_of(stem) for year in years for stem in year.files}
+        unlabelled = [image.name for image in images_in(source.image_folder) if key_of(image.stem) not in stems]
+        document.note("images without XML left out", unlabelled)
     categories = [{"id": id, "name": name} for name, id in category_ids.items()]
     document.tables = {"images": images, "annotations": boxes, "categories": categories}
     return document

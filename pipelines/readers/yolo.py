@@ -55,7 +55,8 @@ def read_document(source: Source) -> Document:
     images: list[dict[str, Any]] = []
     boxes: list[dict[str, Any]] = []
     texts = LabelFiles(_root(source))
-    labelled = found = 0
+    label_folders: set[Path] = set()
+    found = 0
     for image_id, (path, header) in enumerate(zip(paths, read_headers(paths), strict=True), 1):
         labels = texts.of(path)
         if labels and labels.name != f"{path.stem}.txt":
@@ -63,8 +64,11 @@ def read_document(source: Source) -> Document:
         name = path.relative_to(source.image_folder).as_posix() if source.image_folder in path.parents else path.name
         row: dict[str, Any] = {"place": name, "id": image_id, "file_name": name}
         images.append(row)
-        labelled += labels is not None
         found += not isinstance(header, OSError)
+        if labels:
+            label_folders.add(labels.parent)
+        elif not isinstance(header, OSError):
+            document.note("images without a label file taken as without objects", [name])
         if not isinstance(header, Header):
             if isinstance(header, BadImage):
                 row["problem"] = f"cannot be read as an image ({header}); replace it or convert it to JPEG or PNG"
@@ -74,10 +78,14 @@ def read_document(source: Source) -> Document:
         row["width"], row["height"] = header.upright_size_px
         if labels:
             boxes += _boxes_of(labels, image_id, header.upright_size_px, document, has_keypoints)
-    if found and not labelled:
+    if found and not label_folders:
         raise InputError(
             f"{source.file}: none of its {len(paths)} images has a label file; put them beside them, or in labels/"
         )
+    without_image = texts.without_image(sorted(label_folders))
+    document.note(
+        "label files without an image left out", [f"{file.parent.name}/{file.name}" for file in without_image]
+    )
     document.tables = {"images": images, "annotations": boxes, "categories": _categories(names, boxes, document)}
     return document
 

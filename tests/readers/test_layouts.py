@@ -168,6 +168,13 @@ def test_files_and_folders_can_be_named(tmp_path: Path) -> None:
         find_split(tmp_path / "set", SplitFlags(annotations=str(elsewhere), images="nowhere"))
 
 
+def test_images_without_xml_are_counted(tmp_path: Path) -> None:
+    tool_data.label_img(tmp_path)
+    draw(tmp_path / "im900.jpg")
+    split = read_source(find_named(tmp_path, "all"))
+    assert len(split) == 6 and split.mended == {"images without XML left out": 1}
+
+
 def test_voc_splits_without_lists_agree_on_their_classes(tmp_path: Path) -> None:
     tool_data.roboflow_voc(tmp_path)
     (tmp_path / "train" / "im000.xml").write_text(tool_data.xml_of("im000", ("amber", "green")))

@@ -14,11 +14,12 @@ from ssd.errors import InputError
 
 
 def write(folder: Path, *lines: str, names: str = "red\ngreen\n") -> Path:
-    """One split of an image with these lines, and one without a text file."""
+    """One split of an image with these lines, and one whose text file is empty."""
     for name in ("a", "b"):
         draw(folder / "images" / f"{name}.jpg")
     (folder / "labels").mkdir()
     (folder / "labels" / "a.txt").write_text("\n".join(lines))
+    (folder / "labels" / "b.txt").touch()
     if names:
         (folder / "classes.txt").write_text(names)
     return folder
@@ -35,7 +36,7 @@ def test_centre_and_size_are_fractions(tmp_path: Path) -> None:
     assert split.file_names == ["a.jpg", "b.jpg"] and split.box_starts.tolist() == [0, 2, 2]
     assert split.mended == {} and split.repairs == {}
     files = annotation_files(find_named(tmp_path, "all"))
-    assert [file.name for file in files] == ["classes.txt", "a.txt"]
+    assert [file.name for file in files] == ["classes.txt", "a.txt", "b.txt"]
 
 
 def test_a_polygon_is_its_box_and_a_score_is_left_out(tmp_path: Path) -> None:
@@ -186,3 +187,25 @@ def test_labels_with_a_byte_order_mark_make_a_split(encoding: str, tmp_path: Pat
     split = read(tmp_path)
     what = "UTF-16" if encoding == "utf-16" else "UTF-8 with a byte order mark"
     assert split.labels.tolist() == [2] and split.mended == {f"{what} read": 1}
+
+
+def test_images_without_labels_and_labels_without_images_are_counted(tmp_path: Path) -> None:
+    write(tmp_path, "1 0.5 0.5 0.5 0.5")
+    (tmp_path / "labels" / "b.txt").unlink()
+    for name, text in (("gone", "0 0.5 0.5 0.5 0.5"), ("notes", "a red cell")):
+        (tmp_path / "labels" / f"{name}.txt").write_text(text)
+    split = read(tmp_path)
+    assert split.labels.tolist() == [2] and split.file_names == ["a.jpg", "b.jpg"]
+    assert split.mended == {
+        "images without a label file taken as without objects": 1,
+        "label files without an image left out": 1,
+    }
+
+
+@pytest.mark.parametrize(("suffix", "brand"), [("heic", b"heic"), ("avif", b"avif")])
+def test_images_of_a_format_that_is_not_read_are_to_be_converted(suffix: str, brand: bytes, tmp_path: Path) -> None:
+    write(tmp_path, "1 0.5 0.5 0.5 0.5")
+    (tmp_path / "images" / "a.jpg").unlink()
+    (tmp_path / "images" / f"a.{suffix}").write_bytes(b"\0\0\0\x1cftyp" + brand + bytes(60))
+    with pytest.raises(InputError, match=f"a\\.{suffix} cannot be read as an image .*{suffix.upper()}.*convert"):
+        read(tmp_path)

@@ -1,8 +1,16 @@
-"""Names of files and folders whose case, or way to write accents, is another than asked for."""
+"""What lies in a folder, and what is there under a name whose case, or way to write accents, is another."""
 
 import os
 import unicodedata
 from pathlib import Path
+
+from ssd.images import SUFFIXES
+
+IMAGE_SUFFIXES = (
+    *(suffix for suffixes in SUFFIXES.values() for suffix in suffixes),
+    ".heic", ".heif", ".avif", ".jxl", ".psd",
+)  # fmt: skip
+"""Also of formats that no reader here takes: who has such images is to be told so."""
 
 
 def key_of(name: str) -> str:
@@ -32,8 +40,17 @@ def folder_in_any_case(folder: Path, *parts: str) -> Path | None:
 
 def text_files(folder: Path | None) -> list[Path]:
     """In order of their names, without hidden ones."""
+    return _files(folder, (".txt",)) if folder else []
+
+
+def images_in(folder: Path) -> list[Path]:
+    """In order of their names, without hidden ones such as macOS's "._a.jpg"."""
+    return _files(folder, IMAGE_SUFFIXES)
+
+
+def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     try:
-        names = sorted(os.listdir(folder)) if folder else []
+        names = sorted(os.listdir(folder))
     except OSError:
         return []
-    return [Path(folder or "", name) for name in names if name.lower().endswith(".txt") and not name.startswith(".")]
+    return [folder / name for name in names if name.lower().endswith(suffixes) and not name.startswith(".")]

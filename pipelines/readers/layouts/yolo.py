@@ -15,10 +15,10 @@ from typing import Any
 import yaml
 
 from pipelines.readers.layouts.coco import IMAGE_FOLDERS, folders_below
-from pipelines.readers.layouts.folders import folder_in_any_case, in_any_case, text_files
+from pipelines.readers.layouts.folders import folder_in_any_case, images_in, in_any_case, text_files
 from pipelines.readers.layouts.source import Form, Source, is_split_name
 from pipelines.readers.layouts.yolo_labels import LabelFiles
-from pipelines.readers.layouts.yolo_lists import images_in, images_of, is_list, resolve
+from pipelines.readers.layouts.yolo_lists import images_of, is_list, resolve
 from pipelines.readers.rows import shown
 from pipelines.readers.text import Note, no_note, read_lines, read_text
 from ssd.errors import InputError

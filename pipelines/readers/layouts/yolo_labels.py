@@ -9,8 +9,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipelines.readers.layouts.coco import IMAGE_FOLDERS
-from pipelines.readers.layouts.folders import key_of
+from pipelines.readers.layouts.coco import IMAGE_FOLDERS, folders_below
+from pipelines.readers.layouts.folders import images_in, key_of
 from pipelines.readers.text import decode
 
 _LABEL_FOLDERS = ("labels", "label", "annotations")
@@ -77,6 +77,13 @@ class LabelFiles:
             if other == _MOST_OTHER_TEXTS:
                 break
         return empty > 0 and other == 0
+
+    def without_image(self, label_folders: Iterable[Path]) -> list[Path]:
+        """The files with boxes in these folders that no image of the data folder has the name of."""
+        images = (image for folder in folders_below(self._data_folder, depth=4) for image in images_in(folder))
+        stems = {key_of(image.stem) for image in images}
+        files = [place / name for place in label_folders for name in sorted(set(self._texts_in(place).values()))]
+        return [file for file in files if key_of(file.stem) not in stems and numbers_of(_first_line(file))]
 
     def _label_folders(self, folder: Path) -> list[Path]:
         return [place for name in _LABEL_FOLDERS if (place := self._below(folder, [name]))]

@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.readers.layouts.coco import folders_below
-from pipelines.readers.layouts.folders import in_any_case
+from pipelines.readers.layouts.folders import IMAGE_SUFFIXES, images_in, in_any_case
 from pipelines.readers.repairs.file_names import WHAT, find_file_names
 from pipelines.readers.text import Note, no_note, read_lines
-from ssd.images import SUFFIXES
 
 MOVED = "paths of another place found in the data folder"
-_IMAGE_SUFFIXES = tuple(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
 _COLUMN = re.compile(r"[ \t,;]+[+-]?[01]$")
 
 
@@ -33,7 +31,7 @@ def is_list(file: Path, data_folder: Path) -> bool:
     """Whether one of its first lines leads to an image."""
     lines = [line for line in read_lines(file) if not line.startswith("#")][:5]
     images = _images_of_lines(lines, file.parent, data_folder, no_note)
-    return any(image.name.lower().endswith(_IMAGE_SUFFIXES) and image.is_file() for image in images)
+    return any(image.name.lower().endswith(IMAGE_SUFFIXES) and image.is_file() for image in images)
 
 
 def _images_of_lines(lines: list[str], beside: Path, data_folder: Path, note: Note) -> list[Path]:
@@ -52,14 +50,6 @@ def _images_of_lines(lines: list[str], beside: Path, data_folder: Path, note: No
         for i, name in zip(unknown, names, strict=True):
             found[i] = folder / name if name is not None else data_folder / Path(lines[i]).name
     return [path for path in found if path is not None]
-
-
-def images_in(folder: Path) -> list[Path]:
-    try:
-        names = sorted(os.listdir(folder))
-    except OSError:
-        return []
-    return [folder / name for name in names if name.lower().endswith(_IMAGE_SUFFIXES) and not name.startswith("._")]
 
 
 def as_stated(data_folder: Path, beside: Path, base: Any, stated: str) -> Path | None:
