@@ -8,6 +8,7 @@ YOLO has no ids: images are numbered from 1 in order of their names or of the li
 """
 
 import ast
+import os
 from pathlib import Path
 from typing import Any
 
@@ -154,24 +155,27 @@ def _names(source: Source, document: Document) -> tuple[dict[int, str], bool]:
             by_number = {int(number): str(name) for number, name in names.items()}
         except (TypeError, ValueError):
             raise InputError(f"{file}: 'names' must be a list, or names by class number; correct it") from None
+    elif isinstance(names, list | tuple):
+        by_number = {number: str(name) for number, name in enumerate(names)}
     else:
-        by_number = {number: str(name) for number, name in enumerate(names or ())}
+        by_number = {}
     stated = content.get("nc")
     if by_number and isinstance(stated, str) and stated.strip() not in ("", str(len(by_number))):
         document.note("another number of classes stated than there are names", [f"nc {stated}, names {len(by_number)}"])
     return by_number, "kpt_shape" in content
 
 
-def _names_in(text: str, file: Path) -> list[str]:
+def _names_in(text: str, file: Path) -> Any:
     """The names in a text such as "['a', 'b']" or "a b", or in the file that it is the path of."""
     for folder in (file.parent, file.parent.parent):
-        if text and (folder / text).is_file():
+        if text and os.path.isfile(folder / text):
             return read_lines(folder / text)
-    try:
-        names = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    if not text.startswith(("[", "(", "{")):
         return text.split()
-    return [str(name) for name in names] if isinstance(names, list | tuple) else [str(names)]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        return text.split()
 
 
 def _categories(names: dict[int, str], boxes: list[dict[str, Any]], document: Document) -> list[dict[str, Any]]:

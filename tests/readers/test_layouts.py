@@ -21,7 +21,7 @@ from tool_data import (
 )
 
 from pipelines.readers.layouts.source import Form
-from pipelines.readers.reading import read_source
+from pipelines.readers.reading import read_document, read_source
 from pipelines.readers.splits import SplitFlags, find_both, find_named, find_sources, find_split, held_out_text
 from ssd.errors import InputError
 
@@ -204,8 +204,17 @@ def yolo_lists(root: Path, folder: str) -> Path:
     return lists
 
 
+def label_img_lists(root: Path, folder: str) -> Path:
+    tool_data.label_img(root)
+    lists = root / folder
+    lists.mkdir(exist_ok=True, parents=True)
+    for split, stems in tool_data.STEMS.items():
+        (lists / f"{split}.txt").write_text("\n".join(stems))
+    return lists
+
+
 @pytest.mark.parametrize("folder", [".", "ImageSets", "imagesets/main", "lists"])
-@pytest.mark.parametrize("layout", [voc_lists, yolo_lists])
+@pytest.mark.parametrize("layout", [voc_lists, yolo_lists, label_img_lists])
 def test_lists_of_one_s_own_share_out_the_images(
     layout: Callable[[Path, str], Path], folder: str, tmp_path: Path
 ) -> None:
@@ -222,6 +231,26 @@ def test_lists_of_one_s_own_share_out_the_images(
     assert [category.name for category in train.categories] == sorted(NAMES, reverse=layout is yolo_lists)
     is_moved = layout is yolo_lists and folder == "ImageSets"
     assert train.mended.get("paths of another place found in the data folder", 0) == 4 * is_moved
+
+
+def test_paths_into_the_data_folder_may_go_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Absolute ones though the data folder is named by a relative path, through links, and with '..'."""
+    tool_data.yolo_lists(tmp_path / "set")
+    draw(tmp_path / "set" / "pictures" / "b.jpg")
+    (tmp_path / "set" / "images").rename(tmp_path / "elsewhere")
+    (tmp_path / "set" / "images").symlink_to(tmp_path / "elsewhere")
+    lines = [
+        str(tmp_path / "set" / "images" / "train" / "im000.jpg"), "images/../images/train/im001.jpg",
+        "./PICTURES/b.JPG", "images/train/gone.jpg", "x" * 300,
+    ]  # fmt: skip
+    (tmp_path / "set" / "train.txt").write_text("\n".join(lines))
+    monkeypatch.chdir(tmp_path)
+    document = read_document(find_named(Path("set"), "train"))
+    names = [row["file_name"] for row in document.tables["images"]]
+    assert names == ["images/train/im000.jpg", "images/train/im001.jpg", "pictures/b.jpg", "gone.jpg", "x" * 300]
+    assert len(document.tables["annotations"]) == 4
+    assert document.repairs["file names in another spelling found"] == ["./PICTURES/b.JPG"]
+    assert "paths of another place found in the data folder" not in document.repairs
 
 
 def test_encodings_of_lists_names_and_xml_are_counted(tmp_path: Path) -> None:
@@ -241,6 +270,7 @@ def test_a_yaml_of_both_splits_can_be_named(tmp_path: Path) -> None:
     tool_data.ultralytics(tmp_path)
     (tmp_path / "config").mkdir()
     (tmp_path / "data.yaml").rename(tmp_path / "config" / "shapes.yaml")
+    assert list(find_sources(tmp_path)) == ["train", "val"]
     both = (SplitFlags(annotations="config/shapes.yaml", role=role) for role in ("train", "val"))
     train, val = map(read_source, find_both(tmp_path, *both))
     assert (len(train), len(val)) == (4, 2) and train.categories == ((0, "red"), (1, "green"))

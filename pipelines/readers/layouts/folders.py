@@ -21,7 +21,7 @@ def key_of(name: str) -> str:
 def in_any_case(folder: Path, *parts: str) -> Path | None:
     """What is there below the folder under these names, or the only thing that is under them in another case."""
     for part in parts:
-        if not (folder / part).exists():
+        if not os.path.exists(folder / part):
             try:
                 names = [name for name in os.listdir(folder) if key_of(name) == key_of(part)]
             except OSError:

@@ -33,18 +33,27 @@ def standard_source(data_folder: Path, split: str) -> Source | None:
 
 
 def _of_list(data_folder: Path, file: Path) -> Source | None:
-    annotations, images = folder_in_any_case(data_folder, "Annotations"), _image_folder(data_folder)
+    annotations = _annotation_folder(data_folder)
+    images = _image_folder(data_folder) or (data_folder if annotations == data_folder else None)
     if not (os.path.isfile(file) and annotations and images):
         return None
     others = _others(data_folder, images)
     return Source(file.stem, Form.VOC, file, images, others, annotations, class_folders=(annotations,))
 
 
+def _annotation_folder(data_folder: Path) -> Path | None:
+    """Annotations, or another folder that has VOC's XML, or the data folder itself."""
+    if folder := folder_in_any_case(data_folder, "Annotations"):
+        return folder
+    named = [folder for folder in _folders_in(data_folder) if folder.name.lower() in _FOLDERS_OF_XML]
+    return next((folder for folder in (*named, data_folder) if _has_annotations(folder)), None)
+
+
 def list_folder(folder: Path) -> Path | None:
     """Where a VOC folder has its lists: ImageSets/Main, or ImageSets itself; in any case."""
     image_sets = folder_in_any_case(folder, "ImageSets")
     main = folder_in_any_case(image_sets, "Main") if image_sets else None
-    return main or (image_sets if text_files(image_sets) else None)
+    return image_sets if text_files(image_sets) and not text_files(main) else main
 
 
 def is_voc(data_folder: Path) -> bool:
@@ -53,8 +62,8 @@ def is_voc(data_folder: Path) -> bool:
 
 def sources(data_folder: Path) -> dict[str, Source]:
     """All splits, by name."""
-    if folder := list_folder(data_folder):
-        return _of_lists(data_folder, folder)
+    if (folder := list_folder(data_folder)) and (found := _of_lists(data_folder, folder)):
+        return found
     for devkit in (data_folder, data_folder / "VOCdevkit"):
         if years := [inner for inner in _folders_in(devkit) if is_voc(inner)]:
             return _of_years(devkit, [year.name for year in years])

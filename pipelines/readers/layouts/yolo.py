@@ -37,8 +37,11 @@ def sources(data_folder: Path) -> dict[str, Source]:
     """All splits, by name. One that a file states, and that is not there, says so when it is read."""
     nowhere: dict[str, Source] = {}
     names_file = None
+    beside = [data_folder]
+    if any(folder_in_any_case(data_folder, name) for name in ("images", "labels")):  # then others are not sets
+        beside += [folder for folder in folders_below(data_folder, depth=1) if folder != data_folder]
     for suffixes, read in (((".yaml", ".yml"), _of_yaml), ((".data",), _of_darknet)):
-        for file in _listed(data_folder, suffixes):
+        for file in (file for folder in beside for file in _listed(folder, suffixes)):
             found, names_of = read(data_folder, file)
             if any(source.lists for source in found.values()):
                 return found

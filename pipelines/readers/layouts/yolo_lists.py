@@ -31,7 +31,7 @@ def is_list(file: Path, data_folder: Path) -> bool:
     """Whether one of its first lines leads to an image."""
     lines = [line for line in read_lines(file) if not line.startswith("#")][:5]
     images = _images_of_lines(lines, file.parent, data_folder, no_note)
-    return any(image.name.lower().endswith(IMAGE_SUFFIXES) and image.is_file() for image in images)
+    return any(image.name.lower().endswith(IMAGE_SUFFIXES) and os.path.isfile(image) for image in images)
 
 
 def _images_of_lines(lines: list[str], beside: Path, data_folder: Path, note: Note) -> list[Path]:
@@ -56,10 +56,16 @@ def as_stated(data_folder: Path, beside: Path, base: Any, stated: str) -> Path |
     """The folder or file in the data folder that a path leads to from its base, from beside the file that states it,
     or from the data folder. base: data.yaml's 'path', or None."""
     folders = [beside / base] if isinstance(base, str) and base else [beside, data_folder]
-    for folder in folders:
-        place = Path(os.path.normpath(folder / stated.replace("\\", "/")))
-        if place.exists() and _is_inside(place, data_folder):
-            return place
+    places = (_in_data_folder(data_folder, folder / stated.replace("\\", "/")) for folder in folders)
+    return next((place for place in places if place is not None and os.path.exists(place)), None)
+
+
+def _in_data_folder(data_folder: Path, place: Path) -> Path | None:
+    """The place as a path that begins with the data folder's, None where it is not in it."""
+    for plain in (os.path.abspath, os.path.realpath):  # also behind a link to a folder elsewhere, or by one to here
+        at, root = Path(plain(place)), Path(plain(data_folder))
+        if root in (at, *at.parents):
+            return data_folder / at.relative_to(root)
     return None
 
 
@@ -67,7 +73,7 @@ def by_last_parts(data_folder: Path, beside: Path, stated: str) -> Path | None:
     """The folder or file in the data folder that the last parts of a path lead to."""
     parts = [part for part in stated.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     places = (folder.joinpath(*parts[start:]) for start in range(len(parts)) for folder in (beside, data_folder))
-    return next((place for place in places if place.exists()), None)
+    return next((place for place in places if os.path.exists(place)), None)
 
 
 def resolve(data_folder: Path, beside: Path, base: Any, stated: str) -> tuple[Path | None, bool]:
@@ -79,8 +85,3 @@ def resolve(data_folder: Path, beside: Path, base: Any, stated: str) -> tuple[Pa
     parts = [part for part in stated.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     found = (in_any_case(folder, *parts[start:]) for start in range(len(parts)) for folder in (beside, data_folder))
     return next((place for place in found if place is not None), None), False
-
-
-def _is_inside(place: Path, folder: Path) -> bool:
-    real = Path(os.path.realpath(place))
-    return Path(os.path.realpath(folder)) in (real, *real.parents)
