@@ -7,21 +7,15 @@ holds, in whatever layout (`readers.layouts`).
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pipelines.annotations import HELD_OUT_SHARE, Annotations
 from pipelines.readers.layouts import coco, voc, yolo
-from pipelines.readers.layouts.source import Source
+from pipelines.readers.layouts.source import TRAIN_NAMES, VAL_NAMES, Form, Source
 from pipelines.readers.reading import read_source
 from ssd.errors import InputError
 from ssd.views import BOXES, ObjectParts
 
-TRAIN_NAMES = ("train2017", "train", "training", "trainval", "train2014", "train2012", "train2007")
-VAL_NAMES = (
-    "val2017", "val", "valid", "validation", "dev", "eval", "evaluation", "minival", "holdout", "testdev",
-    "val2014", "val2012", "val2007", "test", "testing", "test2007",
-)  # fmt: skip
-"""The likeliest first; case does not count."""
 _MOST_NAMED = 12
 _NO_DATA = {"__MACOSX"}
 
@@ -34,6 +28,8 @@ class SplitFlags(NamedTuple):
     """The annotation file, a path as it is or in the data folder."""
     images: str = ""
     """The image folder, the same."""
+    role: Literal["", "train", "val"] = ""
+    """What the split is for, where a file that is named states several."""
 
     @property
     def names_one(self) -> bool:
@@ -45,8 +41,8 @@ def find_sources(data_folder: Path) -> dict[str, Source]:
     if not os.path.isdir(data_folder):
         raise InputError(f"{data_folder}: no such data folder; pass the folder that holds the images and annotations")
     root = _behind_lone_folders(data_folder)
-    if voc.is_voc(root):
-        return voc.sources(root)
+    if voc.is_voc(root) and (found := voc.sources(root)):
+        return found
     return coco.sources(root) or voc.sources(root) or yolo.sources(root)
 
 
@@ -106,7 +102,7 @@ def find_both(data_folder: Path, train: SplitFlags, val: SplitFlags) -> tuple[So
         return find_split(data_folder, train._replace(split=name)), val_source
     if len(found) == 1:
         (name,) = found
-        _require_no_images_of_another(data_folder, name)
+        _require_no_images_of_another(data_folder, name, found[name].form)
         return _parts(find_split(data_folder, train._replace(split=name)))
     train_name = _first(list(found), TRAIN_NAMES)
     val_name = _first([name for name in found if name != train_name], VAL_NAMES)
@@ -120,7 +116,7 @@ def find_both(data_folder: Path, train: SplitFlags, val: SplitFlags) -> tuple[So
     )
 
 
-def _require_no_images_of_another(data_folder: Path, only: str) -> None:
+def _require_no_images_of_another(data_folder: Path, only: str, form: Form) -> None:
     """Raises InputError where a folder is named as another split than the only one that was found: then that split's
     annotations lack, and nothing is to be held out."""
     root = _behind_lone_folders(data_folder)
@@ -128,6 +124,12 @@ def _require_no_images_of_another(data_folder: Path, only: str) -> None:
         return
     for name in TRAIN_NAMES if only.lower() in VAL_NAMES else VAL_NAMES:
         for folder in (root / name, root / "images" / name):
+            if os.path.isdir(folder) and form is not Form.COCO:
+                files = "label files" if form is Form.YOLO else "XML files"
+                raise InputError(
+                    f"{folder}: no {files} of its images were found; add them, take the folder away, or pass {only!r} "
+                    "as both splits"
+                )
             if os.path.isdir(folder):
                 raise InputError(
                     f"{root / 'annotations' / f'instances_{name}.json'}: no such annotation file, but {folder} is; "
@@ -179,9 +181,22 @@ def _of_named_file(data_folder: Path, flags: SplitFlags) -> Source:
         if os.path.realpath(file) in map(os.path.realpath, (source.file, source.label_folder or source.file)):
             return source._replace(split=flags.split or name)
     if not (file.is_file() and file.suffix.lower() == ".json"):
-        raise InputError(f"{file}: neither COCO's JSON nor a split of {data_folder}; pass a JSON file")
+        return _of_list_or_yaml(data_folder, file, flags)
     beside = file.parent if data_folder not in file.parents else data_folder
     return coco.source_of_file(beside, file, flags.split or coco.split_of(beside, file))
+
+
+def _of_list_or_yaml(data_folder: Path, file: Path, flags: SplitFlags) -> Source:
+    root = _behind_lone_folders(data_folder)
+    found = (voc.sources_of_list(root, file) or yolo.sources_of_file(root, file)) if file.is_file() else {}
+    (name,) = found if len(found) == 1 else [flags.split]
+    if source := found.get(name or _first(list(found), VAL_NAMES if flags.role == "val" else TRAIN_NAMES)):
+        return source._replace(split=flags.split or source.split)
+    if found:
+        raise InputError(f"{file}: {_pass_names(found)}")
+    raise InputError(
+        f"{file}: neither COCO's JSON, nor a list of images, data.yaml or split of {data_folder}; pass such a file"
+    )
 
 
 def _path(data_folder: Path, text: str) -> Path:

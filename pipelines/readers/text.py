@@ -6,6 +6,7 @@ common without: GBK, which Chinese Windows writes, or Windows' Western European 
 
 import codecs
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from ssd.errors import InputError
@@ -69,12 +70,40 @@ def _declared(content: bytes) -> str:
     return found.group(1) if found else ""
 
 
-def read_lines(file: Path) -> list[str]:
-    """The lines of a text file, without white space at their ends; empty ones left out. Raises InputError."""
+Note = Callable[[str, list[str]], None]
+"""Takes what was mended, and where."""
+
+
+def no_note(what: str, places: list[str]) -> None:
+    pass
+
+
+def stated_encoding(content: bytes) -> str:
+    """What a byte order mark or XML's declaration says, '' where that is UTF-8 without a mark, or nothing."""
+    behind_mark, marked = without_mark(content)
+    if marked:
+        return _MARKED_UTF8 if marked == "utf-8" else "UTF-16"
+    declared = _declared(behind_mark)
+    return "" if declared.lower() in ("utf-8", "utf8", "us-ascii", "ascii") else declared
+
+
+_MARKED_UTF8 = "UTF-8 with a byte order mark"
+
+
+def read_text(file: Path, note: Note = no_note) -> str:
+    """note: is told of an encoding that is not UTF-8 without a byte order mark. Raises InputError."""
     try:
-        text, _ = decode(file.read_bytes())
+        content = file.read_bytes()
+        text, encoding = decode(content)
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}); check the file and its permissions") from None
     except UnicodeDecodeError:
         raise InputError(f"{file}: UTF-16 that is cut short; save it as UTF-8") from None
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    if encoding != "UTF-8" or without_mark(content)[1]:
+        note(f"{_MARKED_UTF8 if encoding == 'UTF-8' else encoding} read", [file.name])
+    return text
+
+
+def read_lines(file: Path, note: Note = no_note) -> list[str]:
+    """The lines of a text file, without white space at their ends; empty ones left out. As `read_text`."""
+    return [line.strip() for line in read_text(file, note).splitlines() if line.strip()]

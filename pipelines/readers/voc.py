@@ -22,10 +22,11 @@ from typing import Any
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
+from pipelines.readers.layouts.folders import images_in, key_of
 from pipelines.readers.layouts.source import Source
-from pipelines.readers.layouts.voc import LISTS
+from pipelines.readers.layouts.voc import list_of_year
 from pipelines.readers.rows import Document, shown
-from pipelines.readers.text import decode_xml, read_lines
+from pipelines.readers.text import decode_xml, read_lines, stated_encoding
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _COLUMN = re.compile(r"[ \t,;]+[+-]?[01]$")
@@ -42,7 +43,7 @@ class _Year:
     def __init__(self, source: Source, year: str, split: str, repairs: Document, parsed: "_Parsed") -> None:
         self.prefix = f"{year}/" if year else ""
         root = source.image_folder / year
-        self.list_file = root / LISTS / f"{split}.txt" if year else source.file
+        self.list_file = list_of_year(source.image_folder, year, split) if year else source.file
         self.folder = root / "Annotations" if year else source.label_folder or source.file
         self.images = f"{year}/JPEGImages/" if year else ""
         self.document = repairs
@@ -66,7 +67,7 @@ class _Year:
         """The names of the split's images, without suffix."""
         if self.list_file.suffix != ".txt":
             return list(self.files)
-        lines = read_lines(self.list_file)
+        lines = read_lines(self.list_file, self.document.note)
         stems = [self._stem_of(line) for line in lines]
         changed = [line for line, stem in zip(lines, stems, strict=True) if line != stem]
         self.document.note("lines of the list with a suffix, folder or column read", changed)
@@ -87,7 +88,7 @@ class _Year:
 def annotation_files(source: Source) -> list[Path]:
     """All that `read_document` reads: the lists and all XML files, of all splits."""
     if source.years:
-        lists = [source.image_folder / year / LISTS / f"{split}.txt" for year, split in source.years]
+        lists = [list_of_year(source.image_folder, year, split) for year, split in source.years]
     else:
         lists = [source.file] if source.file.suffix == ".txt" else []
     return [*lists, *(file for folder in source.class_folders for file in _xml_files(folder, nested=bool(lists)))]
@@ -123,6 +124,11 @@ def read_document(source: Source) -> Document:
             if _text(element, "difficult").lower() in _DIFFICULT_WORDS:
                 document.note("'difficult' as a word read", [f"{place}, object {number}"])
             boxes.append({"place": f"{place}, object {number}", "id": len(boxes) + 1, "image_id": image_id, **box})
+    # Without a list, and where no other split may have images in the same folder.
+    if source.file == source.label_folder and (source.file == source.image_folder or len(source.class_folders) == 1):
+        stems = {key_of(stem) for year in years for stem in year.files}
+        unlabelled = [image.name for image in images_in(source.image_folder) if key_of(image.stem) not in stems]
+        document.note("images without XML left out", unlabelled)
     categories = [{"id": id, "name": name} for name, id in category_ids.items()]
     document.tables = {"images": images, "annotations": boxes, "categories": categories}
     return document
@@ -144,13 +150,13 @@ class _Unsafe(Exception):
 
 
 def _parse(path: Path) -> tuple[Element | str, str]:
-    """The XML's root, or what is wrong with it, and the encoding where it is not one that expat reads."""
+    """The XML's root, or what is wrong with it, and the encoding where it is not UTF-8 without a byte order mark."""
     try:
         content = path.read_bytes()
     except OSError as error:
         return f"cannot be read ({error.strerror})", ""
     try:
-        return _root_of(content), ""
+        return _root_of(content), stated_encoding(content)
     except _Unsafe:
         return _UNSAFE, ""
     except (expat.ExpatError, ValueError, LookupError) as error:

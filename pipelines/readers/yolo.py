@@ -8,16 +8,18 @@ YOLO has no ids: images are numbered from 1 in order of their names or of the li
 """
 
 import ast
-import math
+import os
 from pathlib import Path
 from typing import Any
 
 from pipelines.readers.headers import Header, read_headers
 from pipelines.readers.image_files import BadImage
 from pipelines.readers.layouts.source import Source
-from pipelines.readers.layouts.yolo import images_of, label_file, read_yaml
+from pipelines.readers.layouts.yolo import read_yaml
+from pipelines.readers.layouts.yolo_labels import LabelFiles, numbers_of
+from pipelines.readers.layouts.yolo_lists import MOVED, images_of
 from pipelines.readers.rows import Document, shown
-from pipelines.readers.text import decode, read_lines
+from pipelines.readers.text import read_lines, read_text
 from ssd.errors import InputError
 
 _MOST_CLASSES = 10_000
@@ -28,29 +30,46 @@ _LARGEST_FRACTION = 1.5
 def annotation_files(source: Source) -> list[Path]:
     """All that `read_document` reads."""
     lists = [place for place in source.lists if place.is_file()]
-    labels = [label_file(image) for place in source.lists for image in images_of(place, source.image_folder)]
-    files = [*lists, *([source.names_file] if source.names_file else []), *labels]
-    return [file for file in files if file.is_file()]
+    texts = LabelFiles(_root(source))
+    images = [image for place in source.lists for image in images_of(place, _root(source))]
+    labels = [file for image in images if (file := texts.of(image))]
+    return [*lists, *([source.names_file] if source.names_file else []), *labels]
+
+
+def _root(source: Source) -> Path:
+    return source.data_folder or source.image_folder
 
 
 def read_document(source: Source) -> Document:
     """The split as the content of a COCO annotation file; each row says in 'place' which file it is from.
 
-    Raises InputError where a list or the names of the classes cannot be read, or no image has labels.
+    Raises InputError where a folder, a list or the names of the classes cannot be read, or no image has labels.
     """
+    if source.lacking:
+        raise InputError(source.lacking)
     document = Document({}, source.file, source.image_folder, has_stated_sizes=False)
-    paths = list(dict.fromkeys(path for place in source.lists for path in images_of(place, source.image_folder)))
-    names, has_keypoints = _names(source)
+    document.note(MOVED, list(source.moved))
+    paths = list(
+        dict.fromkeys(path for place in source.lists for path in images_of(place, _root(source), document.note))
+    )
+    names, has_keypoints = _names(source, document)
     images: list[dict[str, Any]] = []
     boxes: list[dict[str, Any]] = []
-    labelled = found = 0
+    texts = LabelFiles(_root(source))
+    label_folders: set[Path] = set()
+    found = 0
     for image_id, (path, header) in enumerate(zip(paths, read_headers(paths), strict=True), 1):
-        labels = label_file(path)
+        labels = texts.of(path)
+        if labels and labels.name != f"{path.stem}.txt":
+            document.note("label files in another case found", [labels.name])
         name = path.relative_to(source.image_folder).as_posix() if source.image_folder in path.parents else path.name
         row: dict[str, Any] = {"place": name, "id": image_id, "file_name": name}
         images.append(row)
-        labelled += labels.is_file()
         found += not isinstance(header, OSError)
+        if labels:
+            label_folders.add(labels.parent)
+        elif not isinstance(header, OSError):
+            document.note("images without a label file taken as without objects", [name])
         if not isinstance(header, Header):
             if isinstance(header, BadImage):
                 row["problem"] = f"cannot be read as an image ({header}); replace it or convert it to JPEG or PNG"
@@ -58,11 +77,16 @@ def read_document(source: Source) -> Document:
                 row["width"], row["height"] = 1, 1
             continue
         row["width"], row["height"] = header.upright_size_px
-        boxes += _boxes_of(labels, image_id, header.upright_size_px, document, has_keypoints)
-    if found and not labelled:
+        if labels:
+            boxes += _boxes_of(labels, image_id, header.upright_size_px, document, has_keypoints)
+    if found and not label_folders:
         raise InputError(
             f"{source.file}: none of its {len(paths)} images has a label file; put them beside them, or in labels/"
         )
+    without_image = texts.without_image(sorted(label_folders))
+    document.note(
+        "label files without an image left out", [f"{file.parent.name}/{file.name}" for file in without_image]
+    )
     document.tables = {"images": images, "annotations": boxes, "categories": _categories(names, boxes, document)}
     return document
 
@@ -71,11 +95,9 @@ def _boxes_of(
     file: Path, image_id: int, size_px: tuple[int, int], document: Document, has_keypoints: bool
 ) -> list[dict[str, Any]]:
     try:
-        text, _ = decode(file.read_bytes())
-    except FileNotFoundError:
-        return []
-    except (OSError, UnicodeDecodeError) as error:
-        return [{"place": file.name, "problem": f"cannot be read ({error})"}]
+        text = read_text(file, document.note)
+    except InputError as error:
+        return [{"place": file.name, "problem": f"cannot be read ({str(error).removeprefix(f'{file}: ')})"}]
     rows: list[dict[str, Any]] = []
     seen: set[str] = set()
     for number, line in enumerate(text.splitlines(), 1):
@@ -96,12 +118,7 @@ def _boxes_of(
 
 def _box_of(line: str, size_px: tuple[int, int], has_keypoints: bool) -> dict[str, Any]:
     """category_id and bbox of a line, or the problem with it."""
-    parts = line.replace(",", " ").split()
-    try:
-        numbers = [float(part) for part in parts]
-    except ValueError:
-        return {"problem": f"has {shown(line)}, which is not a class and numbers"}
-    if len(numbers) < 5 or not all(map(math.isfinite, numbers)) or numbers[0] < 0 or not numbers[0].is_integer():
+    if (numbers := numbers_of(line)) is None:
         return {"problem": f"has {shown(line)}, which is not a class from 0 on and a box of 4 numbers"}
     category, *values = numbers
     note: dict[str, Any] = {}
@@ -122,28 +139,43 @@ def _box_of(line: str, size_px: tuple[int, int], has_keypoints: bool) -> dict[st
     return {"category_id": int(category), "bbox": bbox, **note}
 
 
-def _names(source: Source) -> tuple[dict[int, str], bool]:
+def _names(source: Source, document: Document) -> tuple[dict[int, str], bool]:
     """Name by class number, as far as a file tells them; whether lines go on with keypoints."""
     file = source.names_file
     if file is None:
         return {}, False
     if file.suffix.lower() not in (".yaml", ".yml"):
-        return dict(enumerate(read_lines(file))), False
-    content = read_yaml(file)
+        return dict(enumerate(read_lines(file, document.note))), False
+    content = read_yaml(file, document.note)
     names = content.get("names")
-    if isinstance(names, str):  # "['a', 'b']"
-        try:
-            names = ast.literal_eval(names)
-        except (ValueError, SyntaxError):
-            names = names.split()
-    if isinstance(names, list | tuple):
-        return {number: str(name) for number, name in enumerate(names)}, "kpt_shape" in content
+    if isinstance(names, str):
+        names = _names_in(names, file)
     if isinstance(names, dict):
         try:
-            return {int(number): str(name) for number, name in names.items()}, "kpt_shape" in content
+            by_number = {int(number): str(name) for number, name in names.items()}
         except (TypeError, ValueError):
             raise InputError(f"{file}: 'names' must be a list, or names by class number; correct it") from None
-    return {}, "kpt_shape" in content
+    elif isinstance(names, list | tuple):
+        by_number = {number: str(name) for number, name in enumerate(names)}
+    else:
+        by_number = {}
+    stated = content.get("nc")
+    if by_number and isinstance(stated, str) and stated.strip() not in ("", str(len(by_number))):
+        document.note("another number of classes stated than there are names", [f"nc {stated}, names {len(by_number)}"])
+    return by_number, "kpt_shape" in content
+
+
+def _names_in(text: str, file: Path) -> Any:
+    """The names in a text such as "['a', 'b']" or "a b", or in the file that it is the path of."""
+    for folder in (file.parent, file.parent.parent):
+        if text and os.path.isfile(folder / text):
+            return read_lines(folder / text)
+    if not text.startswith(("[", "(", "{")):
+        return text.split()
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        return text.split()
 
 
 def _categories(names: dict[int, str], boxes: list[dict[str, Any]], document: Document) -> list[dict[str, Any]]:

@@ -51,8 +51,8 @@ def _flags(config: Config, role: Literal["train", "val"]) -> "SplitFlags":
     from pipelines.readers.splits import SplitFlags
 
     if role == "train":
-        return SplitFlags(config.train_split, config.train_annotations, config.train_images)
-    return SplitFlags(config.val_split, config.val_annotations, config.val_images)
+        return SplitFlags(config.train_split, config.train_annotations, config.train_images, role)
+    return SplitFlags(config.val_split, config.val_annotations, config.val_images, role)
 
 
 def read_split(config: Config, role: Literal["train", "val"]) -> "Annotations":

@@ -1,5 +1,6 @@
 """What annotation tools export is read with no other flag than --data."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from tool_data import (
 )
 
 from pipelines.readers.layouts.source import Form
-from pipelines.readers.reading import read_source
+from pipelines.readers.reading import read_document, read_source
 from pipelines.readers.splits import SplitFlags, find_both, find_named, find_sources, find_split, held_out_text
 from ssd.errors import InputError
 
@@ -96,6 +97,42 @@ def test_nothing_is_held_out_where_annotations_of_another_split_lack(split: str,
         find_both(tmp_path, NONE, NONE)
 
 
+def test_a_folder_of_a_split_without_label_files_is_named(tmp_path: Path) -> None:
+    tool_data.write_yolo(tmp_path)
+    shutil.rmtree(tmp_path / "labels" / "train")
+    with pytest.raises(InputError, match="images/train: no label files of its images were found; add them"):
+        find_both(tmp_path, NONE, NONE)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("layout", [tool_data.ultralytics, tool_data.darknet], ids=lambda layout: layout.__name__)
+def test_nothing_is_held_out_where_a_stated_split_is_not_there(
+    layout: Callable[[Path], None], split: str, tmp_path: Path
+) -> None:
+    layout(tmp_path)
+    if layout is tool_data.darknet:
+        file, stated = "obj.data", f"data/{({'train': 'train', 'val': 'valid'})[split]}.txt"
+        (tmp_path / Path(stated).name).unlink()
+    else:
+        file, stated = "data.yaml", f"images/{split}"
+        shutil.rmtree(tmp_path / stated)
+    sources = find_both(tmp_path, NONE, NONE)
+    assert not any(source.part for source in sources)
+    with pytest.raises(InputError, match=f"{file}: its '{Path(stated).stem}' is '{stated}', which is not there; put"):
+        read_source(sources[split == "val"])
+    assert len(read_source(sources[split == "train"])) == {"train": 2, "val": 4}[split]
+
+
+def test_a_split_of_several_folders_needs_them_all(tmp_path: Path) -> None:
+    tool_data.ultralytics(tmp_path)
+    text = "train: [images/train, images/more]\nval: images/val\ntest: images/test\nnames: [red, green]\n"
+    (tmp_path / "data.yaml").write_text(text)
+    train, val = find_both(tmp_path, NONE, NONE)
+    assert len(read_source(val)) == 2  # that there is no test split harms nobody
+    with pytest.raises(InputError, match="its 'train' is 'images/more', which is not there"):
+        read_source(train)
+
+
 def test_names_that_do_not_tell_are_not_guessed(tmp_path: Path) -> None:
     for name in ("north", "south"):
         write_json(tmp_path / f"{name}.json", document_of([name]))
@@ -131,6 +168,13 @@ def test_files_and_folders_can_be_named(tmp_path: Path) -> None:
         find_split(tmp_path / "set", SplitFlags(annotations=str(elsewhere), images="nowhere"))
 
 
+def test_images_without_xml_are_counted(tmp_path: Path) -> None:
+    tool_data.label_img(tmp_path)
+    draw(tmp_path / "im900.jpg")
+    split = read_source(find_named(tmp_path, "all"))
+    assert len(split) == 6 and split.mended == {"images without XML left out": 1}
+
+
 def test_voc_splits_without_lists_agree_on_their_classes(tmp_path: Path) -> None:
     tool_data.roboflow_voc(tmp_path)
     (tmp_path / "train" / "im000.xml").write_text(tool_data.xml_of("im000", ("amber", "green")))
@@ -138,8 +182,106 @@ def test_voc_splits_without_lists_agree_on_their_classes(tmp_path: Path) -> None
     assert train.categories == val.categories == ((1, "amber"), (2, "green"), (3, "red"))
 
 
-def test_lists_of_a_class_are_no_splits(tmp_path: Path) -> None:
+def voc_lists(root: Path, folder: str) -> Path:
+    write_voc(root)
+    lists = root / folder
+    lists.mkdir(exist_ok=True, parents=True)
+    for file in (root / "ImageSets" / "Main").iterdir():
+        file.rename(lists / file.name)
+    shutil.rmtree(root / "ImageSets" / "Main")
+    if not any((root / "ImageSets").iterdir()):
+        (root / "ImageSets").rmdir()
+    return lists
+
+
+def yolo_lists(root: Path, folder: str) -> Path:
+    tool_data.label_studio_yolo(root)
+    lists = root / folder
+    lists.mkdir(exist_ok=True)
+    line = {".": "images/{}.jpg", "ImageSets": "/home/me/set/images/{}.jpg"}.get(folder, "{}")
+    for split, stems in tool_data.STEMS.items():
+        (lists / f"{split}.txt").write_text("".join(f"{line.format(stem)}\n" for stem in stems))
+    return lists
+
+
+def label_img_lists(root: Path, folder: str) -> Path:
+    tool_data.label_img(root)
+    lists = root / folder
+    lists.mkdir(exist_ok=True, parents=True)
+    for split, stems in tool_data.STEMS.items():
+        (lists / f"{split}.txt").write_text("\n".join(stems))
+    return lists
+
+
+@pytest.mark.parametrize("folder", [".", "ImageSets", "imagesets/main", "lists"])
+@pytest.mark.parametrize("layout", [voc_lists, yolo_lists, label_img_lists])
+def test_lists_of_one_s_own_share_out_the_images(
+    layout: Callable[[Path, str], Path], folder: str, tmp_path: Path
+) -> None:
+    if layout is yolo_lists:
+        folder = folder.replace("imagesets/main", "imagesets")
+    lists = layout(tmp_path, folder)
+    flags = [NONE, NONE]
+    if folder == "lists":  # which are there for those who name them
+        flags = [SplitFlags(annotations=str(lists / f"{split}.txt")) for split in ("train", "val")]
+    train, val = map(read_source, find_both(tmp_path, *flags))
+    assert [Path(name).stem for name in train.file_names] == tool_data.STEMS["train"]
+    assert [Path(name).stem for name in val.file_names] == tool_data.STEMS["val"]
+    assert len(train.labels) == 8 and train.categories == val.categories
+    assert [category.name for category in train.categories] == sorted(NAMES, reverse=layout is yolo_lists)
+    is_moved = layout is yolo_lists and folder == "ImageSets"
+    assert train.mended.get("paths of another place found in the data folder", 0) == 4 * is_moved
+
+
+def test_paths_into_the_data_folder_may_go_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Absolute ones though the data folder is named by a relative path, through links, and with '..'."""
+    tool_data.yolo_lists(tmp_path / "set")
+    draw(tmp_path / "set" / "pictures" / "b.jpg")
+    (tmp_path / "set" / "images").rename(tmp_path / "elsewhere")
+    (tmp_path / "set" / "images").symlink_to(tmp_path / "elsewhere")
+    lines = [
+        str(tmp_path / "set" / "images" / "train" / "im000.jpg"), "images/../images/train/im001.jpg",
+        "./PICTURES/b.JPG", "images/train/gone.jpg", "x" * 300,
+    ]  # fmt: skip
+    (tmp_path / "set" / "train.txt").write_text("\n".join(lines))
+    monkeypatch.chdir(tmp_path)
+    document = read_document(find_named(Path("set"), "train"))
+    names = [row["file_name"] for row in document.tables["images"]]
+    assert names == ["images/train/im000.jpg", "images/train/im001.jpg", "pictures/b.jpg", "gone.jpg", "x" * 300]
+    assert len(document.tables["annotations"]) == 4
+    assert document.repairs["file names in another spelling found"] == ["./PICTURES/b.JPG"]
+    assert "paths of another place found in the data folder" not in document.repairs
+
+
+def test_encodings_of_lists_names_and_xml_are_counted(tmp_path: Path) -> None:
+    write_voc(tmp_path / "voc", encoding="utf-8-sig")
+    (tmp_path / "voc" / "ImageSets" / "Main" / "train.txt").write_text("im000\nim001\n", encoding="utf-16")
+    split = read_source(find_named(tmp_path / "voc", "train"))
+    assert split.mended == {"UTF-16 read": 1, "XML in UTF-8 with a byte order mark read": 6}
+    tool_data.ultralytics(tmp_path / "yolo")
+    (tmp_path / "yolo" / "data.yaml").write_text(
+        "train: images/train\nval: images/val\nnames: [红, 绿]\n", encoding="gbk"
+    )
+    split = read_source(find_named(tmp_path / "yolo", "train"))
+    assert split.mended == {"GBK read": 1} and [category.name for category in split.categories] == ["红", "绿"]
+
+
+def test_a_yaml_of_both_splits_can_be_named(tmp_path: Path) -> None:
+    tool_data.ultralytics(tmp_path)
+    (tmp_path / "config").mkdir()
+    (tmp_path / "data.yaml").rename(tmp_path / "config" / "shapes.yaml")
+    assert list(find_sources(tmp_path)) == ["train", "val"]
+    both = (SplitFlags(annotations="config/shapes.yaml", role=role) for role in ("train", "val"))
+    train, val = map(read_source, find_both(tmp_path, *both))
+    assert (len(train), len(val)) == (4, 2) and train.categories == ((0, "red"), (1, "green"))
+    (tmp_path / "notes.txt").write_text("of no images")
+    with pytest.raises(InputError, match="nor a list of images, data.yaml or split of"):
+        find_split(tmp_path, SplitFlags(annotations="notes.txt"))
+
+
+def test_lists_of_a_class_and_hidden_files_are_no_splits(tmp_path: Path) -> None:
     write_voc(tmp_path)
+    (tmp_path / "ImageSets" / "Main" / "._train.txt").write_bytes(b"\0\5\x16\7Mac OS X")
     (tmp_path / "ImageSets" / "Main" / "red_train.txt").write_text("im000  1\nim001 -1\n")
     assert list(find_sources(tmp_path)) == ["train", "val"]
     assert read_source(find_named(tmp_path, "red_train")).file_names == ["im000.jpg", "im001.jpg"]

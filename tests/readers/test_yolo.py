@@ -9,16 +9,17 @@ from tool_data import HEIGHT_PX, WIDTH_PX, draw
 
 from pipelines.annotations import Annotations
 from pipelines.readers.reading import annotation_files, read_source
-from pipelines.readers.splits import find_named
+from pipelines.readers.splits import find_named, find_sources
 from ssd.errors import InputError
 
 
 def write(folder: Path, *lines: str, names: str = "red\ngreen\n") -> Path:
-    """One split of an image with these lines, and one without a text file."""
+    """One split of an image with these lines, and one whose text file is empty."""
     for name in ("a", "b"):
         draw(folder / "images" / f"{name}.jpg")
     (folder / "labels").mkdir()
     (folder / "labels" / "a.txt").write_text("\n".join(lines))
+    (folder / "labels" / "b.txt").touch()
     if names:
         (folder / "classes.txt").write_text(names)
     return folder
@@ -35,7 +36,7 @@ def test_centre_and_size_are_fractions(tmp_path: Path) -> None:
     assert split.file_names == ["a.jpg", "b.jpg"] and split.box_starts.tolist() == [0, 2, 2]
     assert split.mended == {} and split.repairs == {}
     files = annotation_files(find_named(tmp_path, "all"))
-    assert [file.name for file in files] == ["classes.txt", "a.txt"]
+    assert [file.name for file in files] == ["classes.txt", "a.txt", "b.txt"]
 
 
 def test_a_polygon_is_its_box_and_a_score_is_left_out(tmp_path: Path) -> None:
@@ -63,7 +64,7 @@ def test_fractions_are_of_the_upright_image(tmp_path: Path) -> None:
     ("line", "complaint"),
     [
         ("0 48 32 20 20", "a box in pixels? YOLO's are fractions of the image"),
-        ("red 0.5 0.5 0.1 0.1", "which is not a class and numbers"),
+        ("red 0.5 0.5 0.1 0.1", "which is not a class from 0 on and a box of 4 numbers"),
         ("0 0.5 0.5 0.1", "which is not a class from 0 on and a box of 4 numbers"),
         ("0.5 0.5 0.5 0.1 0.1", "which is not a class from 0 on"),
         ("0 nan 0.5 0.1 0.1", "which is not a class from 0 on"),
@@ -91,8 +92,120 @@ def test_names_of_a_data_yaml(names: str, tmp_path: Path) -> None:
     assert np.array_equal(split.labels, [2])
 
 
+def names_of(split: Annotations) -> list[str]:
+    return [category.name for category in split.categories]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [("[yes, no]", ["yes", "no"]), ("[011, 1_0]", ["011", "1_0"]), ("{0: null, 1: 1e3}", ["null", "1e3"])],
+)
+def test_names_are_read_as_they_are_written(names: str, expected: list[str], tmp_path: Path) -> None:
+    write(tmp_path, "1 0.5 0.5 0.5 0.5", names="")
+    (tmp_path / "data.yaml").write_text(f"train: images\nval: images\ntest:  # none\nnames: {names}\n")
+    split = read_source(find_named(tmp_path, "train"))
+    assert names_of(split) == expected and list(find_sources(tmp_path)) == ["train", "val"]
+
+
+def test_a_number_of_classes_that_is_not_that_of_the_names_is_said(tmp_path: Path) -> None:
+    write(tmp_path, "1 0.5 0.5 0.5 0.5", names="")
+    (tmp_path / "data.yaml").write_text("train: images\nval: images\nnc: 5\nnames: [red, green]\n")
+    split = read_source(find_named(tmp_path, "train"))
+    assert split.mended == {"another number of classes stated than there are names": 1}
+
+
+@pytest.mark.parametrize(
+    "place", ["classes.txt", "labels/classes.txt", "labels/Classes.TXT", "images/obj.names", "cells.names"]
+)
+def test_names_are_found_where_tools_put_them(place: str, tmp_path: Path) -> None:
+    write(tmp_path, "1 0.5 0.5 0.5 0.5", names="")
+    (tmp_path / place).write_text("red\ngreen\n")
+    split = read(tmp_path)
+    assert names_of(split) == ["red", "green"] and split.mended == {}
+
+
+def test_a_yaml_whose_splits_are_elsewhere_still_names_the_classes(tmp_path: Path) -> None:
+    write(tmp_path, "1 0.5 0.5 0.5 0.5", names="")
+    (tmp_path / "data.yaml").write_text("train: /home/me/tr\nval: /home/me/va\nnames: [red, green]\n")
+    assert names_of(read(tmp_path)) == ["red", "green"]
+
+
+def test_other_yaml_files_are_passed_over(tmp_path: Path) -> None:
+    write(tmp_path, "1 0.5 0.5 0.5 0.5", names="")
+    (tmp_path / "classes.yaml").write_text("- red\n- green\n")
+    (tmp_path / "compose.yaml").write_text("services: [broken\n")
+    (tmp_path / "._shapes.yaml").write_bytes(b"\0\5\x16\7names: [")
+    (tmp_path / "shapes.yaml").write_text("train: Images\nval: IMAGES\nnames: [red, green]\n")
+    assert names_of(read_source(find_named(tmp_path, "train"))) == ["red", "green"]
+
+
 def test_a_data_yaml_that_is_none_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "0 0.5 0.5 0.5 0.5")
     (tmp_path / "data.yaml").write_text("names: [red\ntrain: images")
     with pytest.raises(InputError, match=r"data\.yaml: not valid YAML"):
         find_named(tmp_path, "train")
+
+
+def test_a_folder_of_images_is_a_split_by_its_labels_not_by_its_first_images(tmp_path: Path) -> None:
+    for folder, names in (("train", [f"im{i:03d}" for i in range(24)]), ("north", ["a", "b"])):
+        for name in names:
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / f"{name}.jpg").touch()
+        (tmp_path / folder / f"{names[-1]}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "raw").mkdir()
+    for i in range(30):  # texts of something else
+        (tmp_path / "raw" / f"{i}.jpg").touch()
+        (tmp_path / "raw" / f"{i}.txt").write_text("a red cell")
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / "c.jpg").touch()
+    (tmp_path / "val" / "c.txt").touch()  # without objects, as its label file says
+    assert sorted(find_sources(tmp_path)) == ["north", "train", "val"]
+
+
+@pytest.mark.parametrize("above", ["data", "images/img", "elsewhere"])
+def test_what_the_folders_above_are_called_says_nothing(above: str, tmp_path: Path) -> None:
+    folder = write(tmp_path / above / "set", "1 0.5 0.5 0.5 0.5")
+    (folder / "images").rename(folder / "pics")
+    split = read_source(find_named(folder, "pics"))
+    assert split.labels.tolist() == [2] and [category.name for category in split.categories] == ["red", "green"]
+
+
+@pytest.mark.parametrize("name", ["A.txt", "a.TXT"])
+@pytest.mark.parametrize("folder", ["labels", "Labels"])
+def test_label_files_in_another_case_are_found(folder: str, name: str, tmp_path: Path) -> None:
+    write(tmp_path, "1 0.5 0.5 0.5 0.5")
+    (tmp_path / "labels" / "a.txt").rename(tmp_path / "labels" / name)
+    (tmp_path / "labels").rename(tmp_path / folder)
+    split = read(tmp_path)
+    assert split.labels.tolist() == [2] and split.mended == {"label files in another case found": 1}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_labels_with_a_byte_order_mark_make_a_split(encoding: str, tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "labels" / "a.txt").write_text("1 0.5 0.5 0.5 0.5\n", encoding=encoding)
+    split = read(tmp_path)
+    what = "UTF-16" if encoding == "utf-16" else "UTF-8 with a byte order mark"
+    assert split.labels.tolist() == [2] and split.mended == {f"{what} read": 1}
+
+
+def test_images_without_labels_and_labels_without_images_are_counted(tmp_path: Path) -> None:
+    write(tmp_path, "1 0.5 0.5 0.5 0.5")
+    (tmp_path / "labels" / "b.txt").unlink()
+    for name, text in (("gone", "0 0.5 0.5 0.5 0.5"), ("notes", "a red cell")):
+        (tmp_path / "labels" / f"{name}.txt").write_text(text)
+    split = read(tmp_path)
+    assert split.labels.tolist() == [2] and split.file_names == ["a.jpg", "b.jpg"]
+    assert split.mended == {
+        "images without a label file taken as without objects": 1,
+        "label files without an image left out": 1,
+    }
+
+
+@pytest.mark.parametrize(("suffix", "brand"), [("heic", b"heic"), ("avif", b"avif")])
+def test_images_of_a_format_that_is_not_read_are_to_be_converted(suffix: str, brand: bytes, tmp_path: Path) -> None:
+    write(tmp_path, "1 0.5 0.5 0.5 0.5")
+    (tmp_path / "images" / "a.jpg").unlink()
+    (tmp_path / "images" / f"a.{suffix}").write_bytes(b"\0\0\0\x1cftyp" + brand + bytes(60))
+    with pytest.raises(InputError, match=f"a\\.{suffix} cannot be read as an image .*{suffix.upper()}.*convert"):
+        read(tmp_path)

@@ -13,6 +13,18 @@ class Form(StrEnum):
     YOLO = "YOLO"
 
 
+TRAIN_NAMES = ("train2017", "train", "training", "trainval", "train2014", "train2012", "train2007")
+VAL_NAMES = (
+    "val2017", "val", "valid", "validation", "dev", "eval", "evaluation", "minival", "holdout", "testdev",
+    "val2014", "val2012", "val2007", "test", "testing", "test2007",
+)  # fmt: skip
+"""What splits to train on and to judge by are called, the likeliest first; case does not count."""
+
+
+def is_split_name(name: str) -> bool:
+    return name.lower() in (*TRAIN_NAMES, *VAL_NAMES)
+
+
 class Source(NamedTuple):
     """One split, found and not read yet."""
 
@@ -25,7 +37,7 @@ class Source(NamedTuple):
     other_image_folders: tuple[Path, ...] = ()
     """Where else they may be: looked at where `image_folder` lacks some."""
     label_folder: Path | None = None
-    """Of VOC's XML files or YOLO's text files. None: beside the images, or as the form has it."""
+    """Of VOC's XML files. None: beside the images, or as the form has it."""
     years: tuple[tuple[str, str], ...] = ()
     """Of VOC: the folders of `image_folder` and their splits that are put together, such as (("VOC2007", "trainval"),
     ("VOC2012", "trainval"))."""
@@ -35,6 +47,12 @@ class Source(NamedTuple):
     """Of YOLO: folders of images, and files that list them."""
     names_file: Path | None = None
     """Of YOLO: what lists the classes, data.yaml or a text file with a name a line."""
+    data_folder: Path | None = None
+    """Of YOLO: in which the labels of the images are looked for."""
+    moved: tuple[str, ...] = ()
+    """Of YOLO: the paths of its folders and lists that lead elsewhere, and whose last parts are in the data folder."""
+    lacking: str = ""
+    """Of YOLO: why the split cannot be read, of whose folders and lists some are not there, or ""."""
     part: str = ""
     """"train" or "val" for the part of a split that is held out or not, "" for all of it."""
 

@@ -36,6 +36,20 @@ def repair_file_names(document: Document, folders: Iterable[Path]) -> None:
     names = [row["file_name"] for _, row in rows]
     if not names:
         return
+    document.image_folder, found = find_file_names(names, folders)
+    places = []
+    for (i, row), name in zip(rows, found, strict=True):
+        if name is not None and name != row["file_name"]:
+            row["file_name"] = name
+            places.append(place_of("images", i, row))
+    document.note(WHAT, places)
+
+
+def find_file_names(names: list[str], folders: Iterable[Path]) -> tuple[Path, list[str | None]]:
+    """The folder in which most of the names lead to a file, and what file each of them means there, if any.
+
+    folders: at least one, the likeliest first.
+    """
     best: tuple[int, int] = (-1, -1)
     found: list[str | None] = []
     listed = _Listing()
@@ -45,15 +59,10 @@ def repair_file_names(document: Document, folders: Iterable[Path]) -> None:
         # That all are found as they are written says more than that all are found.
         score = (sum(name is not None for name in spelled), sum(name in files for name in names))
         if score > best:
-            best, found, document.image_folder = score, spelled, folder
+            best, found, chosen = score, spelled, folder
         if best == (len(names), len(names)):
-            return
-    places = []
-    for (i, row), name in zip(rows, found, strict=True):
-        if name is not None and name != row["file_name"]:
-            row["file_name"] = name
-            places.append(place_of("images", i, row))
-    document.note(WHAT, places)
+            break
+    return chosen, found
 
 
 class _Listing:
