@@ -34,8 +34,9 @@ from ssd.config import Config
 from ssd.detectors.names import family_of, settings_named
 from ssd.detectors.ssd300.recipes import RECIPES
 from ssd.errors import InputError
+from ssd.mlperf.benchmarks import RETINANET
 from ssd.mlperf.checker import check
-from ssd.mlperf.log import RETINANET, begin, read_events, run_seconds
+from ssd.mlperf.log import begin, read_events, run_seconds
 from ssd.run.printed_metrics import published_band
 
 
@@ -217,12 +218,13 @@ def test_going_back_to_an_older_checkpoint(closed_log: Path, tmp_path: Path) -> 
 def test_resuming_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
     log = begun(tmp_path / "mlperf.log")
     for epoch in (1, 2):
-        log.epoch_start(epoch)
+        log.before_step(2 * (epoch - 1))
         log.epoch_stop(epoch)
-    log.epoch_start(3)
-    again = begun(tmp_path / "mlperf.log", epochs_done=2)
+    log.before_step(4)
+    again = begun(tmp_path / "mlperf.log", epochs_done=2, steps_done=5)
+    again.before_step(5)
     again.epoch_stop(3)
-    again.epoch_start(4)
+    again.before_step(6)
     assert story(tmp_path / "mlperf.log")[-4:] == [
         ("epoch_start", 3),
         ("resumed",),
@@ -235,12 +237,12 @@ def test_resuming_from_before_an_evaluation_that_did_not_end(tmp_path: Path) -> 
     """A checkpoint of its epoch may have been written before it began."""
     log = begun(tmp_path / "mlperf.log")
     for epoch in range(1, 41):
-        log.epoch_start(epoch)
+        log.before_step(2 * (epoch - 1))
         log.epoch_stop(epoch)
-    log.eval_start(40)
-    again = begun(tmp_path / "mlperf.log", epochs_done=40)
-    again.eval_start(40)
-    again.eval_stop(40, 0.25)
+    log.eval_start(80)
+    again = begun(tmp_path / "mlperf.log", epochs_done=40, steps_done=80)
+    again.eval_start(80)
+    again.eval_stop(80, {"AP": 0.25})
     told = story(tmp_path / "mlperf.log")
     evaluation = [("eval_start", 40), ("eval_accuracy", 40), ("eval_stop", 40)]
     assert told[-6:] == [("epoch_stop", 40), ("block_stop", 1, 40), ("resumed",), *evaluation]
