@@ -23,6 +23,7 @@ from ssd.mlperf.benchmarks import BENCHMARKS, MASK_RCNN, RETINANET, SSD, benchma
 from ssd.mlperf.checker import check
 from ssd.mlperf.log import ComplianceLog, read_events
 from ssd.options.flags import config_of
+from ssd.training.resume import is_over
 
 MASK_RCNNS = ("maskrcnn_resnet50_fpn", "e2e_mask_rcnn_R-50-FPN_1x")
 
@@ -158,6 +159,15 @@ def test_a_killed_run_of_steps_has_the_log_of_one_in_one_go(tmp_path: Path) -> N
     log = toy_run(tmp_path / "killed", config, REACHED, resume="last.pt")
     assert_passes(log, MASK_RCNN)
     assert [event for event in story(log) if event != ("resumed",)] == story(whole)
+    last = torch.load(tmp_path / "killed" / "checkpoints" / "last.pt")
+    assert (last["step"], last["best_ap"]) == (6, 0.38)  # the best of boxes came before that of masks
+    assert is_over(last, config) and not is_over(last, replace(config, target_masks=0.34))
+    assert not is_over(last, replace(config, target=0.379))  # which another evaluation than that of the masks reached
+
+
+def test_a_target_of_masks_is_for_what_finds_masks(tmp_path: Path, refusal: Callable[..., str]) -> None:
+    flags = ["--target", "0.3", "--target-masks", "0.3", "--output", tmp_path / "run", "--device", "cpu"]
+    assert "--target-masks: ssd300 finds no masks; leave it out" in refusal("--data", "x", *flags)
 
 
 # --- the recipes ---
