@@ -131,6 +131,8 @@ class Config:
     eval_batch_size: int = 32
     target: float | None = None
     """AP in [0, 1] that ends the run; of VOC, where `metrics` begins with it."""
+    target_masks: float | None = None
+    """COCO's AP of masks that the same evaluation has to reach."""
     score_threshold: float = 0.05
     """Class probability in [0, 1] that a detection must exceed."""
     nms_iou: float = 0.5
@@ -166,7 +168,7 @@ class Config:
     """Draw plots/ and report.html when the run ends."""
 
     mlperf: bool = False
-    """Write mlperf.log, the compliance log of MLPerf's SSD benchmark, and have it checked when the run ends."""
+    """Write mlperf.log, the compliance log of the detector's MLPerf benchmark, and check it when the run ends."""
     mlperf_org: str = "unaffiliated"
     mlperf_platform: str | None = None
     """None is the name of the device."""

@@ -38,6 +38,21 @@ def plan_of(config: Config, steps_per_epoch: int) -> Plan:
     return Plan(unit * length, falls, judged)
 
 
+def reaches_target(config: Config, ap: float, masks_ap: float | None) -> bool:
+    """Whether an evaluation ends the run. masks_ap: of masks; None where it has none."""
+    if config.target is None or ap < config.target:
+        return False
+    return config.target_masks is None or (masks_ap is not None and masks_ap >= config.target_masks)
+
+
+def reached_target(config: Config, best_ap: float, reached_by: Sequence[float] | None) -> bool:
+    """Whether an evaluation of a run's past has ended it. best_ap: the highest of all. reached_by: of the evaluation
+    that ended the run, if one with masks did, its two APs."""
+    if config.target_masks is None:
+        return reaches_target(config, best_ap, None)
+    return reached_by is not None and reaches_target(config, *reached_by)
+
+
 class Pace(NamedTuple):
     """What a run takes its time for. evaluation_s: seconds of one evaluation."""
 

@@ -200,6 +200,10 @@ def train_parser(settings: Any = Config.detector) -> Parser:
         help="evaluate after these epochs, and after the last",
     )  # fmt: skip
     flag(group, "--target", dest="target", type=FRACTION, metavar="AP", help="end at this AP; exit 1 if never reached")
+    flag(
+        group, "--target-masks", dest="target_masks", type=FRACTION, metavar="AP",
+        help="with --target: the same evaluation has to reach this AP of masks too",
+    )  # fmt: skip
     add_evaluation_flags(group)
 
     group = add_machine_flags(parser)

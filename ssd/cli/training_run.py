@@ -35,6 +35,7 @@ from ssd.distillation.mosaic import InstancesPicture
 from ssd.distillation.teacher import Teacher, judge_teacher, knows, load_teacher
 from ssd.distributed import Ranks, broadcast_object
 from ssd.environment import hardware
+from ssd.errors import InputError
 from ssd.evaluation.detect import Results, detect_split
 from ssd.evaluation.metrics import DECIDING, metrics_of
 from ssd.mlperf.checker import check_run
@@ -58,7 +59,7 @@ from ssd.training.loss_log import NonFiniteLossError
 from ssd.training.resume import Origin
 from ssd.training.state import Training
 from ssd.training.step import require_device
-from ssd.views import StretchView, View, described, for_a_few_steps, for_run, shows_empty
+from ssd.views import StretchView, View, described, for_a_few_steps, for_run, parts_of, shows_empty
 
 
 def with_detector_of_checkpoint(config: Config, given: set[str], configuration: Files | None = None) -> Config:
@@ -97,6 +98,8 @@ def train_run(
                 return _say_it_is_over(folder, origin.content, config, ranks)
         else:
             config = with_detector_of_checkpoint(config, given, configuration)
+        if config.target_masks is not None and not parts_of(view_of(config.detector)).masks:
+            raise InputError(f"--target-masks: {config.detector.name} finds no masks; leave it out")
         teacher = load_teacher(config, ranks)
         if teacher is not None and configuration is not None:
             require_teacher(configuration, str(teacher.file), teacher.settings)
@@ -108,12 +111,17 @@ def train_run(
 
 
 def _say_it_is_over(folder: Path, content: dict[str, Any], config: Config, ranks: Ranks) -> int:
-    reached = config.target is None or content["best_ap"] >= config.target
-    missed = "" if reached else f", and --target {config.target} was not reached"
+    reached = config.target is None or resume.has_reached(content, config)
+    missed = "" if reached else f", and {_target_text(config)} was not reached"
     if ranks.is_main:
         unit = "step" if config.steps else "epoch"
         print(f"{folder}: this run is over after {unit} {content[unit]}{missed}; pass --{unit}s with more to go on")
     return 0 if reached else 1
+
+
+def _target_text(config: Config) -> str:
+    of_masks = "" if config.target_masks is None else f" with --target-masks {config.target_masks}"
+    return f"--target {config.target}{of_masks}"
 
 
 def _train_in(
@@ -167,6 +175,7 @@ def _train_in(
         train_samples=len(train_split.trainable_indices(with_empty=with_empty)),
         eval_samples=len(val_split),
         crop_attempts=CROP_ATTEMPTS,
+        steps_per_epoch=loader.steps_per_epoch,
     )
 
     run = Run(folder, ranks, trackers)
@@ -216,7 +225,7 @@ def _train_in(
         run.say(f"wrote {folder}")
     complies = compliance.file is None or check_run(compliance.file, config, run, results["time_to_target_s"])
     if config.target is not None and not reached:
-        run.say(f"--target {config.target} was not reached")
+        run.say(f"{_target_text(config)} was not reached")
         return 1
     return 0 if complies else 1
 

@@ -43,10 +43,6 @@ def _no_figure(settings: Any) -> "Published | None":
     return None
 
 
-def _ssd(settings: Any) -> str:
-    return "ssd"
-
-
 class Published(NamedTuple):
     """Somebody's figure for a detector on the whole of COCO 2017, of several seeds. ap, deviation: their mean and
     standard deviation, in [0, 1]. epochs: a run's length."""
@@ -103,8 +99,6 @@ class Detector(NamedTuple):
     skeleton: S -> the points that it finds, None for none.
     distillation_parts: S -> what it shows to the methods of distillation, as teacher or as student; None for nothing.
     published: S -> the figure that a run of it on the whole of COCO is held against; None for none.
-    mlperf: S -> MLPerf's name of the benchmark that its runs are logged as. In the open division any detector may be
-    judged by that of SSD.
     tta: (S, whether the user asks for it) -> the passes of test-time augmentation; None where neither the user nor S
     asks for them. The field is None for a detector that can look at an image in one pass only.
     tta_steps: (S, thresholds, how boxes suppress each other) -> how it finds objects in several passes; where `tta` is.
@@ -136,4 +130,3 @@ class Detector(NamedTuple):
     tta: Callable[[Any, bool], TTA | None] | None = None
     tta_steps: Callable[[Any, Thresholds, Suppression], TTASteps] | None = None
     published: Callable[[Any], Published | None] = _no_figure
-    mlperf: Callable[[Any], str] = _ssd

@@ -28,7 +28,9 @@ class Family(NamedTuple):
     without a recipe. recipes: what --recipe names. file_suffix: how files end that --detector takes as well.
     with_words: (settings, the words of --set) -> settings; None of a family without --set. usual: what a run starts
     from without a recipe, where that depends on the batch; "" for `defaults`. least_part: images of a part of a batch.
-    for_batch: (settings, images of such a part) -> settings. notes: what the user should know of settings.
+    for_batch: (settings, images of such a part) -> settings. notes: what the user should know of settings. benchmark:
+    settings -> the MLPerf benchmark that it is judged by, "" for none. candidates: (settings, images of a part of a
+    batch) -> how many proposals of theirs training chooses from; of detectors whose benchmark asks for it.
     require_same: (settings of --detector, those of a checkpoint by that name, names of the given settings) raises
     InputError where the file that --detector names says what the checkpoint does not."""
 
@@ -43,6 +45,8 @@ class Family(NamedTuple):
     least_part: int = 2  # batch norm on a map of 1 x 1 needs two
     for_batch: Callable[[Any, int], Any] | None = None
     notes: Callable[[Any], list[str]] | None = None
+    benchmark: Callable[[Any], str] = lambda settings: ""
+    candidates: Callable[[Any, int], int] | None = None
     require_same: Callable[[Any, Any, Collection[str]], None] | None = None
 
 
@@ -51,18 +55,20 @@ FAMILIES = {
         detectron.NAMES, detectron_naming.settings_named, lambda settings, weights: settings,
         detectron_recipes.defaults, detectron_recipes.RECIPES, ".yaml", detectron_naming.with_words, "detectron",
         1, detectron_recipes.for_batch, detectron_naming.notes_of,
+        lambda settings: "maskrcnn" if settings.mask_head else "", detectron_recipes.candidates,
     ),
     "ssd300": Family(
         ("ssd300",), lambda name: SSD300Settings(), lambda settings, weights: settings, lambda settings: Config(),
-        ssd300.RECIPES,
+        ssd300.RECIPES, benchmark=lambda settings: "ssd",
     ),
     "retinanet": Family(
         retinanet.NAMES, retinanet.settings_named, retinanet.settled, retinanet_recipes.defaults,
-        retinanet_recipes.RECIPES,
+        retinanet_recipes.RECIPES, benchmark=lambda settings: "retinanet",
     ),
     "torchvision": Family(
         torchvision.NAMES, torchvision.unsettled, torchvision.settled, torchvision_recipes.defaults,
-        torchvision_recipes.RECIPES,
+        torchvision_recipes.RECIPES, benchmark=torchvision_recipes.benchmark,
+        candidates=torchvision_recipes.candidates,
     ),
     "torchvision_ssd": Family(
         square.NAMES, square.unsettled, square.settled, square_recipes.defaults, square_recipes.RECIPES

@@ -9,7 +9,8 @@ from typing import Any
 from mlperf_logging.mllog import constants as keys
 
 from ssd.config import Config
-from ssd.mlperf.log import SSD, Benchmark, benchmark_of, read_events
+from ssd.mlperf.benchmarks import SSD, Benchmark, benchmark_of
+from ssd.mlperf.log import read_events
 from ssd.run.files import Run
 
 
@@ -33,7 +34,8 @@ def check(file: Path, benchmark: Benchmark = SSD) -> list[str]:
 def check_run(file: Path, config: Config, run: Run, time_to_target_s: float | None) -> bool:
     """Has the run's compliance log checked, and says what is wrong with it; whether nothing is."""
     if time_to_target_s is not None:
-        run.say(f"MLPerf: AP {config.target} after {time_to_target_s:.1f} s, from run_start to run_stop")
+        of_masks = "" if config.target_masks is None else f" and {config.target_masks} of masks"
+        run.say(f"MLPerf: AP {config.target}{of_masks} after {time_to_target_s:.1f} s, from run_start to run_stop")
     benchmark = benchmark_of(config)
     objections = check(file, benchmark)
     by = f"MLPerf's checker (ruleset {benchmark.ruleset}, {config.mlperf_division} division)"
@@ -56,6 +58,9 @@ _RULES = {
     keys.INIT_STOP: "what comes before run_start must take less than 30 minutes",
     keys.OPT_LR_WARMUP_STEPS: "--warmup must be 1 step or more",
     keys.OPT_LR_DECAY_BOUNDARY_EPOCHS: "--multistep must be 40 50 or both longer by the same tenths: 44 55, 48 60, ...",
+    keys.OPT_LR_DECAY_STEPS: "--multistep must have two falls",
+    keys.OPT_LR_DECAY_FACTOR: "--multistep-factors must be a tenth at each fall",
+    keys.NUM_IMAGE_CANDIDATES: "proposals of a rank's batch must be a multiple of 1000",
     keys.OPT_NAME: "the closed division of RetinaNet trains with Adam, which this program has not",
 }
 
@@ -65,7 +70,8 @@ def _plain_words(objection: "re.Match[str]", values: dict[str, list[Any]], bench
     if objection["rare"]:
         times = int(objection["times"] or 0)
         return f"{key} stands there {times} times, and not always the same" if times else f"{key} is missing"
-    quality = f"an evaluation must reach an AP of {benchmark.quality}"
+    figures = " and ".join(f"{metric} of {least}" for metric, least in benchmark.quality.items())
+    quality = f"an evaluation must reach an {figures}"
     rule = quality if key == keys.EVAL_ACCURACY else _RULES.get(key, f"{key} breaks a rule")
-    found = max(values[key]) if key == keys.EVAL_ACCURACY else values[key][-1]
+    found = max(values[key], key=benchmark.share_of_quality) if key == keys.EVAL_ACCURACY else values[key][-1]
     return rule if found is None else f"{rule}; here: {found}"

@@ -1,45 +1,24 @@
-"""Compliance logs of MLPerf's SSD and RetinaNet benchmarks: a run's events in mlperf.log."""
+"""Compliance logs of MLPerf's benchmarks of detectors: a run's events in mlperf.log."""
 
 import json
 import logging
-import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from mlperf_logging.mllog import constants as keys
 from mlperf_logging.mllog.mllog import MLLogger
 
 from ssd.config import Config
-from ssd.detectors.table import detector_of
 from ssd.distributed import Ranks, broadcast_object, sum_over_ranks
 from ssd.errors import InputError
+from ssd.mlperf.benchmarks import BENCHMARKS, benchmark_of
+from ssd.mlperf.hyper_parameters import hyper_parameters_of
 from ssd.mlperf.page_cache import clear_page_cache
-from ssd.schedule import REFERENCE_BATCH
+from ssd.schedule import plan_of
 from ssd.storage.files import written_whole
-
-
-class Benchmark(NamedTuple):
-    """name: in logs. ruleset: the checker's, that a log is written by. quality: the AP that the closed division asks
-    for."""
-
-    name: str
-    ruleset: str
-    quality: float
-
-
-# The rules of 1.1.0 ask for MXNet's own names of weights, and from 2.0.0 to 4.1.0 `ssd` is RetinaNet.
-SSD = Benchmark(keys.SSD, "1.0.0", 0.23)
-# From 6.0.0 on there is none of RetinaNet.
-RETINANET = Benchmark(keys.RETINANET, "5.1.0", 0.34)
-_BENCHMARKS = {benchmark.name: benchmark for benchmark in (SSD, RETINANET)}
-
-
-def benchmark_of(config: Config) -> Benchmark:
-    return _BENCHMARKS[detector_of(config.detector).mlperf(config.detector)]
-
 
 _LINE_START = ":::MLLOG "
 # Our own; the checker passes over what it does not know.
@@ -55,17 +34,22 @@ class ComplianceLog:
     checkpoint, and run_start stays where it was. Its time to target so includes all that was lost. A run that was
     killed before its first checkpoint leaves nothing to go on from: the next attempt is a run of its own with a clock
     of its own, and its log says when the first attempt began.
+
+    What happens within a run is told by its steps, from 0. The rules want epochs: of a run that is so many steps long,
+    whose evaluations need not lie between two epochs, events have parts of epochs and the step as well.
     """
 
-    def __init__(self, file: Path | None, config: Config, epochs_done: int | None = None) -> None:
-        """file: None logs nothing, for runs without --mlperf and for all ranks but the first. epochs_done: of the
-        checkpoint that is resumed; None begins anew.
+    def __init__(self, file: Path | None, config: Config, epochs_done: int | None = None, steps_done: int = 0) -> None:
+        """file: None logs nothing, for runs without --mlperf and for all ranks but the first. epochs_done, steps_done:
+        of the checkpoint that is resumed; None begins anew.
 
-        Raises InputError if the file is not the log of a run with those epochs.
+        Raises InputError if the file is not the log of a run with those epochs, or of a detector without a benchmark.
         """
         self.file, self._config = file, config
+        self._benchmark = benchmark_of(config) if config.mlperf else None
+        self._steps_per_epoch = 0
         self.notes: list[str] = []  # what the user should know
-        self._open: dict[str, int] = {}  # the first epoch of the "epoch" and of the "block" that have begun
+        self._open: dict[str, int] = {}  # the first epoch of the "epoch", the first step of the "block" that have begun
         self._kept: list[dict[str, Any]] | None = None  # of the log that is resumed
         first_attempt_ms: int | None = None
         self._logger = logging.Logger("mlperf")
@@ -78,7 +62,7 @@ class ComplianceLog:
             first_attempt_ms = _first_run_start_ms(file)
             self._logger.addHandler(logging.FileHandler(file, mode="w"))
         else:
-            self._kept = _events_until(file, epochs_done)
+            self._kept = _events_until(file, epochs_done, steps_done)
         if epochs_done is None:
             self._mllog.start(keys.INIT_START)
         if first_attempt_ms is not None:
@@ -104,8 +88,11 @@ class ComplianceLog:
         """Goes on after the events of the checkpoint's past; the others are lost, as the steps they tell of."""
         for event in kept:
             key, metadata = event["key"], event["metadata"]
-            if key in (keys.EPOCH_START, keys.BLOCK_START):
-                self._open[key.removesuffix("_start")] = metadata.get(keys.EPOCH_NUM) or metadata[keys.FIRST_EPOCH_NUM]
+            if key == keys.EPOCH_START:
+                self._open["epoch"] = metadata[keys.EPOCH_NUM]
+            elif key == keys.BLOCK_START:
+                first = (metadata[keys.FIRST_EPOCH_NUM] - 1) * self._steps_per_epoch
+                self._open["block"] = metadata.get(keys.STEP_NUM, first)
             elif key in (keys.EPOCH_STOP, keys.BLOCK_STOP):
                 self._open.pop(key.removesuffix("_stop"), None)
         with written_whole(file) as temporary:
@@ -116,8 +103,10 @@ class ComplianceLog:
     def submission(self, device: str) -> None:
         """Who submits what. device: the name of the platform unless the settings have one."""
         config = self._config
-        self._state(_RULESET_KEY, benchmark_of(config).ruleset)
-        self._state(keys.SUBMISSION_BENCHMARK, benchmark_of(config).name)
+        if self._benchmark is None:
+            return
+        self._state(_RULESET_KEY, self._benchmark.ruleset)
+        self._state(keys.SUBMISSION_BENCHMARK, self._benchmark.name)
         self._state(keys.SUBMISSION_ORG, config.mlperf_org)
         self._state(keys.SUBMISSION_PLATFORM, config.mlperf_platform or device)
         self._state(keys.SUBMISSION_DIVISION, config.mlperf_division)
@@ -129,67 +118,64 @@ class ComplianceLog:
         self._mllog.end(keys.INIT_STOP)
         self._mllog.start(keys.RUN_START)
 
-    def hyper_parameters(self, *, world_size: int, train_samples: int, eval_samples: int, crop_attempts: int) -> None:
-        """All that the rules name, and the last before the epochs.
-
-        train_samples, eval_samples: images. crop_attempts: a round of the random crop, MLPerf's max_samples.
-        """
-        config = self._config
-        global_batch_size = config.batch_size * world_size
-        values = {
-            keys.SEED: config.seed,
-            keys.TRAIN_SAMPLES: train_samples,
-            keys.EVAL_SAMPLES: eval_samples,
-            keys.GLOBAL_BATCH_SIZE: global_batch_size,
-            keys.OPT_BASE_LR: config.learning_rate * global_batch_size / REFERENCE_BATCH,
-            keys.OPT_WEIGHT_DECAY: config.weight_decay,
-        }
-        if benchmark_of(config) == RETINANET:
-            values |= {
-                keys.GRADIENT_ACCUMULATION_STEPS: config.accumulate,
-                keys.OPT_NAME: keys.SGD,
-                keys.OPT_LR_WARMUP_EPOCHS: config.warmup / math.ceil(train_samples / global_batch_size),
-                keys.OPT_LR_WARMUP_FACTOR: config.warmup_factor or 0,
-            }
-        else:
-            values |= {
-                keys.GRADIENT_ACCUMULATION_STEPS: 1,
-                keys.MODEL_BN_SPAN: config.batch_size,  # each rank normalises by its own images
-                keys.OPT_LR_WARMUP_STEPS: config.warmup,
-                keys.OPT_LR_WARMUP_FACTOR: 0,  # the reference's code for a rise in a straight line from 0
-                keys.OPT_LR_DECAY_BOUNDARY_EPOCHS: list(config.multistep),
-                keys.MAX_SAMPLES: crop_attempts,
-            }
+    def hyper_parameters(self, *, steps_per_epoch: int, **about: int) -> None:
+        """All that the rules name, and the last before the first step. about: what else `hyper_parameters_of` takes."""
+        self._steps_per_epoch = steps_per_epoch
+        if self._benchmark is None:
+            return
+        values = hyper_parameters_of(self._config, self._benchmark, steps_per_epoch=steps_per_epoch, **about)
         for key, value in values.items():
             self._state(key, value)
         if self.file is not None and self._kept is not None:
             self._resume(self.file, self._kept)
 
-    def epoch_start(self, epoch: int) -> None:
-        """epoch: from 1. A block is what lies between two evaluations."""
+    def before_step(self, step: int) -> None:
+        """Begins the block and the epoch that the step lies in, unless they have begun. A block is what lies between
+        two evaluations."""
+        if self._benchmark is None:
+            return
         if "block" not in self._open:
-            last = min((e for e in self._config.evaluation if epoch <= e), default=self._config.epochs)
-            epochs = min(last, self._config.epochs) - epoch + 1
-            self._open["block"] = epoch
-            self._mllog.start(keys.BLOCK_START, metadata={keys.FIRST_EPOCH_NUM: epoch, keys.EPOCH_COUNT: epochs})
+            self._open["block"] = step
+            last = min(after for after in plan_of(self._config, self._steps_per_epoch).judged if step < after)
+            self._mllog.start(keys.BLOCK_START, metadata=self._block(step, last, step))
         if "epoch" not in self._open:  # a resumed run may be in the middle of one
-            self._open["epoch"] = epoch
-            self._mllog.start(keys.EPOCH_START, metadata={keys.EPOCH_NUM: epoch})
+            self._open["epoch"] = step // self._steps_per_epoch + 1
+            self._mllog.start(keys.EPOCH_START, metadata={keys.EPOCH_NUM: self._open["epoch"]})
 
     def epoch_stop(self, epoch: int) -> None:
+        """epoch: from 1."""
         self._open.pop("epoch", None)
         self._mllog.end(keys.EPOCH_STOP, metadata={keys.EPOCH_NUM: epoch})
 
-    def eval_start(self, epoch: int) -> None:
+    def eval_start(self, step: int) -> None:
+        """step: how many have been done, as in `eval_stop`."""
+        if self._benchmark is None:
+            return
         if "block" in self._open:
             first = self._open.pop("block")
-            block = {keys.FIRST_EPOCH_NUM: first, keys.EPOCH_COUNT: epoch - first + 1}
-            self._mllog.end(keys.BLOCK_STOP, metadata=block)
-        self._mllog.start(keys.EVAL_START, metadata={keys.EPOCH_NUM: epoch})
+            self._mllog.end(keys.BLOCK_STOP, metadata=self._block(first, step, step))
+        self._mllog.start(keys.EVAL_START, metadata=self._after(step))
 
-    def eval_stop(self, epoch: int, ap: float) -> None:
-        self._mllog.event(keys.EVAL_ACCURACY, ap, metadata={keys.EPOCH_NUM: epoch})
-        self._mllog.end(keys.EVAL_STOP, metadata={keys.EPOCH_NUM: epoch})
+    def eval_stop(self, step: int, metrics: Mapping[str, Any]) -> None:
+        if self._benchmark is None:
+            return
+        self._mllog.event(keys.EVAL_ACCURACY, self._benchmark.accuracy(metrics), metadata=self._after(step))
+        self._mllog.end(keys.EVAL_STOP, metadata=self._after(step))
+
+    def _epochs(self, steps: int) -> int | float:
+        whole, rest = divmod(steps, self._steps_per_epoch)
+        return steps / self._steps_per_epoch if rest else whole
+
+    def _step(self, step: int) -> dict[str, int]:
+        return {keys.STEP_NUM: step} if self._config.steps else {}
+
+    def _after(self, step: int) -> dict[str, int | float]:
+        return {keys.EPOCH_NUM: self._epochs(step), **self._step(step)}
+
+    def _block(self, first: int, last: int, step: int) -> dict[str, int | float]:
+        """Of the block of the steps [first, last), after so many steps."""
+        first_epoch = first // self._steps_per_epoch + 1
+        return {keys.FIRST_EPOCH_NUM: first_epoch, keys.EPOCH_COUNT: self._epochs(last - first), **self._step(step)}
 
     def run_stop(self, *, success: bool) -> None:
         self._mllog.end(keys.RUN_STOP, metadata={keys.STATUS: keys.SUCCESS if success else keys.ABORTED})
@@ -214,7 +200,8 @@ def begin(
             )
         return compliance
     file = log if ranks.is_main else None
-    compliance = ComplianceLog(file, config, resumed["epoch"] if resumed else None)
+    done = (resumed["epoch"], resumed["step"]) if resumed else (None,)
+    compliance = ComplianceLog(file, config, *done)
     compliance.submission(device)
     if not resumed:
         failed = ranks.local_rank == 0 and not clear_page_cache(places)
@@ -238,10 +225,10 @@ def read_events(file: Path) -> list[dict[str, Any]]:
             if number < len(lines):
                 raise InputError(f"{file}: event {number} is damaged; begin a new run") from error
     rulesets = [event["value"] for event in events if isinstance(event, dict) and event.get("key") == _RULESET_KEY]
-    known = (SSD.ruleset, RETINANET.ruleset)
+    known = [benchmark.ruleset for benchmark in BENCHMARKS.values()]
     if len(rulesets) != 1 or rulesets[0] not in known:
         raise InputError(
-            f"{file}: not a log of this program by MLPerf's ruleset {' or '.join(known)}; "
+            f"{file}: not a log of this program by MLPerf's ruleset {', '.join(known)}; "
             "resume without --mlperf, or begin a new run"
         )
     return events
@@ -258,9 +245,10 @@ def _first_run_start_ms(file: Path) -> int | None:
     return min(times_ms, default=None)
 
 
-def _events_until(file: Path, epochs_done: int) -> list[dict[str, Any]]:
-    """The events up to the end of that epoch, but for an evaluation that did not end."""
-    events = [event for event in read_events(file) if _happened_by(event, epochs_done)]
+def _events_until(file: Path, epochs_done: int, steps_done: int) -> list[dict[str, Any]]:
+    """The events up to the end of that epoch, and where they tell their step up to that step, but for an evaluation
+    that did not end."""
+    events = [event for event in read_events(file) if _happened_by(event, epochs_done, steps_done)]
     stopped, judged = (
         {event["metadata"][keys.EPOCH_NUM] for event in events if event["key"] == key}
         for key in (keys.EPOCH_STOP, keys.EVAL_STOP)
@@ -274,9 +262,11 @@ def _events_until(file: Path, epochs_done: int) -> list[dict[str, Any]]:
     return [e for e in events if e["key"] not in of_evaluation or e["metadata"][keys.EPOCH_NUM] in judged]
 
 
-def _happened_by(event: dict[str, Any], epochs_done: int) -> bool:
+def _happened_by(event: dict[str, Any], epochs_done: int, steps_done: int) -> bool:
     """Whether an event lies before the end of that epoch; that the next one has begun stays true whatever comes."""
     key, metadata = event["key"], event["metadata"]
+    if keys.STEP_NUM in metadata:
+        return bool(metadata[keys.STEP_NUM] <= steps_done)
     if key == keys.EPOCH_START:
         return metadata[keys.EPOCH_NUM] <= epochs_done + 1
     if key == keys.BLOCK_START:

@@ -18,6 +18,7 @@ from ssd.config import DATA_PIPELINES, EVAL_ENGINES, EXIF, GRADIENT_COMPRESSIONS
 from ssd.detectors.names import family_of
 from ssd.distillation.settings import read_word
 from ssd.errors import InputError
+from ssd.mlperf.benchmarks import SSD, benchmark_of
 
 EXIT_CODES = "exit codes: 0 done, 2 bad input, 130 interrupted"
 TRAINING_EXIT_CODES = (
@@ -315,6 +316,8 @@ def config_of(flags: dict[str, Any], base: Config, *, needs_data: bool = True) -
         )
     if config.freeze_backbone and config.backbone_weights == "none" and not config.checkpoint:
         raise InputError("--freeze-backbone: would freeze random weights; pass --checkpoint or --backbone-weights")
+    if config.target_masks is not None and config.target is None:
+        raise InputError("--target-masks says nothing without --target; pass both or neither")
     if config.mlperf and config.metrics[0] != "coco":
         raise InputError(f"--mlperf is judged by COCO's AP, not by {config.metrics[0]}; name coco first in --metrics")
     about_mlperf = sorted(name for name in flags if name.startswith("mlperf_"))
@@ -355,7 +358,8 @@ def _require_whole_distillation(config: Config) -> None:
 
 def require_one_length(config: Config, given: Collection[str]) -> None:
     """Raises InputError where a run has two lengths, or not a factor for each fall of its rate."""
-    if config.steps and ("epochs" in given or config.mlperf):
+    is_told_in_epochs = config.mlperf and benchmark_of(config) == SSD
+    if config.steps and ("epochs" in given or is_told_in_epochs):
         other = "--epochs" if "epochs" in given else "--mlperf"
         raise InputError(f"--steps and {other}: this run's length is {config.steps} steps; leave one of them out")
     if config.multistep_factors and len(config.multistep_factors) != len(config.multistep):

@@ -56,11 +56,11 @@ class Evaluations:
         self._deciding = DECIDING[training.config.metrics[0]]
         self._begun: _Begun | None = None
 
-    def evaluate(self, *, may_overlap: bool) -> float | None:
-        """The model's AP, on all ranks; None if its metrics are left to `collect`."""
+    def evaluate(self, *, may_overlap: bool) -> tuple[float, float | None] | None:
+        """The model's AP, and that of masks where it has one, on all ranks; None if its metrics are left to
+        `collect`."""
         started = time.perf_counter()
-        epoch = self.training.step // self.steps_per_epoch
-        self.compliance.eval_start(epoch)
+        self.compliance.eval_start(self.training.step)
         detections = self.judge.detect()
         many = may_overlap and detections is not None and len(detections) >= OVERLAP_FROM
         if broadcast_object(many, self.training.ranks):
@@ -71,10 +71,11 @@ class Evaluations:
             return None
         if detections is not None:
             self.metrics = self.judge.metrics(detections)
-            self.compliance.eval_stop(epoch, self.metrics[self._deciding])
+            self.compliance.eval_stop(self.training.step, self.metrics)
             self._tell(self.training.step, time.perf_counter() - started)
-        ap: float = broadcast_object(self.metrics.get(self._deciding), self.training.ranks)
-        return ap
+        aps = self.metrics.get(self._deciding), self.metrics.get("segm_AP")
+        found: tuple[float, float | None] = broadcast_object(aps, self.training.ranks)
+        return found
 
     def collect(self, *, wait: bool) -> None:
         """Takes up the metrics of the evaluation that has begun, if any, on rank 0, which alone knows of them. wait:

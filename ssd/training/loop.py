@@ -11,7 +11,7 @@ from ssd.distributed import Vote, gather_tensors
 from ssd.mlperf.log import ComplianceLog
 from ssd.run.files import Run
 from ssd.running_statistics import average_statistics
-from ssd.schedule import Plan, epochs_at, lr_at, plan_of, warmup_of
+from ssd.schedule import Plan, epochs_at, lr_at, plan_of, reached_target, reaches_target, warmup_of
 from ssd.training.evaluations import Evaluations, Judge
 from ssd.training.interruption import Preempted, Watchdog, stop_signals
 from ssd.training.loss_log import Meter
@@ -42,7 +42,7 @@ def train(
     keeper, meter, vote = Keeper(run.folder, config), Meter(run, training, total_steps, steps_per_epoch), Vote(ranks)
     watchdog = Watchdog(60 * config.timeout)
     evaluations = Evaluations(judge, training, run, compliance, keeper, steps_per_epoch)
-    reached = config.target is not None and training.best_ap >= config.target
+    reached = reached_target(config, training.best_ap, training.reached_by)
     must_stop = False
     # For an AP: with a target the next step depends on it, and MLPerf's log has an order.
     nothing_waits = config.target is None and not config.mlperf
@@ -60,12 +60,14 @@ def train(
     def evaluate(*, may_overlap: bool = False) -> None:
         nonlocal reached
         watchdog.is_alive()
-        ap = evaluations.evaluate(may_overlap=may_overlap)
-        if ap is None:
+        found = evaluations.evaluate(may_overlap=may_overlap)
+        if found is None:
             return
+        ap, masks_ap = found
         is_best, training.best_ap = ap > training.best_ap, max(ap, training.best_ap)
         training.judged_step = training.step
-        reached = reached or (config.target is not None and ap >= config.target)
+        if reaches_target(config, ap, masks_ap):
+            reached, training.reached_by = True, None if masks_ap is None else [ap, masks_ap]
         save(is_best=is_best)
 
     batches = on_side_stream(loader.batches(training.step), ranks.device)
@@ -78,8 +80,7 @@ def train(
             if is_due or reached or training.step >= total_steps:  # ended between a checkpoint and what follows it
                 evaluate()
             while training.step < total_steps and not (reached or must_stop):
-                if training.step % steps_per_epoch == 0:
-                    compliance.epoch_start(training.step // steps_per_epoch + 1)
+                compliance.before_step(training.step)
                 lr = _lr(training, plan)
                 for companion in training.companions:
                     lr = companion.before_step(training.step, lr)

@@ -13,14 +13,19 @@ from ssd.checkpoints import checkpoint
 from ssd.config import Config
 from ssd.distributed import Ranks, broadcast_object
 from ssd.errors import InputError
-from ssd.schedule import plan_of, step_after_change
+from ssd.schedule import plan_of, reached_target, step_after_change
 from ssd.training.state import Training
 
 
 def is_over(resumed: dict[str, Any], config: Config) -> bool:
     """Whether a checkpoint is a run's last: all epochs or steps done, or the target reached."""
     is_done = resumed["step"] >= plan_of(config, resumed["steps_per_epoch"]).total_steps
-    return is_done or (config.target is not None and resumed["best_ap"] >= config.target)
+    return is_done or has_reached(resumed, config)
+
+
+def has_reached(resumed: dict[str, Any], config: Config) -> bool:
+    """Whether the target is among what a checkpoint's run has done."""
+    return reached_target(config, resumed["best_ap"], resumed.get("reached_by"))
 
 
 class Origin(NamedTuple):

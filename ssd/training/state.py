@@ -75,6 +75,8 @@ class Training:
     best_ap: float = float("-inf")  # pycocotools says -1 of a split without objects
     judged_step: int = 0
     """The last step whose evaluation, if it was due, is in best_ap."""
+    reached_by: list[float] | None = None
+    """The APs of boxes and masks of the evaluation that reached --target and --target-masks."""
     tally: Tally = field(default_factory=Tally)
     graph: torch.cuda.CUDAGraph | None = None
     """The captured step of --cuda-graphs. NCCL does not end before it is reset."""
@@ -191,6 +193,7 @@ class Training:
             "step": self.step,
             "best_ap": self.best_ap,
             "judged_step": self.judged_step,
+            **({} if self.reached_by is None else {"reached_by": self.reached_by}),
             "skipped_steps": int(self.skipped_steps),
             "tally": asdict(self.tally),
             **({"companions": {each.name: each.state() for each in self.companions}} if self.companions else {}),
@@ -223,6 +226,7 @@ class Training:
         if content["scaler"]:
             self.scaler.load_state_dict(content["scaler"])
         self.step, self.best_ap, self.judged_step = content["step"], content["best_ap"], content["judged_step"]
+        self.reached_by = content.get("reached_by")
         self.skipped_steps.fill_(content["skipped_steps"])
         self.tally = _tally_of(content["tally"])
         if self.average is not None:

@@ -169,6 +169,7 @@ def test_fp16_overrides_a_recipe_in_bf16() -> None:
         ("--data DIR --evaluation 1.5", "--evaluation"),
         ("--data DIR --target 2", "--target"),
         ("--data DIR --target nan", "--target"),
+        ("--data DIR --target-masks 0.3", "--target-masks says nothing without --target"),
         ("--data DIR --backbone vgg16", "--backbone"),
         ("--data DIR --data_pipeline tf", "--data_pipeline"),
         ("--data DIR --device tpu", "--device"),

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from ssd.batch import MatchedBatch
 from ssd.config import Config
 from ssd.detectors.ssd300.recipes import RECIPES
 from ssd.distributed import Ranks
+from ssd.mlperf.benchmarks import SSD, Benchmark
 from ssd.mlperf.checker import check
 from ssd.mlperf.log import ComplianceLog, read_events
 from ssd.run.files import Run
@@ -57,26 +58,34 @@ class Killed(BaseException):
     pass
 
 
-def begun(log: Path, config: Config = CLOSED, epochs_done: int | None = None) -> ComplianceLog:
-    """A log up to its first epoch, or gone on with after that many epochs."""
-    compliance = ComplianceLog(log, config, epochs_done)
+def begun(log: Path, config: Config = CLOSED, epochs_done: int | None = None, steps_done: int = 0) -> ComplianceLog:
+    """A log up to its first epoch, or gone on with after that many epochs and steps."""
+    compliance = ComplianceLog(log, config, epochs_done, steps_done)
     compliance.submission("toy")
     if epochs_done is None:
         compliance.run_start(cache_cleared=True)
-    compliance.hyper_parameters(world_size=8, train_samples=117266, eval_samples=5000, crop_attempts=1)
+    about = {"train_samples": 117266, "eval_samples": 5000, "crop_attempts": 1}
+    compliance.hyper_parameters(world_size=8, steps_per_epoch=ToyLoader.steps_per_epoch, **about)
     return compliance
 
 
 def toy_run(
-    folder: Path, config: Config, aps: dict[int, float], *, resume: str | None = None, die_at: int | None = None
+    folder: Path,
+    config: Config,
+    aps: Mapping[float, float | tuple[float, float]],
+    *,
+    resume: str | None = None,
+    die_at: float | None = None,
 ) -> Path:
-    """The log of a run whose evaluation after each epoch of `aps` finds that AP.
+    """The log of a run whose evaluation after each epoch of `aps`, or part of one, finds that AP, or APs of boxes and
+    masks.
 
     resume: a checkpoint's name. die_at: dies in the evaluation of that epoch, after its start was logged.
     """
     log = folder / "mlperf.log"
     resumed = torch.load(folder / "checkpoints" / resume, weights_only=True) if resume else None
-    compliance = begun(log, config, resumed["epoch"] if resumed else None)
+    done = (resumed["epoch"], resumed["step"]) if resumed else ()
+    compliance = begun(log, config, *done)
     model = nn.Linear(1, 1)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     training = Training(model, build_optimizer(model, config), scaler, toy_losses, config, HERE)
@@ -84,10 +93,12 @@ def toy_run(
         training.restore(resumed)
 
     def metrics(detections: np.ndarray) -> dict[str, Any]:
-        epoch = training.step // ToyLoader.steps_per_epoch
+        epoch = training.step / ToyLoader.steps_per_epoch
         if epoch == die_at:
             raise Killed
-        return {"AP": aps[epoch], "AP50": 0.4}
+        found = aps[epoch]
+        of_boxes, of_masks = found if isinstance(found, tuple) else (found, None)
+        return {"AP": of_boxes, "AP50": 0.4, **({} if of_masks is None else {"segm_AP": of_masks})}
 
     judge = Judge(lambda: np.zeros((0, 7)), metrics)
     _, reached = train(training, ToyLoader(), judge, Run(folder, HERE), compliance, {})
@@ -95,16 +106,17 @@ def toy_run(
     return log
 
 
-def checker(log: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+def checker(log: Path, *flags: str, ruleset: str = "1.0.0") -> subprocess.CompletedProcess[str]:
     """MLPerf's own command."""
-    command = [sys.executable, "-m", "mlperf_logging.compliance_checker", "--ruleset", "1.0.0", *flags]
+    command = [sys.executable, "-m", "mlperf_logging.compliance_checker", "--ruleset", ruleset, *flags]
     return subprocess.run([*command, log.name], cwd=log.parent, capture_output=True, text=True)
 
 
-def assert_passes(log: Path) -> None:
-    done = checker(log, "--werror")  # so that what stands there twice is an error, too
+def assert_passes(log: Path, benchmark: Benchmark = SSD) -> None:
+    # So that what stands there twice is an error, too.
+    done = checker(log, "--werror", ruleset=benchmark.ruleset)
     assert done.returncode == 0 and "SUCCESS" in done.stderr, done.stderr
-    assert check(log) == []
+    assert check(log, benchmark) == []
 
 
 def story(log: Path) -> list[tuple[Any, ...]]:

@@ -36,8 +36,9 @@ from ssd.detectors.ssd300.detector import DETECTOR
 from ssd.detectors.ssd300.recipes import MLPERF_QUALITY, RECIPES
 from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.errors import InputError
+from ssd.mlperf.benchmarks import RETINANET, SSD
 from ssd.mlperf.checker import check
-from ssd.mlperf.log import RETINANET, SSD, begin, benchmark_of, read_events, run_seconds
+from ssd.mlperf.log import begin, read_events, run_seconds
 from ssd.run.printed_metrics import published_band
 
 
@@ -219,12 +220,13 @@ def test_going_back_to_an_older_checkpoint(closed_log: Path, tmp_path: Path) -> 
 def test_resuming_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
     log = begun(tmp_path / "mlperf.log")
     for epoch in (1, 2):
-        log.epoch_start(epoch)
+        log.before_step(2 * (epoch - 1))
         log.epoch_stop(epoch)
-    log.epoch_start(3)
-    again = begun(tmp_path / "mlperf.log", epochs_done=2)
+    log.before_step(4)
+    again = begun(tmp_path / "mlperf.log", epochs_done=2, steps_done=5)
+    again.before_step(5)
     again.epoch_stop(3)
-    again.epoch_start(4)
+    again.before_step(6)
     assert story(tmp_path / "mlperf.log")[-4:] == [
         ("epoch_start", 3),
         ("resumed",),
@@ -237,12 +239,12 @@ def test_resuming_from_before_an_evaluation_that_did_not_end(tmp_path: Path) -> 
     """A checkpoint of its epoch may have been written before it began."""
     log = begun(tmp_path / "mlperf.log")
     for epoch in range(1, 41):
-        log.epoch_start(epoch)
+        log.before_step(2 * (epoch - 1))
         log.epoch_stop(epoch)
-    log.eval_start(40)
-    again = begun(tmp_path / "mlperf.log", epochs_done=40)
-    again.eval_start(40)
-    again.eval_stop(40, 0.25)
+    log.eval_start(80)
+    again = begun(tmp_path / "mlperf.log", epochs_done=40, steps_done=80)
+    again.eval_start(80)
+    again.eval_stop(80, {"AP": 0.25})
     told = story(tmp_path / "mlperf.log")
     evaluation = [("eval_start", 40), ("eval_accuracy", 40), ("eval_stop", 40)]
     assert told[-6:] == [("epoch_stop", 40), ("block_stop", 1, 40), ("resumed",), *evaluation]
@@ -321,7 +323,11 @@ def test_the_recipe_conforms_at_every_scale(batch_size: int | None, world_size: 
     config = RECIPES["mlperf"](batch_size, world_size)
     first, second = config.multistep
     assert first / 40 == second / 50 and (10 * first / 40).is_integer()
-    assert config.warmup >= 1 and config.target == 0.23 and config.detector.backbone == "resnet34"
+    assert (
+        config.warmup >= 1
+        and config.target == MLPERF_QUALITY == SSD.quality["AP"]
+        and config.detector.backbone == "resnet34"
+    )
     assert config.batch_size == (batch_size or 114)
     assert config.evaluation == tuple(range(40, config.epochs + 1, 5)) and config.epochs % 5 == 0
     assert config.epochs > second
@@ -357,9 +363,3 @@ def test_the_band_of_published_seeds() -> None:
         assert published_band(ap, published).startswith(words)
     assert "NVIDIA's 15 published seeds, 0.26795 +- 0.00136" in published_band(0.1, published)
     assert DETECTOR.published(SSD300Settings(backbone="resnet18")) is None
-
-
-def test_each_detector_has_its_benchmark_and_ssd300_its_target() -> None:
-    assert MLPERF_QUALITY == SSD.quality
-    names = {"ssd300": SSD, "retinanet_resnet18_fpn": RETINANET, "fcos_resnet50_fpn": SSD, "yolov2-voc": SSD}
-    assert {name: benchmark_of(Config(detector=settings_named(name))) for name in names} == names

@@ -179,9 +179,9 @@ def test_without_the_flag_there_is_no_log(tmp_path: Path) -> None:
     log = ComplianceLog(None, Config())
     log.submission("toy")
     log.run_start(cache_cleared=False)
-    log.epoch_start(1)
+    log.before_step(0)
     log.eval_start(1)
-    log.eval_stop(1, 0.5)
+    log.eval_stop(1, {"AP": 0.5})
     log.run_stop(success=True)
     assert list(tmp_path.iterdir()) == []
 

@@ -231,8 +231,8 @@ FIGURES: dict[str, list[str]] = {
         f"PyTorch, ``fasterrcnn_resnet18_fpn`` {demo_ap('fasterrcnn')} and {demo_ap('fasterrcnn-no_dali')}",
         f"``maskrcnn_resnet18_fpn`` has AP {of_masks('', ' for boxes', ' for masks')} by DALI, "
         f"{of_masks('-no_dali')} by PyTorch",
-        f"``keypointrcnn_resnet18_fpn``, by DALI, has AP {result('accuracy-demo-keypointrcnn')['AP']:.3f} for boxes and "
-        f"{result('accuracy-demo-keypointrcnn')['keypoints_AP']:.3f} for the points",
+        f"``keypointrcnn_resnet18_fpn``, by DALI, has AP {result('accuracy-demo-keypointrcnn')['AP']:.3f} for boxes "
+        f"and {result('accuracy-demo-keypointrcnn')['keypoints_AP']:.3f} for the points",
         f"Decoding alone makes {result('data-ragged-cpu')['decode_only']['images_per_second']:.0f} images a second",
         f"needs {worker_mib('-256', 'no_dali')} MiB for images to 256 with masks, torchvision's "
         f"{worker_mib('-256', 'torchvision')}; to 800 it is {worker_mib('', 'no_dali')} and "

@@ -118,6 +118,7 @@ DETECTOR_FLOORS = [
     {"shared", "postprocess"},
     {"tta"},
     {"contract"},
+    {"recipes"},
     {"ssd300", "torchvision", "yolov2"},
     {"retinanet", "detectron"},  # made of torchvision's parts
     {"names", "table"},

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,6 +70,37 @@ def test_absent_or_null_iscrowd_means_no_crowd(tmp_path: Path) -> None:
     document = changed("annotations", 0, "iscrowd", to=None)
     del document["annotations"][1]["iscrowd"]
     assert read_annotations(write(tmp_path, document), "train").is_crowd.tolist() == [False, True, False]
+
+
+def test_annotations_of_openimages_as_mlperf_has_them(tmp_path: Path) -> None:
+    """264 classes without a supercategory, images without a licence and addresses, boxes with OpenImages' flags."""
+    flags = {"IsOccluded": 1, "IsInside": 0, "IsDepiction": 0, "IsTruncated": -1, "IsGroupOf": 1}
+    absent = {"license": None, "coco_url": None}
+    document: dict[str, Any] = {
+        "info": {"description": "OpenImages-MLPerf", "year": None},
+        "licenses": [],
+        "categories": [{"id": id, "name": f"class {id}", "supercategory": None} for id in range(1, 265)],
+        "images": [
+            {"id": 0, "file_name": "000002b66c9c498e.jpg", "height": 683, "width": 1024, **absent},
+            {"id": 1, "file_name": "0000e8b36676338b.jpg", "height": 1024, "width": 768, **absent},
+        ],
+        "annotations": [
+            {"id": 0, "image_id": 0, "category_id": 264, "bbox": [102.4, 68.3, 512.0, 341.5], "area": 174848.0,
+             "iscrowd": 0, **flags},
+            {"id": 1, "image_id": 0, "category_id": 1, "bbox": [0.0, 0.0, 1024.0, 683.0], "area": 699392.0,
+             "iscrowd": 1, **flags},
+        ],
+    }  # fmt: skip
+    data = write(tmp_path, document)
+    for image in document["images"]:
+        (tmp_path / "train" / image["file_name"]).touch()
+    annotations = read_annotations(data, "train")
+    assert_clean(annotations)
+    assert annotations.num_classes == 265 and annotations.file_names[0] == "000002b66c9c498e.jpg"
+    assert annotations.labels.tolist() == [264, 1] and annotations.is_crowd.tolist() == [False, True]
+    np.testing.assert_allclose(annotations.boxes_ltrb[0], [0.1, 0.1, 0.6, 0.6], rtol=1e-6)
+    assert annotations.areas_px.tolist() == [174848, 699392] and annotations.repairs == {}
+    assert annotations.trainable_indices().tolist() == [0]
 
 
 @pytest.mark.parametrize("document", [without("annotations", 1, "id"), changed("annotations", 1, "id", to=0)])

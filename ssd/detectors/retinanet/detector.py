@@ -52,5 +52,4 @@ RETINANET = Detector(
     distillation_parts=lambda settings: PARTS,
     tta=lambda settings, is_asked: published(view_of(settings)) if is_asked else None,
     tta_steps=lambda settings, thresholds, suppression: tta_steps(thresholds),
-    mlperf=lambda settings: "retinanet",
 )

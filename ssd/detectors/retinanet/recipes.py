@@ -4,7 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 from ssd.config import Config, Recipe
-from ssd.detectors.demo_recipe import demo_of
+from ssd.detectors.recipes.demo import demo_of
+from ssd.detectors.recipes.mlperf import retinanet_of
 from ssd.detectors.retinanet.settings import RetinaNetSettings
 from ssd.schedule import REFERENCE_BATCH
 
@@ -66,4 +67,9 @@ def demo(batch_size: int | None = None, world_size: int = 1, detector: Any = Non
     )
 
 
-RECIPES: dict[str, Recipe] = {"detectron2": detectron2, "demo": demo}
+def mlperf(batch_size: int | None = None, world_size: int = 1, detector: Any = None) -> Config:
+    """MLPerf's RetinaNet on OpenImages, with SGD in the place of Adam: open division, not trained here"""
+    return retinanet_of(defaults(detector or RetinaNetSettings()), batch_size, world_size)
+
+
+RECIPES: dict[str, Recipe] = {"detectron2": detectron2, "demo": demo, "mlperf": mlperf}

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ssd.config import Config, Recipe
-from ssd.detectors.demo_recipe import demo_of
+from ssd.detectors.recipes.demo import demo_of
 from ssd.detectors.ssd300.settings import SSD300Settings
 
 

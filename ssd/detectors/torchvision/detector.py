@@ -77,5 +77,4 @@ TORCHVISION = Detector(
     distillation_parts=distillation_parts,
     tta=lambda settings, is_asked: published(_view(settings)) if is_asked else None,
     tta_steps=lambda settings, thresholds, suppression: tta_steps(settings, thresholds),
-    mlperf=lambda settings: "retinanet" if settings.builder.startswith("retinanet_") else "ssd",
 )

@@ -4,8 +4,9 @@ from dataclasses import replace
 from typing import Any
 
 from ssd.config import Config, Recipe, Thresholds
-from ssd.detectors.demo_recipe import demo_of
-from ssd.detectors.torchvision.names import parts_of
+from ssd.detectors.recipes.demo import demo_of
+from ssd.detectors.recipes.mlperf import mask_rcnn_of, not_of_mlperf, retinanet_of
+from ssd.detectors.torchvision.names import parts_of, unsettled
 from ssd.detectors.torchvision.settings import Settings
 from ssd.schedule import REFERENCE_BATCH
 
@@ -70,4 +71,28 @@ def demo(batch_size: int | None = None, world_size: int = 1, detector: Any = Non
     )
 
 
-RECIPES: dict[str, Recipe] = {"torchvision": torchvision, "demo": demo}
+def mlperf(batch_size: int | None = None, world_size: int = 1, detector: Any = None) -> Config:
+    """MLPerf's Mask R-CNN on COCO, by its closed rules, or RetinaNet on OpenImages with SGD: not trained here"""
+    settings: Settings = detector or unsettled("maskrcnn_resnet50_fpn")
+    own = torchvision(detector=settings)
+    if benchmark(settings) == "maskrcnn":
+        return mask_rcnn_of(own, batch_size, world_size)
+    if benchmark(settings) == "retinanet":
+        return retinanet_of(own, batch_size, world_size)
+    raise not_of_mlperf(settings)
+
+
+def benchmark(settings: Settings) -> str:
+    """MLPerf's of that family, or ""."""
+    return {"maskrcnn": "maskrcnn", "retinanet": "retinanet"}.get(parts_of(settings.builder).family, "")
+
+
+_PROPOSALS_AN_IMAGE = 2000  # that leave suppression in training
+
+
+def candidates(settings: Settings, images: int) -> int:
+    """How many proposals of so many images training chooses from."""
+    return _PROPOSALS_AN_IMAGE * images
+
+
+RECIPES: dict[str, Recipe] = {"torchvision": torchvision, "demo": demo, "mlperf": mlperf}

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from ssd.config import Config, Recipe
-from ssd.detectors.demo_recipe import demo_of
+from ssd.detectors.recipes.demo import demo_of
 from ssd.detectors.yolov2.darknet.cfg import parse
 from ssd.detectors.yolov2.darknet.sections import Region
 from ssd.detectors.yolov2.settings import YOLOv2Settings, settings_named

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from ssd.config import Config, Recipe
-from ssd.detectors.demo_recipe import demo_of
 from ssd.detectors.detectron.config.configuration import Configuration
 from ssd.detectors.detectron.config.naming import configuration_of, settings_named
 from ssd.detectors.detectron.settings import DetectronSettings
+from ssd.detectors.recipes.demo import demo_of
+from ssd.detectors.recipes.mlperf import mask_rcnn_of, not_of_mlperf
 from ssd.schedule import REFERENCE_BATCH
 
 IMAGENET_FILES = (
@@ -152,4 +153,19 @@ def demo(batch_size: int | None = None, world_size: int = 1, detector: Any = Non
     )
 
 
-RECIPES: dict[str, Recipe] = {"detectron": detectron, "demo": demo}
+def mlperf(batch_size: int | None = None, world_size: int = 1, detector: Any = None) -> Config:
+    """MLPerf's Mask R-CNN on COCO by its closed rules, at the rate of the nearest reference batch: not trained here"""
+    settings: DetectronSettings = detector or settings_named("e2e_mask_rcnn_R-50-FPN_1x")
+    if not settings.mask_head:
+        raise not_of_mlperf(settings)
+    return mask_rcnn_of(detectron(detector=settings), batch_size, world_size)
+
+
+def candidates(settings: DetectronSettings, images: int) -> int:
+    """How many proposals of so many images training chooses from. Where those of a batch are joined, `for_batch` has
+    put the images into the settings."""
+    joins = settings.rules == "detectron" and not settings.has_one_rpn_level
+    return math.floor(settings.rpn_after_nms[0] * (settings.rpn_collect_scale if joins else images) + 0.5)
+
+
+RECIPES: dict[str, Recipe] = {"detectron": detectron, "demo": demo, "mlperf": mlperf}

@@ -1,0 +1,1 @@
+"""Recipes that several families of detectors share."""
