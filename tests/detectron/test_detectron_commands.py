@@ -15,9 +15,11 @@ from runs import small_checkpoint, write_small_data
 
 import main
 from ssd.checkpoints import conversion
+from ssd.config import Config
 from ssd.detectors.detectron.config.configuration import of_values
 from ssd.detectors.detectron.config.shipped import configurations
 from ssd.detectors.detectron.weights.saved_config import saved_text
+from ssd.inference.predictor import load_predictor
 
 SCRATCH = "scratch_e2e_mask_rcnn_R-50-FPN_3x_gn"
 # A network of small layers, and images of 64 x 96 pixels at most.
@@ -61,6 +63,7 @@ def test_a_run_is_evaluated_and_converted(data: Path, tmp_path: Path, capfd: Any
         "--score", 0, "--pdf", tmp_path / "all.pdf", "--set", "TEST.DETECTIONS_PER_IM", 1)  # fmt: skip
     assert len(json.loads((tmp_path / "found" / "detections.json").read_text())) == 2  # images
     assert (tmp_path / "all.pdf").read_bytes().startswith(b"%PDF-")
+    assert load_predictor(last, Config(device="cpu")).usual_batch_size == 1
 
 
 # --- bad input, one line each ---

@@ -10,6 +10,7 @@ import pytest
 import torch
 from detectron_models import C4, KINDS, NUM_CLASSES, SMALL, batch_for, eval_batch_for, small
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
 
 from ssd.config import Thresholds
@@ -88,13 +89,16 @@ def test_points_that_are_not_stated_give_no_loss() -> None:
     assert DETECTRON.losses_of(settings, False)(built(settings), batch)["loss_keypoint"] == 0
 
 
-def test_the_order_of_images_changes_nothing_that_a_detection_is_made_of() -> None:
+def test_other_images_of_a_batch_change_nothing_that_a_detection_is_made_of() -> None:
+    """But by their size: padding beyond an image's own multiple of 32 changes its maps, so each is judged alone."""
     settings = small("mask")
     model, batch = built(settings).eval(), eval_batch_for(batch_for(settings))
     detect = DETECTRON.detect(settings, THRESHOLDS)
+    of_second = type(batch)(*(None if each is None else each[1:] for each in batch))
     with torch.no_grad():
-        both = detect(model, batch)
-        alone = detect(model, type(batch)(*(None if each is None else each[1:] for each in batch)))
+        both, alone = detect(model, batch), detect(model, of_second)
+        padded = detect(model, of_second._replace(images=F.pad(of_second.images, (0, 32))))
+    assert not torch.equal(padded.scores, alone.scores)
     torch.testing.assert_close(both.boxes_ltrb[1:], alone.boxes_ltrb, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(both.scores[1:], alone.scores, atol=1e-4, rtol=1e-4)
 
