@@ -1,9 +1,11 @@
-"""What Detectron's R-CNNs are shown of a data set: objects with an extent, in images that have some."""
+"""What Detectron's R-CNNs are shown of a data set: objects with an extent, in images that have some, and where they lie
+there."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pycocotools.mask
 import pytest
 import torch
 from detectron_models import small
@@ -18,9 +20,12 @@ from pipelines.ragged.targets import boxes_and_labels, keypoints_of, masks_of, r
 from pipelines.readers.coco import read_annotations
 from ssd.detectors.detectron.builders import build
 from ssd.detectors.detectron.detector import DETECTRON
+from ssd.detectors.detectron.rcnn.boxes import anchors_ltrb_px, cells_of
 from ssd.detectors.detectron.targets import targets_of
+from ssd.detectors.torchvision.targets import Targets
 from ssd.errors import InputError
-from ssd.views import ObjectParts, ShortSideView
+from ssd.masks import pasted_counts
+from ssd.views import ObjectParts, ResizeRule, ShortSideView, pastes_closed
 
 PARTS = ObjectParts(masks=True, keypoints=True)
 VIEW = ShortSideView((48,), 96, divisor=8, parts=PARTS, resize_rule="detectron")
@@ -109,3 +114,80 @@ def test_images_without_a_stated_point_are_shown_to_other_detectors_only(tmp_pat
     none = read_annotations(write(tmp_path / "none", content), "train", PARTS)
     with pytest.raises(InputError, match="nothing to learn from: no image has a stated point; annotate some"):
         train_loader("no_dali", none, VIEW)
+
+
+# --- one scale for boxes, windows, points and pixels ---
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory: pytest.TempPathFactory) -> Annotations:
+    return read_annotations(write(tmp_path_factory.mktemp("parts") / "data"), "train", PARTS)
+
+
+# 48 x 32 pixels by 1.3 are 62.4 x 41.6, of which the resized image has 62 x 42.
+SCALED = Sample(0, (62, 42), False, scale=1.3)
+FLIPPED = SCALED._replace(flip=True)
+
+
+def test_boxes_and_windows_are_scaled_by_the_factor_and_not_to_the_rounded_size(split: Annotations) -> None:
+    """The object's box is 4 4 30 24, and its polygons reach from 4, 6 to 33.5, 27.5."""
+    (box,), _ = boxes_and_labels(split, SCALED)
+    np.testing.assert_allclose(box, [5.2, 5.2, 44.2, 36.4], rtol=1e-5)
+    (mirrored,), _ = boxes_and_labels(split, FLIPPED)
+    np.testing.assert_allclose(mirrored, [17.8, 5.2, 56.8, 36.4], rtol=1e-5)
+    # A bitmap's frame is a pixel of it around the 110 x 110 of the object.
+    frame = np.array([-29.5, -21.5, 29.5, 21.5]) / 110
+    expected = (np.array([4, 6, 33.5, 27.5]) + frame) * 1.3
+    (bitmap,), (window,) = masks_of(split, SCALED)
+    np.testing.assert_allclose(window, expected, rtol=1e-5)
+    (turned,), (window,) = masks_of(split, FLIPPED)
+    np.testing.assert_allclose(window, [62 - expected[2], expected[1], 62 - expected[0], expected[3]], rtol=1e-5)
+    assert np.array_equal(turned, bitmap[:, ::-1])
+
+
+def test_a_mirrored_point_is_a_pixel_and_not_a_place(split: Annotations) -> None:
+    """Of the file's 48 columns x becomes 47 - x, so of 62 after scaling 62 - 1.3 - 1.3 x. Left and right change."""
+    stated = np.array([[10, 12, 2], [8.5, 11, 1], [12, 11, 2], [0, 0, 0], [13, 20, 2]])
+    np.testing.assert_allclose(keypoints_of(split, SCALED)[0], stated * (1.3, 1.3, 1), rtol=1e-6)
+    (found,) = keypoints_of(split, FLIPPED)
+    expected = [[47.7, 15.6, 2], [45.1, 14.3, 2], [49.65, 14.3, 1], [43.8, 26, 2], [60.7, 0, 0]]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    # torchvision's rule, by which a point is a place: x becomes 62 - x, of 62 columns for 48.
+    (place,) = keypoints_of(split, FLIPPED._replace(scale=None))
+    np.testing.assert_allclose(place[0], [62 - 10 * 62 / 48, 12 * 42 / 32, 2], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rule", "last"), [("detectron", (28, 26)), ("detectron2", (29, 27)), ("torchvision", (29, 27))]
+)
+def test_masks_are_pasted_from_the_first_pixel_to_the_last(rule: ResizeRule, last: tuple[int, int]) -> None:
+    """A full mask in a box of 10 8 20 20, whose pixels are 10 to 29 and 8 to 27. Grown by 30 / 28 about its centre and
+    cut to whole pixels, Detectron's is 9 to 29, 21 pixels for 30 cells: the first one and the last are less than half
+    covered. The others' is 9 to 30."""
+    closed = pastes_closed(VIEW._replace(resize_rule=rule))
+    counts = pasted_counts(torch.ones(1, 28, 28), torch.tensor([[10.0, 8, 30, 28]]), (48, 40), closed=closed)
+    found = pycocotools.mask.decode({"size": [40, 48], "counts": counts[0]})
+    expected = np.zeros((40, 48), dtype=np.uint8)
+    expected[8 : last[1] + 1, 10 : last[0] + 1] = 1
+    assert np.array_equal(found, expected)
+
+
+def test_proposals_of_training_are_cut_to_the_image_and_not_to_its_padding() -> None:
+    """The first of two images padded to 64 x 64 has 62 x 42 pixels, the second all."""
+    model: Any = build(small("faster"), 3)
+    maps = [torch.zeros(2, 8, 64 // stride, 64 // stride) for stride in (4, 8, 16, 32, 64)]
+    anchors = anchors_ltrb_px(cells_of(model.settings), maps)
+
+    class Grows(torch.nn.Module):
+        """Each box becomes sixteen times as large or larger."""
+
+        def forward(self, maps: list[torch.Tensor]) -> Any:
+            grown = torch.tensor([0.0, 0, 4, 4]).repeat(3).view(1, 12, 1, 1)
+            return [m.new_zeros(2, 3, *m.shape[2:]) for m in maps], [grown.expand(2, 12, *m.shape[2:]) for m in maps]
+
+    model.rpn = torch.nn.ModuleDict({"head": Grows()})
+    empty = torch.zeros(0, 4)
+    targets = Targets(empty, torch.zeros(0, dtype=torch.int64), (0, 0), ((62, 42), (64, 64)))
+    found = model._training_proposals(maps, anchors, targets)
+    for boxes, real, limits in zip(found.boxes_ltrb_px, found.real, ([62.0, 42.0], [64.0, 64.0]), strict=True):
+        assert real.any() and boxes[real][:, 2:].amax(dim=0).tolist() == limits
