@@ -16,7 +16,7 @@ from ssd.batch import EvalBatch, RaggedBatch
 from ssd.boxes import pairwise_iou
 from ssd.detectors.detectron.rcnn.boxes import closed
 from ssd.detectors.detectron.rcnn.losses import box_losses, keypoint_loss, mask_targets, rpn_losses
-from ssd.detectors.detectron.rcnn.rois import sample_keypoint_rois, sample_rois
+from ssd.detectors.detectron.rcnn.rois import objects_of_masks, sample_keypoint_rois, sample_rois
 from ssd.detectors.detectron.rcnn.rpn import AnchorSamples, sample_anchors
 from ssd.detectors.detectron.settings import DetectronSettings
 from ssd.detectors.detectron.targets import placement_of, targets_of
@@ -261,6 +261,28 @@ def test_masks_are_those_of_polygons_in_a_box_but_for_the_border() -> None:
         covered += ((found > 0) | (expected > 0)).sum()
         balance += found.sum() - expected.sum()
     assert covered > 10_000 and wrong / covered < 0.03 and abs(balance) / covered < 0.01
+
+
+def test_a_mask_is_learned_of_the_object_whose_polygons_a_box_overlaps_most() -> None:
+    """Not of the one whose stated box it overlaps most: the first's is far larger than its polygon."""
+    stated = [[0.0, 0, 40, 40], [0, 0, 60, 60]]
+    polygons = np.array([[2.0, 2, 12, 12], [5, 5, 39, 38], [0, 0, 40, 40]])
+    frame = np.array([-1, -1, 1, 1]) * np.tile((polygons[:, 2:] - polygons[:, :2]) / 110, 2)
+    parts = {"masks": torch.ones(3, 112, 112, dtype=torch.uint8), "mask_windows_ltrb_px": tensor(polygons + frame)}
+    targets = targets_for(stated, [[0.0, 0, 40, 40]], **parts)
+    boxes = [[0.0, 0, 40, 40], [1, 1, 14, 14], [30, 30, 60, 60]]
+    both = Proposals(tensor([boxes] * 2), torch.ones(2, 3, dtype=torch.bool), torch.ones(2, 3))
+    rois = sample_rois(both, targets, replace(FPN, roi_positive_iou=0.1, roi_negative_iou=(0.0, 0.1)))
+    rois = rois.take(rois.counted.nonzero().squeeze(1))
+    assert len(rois.rois) == 6
+    iou = by_hand.iou(by_hand.closed(rois.rois[:, 1:].double().numpy()), polygons)
+    iou[np.array(rois.rois[:, 0])[:, None] != [0, 0, 1]] = -1
+    found = objects_of_masks(rois, targets, FPN)
+    np.testing.assert_array_equal(found, iou.argmax(axis=1))
+    (first,) = (rois.rois == torch.tensor([0.0, *boxes[0]])).all(dim=1).nonzero().flatten().tolist()
+    assert (rois.matched[first], found[first]) == (0, 1)
+    none = targets._replace(masks=parts["masks"][:0])
+    assert torch.equal(objects_of_masks(rois, none, FPN), rois.matched)
 
 
 def test_a_box_of_one_pixel_sees_a_pixel_of_the_mask() -> None:
