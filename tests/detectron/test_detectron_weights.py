@@ -26,7 +26,7 @@ from ssd.detectors.table import detector_of
 from ssd.errors import InputError
 from ssd.storage.pickles import read_pickle
 
-R50, R101 = (3, 4, 6, 3), (3, 4, 23, 3)
+R50, R101, R152 = (3, 4, 6, 3), (3, 4, 23, 3), (3, 8, 36, 3)
 
 
 def values_of(name: str, **more: Any) -> dict[str, Any]:
@@ -40,6 +40,24 @@ def small(name: str, **more: Any) -> DetectronSettings:
 
 FAMILIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "mask": (values_of("e2e_mask_rcnn_R-50-FPN_1x"), made.fpn_mask(R50, 81)),
+    "faster": (values_of("e2e_faster_rcnn_R-50-FPN_1x"), made.fpn_faster(R50, 4)),
+    "faster on the finest map": (
+        values_of("e2e_faster_rcnn_R-50-FPN_1x")
+        | {"MODEL.CONV_BODY": "FPN.fpn_ResNet50_conv5_P2only_body", "FPN.MULTILEVEL_RPN": False,
+           "FPN.MULTILEVEL_ROIS": False},
+        {blob.replace("_fpn2", ""): shape for blob, shape in made.fpn_faster(R50, 4, anchors=12).items()},
+    ),
+    "mask with two convolutions": (
+        values_of("e2e_mask_rcnn_R-50-FPN_1x")
+        | {"MRCNN.ROI_MASK_HEAD": "mask_rcnn_heads.mask_rcnn_fcn_head_v1up"},
+        made.fpn_mask(R50, 4, convolutions=2),
+    ),
+    "mask X-152": (
+        values_of("e2e_mask_rcnn_X-152-32x8d-FPN-IN5k_1.44x") | {"RESNETS.NUM_GROUPS": 2},
+        made.fpn_mask(R152, 4, groups=2),
+    ),
+    # Which has all of Faster R-CNN's on C4.
+    "C4 with the boxes' res5 for masks": (values_of("e2e_mask_rcnn_R-50-C4_1x"), made.c4_mask(R50, 3)),
     "mask R-101": (values_of("e2e_mask_rcnn_R-101-FPN_1x"), made.fpn_mask(R101, 4)),
     "group norm": (values_of("e2e_mask_rcnn_R-50-FPN_2x_gn"), made.fpn_mask_gn(R50, 5)),
     "keypoints": (
