@@ -108,7 +108,7 @@ def test_a_file_of_each_family_is_read_whole_and_written_again_bit_for_bit(famil
         assert written["blobs"][blob].dtype == np.float32
         assert np.array_equal(written["blobs"][blob], array), blob
     # Its configuration says the same detector, and has what Detectron's loader looks for.
-    again = settings_of(read_saved(written["cfg"], "model_final", file))
+    again = settings_of(read_saved(written["cfg"], "model_final", file).config)
     assert replace(again, cfg="") == replace(settings, cfg="")
     assert "BBOX_REG_WEIGHTS: [10.0, 10.0, 5.0, 5.0]" in written["cfg"]
 
@@ -255,7 +255,21 @@ def test_a_file_from_before_box_weights_has_ones(tmp_path: Path) -> None:
     start = next(number for number, line in enumerate(lines) if "BBOX_REG_WEIGHTS" in line)
     del lines[start : start + 5]  # the key, and four numbers of a tuple
     file = made.write(tmp_path / "m.pkl", {"blobs": made.arrays(shapes), "cfg": "\n".join(lines)})
-    assert checkpoint.settings_of(conversion.load(file)).box_weights == (1.0, 1.0, 1.0, 1.0)
+    content = conversion.load(file)
+    assert checkpoint.settings_of(content).box_weights == (1.0, 1.0, 1.0, 1.0)
+    (note,) = content["notes"]
+    assert "MODEL.BBOX_REG_WEIGHTS" in note and "would hardly learn boxes" in note
+
+
+def test_what_a_file_says_of_tests_and_nothing_obeys_is_told(tmp_path: Path) -> None:
+    values, _ = FAMILIES["mask"]
+    more = {"TEST.BBOX_AUG.COORD_HEUR": "AVG", "TEST.MASK_AUG.SCALE_SIZE_DEP": False, "DEBUG": True}
+    saved = read_saved(made.saved_text({**values, **more}), "m", tmp_path / "m.pkl")
+    assert [note.partition(" is not obeyed: ")[0] for note in saved.notes] == [
+        f"{tmp_path / 'm.pkl'}: DEBUG True",
+        f"{tmp_path / 'm.pkl'}: TEST.BBOX_AUG.COORD_HEUR 'AVG'",
+    ]
+    assert saved.config["TEST.BBOX_AUG.COORD_HEUR"] == "UNION" and not saved.config["DEBUG"]
 
 
 def test_the_configuration_of_a_file_can_run_nothing(tmp_path: Path) -> None:
