@@ -11,10 +11,11 @@ import numpy as np
 from pipelines import plausibility
 from pipelines.annotations import Annotations
 from pipelines.exif import look_at_images
+from pipelines.ragged.learned import shown_indices
 from ssd.batch import EvalLoader, TrainLoader
 from ssd.distributed import Ranks
 from ssd.errors import InputError
-from ssd.views import SquareView, View, shows_empty
+from ssd.views import SquareView, View
 
 
 def build_train(
@@ -33,8 +34,10 @@ def build_train(
     """
     if len(annotations.trainable_indices()) == 0:
         raise InputError(f"{annotations.file}: {plausibility.of_training(annotations)[0]}")
+    indices = shown_indices(annotations, view)
+    if len(indices) == 0:
+        raise InputError(f"{annotations.file}: {plausibility.of_view(annotations, view)[0]}")
     if not annotations.was_looked_at:
-        indices = annotations.trainable_indices(with_empty=shows_empty(view))
         annotations = _looked_at(annotations, indices, ranks)
     loader: TrainLoader = _path(name, view).TrainLoader(
         annotations, batch_size=batch_size, num_workers=num_workers, seed=seed, ranks=ranks, view=view

@@ -31,7 +31,7 @@ from pipelines.readers.reading import read_document, read_tolerantly
 from pipelines.readers.rows import BadRows, Defect, place_of
 from pipelines.readers.scan import Inspection, inspect_all, remember
 from ssd.errors import InputError
-from ssd.views import BOXES, ObjectParts
+from ssd.views import BOXES, ObjectParts, View, parts_of
 
 
 class Effect(StrEnum):
@@ -246,11 +246,14 @@ def _note_same_images(report: SplitReport) -> None:
 
 
 def check(
-    train_source: Source, val_source: Source, num_threads: int, exif: str = "", parts: ObjectParts = BOXES
+    train_source: Source, val_source: Source, num_threads: int, exif: str = "", view: View | None = None
 ) -> list[SplitReport]:
     """Of both splits, or of the one if they are the same. exif: "upright", "stored" or '' for what the sizes say.
-    parts: what a run will learn of the objects beside boxes."""
+    view: of a run's detector, which decides what of the objects is learned; without it, their boxes are."""
+    parts = BOXES if view is None else parts_of(view)
     train = check_split(train_source, num_threads, parts)
+    if train.annotations and view is not None:
+        _note_suspicions(train, plausibility.of_view(train.annotations, view))
     if train.annotations and len(train.annotations.trainable_indices()) == 0:
         train.note(NOTHING_TO_LEARN, train.file.name, plausibility.why_nothing(train.annotations))
     if val_source == train_source:

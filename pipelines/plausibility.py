@@ -1,7 +1,7 @@
 """What a look at a data set as a whole shows: what no entry could be refused for, and is most likely a mistake.
 
-Of one split: boxes that are fractions, or corners given as sizes, and nothing but crowd regions. Of the two: a split to
-judge by without boxes, and classes that are unused, doubled, mistyped or in one split only.
+Of one split: boxes that are fractions, or corners given as sizes, nothing but crowd regions, and what a view leaves
+out. Of the two: a split to judge by without boxes, and classes that are unused, doubled, mistyped or in one split only.
 """
 
 import difflib
@@ -13,7 +13,9 @@ import numpy as np
 
 from pipelines.annotations import MIN_TRAINED_SIDE_PX, Annotations
 from pipelines.categories import with_categories_of
+from pipelines.ragged.learned import shown_indices, without_extent
 from ssd.errors import InputError
+from ssd.views import View, needs_points
 
 _LEAVING_SHARE, _FITTING_SHARE, _FEWEST_BOXES = 0.1, 0.99, 4
 """Of good boxes few leave the image, and hardly any set has none in whose place another box would lie as corners."""
@@ -74,6 +76,28 @@ def of_training(split: Annotations) -> list[Suspicion]:
     return [
         Suspicion("nothing to learn from", [why_nothing(split)], "annotate some, or pass another --train-split", True)
     ]
+
+
+def of_view(split: Annotations, view: View) -> list[Suspicion]:
+    """What a view leaves out of training that others learn."""
+    shown, found = shown_indices(split, view), []
+    rows = without_extent(split, view)
+    if len(shown) == 0 and len(split.trainable_indices()):
+        lack = "a stated point" if needs_points(view) else "a box that has extent"
+        remedy = "annotate some, pass another --train-split, or another --detector"
+        found.append(Suspicion("nothing to learn from", [f"no image has {lack}"], remedy, stops=True))
+    if len(rows):
+        names = np.array(split.file_names, dtype=object)[split.image_of_box()[rows]]
+        ids = split.annotation_ids[rows].tolist()
+        where = [f"annotation {id} of {name}" for id, name in zip(ids, names.tolist(), strict=True)]
+        what = "boxes of one pixel, or of area 0, which Detectron does not learn"
+        found.append(Suspicion(what, where, "correct or remove them"))
+    left_out = np.setdiff1d(split.trainable_indices(), shown).tolist() if needs_points(view) else []
+    if left_out:
+        names = [split.file_names[image] for image in left_out]
+        remedy = "not trained on, but evaluated on"
+        found.append(Suspicion("images without a stated point", names, remedy, is_harmless=True))
+    return found
 
 
 def why_nothing(split: Annotations) -> str:
@@ -153,9 +177,10 @@ def _differ_by_number(name: str, other: str) -> bool:
     return digits[0] != digits[1]
 
 
-def look_at_both(train: Annotations, val: Annotations) -> list[str]:
-    """What to warn of before a training. Raises InputError for what makes it senseless."""
-    found = [(train.file, each) for each in (*of_split(train), *of_training(train))]
+def look_at_both(train: Annotations, val: Annotations, view: View) -> list[str]:
+    """What to warn of before a training on what the view shows. Raises InputError for what makes it senseless."""
+    of_train = [*of_split(train), *of_training(train), *(e for e in of_view(train, view) if not e.is_harmless)]
+    found = [(train.file, each) for each in of_train]
     found += [(val.file, each) for each in of_split(val)]
     found += [(train.file, each) for each in of_pair(train, with_categories_of(train, val))]
     for file, each in found:

@@ -188,6 +188,12 @@ def shows_empty(view: "View") -> bool:
     return isinstance(view, StretchView)
 
 
+def needs_points(view: "View") -> bool:
+    """Whether training leaves out images none of whose objects has a stated point. Detectron and detectron2 do so where
+    they learn keypoints; torchvision's model asks for none."""
+    return isinstance(view, ShortSideView) and view.parts.keypoints and view.resize_rule != "torchvision"
+
+
 RaggedView = ShortSideView | StretchView
 """The views of a `RaggedBatch`."""
 View = SquareView | ShortSideView | StretchView

@@ -9,8 +9,9 @@ import numpy as np
 
 from pipelines.annotations import Annotations
 from pipelines.ragged.draws import Sample, drawn, looks
+from pipelines.ragged.learned import shown_indices
 from ssd.distributed import Ranks
-from ssd.views import BOXES, RaggedView, StretchView, shows_empty
+from ssd.views import BOXES, RaggedView, StretchView
 
 Place = tuple[int, int]
 """How many images all ranks have taken since the run began: wide ones (all, unless they are grouped) and tall ones."""
@@ -65,7 +66,7 @@ class TrainingOrder:
 
     def __init__(self, annotations: Annotations, view: RaggedView, *, batch_size: int, seed: int, ranks: Ranks):
         self._annotations, self._view, self._seed = annotations, view, seed
-        self._images = annotations.trainable_indices(with_empty=shows_empty(view))
+        self._images = shown_indices(annotations, view)
         width, height = annotations.sizes_px.T
         self._is_tall = (width < height) & (not isinstance(view, StretchView) and view.by_shape)
         tall = int(self._is_tall[self._images].sum())

@@ -10,6 +10,7 @@ from torch import Tensor
 from pipelines.annotations import Annotations
 from pipelines.object_parts import BITMAP_SIDE, bitmap_of
 from pipelines.ragged.draws import Sample
+from pipelines.ragged.learned import learned_rows
 from pipelines.ragged.order import TrainingOrder
 from pipelines.ragged.shown import distorted
 from ssd.batch import EvalBatch, RaggedBatch
@@ -23,7 +24,8 @@ LEAST_SHARE = 0.001
 
 def boxes_and_labels(annotations: Annotations, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
     """The boxes of an image, n x 4 float32 ltrb in pixels of `sample.size_px` and flipped with it, and their labels,
-    n int64; n may be 0. Crowd regions are left out, and boxes of which the sample's window has next to nothing."""
+    n int64; n may be 0. Crowd regions are left out, boxes of which the sample's window has next to nothing, and in a
+    sample of one scale, which is Detectron's, boxes without extent."""
     learned = _learned(annotations, sample)
     boxes_ltrb, labels = annotations.boxes_ltrb[learned], annotations.labels[learned]
     if sample.window_ltrb_px is not None or sample.placed_ltrb_px is not None:
@@ -108,8 +110,7 @@ def _factors(annotations: Annotations, sample: Sample) -> np.ndarray:
 
 def _learned(annotations: Annotations, sample: Sample) -> np.ndarray:
     """The rows of `boxes_and_labels`' objects."""
-    rows = annotations.boxes_of(sample.image)
-    return rows.start + np.flatnonzero(~annotations.is_crowd[rows])
+    return learned_rows(annotations, sample.image, closed=sample.scale is not None)
 
 
 def _flipped(boxes_ltrb_px: np.ndarray, width_px: int) -> np.ndarray:

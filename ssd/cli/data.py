@@ -64,10 +64,9 @@ def check(arguments: Sequence[str]) -> int:
     from pipelines import check as data_check
     from ssd.console import Console
     from ssd.detectors.table import view_of
-    from ssd.views import parts_of
 
     train, val = find_splits(config)
-    reports = data_check.check(train, val, threads, config.exif, parts_of(view_of(config.detector)))
+    reports = data_check.check(train, val, threads, config.exif, view_of(config.detector))
     console = Console()
     for text in held_out_texts(train, val):
         console.print(f"note: {text}", markup=False, soft_wrap=True)

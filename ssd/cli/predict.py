@@ -42,8 +42,9 @@ def predict_parser() -> Parser:
         help="detections score more (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--batch-size", type=COUNT, metavar="N", help="images at once (default: 8, with test-time augmentation 1)"
-    )
+        "--batch-size", type=COUNT, metavar="N",
+        help="images at once (default: 8; of Detectron's detectors, and with test-time augmentation, 1)",
+    )  # fmt: skip
     parser.add_argument(
         "--num-workers", type=COUNT, metavar="N", help="threads that read and draw (default: one a core)"
     )

@@ -17,6 +17,7 @@ from pipelines.augmentation import CROP_ATTEMPTS
 from pipelines.categories import require_points
 from pipelines.exif import look_at_images
 from pipelines.plausibility import look_at_both
+from pipelines.ragged.learned import shown_indices
 from pipelines.ragged.targets import boxes_left_out
 from pipelines.readers.layouts.source import Source
 from pipelines.readers.reading import annotation_files
@@ -59,7 +60,7 @@ from ssd.training.loss_log import NonFiniteLossError
 from ssd.training.resume import Origin
 from ssd.training.state import Training
 from ssd.training.step import require_device
-from ssd.views import StretchView, View, described, for_a_few_steps, for_run, parts_of, shows_empty
+from ssd.views import StretchView, View, described, for_a_few_steps, for_run, parts_of
 
 
 def with_detector_of_checkpoint(config: Config, given: set[str], configuration: Files | None = None) -> Config:
@@ -140,9 +141,8 @@ def _train_in(
     compliance = begin(config, folder, places, hardware(ranks.device)["device"], origin and origin.content, ranks)
     splits = train_split, val_split = read_both_splits(config, sources, ranks)
     config = _with_points_of(config, train_split, origin)
-    suspicions = look_at_both(*splits)
-    with_empty = shows_empty(view_of(config.detector))
-    indices = [train_split.trainable_indices(with_empty=with_empty), np.arange(len(val_split))]
+    suspicions = look_at_both(*splits, view_of(config.detector))
+    indices = [shown_indices(train_split, view_of(config.detector)), np.arange(len(val_split))]
     (train_split, val_split), exif_text = look_at_images(splits, indices, ranks, config.exif)
     splits = train_split, val_split
     config, fitted_text = _fitted(config, train_split)
@@ -172,7 +172,7 @@ def _train_in(
         notes = [*origin.notes, *notes, resume.resume(training, loader, origin.content, describe, config)]
     compliance.hyper_parameters(
         world_size=ranks.world_size,
-        train_samples=len(train_split.trainable_indices(with_empty=with_empty)),
+        train_samples=len(shown_indices(train_split, view)),
         eval_samples=len(val_split),
         crop_attempts=CROP_ATTEMPTS,
         steps_per_epoch=loader.steps_per_epoch,
@@ -320,7 +320,7 @@ def _announce(
 ) -> None:
     """Says, and logs, what is about to be trained on what, at which rate, and what the user should know of it."""
     train_split, val_split = splits
-    trained = len(train_split.trainable_indices(with_empty=shows_empty(view_of(config.detector))))
+    trained = len(shown_indices(train_split, view_of(config.detector)))
     global_batch_size = config.batch_size * ranks.world_size
     peak = peak_lr(config.learning_rate, global_batch_size)
     run.say(

@@ -104,6 +104,7 @@ class Predictor:
         self._model = model.to(self.device).to(memory_format=torch.channels_last).eval()
         detector = detector_of(config.detector)
         self.view = view_with(config.detector, tta)
+        self._judged_at = config.eval_batch_size
         self.tta, self.tta_text = tta, tta_text(config.detector, tta)
         self.skeleton = detector.skeleton(config.detector)
         self._title = detector.title(config.detector)
@@ -117,7 +118,7 @@ class Predictor:
 
         images: one or several of `images.ImageLike`, of any sizes, also a generator, of which a batch at a time is
         read; or a batch of them as one array B x H x W x 3 or tensor B x 3 x H x W. batch_size: how many go through the
-        model at once; None is 8, and 1 with test-time augmentation, which has each image in several sizes in memory.
+        model at once; None is `usual_batch_size`.
         Raises InputError that names a file which is no image, ValueError for an array which is none,
         TypeError that says what to pass for anything else.
         """
@@ -129,7 +130,9 @@ class Predictor:
 
     @property
     def usual_batch_size(self) -> int:
-        return 8 if self.tta is None else 1
+        """8. With test-time augmentation 1, as each image is in memory in several sizes; and 1 of a detector that is
+        judged at 1, as Detectron's: padding to the largest image of a batch changes scores."""
+        return 1 if self.tta is not None or self._judged_at == 1 else 8
 
     @torch.no_grad()
     def detect(self, inputs: Sequence[ModelInput]) -> list[ImageDetections]:
@@ -179,7 +182,7 @@ def load_predictor(
     content = conversion.with_words(conversion.load(path), words)
     settings = checkpoint.settings_of(content)
     own = family_of(settings).defaults(settings)
-    kept = {name: getattr(own, name) for name in ("nms_iou", "max_per_class", "max_per_image")}
+    kept = {name: getattr(own, name) for name in ("nms_iou", "max_per_class", "max_per_image", "eval_batch_size")}
     config = replace(config, detector=settings, **kept)
     passes = tta_of(settings, tta)
     model = checkpoint.build_model(content, path)

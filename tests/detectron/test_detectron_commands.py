@@ -15,9 +15,12 @@ from runs import small_checkpoint, write_small_data
 
 import main
 from ssd.checkpoints import conversion
+from ssd.config import Config
 from ssd.detectors.detectron.config.configuration import of_values
 from ssd.detectors.detectron.config.shipped import configurations
 from ssd.detectors.detectron.weights.saved_config import saved_text
+from ssd.inference.predictor import load_predictor
+from ssd.storage.pickles import read_pickle
 
 SCRATCH = "scratch_e2e_mask_rcnn_R-50-FPN_3x_gn"
 # A network of small layers, and images of 64 x 96 pixels at most.
@@ -61,6 +64,22 @@ def test_a_run_is_evaluated_and_converted(data: Path, tmp_path: Path, capfd: Any
         "--score", 0, "--pdf", tmp_path / "all.pdf", "--set", "TEST.DETECTIONS_PER_IM", 1)  # fmt: skip
     assert len(json.loads((tmp_path / "found" / "detections.json").read_text())) == 2  # images
     assert (tmp_path / "all.pdf").read_bytes().startswith(b"%PDF-")
+    assert load_predictor(last, Config(device="cpu")).usual_batch_size == 1
+
+
+def test_proposals_alone_are_judged_and_written(data: Path, tmp_path: Path) -> None:
+    r50 = (3, 4, 6, 3)
+    parts = [*made.stem("bn"), *made.stages(5, 2, "bn", r50), *made.pyramid(8, r50), *made.proposals(8, 3, "_fpn2")]
+    cfg = made.saved_text({**configurations()["rpn_R-50-FPN_1x"].given, **made.SMALL})
+    file = made.write(tmp_path / "m.pkl", {"blobs": made.arrays(dict(parts)), "cfg": cfg})
+    run("evaluate", "--data", data, *FLAGS, "--checkpoint", file, "--set", "TEST.SCALE", 64, "TEST.MAX_SIZE", 96,
+        "--proposals", tmp_path / "rpn_proposals.pkl", "--json", tmp_path / "metrics.json")  # fmt: skip
+    assert 0 <= json.loads((tmp_path / "metrics.json").read_text())["recall_AR1000"] <= 1
+    found = read_pickle(tmp_path / "rpn_proposals.pkl", "proposals")
+    truth = json.loads((data / "annotations" / "instances_val2017.json").read_text())
+    assert found["ids"] == sorted(image["id"] for image in truth["images"])
+    for boxes, scores in zip(found["boxes"], found["scores"], strict=True):
+        assert 0 < len(boxes) == len(scores) <= 1000 and boxes.shape[1] == 4 and np.isfinite(boxes).all()
 
 
 # --- bad input, one line each ---

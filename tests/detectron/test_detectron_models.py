@@ -1,6 +1,7 @@
 """Detectron's R-CNNs: every kind trains and detects, as large as Detectron's, and by its rules."""
 
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -10,11 +11,14 @@ import pytest
 import torch
 from detectron_models import C4, KINDS, NUM_CLASSES, SMALL, batch_for, eval_batch_for, small
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
 
 from ssd.config import Thresholds
 from ssd.detectors.contract import Detect
 from ssd.detectors.detectron.builders import build
+from ssd.detectors.detectron.config.naming import settings_named
+from ssd.detectors.detectron.config.shipped import NAMES
 from ssd.detectors.detectron.detector import DETECTRON
 from ssd.detectors.detectron.network.heads import enlarged
 from ssd.detectors.detectron.settings import BLOCKS, DetectronSettings
@@ -88,13 +92,16 @@ def test_points_that_are_not_stated_give_no_loss() -> None:
     assert DETECTRON.losses_of(settings, False)(built(settings), batch)["loss_keypoint"] == 0
 
 
-def test_the_order_of_images_changes_nothing_that_a_detection_is_made_of() -> None:
+def test_other_images_of_a_batch_change_nothing_that_a_detection_is_made_of() -> None:
+    """But by their size: padding beyond an image's own multiple of 32 changes its maps, so each is judged alone."""
     settings = small("mask")
     model, batch = built(settings).eval(), eval_batch_for(batch_for(settings))
     detect = DETECTRON.detect(settings, THRESHOLDS)
+    of_second = type(batch)(*(None if each is None else each[1:] for each in batch))
     with torch.no_grad():
-        both = detect(model, batch)
-        alone = detect(model, type(batch)(*(None if each is None else each[1:] for each in batch)))
+        both, alone = detect(model, batch), detect(model, of_second)
+        padded = detect(model, of_second._replace(images=F.pad(of_second.images, (0, 32))))
+    assert not torch.equal(padded.scores, alone.scores)
     torch.testing.assert_close(both.boxes_ltrb[1:], alone.boxes_ltrb, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(both.scores[1:], alone.scores, atol=1e-4, rtol=1e-4)
 
@@ -108,8 +115,6 @@ def parameters_of(settings: DetectronSettings, num_classes: int = 81) -> int:
 
 
 DEFAULT = DetectronSettings()
-MASK = replace(DEFAULT, mask_head="v1up4convs")
-RESNEXT = {"blocks": BLOCKS[101], "groups": 32, "width_per_group": 8, "stride_in_1x1": False}
 
 
 def resnet_parameters(depth: int, groups: int = 1, width: int = 64, stages: int = 4) -> int:
@@ -124,33 +129,64 @@ def resnet_parameters(depth: int, groups: int = 1, width: int = 64, stages: int 
     return total
 
 
-FPN_AND_RPN = sum(c * 256 + 256 for c in (256, 512, 1024, 2048)) + 4 * (256 * 256 * 9 + 256) + (256 * 256 * 9 + 256)
-FPN_AND_RPN += 256 * 15 + 15
-BOXES = 12544 * 1024 + 1024 + 1024 * 1024 + 1024 + 1025 * 81 * 5
-MASKS = 4 * (256 * 256 * 9 + 256) + 256 * 256 * 4 + 256 + 257 * 81
-C4_RPN = 1024 * 1024 * 9 + 1024 + 1025 * 75
-RES5 = resnet_parameters(50) - resnet_parameters(50, stages=3)
+def normed(seen: int, made: int, group_norm: bool) -> int:
+    """Of a 3 x 3 convolution with a bias, or with group norm's scale and shift."""
+    return seen * made * 9 + made * (2 if group_norm else 1)
 
 
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        (MASK, 44_400_693),
-        (MASK, resnet_parameters(50) + FPN_AND_RPN + BOXES + MASKS),
-        (replace(DEFAULT, blocks=BLOCKS[101]), resnet_parameters(101) + FPN_AND_RPN + BOXES),
-        (replace(MASK, **RESNEXT), resnet_parameters(101, 32, 8) + FPN_AND_RPN + BOXES + MASKS),
-        (replace(MASK, **{**RESNEXT, "blocks": BLOCKS[152]}),
-         resnet_parameters(152, 32, 8) + FPN_AND_RPN + BOXES + MASKS),
-        (replace(DEFAULT, **{**RESNEXT, "groups": 64, "width_per_group": 4}),
-         resnet_parameters(101, 64, 4) + FPN_AND_RPN + BOXES),
-        (replace(DEFAULT, **C4), resnet_parameters(50, stages=3) + RES5 + C4_RPN + 2049 * 81 * 5),
-        (replace(DEFAULT, **C4, mask_head="v0upshare", mask_side=14),
-         resnet_parameters(50, stages=3) + RES5 + C4_RPN + 2049 * 81 * 5 + 2048 * 256 * 4 + 256 + 257 * 81),
-        (replace(DEFAULT, rpn_only=True), resnet_parameters(50) + FPN_AND_RPN),
-    ],
+def detectrons_parameters(name: str) -> int:
+    """What a name says: a body, proposals, and the heads of 81 classes, or of persons with 17 points."""
+    gn, on_c4 = name.endswith("_gn"), "-C4" in name
+    depth = int(name.split("_")[-2 if gn else -1].split("-")[1])
+    groups, width = (32, 8) if "32x8d" in name else (64, 4) if "64x4d" in name else (1, 64)
+    stages = 3 if on_c4 else 4  # the fourth is the box head
+    total, classes = resnet_parameters(depth, groups, width, stages), 2 if "keypoint" in name else 81
+    if on_c4:
+        total += 1024 * 1024 * 9 + 1024 + 1025 * 75
+    else:
+        total += sum(c * 256 + (512 if gn else 256) for c in (256, 512, 1024, 2048)) + 4 * normed(256, 256, gn)
+        total += normed(256, 256, False) + 257 * 15
+    if name.startswith("rpn"):
+        return total
+    if on_c4:
+        total += resnet_parameters(depth) - resnet_parameters(depth, stages=3) + 2049 * classes * 5
+    else:
+        total += 4 * normed(256, 256, True) if gn else 1025 * 1024
+        total += 12545 * 1024 + 1025 * classes * 5
+    if "mask" in name:
+        total += (2048 * 256 * 4 if on_c4 else 4 * normed(256, 256, gn) + 256 * 256 * 4) + 256 + 257 * classes
+    if "keypoint" in name:
+        total += normed(256, 512, False) + 7 * normed(512, 512, False) + 512 * 17 * 16 + 17
+    return total
+
+
+# Names of one network, which differ by schedules and sizes of images.
+NETWORKS: dict[str, list[str]] = {}
+for each in NAMES:
+    same = re.sub(r"^scratch_|^tutorial_\dgpu_|-IN5k|_(s?1|2|3|1\.44)x", "", each)
+    NETWORKS.setdefault(same, []).append(each)
+OF_A_NETWORK = (
+    "blocks", "groups", "width_per_group", "norm", "maps", "anchor_sizes_px", "rpn_levels", "fpn_channels",
+    "fpn_group_norm", "box_head", "box_head_channels", "box_head_convs", "box_head_group_norm", "mask_head",
+    "mask_channels", "mask_head_group_norm", "finds_keypoints", "keypoint_convs", "keypoint_channels", "rpn_only",
 )  # fmt: skip
-def test_models_have_detectrons_number_of_parameters(settings: DetectronSettings, expected: int) -> None:
-    assert parameters_of(settings) == expected
+STATED = {
+    "e2e_mask_rcnn_R-50-FPN": 44_400_693, "e2e_keypoint_rcnn_R-50-FPN": 59_190_378,
+    "e2e_mask_rcnn_R-50-FPN_gn": 45_715_509,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_shipped_names_have_detectrons_number_of_parameters(network: str) -> None:
+    of_names = [settings_named(name) for name in NETWORKS[network]]
+    assert len({tuple(getattr(each, field) for field in OF_A_NETWORK) for each in of_names}) == 1
+    expected = detectrons_parameters(network)
+    assert parameters_of(of_names[0], 2 if "keypoint" in network else 81) == expected
+    assert expected == STATED.get(network, expected)
+
+
+def test_all_names_are_counted() -> None:
+    assert sum(map(len, NETWORKS.values())) == 45 and STATED.keys() <= NETWORKS.keys()
 
 
 def test_what_freeze_at_says_and_no_affine_learns() -> None:

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from pipelines.object_parts import Masks, bitmap_of
 from ssd.batch import EvalBatch, RaggedBatch
+from ssd.boxes import pairwise_iou
 from ssd.detectors.detectron.rcnn.boxes import closed
 from ssd.detectors.detectron.rcnn.losses import box_losses, keypoint_loss, mask_targets, rpn_losses
-from ssd.detectors.detectron.rcnn.rois import sample_keypoint_rois, sample_rois
+from ssd.detectors.detectron.rcnn.rois import objects_of_masks, sample_keypoint_rois, sample_rois
 from ssd.detectors.detectron.rcnn.rpn import AnchorSamples, sample_anchors
 from ssd.detectors.detectron.settings import DetectronSettings
 from ssd.detectors.detectron.targets import placement_of, targets_of
+from ssd.detectors.torchvision import targets as torchvision_targets
 from ssd.detectors.torchvision.rcnn.parts import keypoint_targets, mask_loss
 from ssd.detectors.torchvision.rcnn.proposals import Proposals
 from ssd.detectors.torchvision.targets import Targets
@@ -45,8 +47,8 @@ def grid_anchors() -> Tensor:
     return tensor(np.concatenate([np.concatenate([corners, corners + side], axis=1) for side in (16, 32)]))
 
 
-# Large, small, and one that no anchor overlaps by 0.7 or even by 0.3.
-BOXES = [[8.0, 8, 40, 40], [50, 20, 66, 36], [70, 70, 73, 72]]
+# Large, small, one that no anchor overlaps by 0.7 or even by 0.3, and the first once more, which nothing learns.
+BOXES = [[8.0, 8, 40, 40], [50, 20, 66, 36], [70, 70, 73, 72], [8, 8, 40, 40]]
 
 
 def anchor_labels(anchors: np.ndarray, boxes: np.ndarray, size_px: tuple[int, int], straddle: float) -> np.ndarray:
@@ -64,17 +66,30 @@ def anchor_labels(anchors: np.ndarray, boxes: np.ndarray, size_px: tuple[int, in
     return labels
 
 
+@pytest.mark.parametrize("at_once", [64, 2, 1])
 @pytest.mark.parametrize("straddle", [0.0, 8.0, -1.0])
-def test_anchors_are_labelled_as_detectron_labels_them(straddle: float) -> None:
+def test_anchors_are_labelled_as_detectron_labels_them(
+    straddle: float, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many boxes are compared with the anchors at once."""
+    seen: list[int] = []
+
+    def counted(boxes: Tensor, anchors: Tensor) -> Tensor:
+        seen.append(len(boxes))
+        return pairwise_iou(boxes, anchors)
+
+    monkeypatch.setattr(torchvision_targets, "BOXES_AT_ONCE", at_once)
+    monkeypatch.setattr(torchvision_targets, "pairwise_iou", counted)
     anchors = grid_anchors()
     labels = anchor_labels(by_hand.closed(anchors.numpy()), by_hand.closed(np.array(BOXES)), (100, 80), straddle)
     assert {-1, 0, 1, 2} == set(labels)
     settings = replace(FPN, straddle_px=straddle, rpn_samples=4 * len(anchors))  # enough for all
     found = sample_anchors(targets_for(BOXES), anchors, settings)
-    is_object, counted = (np.zeros(len(anchors), dtype=bool) for _ in range(2))
-    counted[found.anchor[0][found.counted[0]]] = True
+    assert sum(seen) == len(BOXES) and max(seen) <= at_once
+    is_object, is_counted = (np.zeros(len(anchors), dtype=bool) for _ in range(2))
+    is_counted[found.anchor[0][found.counted[0]]] = True
     is_object[found.anchor[0][found.is_object[0]]] = True
-    np.testing.assert_array_equal(counted, labels >= 0)
+    np.testing.assert_array_equal(is_counted, labels >= 0)
     # Those that may be either were drawn as background, as all were.
     np.testing.assert_array_equal(is_object, labels == 1)
     expected = by_hand.iou(by_hand.closed(anchors.numpy()), by_hand.closed(np.array(BOXES))).argmax(axis=1)
@@ -246,6 +261,28 @@ def test_masks_are_those_of_polygons_in_a_box_but_for_the_border() -> None:
         covered += ((found > 0) | (expected > 0)).sum()
         balance += found.sum() - expected.sum()
     assert covered > 10_000 and wrong / covered < 0.03 and abs(balance) / covered < 0.01
+
+
+def test_a_mask_is_learned_of_the_object_whose_polygons_a_box_overlaps_most() -> None:
+    """Not of the one whose stated box it overlaps most: the first's is far larger than its polygon."""
+    stated = [[0.0, 0, 40, 40], [0, 0, 60, 60]]
+    polygons = np.array([[2.0, 2, 12, 12], [5, 5, 39, 38], [0, 0, 40, 40]])
+    frame = np.array([-1, -1, 1, 1]) * np.tile((polygons[:, 2:] - polygons[:, :2]) / 110, 2)
+    parts = {"masks": torch.ones(3, 112, 112, dtype=torch.uint8), "mask_windows_ltrb_px": tensor(polygons + frame)}
+    targets = targets_for(stated, [[0.0, 0, 40, 40]], **parts)
+    boxes = [[0.0, 0, 40, 40], [1, 1, 14, 14], [30, 30, 60, 60]]
+    both = Proposals(tensor([boxes] * 2), torch.ones(2, 3, dtype=torch.bool), torch.ones(2, 3))
+    rois = sample_rois(both, targets, replace(FPN, roi_positive_iou=0.1, roi_negative_iou=(0.0, 0.1)))
+    rois = rois.take(rois.counted.nonzero().squeeze(1))
+    assert len(rois.rois) == 6
+    iou = by_hand.iou(by_hand.closed(rois.rois[:, 1:].double().numpy()), polygons)
+    iou[np.array(rois.rois[:, 0])[:, None] != [0, 0, 1]] = -1
+    found = objects_of_masks(rois, targets, FPN)
+    np.testing.assert_array_equal(found, iou.argmax(axis=1))
+    (first,) = (rois.rois == torch.tensor([0.0, *boxes[0]])).all(dim=1).nonzero().flatten().tolist()
+    assert (rois.matched[first], found[first]) == (0, 1)
+    none = targets._replace(masks=parts["masks"][:0])
+    assert torch.equal(objects_of_masks(rois, none, FPN), rois.matched)
 
 
 def test_a_box_of_one_pixel_sees_a_pixel_of_the_mask() -> None:

@@ -26,7 +26,7 @@ from ssd.detectors.table import detector_of
 from ssd.errors import InputError
 from ssd.storage.pickles import read_pickle
 
-R50, R101 = (3, 4, 6, 3), (3, 4, 23, 3)
+R50, R101, R152 = (3, 4, 6, 3), (3, 4, 23, 3), (3, 8, 36, 3)
 
 
 def values_of(name: str, **more: Any) -> dict[str, Any]:
@@ -40,6 +40,24 @@ def small(name: str, **more: Any) -> DetectronSettings:
 
 FAMILIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "mask": (values_of("e2e_mask_rcnn_R-50-FPN_1x"), made.fpn_mask(R50, 81)),
+    "faster": (values_of("e2e_faster_rcnn_R-50-FPN_1x"), made.fpn_faster(R50, 4)),
+    "faster on the finest map": (
+        values_of("e2e_faster_rcnn_R-50-FPN_1x")
+        | {"MODEL.CONV_BODY": "FPN.fpn_ResNet50_conv5_P2only_body", "FPN.MULTILEVEL_RPN": False,
+           "FPN.MULTILEVEL_ROIS": False},
+        {blob.replace("_fpn2", ""): shape for blob, shape in made.fpn_faster(R50, 4, anchors=12).items()},
+    ),
+    "mask with two convolutions": (
+        values_of("e2e_mask_rcnn_R-50-FPN_1x")
+        | {"MRCNN.ROI_MASK_HEAD": "mask_rcnn_heads.mask_rcnn_fcn_head_v1up"},
+        made.fpn_mask(R50, 4, convolutions=2),
+    ),
+    "mask X-152": (
+        values_of("e2e_mask_rcnn_X-152-32x8d-FPN-IN5k_1.44x") | {"RESNETS.NUM_GROUPS": 2},
+        made.fpn_mask(R152, 4, groups=2),
+    ),
+    # Which has all of Faster R-CNN's on C4.
+    "C4 with the boxes' res5 for masks": (values_of("e2e_mask_rcnn_R-50-C4_1x"), made.c4_mask(R50, 3)),
     "mask R-101": (values_of("e2e_mask_rcnn_R-101-FPN_1x"), made.fpn_mask(R101, 4)),
     "group norm": (values_of("e2e_mask_rcnn_R-50-FPN_2x_gn"), made.fpn_mask_gn(R50, 5)),
     "keypoints": (
@@ -90,7 +108,7 @@ def test_a_file_of_each_family_is_read_whole_and_written_again_bit_for_bit(famil
         assert written["blobs"][blob].dtype == np.float32
         assert np.array_equal(written["blobs"][blob], array), blob
     # Its configuration says the same detector, and has what Detectron's loader looks for.
-    again = settings_of(read_saved(written["cfg"], "model_final", file))
+    again = settings_of(read_saved(written["cfg"], "model_final", file).config)
     assert replace(again, cfg="") == replace(settings, cfg="")
     assert "BBOX_REG_WEIGHTS: [10.0, 10.0, 5.0, 5.0]" in written["cfg"]
 
@@ -237,7 +255,21 @@ def test_a_file_from_before_box_weights_has_ones(tmp_path: Path) -> None:
     start = next(number for number, line in enumerate(lines) if "BBOX_REG_WEIGHTS" in line)
     del lines[start : start + 5]  # the key, and four numbers of a tuple
     file = made.write(tmp_path / "m.pkl", {"blobs": made.arrays(shapes), "cfg": "\n".join(lines)})
-    assert checkpoint.settings_of(conversion.load(file)).box_weights == (1.0, 1.0, 1.0, 1.0)
+    content = conversion.load(file)
+    assert checkpoint.settings_of(content).box_weights == (1.0, 1.0, 1.0, 1.0)
+    (note,) = content["notes"]
+    assert "MODEL.BBOX_REG_WEIGHTS" in note and "would hardly learn boxes" in note
+
+
+def test_what_a_file_says_of_tests_and_nothing_obeys_is_told(tmp_path: Path) -> None:
+    values, _ = FAMILIES["mask"]
+    more = {"TEST.BBOX_AUG.COORD_HEUR": "AVG", "TEST.MASK_AUG.SCALE_SIZE_DEP": False, "DEBUG": True}
+    saved = read_saved(made.saved_text({**values, **more}), "m", tmp_path / "m.pkl")
+    assert [note.partition(" is not obeyed: ")[0] for note in saved.notes] == [
+        f"{tmp_path / 'm.pkl'}: DEBUG True",
+        f"{tmp_path / 'm.pkl'}: TEST.BBOX_AUG.COORD_HEUR 'AVG'",
+    ]
+    assert saved.config["TEST.BBOX_AUG.COORD_HEUR"] == "UNION" and not saved.config["DEBUG"]
 
 
 def test_the_configuration_of_a_file_can_run_nothing(tmp_path: Path) -> None:

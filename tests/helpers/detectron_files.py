@@ -90,14 +90,24 @@ def boxes(seen: int, classes: int) -> Iterator[tuple[str, Any]]:
     yield from layer("bbox_pred", 4 * classes, seen)
 
 
-def fpn_mask(counts: tuple[int, ...], classes: int, width: int = 2) -> dict[str, Any]:
-    """The blobs of e2e_mask_rcnn_{R-50,R-101}-FPN with the layers of SMALL, and their shapes."""
+def fpn_mask(counts: tuple[int, ...], classes: int, groups: int = 1, convolutions: int = 4) -> dict[str, Any]:
+    """The blobs of e2e_mask_rcnn_{R-50,R-101}-FPN with the layers of SMALL, and their shapes. groups: of an X-152's.
+    convolutions: 2 of v1up."""
     return dict(
         [
-            *stem("bn"), *stages(5, width, "bn", counts), *pyramid(8, counts), *proposals(8, 3, "_fpn2"),
-            *layer("fc6", 6, 8 * 49), *layer("fc7", 6, 6), *boxes(6, classes),
-            *(each for n in (1, 2, 3, 4) for each in layer(f"_[mask]_fcn{n}", 8, 8, 3, 3)),
+            *fpn_faster(counts, classes, groups).items(),
+            *(each for n in range(1, 1 + convolutions) for each in layer(f"_[mask]_fcn{n}", 8, 8, 3, 3)),
             *layer("conv5_mask", 8, 8, 2, 2), *layer("mask_fcn_logits", classes, 8, 1, 1),
+        ]
+    )  # fmt: skip
+
+
+def fpn_faster(counts: tuple[int, ...], classes: int, groups: int = 1, anchors: int = 3) -> dict[str, Any]:
+    """Of e2e_faster_rcnn_R-50-FPN, or with groups of an X-101."""
+    return dict(
+        [
+            *stem("bn"), *stages(5, 2, "bn", counts, groups), *pyramid(8, counts),
+            *proposals(8, anchors, "_fpn2"), *layer("fc6", 6, 8 * 49), *layer("fc7", 6, 6), *boxes(6, classes),
         ]
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ from parts_data import document, write
 import main
 from pipelines.check import Effect, check, exit_code
 from pipelines.readers.splits import find_named
-from ssd.views import BOXES, ObjectParts
+from ssd.views import BOXES, ObjectParts, ShortSideView
 
 BOTH = ObjectParts(masks=True, keypoints=True)
 
@@ -21,7 +21,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def found(folder: Path, parts: ObjectParts) -> dict[str, tuple[str, list[tuple[str, str]]]]:
     source = find_named(folder, "train")
-    (report,) = check(source, source, 1, "", parts)
+    (report,) = check(source, source, 1, "", ShortSideView(parts=parts))
     kinds = {kind.what: (kind.effect, [tuple(item) for item in items]) for kind, items in report.findings.items()}
     assert exit_code([report]) == any(effect is not Effect.HARMLESS for effect, _ in kinds.values())
     return {what: kinds[what] for what in kinds if "mask" in what or "keypoint" in what}

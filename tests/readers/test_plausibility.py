@@ -40,13 +40,13 @@ def corners(box: list[float]) -> list[float]:
 
 
 def test_a_good_set_arouses_no_suspicion(tmp_path: Path) -> None:
-    assert look_at_both(*splits(write_coco(tmp_path))) == []
+    assert look_at_both(*splits(write_coco(tmp_path)), VIEW) == []
 
 
 def test_boxes_that_are_fractions_stop_a_run(tmp_path: Path) -> None:
     train, val = splits(write_coco(tmp_path, boxes(fractions)))
     with pytest.raises(InputError, match="fractions of the image, not pixels: 8 of 8 boxes lie in the first pixel"):
-        look_at_both(train, val)
+        look_at_both(train, val, VIEW)
 
 
 def test_corners_of_voc_that_are_fractions(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_some_fractions_are_warned_of(tmp_path: Path) -> None:
     def first_only(document: Document, folder: Path) -> None:
         document["annotations"][0]["bbox"] = [0.1, 0.2, 0.5, 0.5]
 
-    warnings = look_at_both(*splits(write_coco(tmp_path, first_only)))
+    warnings = look_at_both(*splits(write_coco(tmp_path, first_only)), VIEW)
     assert ["1 of 8 boxes lie" in warnings[0], "1 of 4 boxes lie" in warnings[1]] == [True, True]
 
 

@@ -21,6 +21,7 @@ FLAGS = (
 RETINANET = ["--detector", "retinanet_resnet18_fpn"]
 FASTER = ["--detector", "fasterrcnn_resnet18_fpn"]
 FCOS = ["--detector", "fcos_resnet18_fpn"]
+MASK = ["--detector", "maskrcnn_resnet18_fpn"]
 
 
 def small(detector: list[str]) -> list[object]:
@@ -62,7 +63,7 @@ def test_a_run_goes_on_bit_for_bit(detector: list[str], name: str, data: Path, t
 
 
 # Epochs of two steps on two ranks, so that a checkpoint after the third is within the second.
-ON_TWO_RANKS = {"retinanet": ("dali", RETINANET), "fasterrcnn": ("no_dali", FASTER)}
+ON_TWO_RANKS = {"retinanet": ("dali", RETINANET), "maskrcnn": ("no_dali", MASK)}
 
 
 @pytest.fixture(scope="module")

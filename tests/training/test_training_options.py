@@ -204,6 +204,24 @@ def test_ranks_exchange_gradients_once_a_step(parts: int, group_of_one: None) ->
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
 
 
+# --- a rate that falls ---
+
+
+def test_momentum_stays_as_it_is_where_the_rate_falls() -> None:
+    """Detectron multiplies it by the new rate over the old, as Caffe2's has the rate in it. PyTorch's has not."""
+    training = linear_training(1, momentum=0.9, weight_decay=0.0, bias_rate=1.0)
+    parameters = list(training.model.parameters())
+    velocities = [torch.zeros_like(each) for each in parameters]
+    for lr in (0.1, 0.1, 0.01, 0.01):
+        loss = training.model(IMAGES).square().mean(dim=0).sum()
+        gradients = torch.autograd.grad(loss, parameters)
+        velocities = [0.9 * velocity + gradient for velocity, gradient in zip(velocities, gradients, strict=True)]
+        expected = [p.detach() - lr * velocity for p, velocity in zip(parameters, velocities, strict=True)]
+        training.train_step(training.model, batch_of(IMAGES), lr=lr)
+        for parameter, value in zip(parameters, expected, strict=True):
+            torch.testing.assert_close(parameter.detach(), value, rtol=1e-5, atol=1e-6)
+
+
 # --- clipping ---
 
 

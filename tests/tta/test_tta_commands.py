@@ -147,8 +147,13 @@ def test_a_predictor_finds_in_a_batch_what_it_finds_in_each_image() -> None:
 def test_images_of_several_passes_go_through_the_model_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = several()
     model = build(settings, NUM_CLASSES)
-    for passes, expected in ((tta_of(settings, None), [1, 1, 1]), (None, [3])):
-        predictor = Predictor(model, [(1, "a"), (2, "b"), (3, "c")], Config(detector=settings, device="cpu"), passes)
+    for passes, judged_at, expected in (
+        (tta_of(settings, None), 32, [1, 1, 1]),
+        (None, 32, [3]),
+        (None, 1, [1, 1, 1]),  # as a batch's padding would change what is found
+    ):
+        config = Config(detector=settings, device="cpu", eval_batch_size=judged_at)
+        predictor = Predictor(model, [(1, "a"), (2, "b"), (3, "c")], config, passes)
         sizes: list[int] = []
         monkeypatch.setattr(predictor, "detect", lambda inputs, sizes=sizes: sizes.append(len(inputs)) or [])
         predictor(np.zeros((3, 30, 50, 3), dtype=np.uint8))

@@ -8,6 +8,9 @@ from torch import Tensor
 from ssd.batch import RaggedBatch
 from ssd.boxes import pairwise_iou
 
+BOXES_AT_ONCE = 64
+"""Boxes that are compared with all anchors at once. An image of 1333 x 800 pixels has 268,569 anchors on a pyramid, so
+that each of several matrices of IoUs has 66 MiB, where all 500 boxes of a crowded one would take 512."""
 BELOW, BETWEEN = -1, -2
 """What `match` says of an anchor that learns no box: it is background, or neither."""
 
@@ -68,15 +71,39 @@ def match(targets: Targets, anchors_ltrb_px: Tensor, *, low: float, high: float,
         if rows.stop == rows.start:
             matched.append(torch.full((len(anchors),), BELOW, dtype=torch.int64, device=anchors.device))
             continue
-        iou = pairwise_iou(targets.boxes_ltrb_px[rows], anchors)
-        best, box = iou.max(dim=0)
-        box += rows.start
+        best, box, of_a_box = overlaps(targets.boxes_ltrb_px[rows], anchors)
+        box = box + rows.start
         learns = torch.where(best < low, BELOW, torch.where(best < high, BETWEEN, box))
         if each_box_learns:
-            of_a_box = (iou == iou.amax(dim=1, keepdim=True)).any(dim=0)
             learns = torch.where(of_a_box, box, learns)
         matched.append(learns)
     return torch.stack(matched)
+
+
+def overlaps(
+    boxes_ltrb_px: Tensor, anchors_ltrb_px: Tensor, inside: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """For each of A anchors: its largest IoU with one of N boxes, N > 0; which box that is, int64, of equal ones the
+    first; and whether it is one of those that a box overlaps most.
+
+    inside: A bool; the other anchors overlap nothing, by -1. The matrix of all pairs is never there at once.
+    """
+    best, box, of_a_box = _overlaps(boxes_ltrb_px[:BOXES_AT_ONCE], anchors_ltrb_px, inside)
+    for first in range(BOXES_AT_ONCE, len(boxes_ltrb_px), BOXES_AT_ONCE):
+        some = boxes_ltrb_px[first : first + BOXES_AT_ONCE]
+        best_of_some, box_of_some, of_some = _overlaps(some, anchors_ltrb_px, inside)
+        is_more = best_of_some > best
+        best, box = torch.where(is_more, best_of_some, best), torch.where(is_more, box_of_some + first, box)
+        of_a_box = of_a_box | of_some
+    return best, box, of_a_box
+
+
+def _overlaps(boxes_ltrb_px: Tensor, anchors_ltrb_px: Tensor, inside: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    iou = pairwise_iou(boxes_ltrb_px, anchors_ltrb_px)
+    if inside is not None:
+        iou = torch.where(inside, iou, -1)
+    best, box = iou.max(dim=0)
+    return best, box, (iou == iou.amax(dim=1, keepdim=True)).any(dim=0)
 
 
 def gather(values: Tensor, matched: Tensor) -> Tensor:

@@ -11,7 +11,14 @@ from ssd.detectors.detectron.network.bodies import FINEST_LEVEL
 from ssd.detectors.detectron.network.heads import enlarged
 from ssd.detectors.detectron.rcnn.boxes import anchors_ltrb_px, cells_of, closed, cut, scaled
 from ssd.detectors.detectron.rcnn.losses import box_losses, keypoint_loss, mask_targets, rpn_losses
-from ssd.detectors.detectron.rcnn.rois import Rois, pooled, pooling_of, sample_keypoint_rois, sample_rois
+from ssd.detectors.detectron.rcnn.rois import (
+    Rois,
+    objects_of_masks,
+    pooled,
+    pooling_of,
+    sample_keypoint_rois,
+    sample_rois,
+)
 from ssd.detectors.detectron.rcnn.rpn import join, joins_images, most_kept, propose, sample_anchors
 from ssd.detectors.detectron.settings import DetectronSettings
 from ssd.detectors.postprocess.candidates import Candidates, PartMaps
@@ -145,7 +152,8 @@ class RCNN(nn.Module):
         shared = features.index_select(0, kept) if self.settings.mask_head == "v0upshare" else None
         logits = self._mask_maps(maps, chosen.rois, shared)
         boxes = closed(chosen.rois[:, 1:], self.settings.edge_px)
-        aims = mask_targets(targets.masks, targets.mask_windows_ltrb_px, chosen.matched, boxes, logits.shape[-1])
+        learned = objects_of_masks(chosen, targets, self.settings)
+        aims = mask_targets(targets.masks, targets.mask_windows_ltrb_px, learned, boxes, logits.shape[-1])
         return self.settings.mask_loss_weight * mask_loss(logits, self._mask_of(chosen.labels), aims, counted)
 
     def _keypoint_loss(self, maps: list[Tensor], proposals: Proposals, targets: Targets) -> Tensor:

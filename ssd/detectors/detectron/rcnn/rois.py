@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_pool
 
+from ssd.boxes import pairwise_iou
 from ssd.detectors.detectron.network.bodies import FINEST_LEVEL, roi_strides
-from ssd.detectors.detectron.rcnn.boxes import closed
+from ssd.detectors.detectron.rcnn.boxes import closed, half_open
 from ssd.detectors.detectron.settings import DetectronSettings
 from ssd.detectors.torchvision.rcnn.proposals import Proposals
 from ssd.detectors.torchvision.rcnn.roi_pooling import Sampler, aligned, pool_levels, rois_of
 from ssd.detectors.torchvision.rcnn.sampling import sample
-from ssd.detectors.torchvision.targets import BELOW, Targets, gather, match
+from ssd.detectors.torchvision.targets import BELOW, Targets, gather, match, on_device
 
 
 class Rois(NamedTuple):
@@ -59,6 +60,21 @@ def sample_keypoint_rois(proposals: Proposals, targets: Targets, settings: Detec
     most = round(settings.roi_positive_share * settings.roi_samples)
     place, counted = sample(torch.where(is_object, 1, -1), most, 1.0)
     return _rois(proposals, gather(targets.labels, matched), matched, place, counted)
+
+
+def objects_of_masks(rois: Rois, targets: Targets, settings: DetectronSettings) -> Tensor:
+    """Whose mask each ROI learns: R int64. Not of the object whose box it overlaps most, but of that whose mask's own
+    box it does, as in mask_rcnn.py of Detectron: the stated box of an object may be another."""
+    masks, windows_ltrb_px = targets.masks, targets.mask_windows_ltrb_px
+    assert masks is not None and windows_ltrb_px is not None
+    if not len(masks):
+        return rois.matched
+    frame = (windows_ltrb_px[:, 2:] - windows_ltrb_px[:, :2]) / masks.shape[1]
+    boxes = torch.cat([windows_ltrb_px[:, :2] + frame, windows_ltrb_px[:, 2:] - frame], dim=1)
+    image = torch.arange(len(targets.counts)).repeat_interleave(torch.tensor(targets.counts))
+    iou = pairwise_iou(rois.rois[:, 1:], half_open(boxes, settings.edge_px))
+    is_elsewhere = rois.rois[:, :1] != on_device(image, iou.device)
+    return iou.masked_fill(is_elsewhere, -1).argmax(dim=1)
 
 
 def _rois(proposals: Proposals, labels: Tensor, matched: Tensor, place: Tensor, counted: Tensor) -> Rois:

@@ -5,11 +5,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ssd.boxes import pairwise_iou
 from ssd.detectors.detectron.rcnn.boxes import cut
 from ssd.detectors.detectron.settings import DetectronSettings
 from ssd.detectors.torchvision.rcnn.proposals import Proposals, best_of_levels, suppressed, suppressed_in_graph
-from ssd.detectors.torchvision.targets import Targets, of_images
+from ssd.detectors.torchvision.targets import Targets, of_images, overlaps
 
 
 class AnchorSamples(NamedTuple):
@@ -37,9 +36,7 @@ def sample_anchors(targets: Targets, anchors_ltrb_px: Tensor, settings: Detectro
         matched = torch.zeros_like(best, dtype=torch.int64)
         positive = torch.zeros_like(inside)
         if rows.stop > rows.start:
-            iou = torch.where(inside, pairwise_iou(targets.boxes_ltrb_px[rows], anchors_ltrb_px), -1)
-            best, matched = iou.max(dim=0)
-            of_a_box = (iou == iou.amax(dim=1, keepdim=True)).any(dim=0)
+            best, matched, of_a_box = overlaps(targets.boxes_ltrb_px[rows], anchors_ltrb_px, inside)
             positive = (of_a_box | (best >= settings.rpn_positive_iou)) & inside
         chosen = _some(positive, int(settings.rpn_positive_share * samples))
         background = (best < settings.rpn_negative_iou) & inside

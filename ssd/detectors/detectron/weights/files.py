@@ -34,15 +34,17 @@ def foreign(content: Any, file: Path) -> dict[str, Any] | None:
     """
     if (of_second := foreign_detectron2(content, file)) is not None:
         return of_second
-    arrays, settings = blobs_in(content), None
+    arrays, settings, notes = blobs_in(content), None, list[str]()
     if (state := state_of_pytorch(content)) is not None:
-        settings = _settings(None, file)
+        settings, notes = _settings(None, file)
         arrays = blobs_of_pytorch(state, settings)
     if arrays is None:
         return None
     if "cls_score_w" not in arrays and not any(blob.startswith("rpn_cls_logits") for blob in arrays):
         raise InputError(f"{file}: holds a body's weights alone; pass it as --backbone-weights")
-    settings = _with_points(settings or _settings(content.get("cfg") if "blobs" in content else None, file), arrays)
+    if settings is None:
+        settings, notes = _settings(content.get("cfg") if "blobs" in content else None, file)
+    settings = _with_points(settings, arrays)
     num_classes = 2 if settings.rpn_only else _rows("cls_score_w", arrays, file)
     with torch.device("meta"):  # without drawing weights that the file's replace
         model = build(settings, num_classes)
@@ -55,20 +57,21 @@ def foreign(content: Any, file: Path) -> dict[str, Any] | None:
         "detector": {"family": settings.family, **asdict(settings)},
         "categories": categories_of(settings, num_classes),
         "model": weights,
-        "notes": [f"{file}: {found.text()}"] if found.unused else [],
+        "notes": [*notes, *([f"{file}: {found.text()}"] if found.unused else [])],
     }
 
 
-def _settings(text: Any, file: Path) -> DetectronSettings:
-    """text: of the configuration in a file, if it has one."""
+def _settings(text: Any, file: Path) -> tuple[DetectronSettings, list[str]]:
+    """With what the user should know of them. text: of the configuration in a file, if it has one."""
     beside = file.with_suffix(".yaml")
     if isinstance(text, str | bytes):
         text = text.decode("latin1") if isinstance(text, bytes) else text
-        return settings_of(read_saved(text, file.stem, file))
+        saved = read_saved(text, file.stem, file)
+        return settings_of(saved.config), saved.notes
     if beside.is_file():
-        return settings_named(str(beside))
+        return settings_named(str(beside)), []
     if file.stem in NAMES:
-        return settings_named(file.stem)
+        return settings_named(file.stem), []
     raise InputError(
         f"{file}: has no configuration in it; put its YAML file beside it as {beside.name}, or give it a shipped name"
     )

@@ -3,7 +3,7 @@ made."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -44,8 +44,15 @@ def _tagged(loader: yaml.SafeLoader, kind: str, node: yaml.Node) -> Any:
 _Loader.add_multi_constructor(_TAG, _tagged)
 
 
-def read_saved(text: str, name: str, file: Path) -> Configuration:
-    """The configuration of a file's text, without keys of older versions and those of tests that are not there.
+class Saved(NamedTuple):
+    """The configuration in a file of weights, and what the user should know of it."""
+
+    config: Configuration
+    notes: list[str]
+
+
+def read_saved(text: str, name: str, file: Path) -> Saved:
+    """The configuration of a file's text, without keys of older versions and values for tests that cannot be obeyed.
 
     name: of the configuration. A file from before box deltas had weights was trained with 1. Raises InputError for a
     text that is no configuration.
@@ -57,19 +64,25 @@ def read_saved(text: str, name: str, file: Path) -> Configuration:
         raise InputError(f"{file}: its configuration is not valid YAML ({reason}); use another file") from None
     if not isinstance(content, dict):
         raise InputError(f"{file}: its configuration is no mapping of keys; use another file")
-    values = {key: value for key, value in _flat(content, "").items() if _is_said(key, value)}
+    said = {key: value for key, value in _flat(content, "").items() if _is_said(key, value)}
+    dropped = [key for key in said if key in KEYS and KEYS[key].fate == FIXED and key.startswith(_OF_TESTS)]
+    notes = [f"{file}: {key} {said[key]!r} is not obeyed: {KEYS[key].text}" for key in dropped]
+    values = {key: value for key, value in said.items() if key not in dropped}
     if "BBOX_REG_WEIGHTS" not in (content.get("MODEL") or {}):
         values["MODEL.BBOX_REG_WEIGHTS"] = (1.0, 1.0, 1.0, 1.0)
+        notes.append(
+            f"{file}: says no MODEL.BBOX_REG_WEIGHTS, which are taken as 1: it detects as it did, but training that "
+            "goes on from it would hardly learn boxes; use its body (--backbone-weights) for that"
+        )
     try:
-        return of_values(name, values, leave_out_unknown=True)
+        return Saved(of_values(name, values, leave_out_unknown=True), notes)
     except InputError as error:
         raise InputError(f"{file}: its configuration: {str(error).removeprefix(f'{name}: ')}") from None
 
 
 def _is_said(key: str, value: Any) -> bool:
     """Whether a key is there for more than its default."""
-    is_refused = key in KEYS and KEYS[key].fate == FIXED
-    if value is _OF_OTHERS or (is_refused and key.startswith(_OF_TESTS)):
+    if value is _OF_OTHERS:
         return False
     if key not in KEYS:
         return True
