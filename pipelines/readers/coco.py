@@ -26,7 +26,7 @@ from pipelines.readers.json_stream import load_object
 from pipelines.readers.parts.compact import PART_KEYS, compact
 from pipelines.readers.parts.keypoints import read_keypoints
 from pipelines.readers.parts.segmentations import read_masks
-from pipelines.readers.rows import Defect, Table, shown
+from pipelines.readers.rows import Defect, Table, shown, states_no_box
 from ssd.errors import InputError
 from ssd.views import BOXES, ObjectParts
 
@@ -145,7 +145,11 @@ def parse_document(stream: BinaryIO, file: Path, parts: ObjectParts = BOXES) -> 
         # Called for each object as soon as it is parsed: COCO's masks, three quarters of it, are never all in memory.
         # A new dict with keys of ours, because the old one would keep the room, and has each key as a text of its own.
         kept = {key: row[key] for key in keys if key in row}
-        return kept if keys is _KEYS else compact(kept)
+        if keys is not _KEYS:
+            return compact(kept)
+        if "segmentation" in row and states_no_box(row.get("bbox")):  # then the box is that of the mask
+            return compact({**kept, "segmentation": row["segmentation"]})
+        return kept
 
     try:
         document = load_object(stream, without_the_rest)

@@ -118,6 +118,11 @@ class Table:
         self.refuse(problems, Defect.REPEATED)
 
 
+def states_no_box(value: object) -> bool:
+    """Whether a 'bbox' is none: absent, [], null, or four nulls."""
+    return value is None or value in ([], "", "[]", [None] * 4)
+
+
 def place_of(table: str, index: int, row: Any) -> str:
     """Where a row comes from, to name it by: "annotations[12]", or a file where it has one of its own."""
     return row["place"] if type(row) is dict and "place" in row else f"{table}[{index}]"

@@ -17,6 +17,7 @@ from pipelines.readers.reading import read_source
 from pipelines.readers.repairs import file_names
 from pipelines.readers.splits import find_named
 from ssd.errors import InputError
+from ssd.views import ObjectParts
 
 
 def read(folder: Path, split: str = "train") -> Annotations:
@@ -65,6 +66,19 @@ def with_empty_boxes(document: Document, folder: Path) -> None:
     document["annotations"].append({"id": 98, "image_id": 2, "category_id": None, "bbox": None})
 
 
+def outlined(without_box: Callable[[dict[str, Any]], object]) -> Callable[[Document, Path], None]:
+    """Two polygons an object, the second within the box of the first; every second object without its box."""
+
+    def change(document: Document, folder: Path) -> None:
+        for row in document["annotations"]:
+            x, y, w, h = row["bbox"]
+            row["segmentation"] = [[x + w, y, x, y + h / 2, x + 3, y + h], [x + 2, y + 2, x + 4, y + 2, x + 4, y + 4]]
+            if row["id"] % 2:
+                without_box(row)
+
+    return change
+
+
 VALUES: dict[str, tuple[Callable[[Document, Path], None], dict[str, int]]] = {
     "image_id 1.0": (each("annotations", "image_id", float), {"'image_id' in another type read": 8}),
     "width 96.0": (each("images", "width", float), {"'width' in another type read": 4}),
@@ -92,6 +106,12 @@ VALUES: dict[str, tuple[Callable[[Document, Path], None], dict[str, int]]] = {
     ),
     "annotation ids as text": (
         each("annotations", "id", "a{}".format), {"ids of boxes that repeat or are text: numbered": 8},
+    ),
+    "outlines, empty boxes": (
+        outlined(lambda row: row.update(bbox=[])), {"boxes taken from the outlines of objects": 4},
+    ),
+    "outlines, no boxes": (
+        outlined(lambda row: row.pop("bbox")), {"boxes taken from the outlines of objects": 4},
     ),
     "empty boxes": (with_empty_boxes, {"entries without a box dropped": 2}),
 }  # fmt: skip
@@ -137,8 +157,17 @@ REFUSED: list[tuple[Callable[[Document, Path], None], str]] = [
     (each("annotations", "iscrowd", lambda _: 2), "neither 0 nor 1"),
     (each("annotations", "bbox", lambda box: box[:3]), "which is not a list of 4 numbers"),
     (each("annotations", "bbox", lambda box: [*box[:3], "wide"]), "which is not a list of 4 numbers"),
+    (outlined(lambda row: row.update(bbox=[], segmentation={"size": [64, 96], "counts": [0, 6144]})), "has 'bbox' []"),
+    (outlined(lambda row: row.update(bbox=None, segmentation=[[1, 2, 3, 4, 5]])), "has 'bbox' None"),
+    (outlined(lambda row: row.update(bbox="", segmentation=[[1, 2, 3, 4, 5, float("nan")]])), "has 'bbox' ''"),
     (each("annotations", "category_id", lambda _: "blue"), "has 'category_id' 'blue', which is not an integer"),
 ]
+
+
+def test_boxes_of_outlines_are_the_same_for_a_detector_of_masks(tmp_path: Path, clean: Annotations) -> None:
+    source = find_named(write_coco(tmp_path, outlined(lambda row: row.update(bbox=[]))), "train")
+    split = read_source(source, ObjectParts(masks=True))
+    assert np.array_equal(split.boxes_xywh_px, clean.boxes_xywh_px) and split.masks is not None
 
 
 @pytest.mark.parametrize(("change", "complaint"), REFUSED, ids=[complaint for _, complaint in REFUSED])
