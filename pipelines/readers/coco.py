@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from pipelines.annotations import MAX_IMAGE_SIDE_PX, Annotations, Category
-from pipelines.box_counts import count_boxes
+from pipelines.box_counts import COCO, count_boxes
 from pipelines.readers import text
 from pipelines.readers.json_stream import load_object
 from pipelines.readers.parts.compact import PART_KEYS, compact
@@ -74,8 +74,13 @@ def read_annotations(data_folder: Path, split: str, parts: ObjectParts = BOXES) 
     return annotations_of(read_document(file, parts), file, image_folder, parts)
 
 
-def annotations_of(document: dict[str, Any], file: Path, image_folder: Path, parts: ObjectParts = BOXES) -> Annotations:
-    """Checks the content of one file. Raises BadRows for entries that are wrong, InputError for what holds them."""
+def annotations_of(
+    document: dict[str, Any], file: Path, image_folder: Path, parts: ObjectParts = BOXES, form: str = COCO
+) -> Annotations:
+    """Checks the content of one file. form: which its boxes were stated in, see `pipelines.box_counts`.
+
+    Raises BadRows for entries that are wrong, InputError for what holds them.
+    """
     # Of both tables first: without a row that can be read there is no category either, and that is not the cause.
     category_table, images = Table(document, "categories", file), Table(document, "images", file)
     categories = _read_categories(category_table)
@@ -83,7 +88,7 @@ def annotations_of(document: dict[str, Any], file: Path, image_folder: Path, par
     _check_on_disk(images, file_names, image_folder)
     category_ids = np.array([category.id for category in categories], dtype=np.int64)
     table = Table(document, "annotations", file)
-    rows, boxes = _read_boxes(table, image_ids, category_ids, sizes_px)
+    rows, boxes = _read_boxes(table, image_ids, category_ids, sizes_px, form)
     of_objects: dict[str, Any] = {}
     if parts.masks:
         image_of_row = np.repeat(np.arange(len(image_ids)), np.diff(boxes["box_starts"]))
@@ -258,7 +263,7 @@ def _what_is_in(folder: Path) -> str:
 
 
 def _read_boxes(
-    table: Table, image_ids: np.ndarray, category_ids: np.ndarray, sizes_px: np.ndarray
+    table: Table, image_ids: np.ndarray, category_ids: np.ndarray, sizes_px: np.ndarray, form: str
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """The rows of the table that are kept, by image, and the fields of Annotations from `box_starts` on."""
     image_of_box = _known(table, "image_id", image_ids, Defect.UNKNOWN_IMAGE)
@@ -302,7 +307,7 @@ def _read_boxes(
         "labels": labels[rows],
         "is_crowd": is_crowd[rows],
         "annotation_ids": annotation_ids[rows],
-        "box_counts": count_boxes(boxes_xywh_px, sizes, CLIP_TOLERANCE_PX),
+        "box_counts": count_boxes(boxes_xywh_px, sizes, CLIP_TOLERANCE_PX, form),
         "repaired_rows": {what: np.flatnonzero(mask) for what, mask in repairs.items() if mask.any()},
     }
 
