@@ -259,7 +259,8 @@ def _what_is_in(folder: Path) -> str:
         names = sorted(entry.name for entry in os.scandir(folder))
     except OSError as error:
         return f"which cannot be listed ({error.strerror})"
-    return f"which has {len(names)} entries, such as {shown(names[0])}" if names else "which is empty"
+    entries = f"{len(names)} {'entry' if len(names) == 1 else 'entries'}"
+    return f"which has {entries}, such as {shown(names[0])}" if names else "which is empty"
 
 
 def _read_boxes(
