@@ -76,7 +76,7 @@ def read_tolerantly(
     try:
         return _finished(_annotations_of(document, document.tables, parts), document, source)
     except BadRows:
-        repair_file_names(document, source.image_folders)
+        repair_file_names(document, source.image_folders, source.split)
         repair_values(document)
         repair_sizes(document)
     return _finished(_without_the_refused(document, notice, parts), document, source)

@@ -3,14 +3,16 @@
 import copy
 import json
 import re
+import shutil
 import unicodedata
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tool_data import HEIGHT_PX, WIDTH_PX, Document, document_of, draw, write_coco, write_json, write_voc
+from tool_data import HEIGHT_PX, STEMS, WIDTH_PX, Document, document_of, draw, write_coco, write_json, write_voc
 
 from pipelines.annotations import Annotations
 from pipelines.readers.reading import read_source
@@ -227,6 +229,10 @@ FORMS: dict[str, tuple[Callable[[str, str], str], Callable[[str], str]]] = {
     "an absolute path": (lambda n, s: f"/home/me/set/{n}", same),
     "a folder above": (lambda n, s: f"../pictures/{n}", same),
     "an address": (lambda n, s: f"https://host.example/upload/{n}", same),
+    "an address with a key": (lambda n, s: f"https://host.example/upload/{n}?sig=a%2Fb&time=1", same),
+    "Label Studio's local files": (lambda n, s: f"/data/local-files/?d=set%2F{n}", same),
+    "a question mark": (lambda n, s: f"./why?{n}", lambda n: f"why?{n}"),
+    "+ for a space": (lambda n, s: f"my+{n}", lambda n: f"my {n}"),
     "im.jpg for im.JPG": (same, lambda n: n.replace("jpg", "JPG")),
     "IM.jpg for im.jpg": (lambda n, s: n.upper(), same),
     "im.jpg for im.png": (same, lambda n: n.replace("jpg", "png")),
@@ -263,6 +269,46 @@ def test_a_spelling_that_fits_two_files_leads_to_none(tmp_path: Path) -> None:
     write_json(tmp_path / "annotations" / "instances_train.json", document_of(["a"]))
     with pytest.raises(InputError, match=r"'a.jpg' not found in .*, which has 2 entries, such as 'a.jpeg'; name the"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_images_in_folders_that_are_not_stated(flat: bool, tmp_path: Path, clean: Annotations) -> None:
+    """Both splits have images of the same names."""
+    for split in ("train", "val"):
+        write_json(tmp_path / f"{split}.json", document_of(STEMS["train"]))
+        for i, stem in enumerate(STEMS["train"]):
+            draw(tmp_path / f"{split}_pictures" / ("" if flat else f"day {i % 2}") / f"{stem}.jpg")
+    split = read(tmp_path)
+    assert_the_same(replace(split, file_names=clean.file_names), clean)
+    where = [f"train_pictures/{'' if flat else f'day {i % 2}/'}{stem}.jpg" for i, stem in enumerate(STEMS["train"])]
+    assert split.file_names == where and split.mended == {file_names.WHAT_ELSEWHERE: 4}
+
+
+def test_images_of_another_split_are_not_taken(tmp_path: Path) -> None:
+    """Those to train on are not there, and those to judge by have the same names."""
+    write_json(tmp_path / "train.json", document_of(STEMS["train"]))
+    for stem in STEMS["train"]:
+        draw(tmp_path / "pictures" / "validation" / f"{stem}.jpg")
+    with pytest.raises(InputError, match="'im000.jpg' and 3 more not found"):
+        read(tmp_path)
+
+
+def test_one_missing_image_is_not_looked_for_in_other_folders(tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    file = tmp_path / "images" / "train" / "im000.jpg"
+    (tmp_path / "images" / "train" / "others").mkdir()
+    file.rename(file.parent / "others" / file.name)
+    with pytest.raises(InputError, match="image 'im000.jpg' not found"):
+        read(tmp_path)
+
+
+def test_voc_in_folders_of_any_names(tmp_path: Path) -> None:
+    write_voc(tmp_path)
+    (tmp_path / "Annotations").rename(tmp_path / "my xml")
+    (tmp_path / "JPEGImages").rename(tmp_path / "my pictures")
+    shutil.rmtree(tmp_path / "ImageSets")
+    split = read(tmp_path, "my xml")
+    assert len(split) == 6 and split.file_names[0] == "my pictures/im000.jpg"
 
 
 # --- encodings ---
