@@ -360,6 +360,11 @@ VOC_KINDS: dict[str, dict[str, Any]] = {
     "list with suffixes": {"line": "{stem}.jpg"},
     "list with paths": {"line": "data/obj/{stem}.png"},
     "list with Windows' line ends": {"line": "{stem}\r"},
+    "difficult 0.0": {"change": lambda x: x.replace("<difficult>0<", "<difficult>0.0<")},
+    "difficult no": {"change": lambda x: x.replace("<difficult>0<", "<difficult>no<")},
+    "objects with an empty box": {
+        "change": lambda x: x.replace("</annotation>", "<object><name>red</name><bndbox/></object></annotation>")
+    },
     "difficult Unspecified": {"change": lambda x: x.replace("<difficult>0<", "<difficult>Unspecified<")},
 }
 
@@ -369,6 +374,21 @@ def test_voc_as_tools_write_it(kind: str, tmp_path: Path, clean: Annotations) ->
     split = read(write_voc(tmp_path, **VOC_KINDS[kind]))
     assert len(split) == 4 and np.array_equal(split.boxes_ltrb, clean.boxes_ltrb)
     assert split.sizes_px.tolist() == [[WIDTH_PX, HEIGHT_PX]] * 4 and split.repairs == {}
+
+
+@pytest.mark.parametrize(
+    ("element", "complaint"),
+    [
+        ("<bndbox/><polygon><x1>3</x1></polygon>", "has no 'bndbox' with numbers"),
+        ("", "has no 'bndbox' with numbers"),
+        ("<bndbox><xmin>3</xmin></bndbox>", "has no 'bndbox' with numbers"),
+        ("<difficult>2</difficult><bndbox/>", "has a 'difficult' 2, which is neither 0 nor 1"),
+    ],
+)
+def test_objects_of_voc_that_mean_something_else_are_refused(element: str, complaint: str, tmp_path: Path) -> None:
+    whole = f"<object><name>red</name>{element}</object></annotation>"
+    with pytest.raises(InputError, match=rf"im000\.xml, object 3 {complaint}"):
+        read(write_voc(tmp_path, lambda xml: xml.replace("</annotation>", whole)))
 
 
 def test_files_that_are_all_refused_are_named_and_not_the_categories_they_would_have(tmp_path: Path) -> None:

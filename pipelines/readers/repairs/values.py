@@ -27,7 +27,7 @@ def repair_values(document: Document) -> None:
     _drop_rows_without_box(document)
     for side in ("width", "height"):
         _convert(document, "images", side, _integer)
-    _convert(document, "annotations", "iscrowd", _flag)
+    _convert(document, "annotations", "iscrowd", flag)
     _convert(document, "annotations", "area", _area)
     _convert(document, "annotations", "bbox", _box)
     _convert(document, "categories", "name", _name)
@@ -51,7 +51,7 @@ def _number(value: Any) -> Any:
     return value
 
 
-def _flag(value: Any) -> Any:
+def flag(value: Any) -> Any:
     """0, 1 or None of a truth value."""
     value = _integer(value)
     return _FLAGS.get(value.strip().lower(), value) if type(value) is str else value
