@@ -26,6 +26,8 @@ class BoxCounts(NamedTuple):
     fitting_otherwise: int = 0
     """Inside the image and not empty if their numbers are read as another form's: COCO's and YOLO's as corners, VOC's
     as left, top, width and height."""
+    empty: int = 0
+    """Without width or height, which say nothing of what their numbers mean."""
     form: str = COCO
     """How boxes are stated."""
 
@@ -52,10 +54,12 @@ def count_boxes(boxes_xywh_px: np.ndarray, sizes_px: np.ndarray, tolerance_px: f
             first = left_top + extent / 2 if is_yolo else left_top
             impossible = (right_bottom > sizes_px + slip_px) | (is_yolo & (left_top < -slip_px))
             fits = (extent > first) & (extent <= sizes_px + tolerance_px) & (first >= -tolerance_px)
+        empty = (extent == 0).any(axis=1) & ~impossible.any(axis=1)
     return BoxCounts(
         stated=len(boxes_xywh_px),
         as_fractions=int(fractions.sum()),
         impossible=int(impossible.any(axis=1).sum()),
         fitting_otherwise=int(fits.all(axis=1).sum()),
+        empty=int(empty.sum()),
         form=form,
     )

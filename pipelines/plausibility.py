@@ -77,7 +77,7 @@ def of_split(split: Annotations) -> list[Suspicion]:
             )
         )
     is_enough = counts.stated >= _FEWEST_BOXES or counts.impossible >= _FEWEST_IMPOSSIBLE
-    is_other = counts.fitting_otherwise >= _FITTING_SHARE * counts.stated
+    is_other = counts.fitting_otherwise >= _FITTING_SHARE * (counts.stated - counts.empty)
     if is_enough and is_other and counts.impossible > _IMPOSSIBLE_SHARE * counts.stated:
         what, tells, remedy = _STATED_AS[counts.form]
         fitting = "all" if counts.fitting_otherwise == counts.stated else str(counts.fitting_otherwise)

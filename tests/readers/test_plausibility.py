@@ -90,15 +90,22 @@ def test_corners_given_as_sizes_are_warned_of(tmp_path: Path) -> None:
     assert "corners (left, top, right, bottom)" in found.what and found.where[0].startswith("4 of 8 leave the image")
 
 
-def test_an_empty_box_among_corners_hides_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("times", "odd_box", "told"),
+    [
+        (1, [0, 0, 0, 0], "3 of 8 leave the image, and 7 would fit in it as corners"),
+        # As corners it is empty, as left, top, width and height it is not.
+        (2, [10, 10, 10, 10], "7 of 16 leave the image, and 15 would fit in it as corners"),
+    ],
+)
+def test_an_odd_box_among_corners_hides_nothing(times: int, odd_box: list[float], told: str, tmp_path: Path) -> None:
     def corners_but_one(document: Document, folder: Path) -> None:
-        document["annotations"] *= 2  # of 16, all of which fit as corners but the last
-        document["annotations"] = [{**row, "id": i, "bbox": corners(row["bbox"])}
-                                   for i, row in enumerate(document["annotations"], 1)]  # fmt: skip
-        document["annotations"][-1]["bbox"] = [0, 0, 0, 0]
+        rows = document["annotations"] * times
+        document["annotations"] = [{**row, "id": i, "bbox": corners(row["bbox"])} for i, row in enumerate(rows, 1)]
+        document["annotations"][-1]["bbox"] = odd_box
 
     (found,) = of_split(splits(write_coco(tmp_path, corners_but_one))[0])
-    assert found.where == ["7 of 16 leave the image, and 15 would fit in it as corners"]
+    assert found.where == [told]
 
 
 def test_large_boxes_that_overhang_a_little_are_no_corners(tmp_path: Path) -> None:
