@@ -89,7 +89,7 @@ _OF_DEFECT = {
     Defect.REPEATED: "remove or number anew what repeats another",
     Defect.OUTSIDE: "move or copy the files into the image folder and name them relative to it",
     Defect.UNLISTABLE: "check the folder's name and permissions",
-    Defect.MISSING: "fetch the images again, or train with --on-bad-image skip",
+    Defect.MISSING: "correct their names or fetch what is not there, or train with --on-bad-image skip",
     Defect.UNKNOWN_IMAGE: "add the images or remove the boxes",
     Defect.UNKNOWN_CATEGORY: "add the categories or remove the boxes",
 }
@@ -125,17 +125,26 @@ class SplitReport:
 def check_split(source: Source, num_threads: int, parts: ObjectParts = BOXES) -> SplitReport:
     """Reads every annotation and decodes every image. parts: what a run will learn of the objects beside boxes."""
     report = SplitReport(source.name, source.file)
+    refused: Counter[str] = Counter()  # rows of each table
 
     def notice(bad: BadRows) -> None:
+        table = document.tables[bad.table]
+        refused[bad.table] += len(bad.problems)
+        is_no_row_left = refused[bad.table] == len(table) and bad.table != "annotations"
+        # What is wrong with all of them has one cause, which the reader's message tells.
+        remedy = _without_file(bad, source) if is_no_row_left else _OF_DEFECT[bad.defect]
         for row, problem in bad.problems.items():
-            place = place_of(bad.table, row, document.tables[bad.table][row])
-            report.note(Kind(bad.defect, Effect.STOPS, _OF_DEFECT[bad.defect]), place, problem)
+            report.note(Kind(bad.defect, Effect.STOPS, remedy), place_of(bad.table, row, table[row]), problem)
+        if is_no_row_left:
+            raise bad
 
     try:
         document = read_document(source, _ALL_PARTS if source.form is Form.COCO else parts)
         annotations = read_tolerantly(document, source, notice)
+    except BadRows:  # which `notice` has noted
+        return report
     except InputError as error:
-        report.note(ANNOTATION_FILE, source.file.name, str(error).removeprefix(f"{source.file}: "))
+        report.note(ANNOTATION_FILE, source.file.name, _without_file(error, source))
         return report
     report.annotations = annotations
     for what, places in document.repairs.items():
@@ -156,6 +165,10 @@ def check_split(source: Source, num_threads: int, parts: ObjectParts = BOXES) ->
     remember(annotations.image_folder, dict(zip(annotations.file_names, inspections, strict=True)))
     report.inspections = inspections
     return report
+
+
+def _without_file(error: InputError, source: Source) -> str:
+    return str(error).removeprefix(f"{source.file}: ")
 
 
 def _kind_of(trouble: Trouble, parts: ObjectParts) -> Kind | None:

@@ -1,7 +1,8 @@
 """What a look at a data set as a whole shows: what no entry could be refused for, and is most likely a mistake.
 
-Of one split: boxes that are fractions, or corners given as sizes, nothing but crowd regions, and what a view leaves
-out. Of the two: a split to judge by without boxes, and classes that are unused, doubled, mistyped or in one split only.
+Of one split: boxes that are fractions, or another form's numbers, such as corners for sizes; nothing but crowd regions;
+what a view leaves out. Of the two: a split to judge by without boxes, and classes that are unused, doubled, mistyped or
+in one split only.
 """
 
 import difflib
@@ -17,8 +18,29 @@ from pipelines.ragged.learned import shown_indices, without_extent
 from ssd.errors import InputError
 from ssd.views import View, needs_points
 
-_LEAVING_SHARE, _FITTING_SHARE, _FEWEST_BOXES = 0.1, 0.99, 4
-"""Of good boxes few leave the image, and hardly any set has none in whose place another box would lie as corners."""
+_IMPOSSIBLE_SHARE, _FITTING_SHARE = 0.1, 0.9
+"""Of good boxes few are impossible, and few sets have nine in ten that would also lie in the image if their numbers
+were another form's. Not all: a set with this mistake may have others."""
+_FEWEST_BOXES, _FEWEST_IMPOSSIBLE = 4, 2
+"""So many boxes, or so many of fewer, tell something."""
+_STATED_AS = {
+    "COCO": (
+        "boxes that look like corners (left, top, right, bottom) where COCO has left, top, width, height",
+        "leave the image, and {fitting} would fit in it as corners",
+        "subtract left and top from the last two numbers",
+    ),
+    "VOC": (
+        "boxes that look like left, top, width, height where VOC has corners",
+        "have xmax left of xmin or ymax above ymin, and {fitting} would fit in the image as left, top, width, height",
+        "add xmin to xmax and ymin to ymax, and subtract 1",
+    ),
+    "YOLO": (
+        "boxes that look like corners (left, top, right, bottom) where YOLO has centre, width, height",
+        "leave the image, and {fitting} would fit in it as corners",
+        "write the centre, the width and the height of each box",
+    ),
+}
+"""By the form: what it looks like, what tells it, and what to do."""
 _FRACTIONS_SHARE = 0.02
 _ALIKE = 0.8
 """difflib's ratio of two names, from which on the rarer of them may be the other mistyped: "helmet" and "hemlet"."""
@@ -47,25 +69,22 @@ class Suspicion(NamedTuple):
 def of_split(split: Annotations) -> list[Suspicion]:
     """What the boxes of a split look like, wherever it is used."""
     counts, found = split.box_counts, []
-    of_all = f"{counts.in_first_pixel} of {counts.stated} boxes lie in the first pixel"
-    if counts.in_first_pixel > _FRACTIONS_SHARE * counts.stated:
+    if counts.as_fractions > _FRACTIONS_SHARE * counts.stated:
         found.append(
             Suspicion(
                 "boxes that look like fractions of the image, not pixels",
-                [of_all],
+                [f"{counts.as_fractions} of {counts.stated} boxes have no number above 1"],
                 "multiply them by the image's width and height",
-                stops=counts.in_first_pixel == counts.stated,
+                stops=counts.as_fractions == counts.stated,
             )
         )
-    leaving, fitting = counts.leaving / max(counts.stated, 1), counts.fitting_as_corners / max(counts.stated, 1)
-    if counts.stated >= _FEWEST_BOXES and leaving > _LEAVING_SHARE and fitting >= _FITTING_SHARE:
-        found.append(
-            Suspicion(
-                "boxes that look like corners (left, top, right, bottom) where COCO has left, top, width, height",
-                [f"{counts.leaving} of {counts.stated} leave the image, and all would fit in it as corners"],
-                "subtract left and top from the last two numbers",
-            )
-        )
+    is_enough = counts.stated >= _FEWEST_BOXES or counts.impossible >= _FEWEST_IMPOSSIBLE
+    is_other = counts.fitting_otherwise >= _FITTING_SHARE * (counts.stated - counts.empty)
+    if is_enough and is_other and counts.impossible > _IMPOSSIBLE_SHARE * counts.stated:
+        what, tells, remedy = _STATED_AS[counts.form]
+        fitting = "all" if counts.fitting_otherwise == counts.stated else str(counts.fitting_otherwise)
+        where = f"{counts.impossible} of {counts.stated} {tells.format(fitting=fitting)}"
+        found.append(Suspicion(what, [where], remedy))
     return found
 
 

@@ -20,13 +20,13 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from pipelines.annotations import MAX_IMAGE_SIDE_PX, Annotations, Category
-from pipelines.box_counts import count_boxes
+from pipelines.box_counts import COCO, count_boxes
 from pipelines.readers import text
 from pipelines.readers.json_stream import load_object
 from pipelines.readers.parts.compact import PART_KEYS, compact
 from pipelines.readers.parts.keypoints import read_keypoints
 from pipelines.readers.parts.segmentations import read_masks
-from pipelines.readers.rows import Defect, Table, shown
+from pipelines.readers.rows import Defect, Table, shown, states_no_box
 from ssd.errors import InputError
 from ssd.views import BOXES, ObjectParts
 
@@ -74,8 +74,13 @@ def read_annotations(data_folder: Path, split: str, parts: ObjectParts = BOXES) 
     return annotations_of(read_document(file, parts), file, image_folder, parts)
 
 
-def annotations_of(document: dict[str, Any], file: Path, image_folder: Path, parts: ObjectParts = BOXES) -> Annotations:
-    """Checks the content of one file. Raises BadRows for entries that are wrong, InputError for what holds them."""
+def annotations_of(
+    document: dict[str, Any], file: Path, image_folder: Path, parts: ObjectParts = BOXES, form: str = COCO
+) -> Annotations:
+    """Checks the content of one file. form: which its boxes were stated in, see `pipelines.box_counts`.
+
+    Raises BadRows for entries that are wrong, InputError for what holds them.
+    """
     # Of both tables first: without a row that can be read there is no category either, and that is not the cause.
     category_table, images = Table(document, "categories", file), Table(document, "images", file)
     categories = _read_categories(category_table)
@@ -83,7 +88,7 @@ def annotations_of(document: dict[str, Any], file: Path, image_folder: Path, par
     _check_on_disk(images, file_names, image_folder)
     category_ids = np.array([category.id for category in categories], dtype=np.int64)
     table = Table(document, "annotations", file)
-    rows, boxes = _read_boxes(table, image_ids, category_ids, sizes_px)
+    rows, boxes = _read_boxes(table, image_ids, category_ids, sizes_px, form)
     of_objects: dict[str, Any] = {}
     if parts.masks:
         image_of_row = np.repeat(np.arange(len(image_ids)), np.diff(boxes["box_starts"]))
@@ -145,7 +150,11 @@ def parse_document(stream: BinaryIO, file: Path, parts: ObjectParts = BOXES) -> 
         # Called for each object as soon as it is parsed: COCO's masks, three quarters of it, are never all in memory.
         # A new dict with keys of ours, because the old one would keep the room, and has each key as a text of its own.
         kept = {key: row[key] for key in keys if key in row}
-        return kept if keys is _KEYS else compact(kept)
+        if keys is not _KEYS:
+            return compact(kept)
+        if "segmentation" in row and states_no_box(row.get("bbox")):  # then the box is that of the mask
+            return compact({**kept, "segmentation": row["segmentation"]})
+        return kept
 
     try:
         document = load_object(stream, without_the_rest)
@@ -250,11 +259,12 @@ def _what_is_in(folder: Path) -> str:
         names = sorted(entry.name for entry in os.scandir(folder))
     except OSError as error:
         return f"which cannot be listed ({error.strerror})"
-    return f"which has {len(names)} entries, such as {shown(names[0])}" if names else "which is empty"
+    entries = f"{len(names)} {'entry' if len(names) == 1 else 'entries'}"
+    return f"which has {entries}, such as {shown(names[0])}" if names else "which is empty"
 
 
 def _read_boxes(
-    table: Table, image_ids: np.ndarray, category_ids: np.ndarray, sizes_px: np.ndarray
+    table: Table, image_ids: np.ndarray, category_ids: np.ndarray, sizes_px: np.ndarray, form: str
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """The rows of the table that are kept, by image, and the fields of Annotations from `box_starts` on."""
     image_of_box = _known(table, "image_id", image_ids, Defect.UNKNOWN_IMAGE)
@@ -298,7 +308,7 @@ def _read_boxes(
         "labels": labels[rows],
         "is_crowd": is_crowd[rows],
         "annotation_ids": annotation_ids[rows],
-        "box_counts": count_boxes(boxes_xywh_px, sizes, CLIP_TOLERANCE_PX),
+        "box_counts": count_boxes(boxes_xywh_px, sizes, CLIP_TOLERANCE_PX, form),
         "repaired_rows": {what: np.flatnonzero(mask) for what, mask in repairs.items() if mask.any()},
     }
 

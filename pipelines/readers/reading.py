@@ -39,7 +39,9 @@ def read_document(source: Source, parts: ObjectParts = BOXES) -> Document:
             f"{source.file}: {what} are read from COCO's JSON, and this is {source.form}; convert it, or train a "
             "detector of boxes, such as --detector fasterrcnn_resnet50_fpn"
         )
-    return (voc if source.form is Form.VOC else yolo).read_document(source)
+    document = (voc if source.form is Form.VOC else yolo).read_document(source)
+    document.form = source.form
+    return document
 
 
 def annotation_files(source: Source) -> list[Path]:
@@ -72,12 +74,16 @@ def read_tolerantly(
     costs a new reading, so there are at most as many as there are checks. Raises InputError where no rows are left.
     """
     try:
-        return _finished(annotations_of(document.tables, document.file, document.image_folder, parts), document, source)
+        return _finished(_annotations_of(document, document.tables, parts), document, source)
     except BadRows:
-        repair_file_names(document, source.image_folders)
+        repair_file_names(document, source.image_folders, source.split)
         repair_values(document)
         repair_sizes(document)
     return _finished(_without_the_refused(document, notice, parts), document, source)
+
+
+def _annotations_of(document: Document, tables: dict[str, Any], parts: ObjectParts) -> Annotations:
+    return annotations_of(tables, document.file, document.image_folder, parts, document.form)
 
 
 def _finished(annotations: Annotations, document: Document, source: Source) -> Annotations:
@@ -91,7 +97,7 @@ def _without_the_refused(document: Document, notice: Callable[[BadRows], None], 
     numbers = {name: np.arange(len(rows)) for name in _TABLES if type(rows := tables.get(name)) is list}
     while True:
         try:
-            annotations = annotations_of(tables, document.file, document.image_folder, parts)
+            annotations = _annotations_of(document, tables, parts)
         except BadRows as bad:
             problems = {int(numbers[bad.table][row]): problem for row, problem in bad.problems.items()}
             notice(BadRows(str(bad), bad.table, bad.defect, problems))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.box_counts import COCO
 from ssd.errors import InputError
 
 
@@ -23,6 +24,8 @@ class Document:
     """What was mended -> where, each once: {"sizes read from the images": ["images[3]"]}."""
     has_stated_sizes: bool = True
     """False where all sizes are the images' own."""
+    form: str = COCO
+    """Of annotations, which says what the boxes were made of, see `pipelines.box_counts`."""
 
     def note(self, what: str, places: list[str]) -> None:
         if places:
@@ -116,6 +119,11 @@ class Table:
                 problems[index] = f"repeats '{key}' {shown(value)}"
             seen.add(value)
         self.refuse(problems, Defect.REPEATED)
+
+
+def states_no_box(value: object) -> bool:
+    """Whether a 'bbox' is none: absent, [], null, or four nulls."""
+    return value is None or value in ([], "", "[]", [None] * 4)
 
 
 def place_of(table: str, index: int, row: Any) -> str:

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 from pipelines.annotations import HELD_OUT_SHARE, Annotations
 from pipelines.readers.layouts import coco, voc, yolo
+from pipelines.readers.layouts.other_tools import UNPACK, tool_of, what_is_there
 from pipelines.readers.layouts.source import TRAIN_NAMES, VAL_NAMES, Form, Source
 from pipelines.readers.reading import read_source
 from ssd.errors import InputError
@@ -38,12 +39,24 @@ class SplitFlags(NamedTuple):
 
 def find_sources(data_folder: Path) -> dict[str, Source]:
     """All splits of a data folder, by name. Raises InputError where it is no folder."""
+    if os.path.isfile(data_folder):
+        tool = tool_of(data_folder)
+        is_archive = tool is not None and tool.remedy == UNPACK
+        remedy = "unpack it and pass the folder" if is_archive else "pass the folder that it lies in"
+        raise InputError(f"{data_folder}: {'an archive' if is_archive else 'a file'}, not a data folder; {remedy}")
     if not os.path.isdir(data_folder):
         raise InputError(f"{data_folder}: no such data folder; pass the folder that holds the images and annotations")
     root = _behind_lone_folders(data_folder)
     if voc.is_voc(root) and (found := voc.sources(root)):
         return found
-    return coco.sources(root) or voc.sources(root) or yolo.sources(root)
+    found = coco.sources(root)
+    if found and not all(map(_is_to_judge_by, found)):
+        return found
+    others = voc.sources(root) or yolo.sources(root)
+    # Evaluators of COCO's metrics want its JSON of the split to judge by beside labels of another form for all.
+    if not found or not all(map(_is_to_judge_by, others)):
+        return others or coco.sources(root, whatever_holds_them=True)
+    return found
 
 
 def find_split(data_folder: Path, flags: SplitFlags) -> Source:
@@ -62,7 +75,8 @@ def find_split(data_folder: Path, flags: SplitFlags) -> Source:
 
 def find_named(data_folder: Path, split: str) -> Source:
     """split: a name, or one with :train or :val behind it for a part. Raises InputError that lists what is there."""
-    if source := voc.standard_source(data_folder, split) or coco.standard_source(data_folder, split):
+    source = voc.standard_source(data_folder, split) or coco.standard_source(data_folder, split)
+    if source and not (source.form is Form.COCO and _is_to_judge_by(split) and coco.is_alone(source.file)):
         return source
     root = _behind_lone_folders(data_folder)
     if source := voc.source_of_years((data_folder, data_folder / "VOCdevkit", root, root.parent), split):
@@ -73,7 +87,7 @@ def find_named(data_folder: Path, split: str) -> Source:
     whole, _, part = split.rpartition(":")
     if part in ("train", "val") and whole in found:
         return found[whole]._replace(part=part)
-    raise InputError(f"{data_folder}: no split {split!r} is there; {_pass_names(found)}")
+    raise InputError(f"{data_folder}: no split {split!r} is there; {_pass_names(data_folder, found)}")
 
 
 def find_both(data_folder: Path, train: SplitFlags, val: SplitFlags) -> tuple[Source, Source]:
@@ -98,7 +112,9 @@ def find_both(data_folder: Path, train: SplitFlags, val: SplitFlags) -> tuple[So
         others = [name for name, source in found.items() if source.file != val_source.file]
         name = others[0] if len(others) == 1 else _first(others, TRAIN_NAMES)
         if not name:
-            raise InputError(f"{data_folder}: no split to train on beside {val_source.name!r}; {_pass_names(found)}")
+            raise InputError(
+                f"{data_folder}: no split to train on beside {val_source.name!r}; {_pass_names(data_folder, found)}"
+            )
         return find_split(data_folder, train._replace(split=name)), val_source
     if len(found) == 1:
         (name,) = found
@@ -109,7 +125,7 @@ def find_both(data_folder: Path, train: SplitFlags, val: SplitFlags) -> tuple[So
     if not (train_name and val_name):
         missing = "to judge by" if train_name else "to train on"
         untold = f"its splits' names do not tell which one is {missing}; " if found else ""
-        raise InputError(f"{data_folder}: {untold}{_pass_names(found)}")
+        raise InputError(f"{data_folder}: {untold}{_pass_names(data_folder, found)}")
     return (
         find_split(data_folder, train._replace(split=train_name)),
         find_split(data_folder, val._replace(split=val_name)),
@@ -157,12 +173,10 @@ def read_annotations(data_folder: Path, split: str, parts: ObjectParts = BOXES) 
     return read_source(find_named(data_folder, split), parts)
 
 
-def _pass_names(found: dict[str, Source]) -> str:
+def _pass_names(data_folder: Path, found: dict[str, Source]) -> str:
     if not found:
-        return (
-            "no annotations were found: no COCO JSON, no VOC XML and no YOLO labels; pass the folder that has them, or "
-            "--train-annotations and --val-annotations"
-        )
+        files, remedy = what_is_there(_behind_lone_folders(data_folder))
+        return f"no annotations were found: no COCO JSON, no VOC XML and no YOLO labels, but {files}; {remedy}"
     shown = [f"{name!r} ({source.form}, {_short(source)})" for name, source in list(found.items())[:_MOST_NAMED]]
     more = f" and {len(found) - len(shown)} more" if len(found) > len(shown) else ""
     return f"pass --train-split and --val-split with one of {', '.join(shown)}{more}"
@@ -193,7 +207,7 @@ def _of_list_or_yaml(data_folder: Path, file: Path, flags: SplitFlags) -> Source
     if source := found.get(name or _first(list(found), VAL_NAMES if flags.role == "val" else TRAIN_NAMES)):
         return source._replace(split=flags.split or source.split)
     if found:
-        raise InputError(f"{file}: {_pass_names(found)}")
+        raise InputError(f"{file}: {_pass_names(data_folder, found)}")
     raise InputError(
         f"{file}: neither COCO's JSON, nor a list of images, data.yaml or split of {data_folder}; pass such a file"
     )
@@ -208,6 +222,10 @@ def _first(splits: Sequence[str], names: Sequence[str]) -> str:
     """The split that has the first of the names, in whatever case; '' for none."""
     by_name = {split.lower(): split for split in splits}
     return next((by_name[name] for name in names if name in by_name), "")
+
+
+def _is_to_judge_by(split: str) -> bool:
+    return split.lower() in VAL_NAMES
 
 
 def _parts(source: Source) -> tuple[Source, Source]:

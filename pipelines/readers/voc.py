@@ -25,6 +25,7 @@ from xml.parsers import expat
 from pipelines.readers.layouts.folders import images_in, key_of
 from pipelines.readers.layouts.source import Source
 from pipelines.readers.layouts.voc import list_of_year
+from pipelines.readers.repairs.values import flag
 from pipelines.readers.rows import Document, shown
 from pipelines.readers.text import decode_xml, read_lines, stated_encoding
 
@@ -121,8 +122,8 @@ def read_document(source: Source) -> Document:
         images.append({"place": place, "id": image_id, "file_name": name, **_size_px(root)})
         for number, element in enumerate(root.findall("object"), 1):
             box = _box(element, category_ids)
-            if _text(element, "difficult").lower() in _DIFFICULT_WORDS:
-                document.note("'difficult' as a word read", [f"{place}, object {number}"])
+            if _text(element, "difficult") not in ("", "0", "1") and "problem" not in box:
+                document.note("'difficult' as a word or 1.0 read", [f"{place}, object {number}"])
             boxes.append({"place": f"{place}, object {number}", "id": len(boxes) + 1, "image_id": image_id, **box})
     # Without a list, and where no other split may have images in the same folder.
     if source.file == source.label_folder and (source.file == source.image_folder or len(source.class_folders) == 1):
@@ -220,8 +221,11 @@ def _size_px(root: Element) -> dict[str, Any]:
     return {side: int(text) if text.isdecimal() and len(text) < 10 else text for side, text in texts.items() if text}
 
 
-_DIFFICULT_WORDS = {"unspecified": "0", "false": "0", "true": "1"}
-_DIFFICULT = {"": "0", **_DIFFICULT_WORDS}
+def _difficult(element: Element) -> Any:
+    """1 or 0, or the text that means neither; tools of other programs write it in many ways."""
+    text = _text(element, "difficult")
+    value = flag(text)
+    return 0 if value is None or text.lower() == "unspecified" else value
 
 
 def _box(element: Element, category_ids: dict[str, int]) -> dict[str, Any]:
@@ -229,13 +233,19 @@ def _box(element: Element, category_ids: dict[str, int]) -> dict[str, Any]:
     name = _text(element, "name")
     if not name:
         return {"problem": "has no 'name'"}
-    text = _text(element, "difficult")
-    difficult = _DIFFICULT.get(text.lower(), text)
-    if difficult not in ("0", "1"):
-        return {"problem": f"has a 'difficult' {shown(text)}, which is neither 0 nor 1"}
+    if (difficult := _difficult(element)) not in (0, 1):
+        return {"problem": f"has a 'difficult' {shown(difficult)}, which is neither 0 nor 1"}
+    row = {"category_id": category_ids[name], "iscrowd": difficult}
+    corners = element.find("bndbox")
+    if corners is not None and not any(_text(corners, corner) for corner in _CORNERS) and not _has_outline(element):
+        return {**row, "bbox": None}  # which is counted and dropped
     try:
         left, top, right, bottom = (float(_text(element, f"bndbox/{corner}")) for corner in _CORNERS)
     except ValueError:
         return {"problem": f"has no 'bndbox' with numbers for {', '.join(_CORNERS)}"}
     bbox = [left - 1, top - 1, right - left + 1, bottom - top + 1]
-    return {"category_id": category_ids[name], "bbox": bbox, "iscrowd": int(difficult)}
+    return {**row, "bbox": bbox}
+
+
+def _has_outline(element: Element) -> bool:
+    return any(element.find(name) is not None for name in ("polygon", "robndbox", "segmentation"))

@@ -86,6 +86,7 @@ def show_data_parser(settings: Any = Config.detector) -> Parser:
     group = parser.add_argument_group("data")
     add_data_folder_flag(group)
     add_split_flags(group, "train")
+    add_exif_flag(group)
     add_several_pipelines_flag(group)
     flag(group, "--seed", "-s", dest="seed", type=SEED, metavar="N", help="default: 0")
     add_detector_flags(parser, settings)
@@ -107,14 +108,20 @@ def show_data(arguments: Sequence[str]) -> int:
     import torch
 
     import pipelines
+    from pipelines.exif import look_at_images
     from pipelines.show import write_mosaic
     from ssd.detectors.table import view_of
     from ssd.distributed import Ranks
     from ssd.pictures.lettering import note_on_numbers, shown_in_picture
+    from ssd.views import shows_empty
 
-    split = read_split(config, "train")
     here = Ranks(0, 0, 1, torch.device("cpu"))
     view = view_of(config.detector)
+    split = read_split(config, "train")
+    shown = split.trainable_indices(with_empty=shows_empty(view))
+    (split,), exif_text = look_at_images([split], [shown], here, config.exif)
+    if exif_text:
+        print(f"note: {exif_text}")
     loaders = {
         name: pipelines.build_train(
             name, split, batch_size=columns, num_workers=1, seed=config.seed or 0, ranks=here, view=view

@@ -20,7 +20,8 @@ VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 2, 0.5, 1.0, 1e308, float("nan"), float("inf"), 2**53 + 1, 10**400, "", " ", "1",
     "1.0", " 2 ", "true", "null", "[0, 0, 5, 5]", "(", "frame_1", "red", "a.jpg", "im000.jpg", "IM001.JPG",
     "..\\im001.jpg", "./im002.jpg", "x%2Fim003.jpg", "C:\\im000.jpg", "../im000.jpg", "\0", "\ud800", [], {},
-    [None] * 4, [1, 2, 3],
+    [None] * 4, [1, 2, 3], [[1, 2, 30, 2, 30, 40]], [[1, 2, "x", 2, 30, 10**400]], [[], 5],
+    "/data/local-files/?d=set/im000.jpg", "my+im001.jpg?key=%", "a?=b.jpg",
     ["1", "2", "30", "40"], [0, 0, 1, 1], [-5, -5, -1, -1], {"id": 1},
 ]  # fmt: skip
 BYTES = [
@@ -57,7 +58,7 @@ def mutate_json(document: Any, draw: random.Random) -> None:
         elif what == 2:
             del table[row]
         elif isinstance(table[row], dict) and table[row]:
-            key = draw.choice(list(table[row]))
+            key = draw.choice([*table[row], "segmentation"])
             table[row][key] = copy.deepcopy(draw.choice(VALUES))
 
 

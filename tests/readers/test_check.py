@@ -378,11 +378,21 @@ def test_annotations_that_are_none(content: bytes, data: Path, capsys: pytest.Ca
     assert "its annotations cannot be read" in shown and "nothing found" in shown
 
 
-def test_what_is_found_before_the_images_run_out_is_told(data: Path) -> None:
+def test_what_is_wrong_with_all_entries_is_told_as_the_start_of_a_run_tells_it(data: Path) -> None:
+    """And no list that is empty without them is a second finding."""
     shutil.rmtree(data / "train")
-    (data / "train").mkdir()
+    (data / "train" / "day 1").mkdir(parents=True)
     (report,) = check(data, "train", "train", 1)
-    assert set(found(report)) == {"missing images", "annotation file"}
+    ((kind, items),) = report.findings.items()
+    assert (kind.what, len(items), kind.effect) == ("missing images", 8, Effect.STOPS)
+    with pytest.raises(InputError) as refused:
+        read_annotations(data, "train")
+    assert str(refused.value) == f"{report.file}: {kind.remedy}"
+    assert "which has 1 entry, such as 'day 1'; name the folder by --train-images" in kind.remedy
+    edit(data, lambda document: document.update(categories=["red", "green"]))
+    (report,) = check(data, "train", "train", 1)
+    ((kind, items),) = report.findings.items()
+    assert kind.remedy == "categories[0] is not a JSON object; correct or remove that entry" and len(items) == 2
 
 
 def test_no_such_split_or_flag_is_bad_input(data: Path, refusal: Callable[..., str], tmp_path: Path) -> None:

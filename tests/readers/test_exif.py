@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 from square_view import VIEW
 from tool_data import HEIGHT_PX, WIDTH_PX, Document, write_coco
 
+import main
 import pipelines
 from pipelines.annotations import Annotations
 from pipelines.exif import Votes, count_votes, decide, look_at_images
@@ -166,3 +167,17 @@ def test_prediction_turns_pictures_unless_it_is_told_not_to_and_says_so(
         )
         with Image.open(tmp_path / text / "a.jpg") as drawn:
             assert (drawn.width > drawn.height) == (size[0] > size[1])
+
+
+def test_show_data_says_and_obeys_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Half a turn, of which no size tells."""
+    split_of(tmp_path, [3] * 4, upright=[False] * 4)
+    pictures = []
+    for flags, told in (([], "used as they are stored, as no stated size tells"), (["--exif", "upright"], "upright")):
+        output = tmp_path / "shown.png"
+        where = ["--data", str(tmp_path), "--data_pipeline", "no_dali", "--output", str(output)]
+        assert main.main(["show-data", *where, "--rows", "1", "--columns", "1", *flags]) == 0
+        shown = capsys.readouterr().out
+        assert shown.startswith("note: ") and told in shown
+        pictures.append(output.read_bytes())
+    assert pictures[0] != pictures[1]

@@ -151,6 +151,70 @@ def test_a_folder_without_annotations_is_refused(tmp_path: Path) -> None:
         find_both(tmp_path / "nowhere", NONE, NONE)
 
 
+OTHER_TOOLS: dict[str, tuple[str, str, str]] = {
+    "VIA": ("via.json", '{"a.jpg123": {"filename": "a.jpg", "size": 123, "regions": []}}', "via.json is VIA's own"),
+    "LabelMe": ("a.json", '{"version": "5", "shapes": [], "imagePath": "a.jpg"}', "a.json is LabelMe's"),
+    "Label Studio": ("p.json", '[{"id": 1, "annotations": [{"result": []}]}]', "p.json is Label Studio's own"),
+    "CreateML": (
+        "m.json", '[{"image": "a.jpg", "annotations": [{"coordinates": {"x": 1}}]}]', "m.json is CreateML's",
+    ),
+    "CVAT": (
+        "all/annotations.xml", "<?xml version='1.0'?><annotations><version>1.1</version></annotations>",
+        "all/annotations.xml is 'CVAT for images'",
+    ),
+    "a table": ("_annotations.csv", "filename,width,height", "_annotations.csv is a table); export COCO, VOC or YOLO"),
+    "an archive": ("export.zip", "PK", "export.zip is an archive); unpack it"),
+    "whatever": ("notes.txt", "seen on Monday", "(such as notes.txt); pass the folder that has them"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tool", OTHER_TOOLS)
+def test_files_that_are_no_annotations_are_listed_with_what_to_export(tool: str, tmp_path: Path) -> None:
+    name, content, told = OTHER_TOOLS[tool]
+    draw(tmp_path / "a.jpg")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError) as refused:
+        find_both(tmp_path, NONE, NONE)
+    message = str(refused.value)
+    assert "no annotations were found" in message and "1 .jpg" in message and told in message
+    assert message.count(";") == 1 and "\n" not in message
+
+
+def test_an_archive_is_to_be_unpacked(tmp_path: Path) -> None:
+    file = tmp_path / "set.zip"
+    file.write_bytes(b"PK")
+    with pytest.raises(InputError, match=r"set\.zip: an archive, not a data folder; unpack it and pass the folder"):
+        find_both(file, NONE, NONE)
+    with pytest.raises(InputError, match="a file, not a data folder; pass the folder that it lies in"):
+        find_named(file.rename(tmp_path / "boxes.json"), "train")
+
+
+def test_a_json_of_something_else_hides_no_labels(tmp_path: Path) -> None:
+    tool_data.ultralytics(tmp_path)
+    (tmp_path / "info.json").write_text('{"name": "shapes", "images": 6, "annotations": ["some"]}')
+    assert {source.form for source in find_sources(tmp_path).values()} == {Form.YOLO}
+
+
+def test_a_json_of_the_split_to_judge_by_alone_hides_no_labels(tmp_path: Path) -> None:
+    """As evaluators of COCO's metrics want it beside YOLO's labels, which number the classes from 0."""
+    tool_data.ultralytics(tmp_path)
+    write_json(tmp_path / "annotations" / "instances_val.json", document_of(tool_data.STEMS["val"]))
+    train, val = find_both(tmp_path, NONE, NONE)
+    assert (train.form, val.form) == (Form.YOLO, Form.YOLO) and find_named(tmp_path, "val") == val
+    named = find_both(tmp_path, NONE, SplitFlags(annotations="annotations/instances_val.json"))
+    assert [source.form for source in named] == [Form.YOLO, Form.COCO]
+
+
+def test_a_file_whose_images_are_no_list_is_named(tmp_path: Path) -> None:
+    document = document_of(["a"])
+    document["images"] = dict(enumerate(document["images"]))
+    document["annotations"] = dict(enumerate(document["annotations"]))
+    write_json(tmp_path / "boxes.json", document)
+    with pytest.raises(InputError, match=r"boxes\.json: 'images' is not a list"):
+        read_source(find_named(tmp_path, "boxes"))
+
+
 def test_files_and_folders_can_be_named(tmp_path: Path) -> None:
     write_coco(tmp_path / "set", images="pixels/of {split}", annotations="boxes/{split}-final.json")
     flags = [

@@ -1,12 +1,23 @@
 """What is wrong with a whole data set is told before training, and named: no entry of it could be refused alone."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from square_view import VIEW
-from tool_data import HEIGHT_PX, WIDTH_PX, Document, document_of, write_coco, write_json, write_voc
+from tool_data import (
+    BOXES_XYWH_PX,
+    HEIGHT_PX,
+    WIDTH_PX,
+    Document,
+    document_of,
+    write_coco,
+    write_json,
+    write_voc,
+    write_yolo,
+)
 
 import main
 from pipelines import build_train
@@ -45,13 +56,11 @@ def test_a_good_set_arouses_no_suspicion(tmp_path: Path) -> None:
 
 def test_boxes_that_are_fractions_stop_a_run(tmp_path: Path) -> None:
     train, val = splits(write_coco(tmp_path, boxes(fractions)))
-    with pytest.raises(InputError, match="fractions of the image, not pixels: 8 of 8 boxes lie in the first pixel"):
+    with pytest.raises(InputError, match="fractions of the image, not pixels: 8 of 8 boxes have no number above 1"):
         look_at_both(train, val, VIEW)
 
 
 def test_corners_of_voc_that_are_fractions(tmp_path: Path) -> None:
-    import re
-
     def change(xml: str) -> str:
         return re.sub(
             r"<([xy])(m..)>(\d+)<", lambda m: f"<{m[1]}{m[2]}>{int(m[3]) / (96 if m[1] == 'x' else 64):.5f}<", xml
@@ -61,18 +70,76 @@ def test_corners_of_voc_that_are_fractions(tmp_path: Path) -> None:
     assert "fractions" in found.what and found.stops
 
 
+def test_corners_that_are_fractions_where_coco_has_sizes(tmp_path: Path) -> None:
+    """The boxes end beyond the first pixel, at 0.3 + 0.8 of it."""
+    (found,) = of_split(splits(write_coco(tmp_path, boxes(lambda _: [0.3, 0.35, 0.8, 0.85])))[0])
+    assert "fractions" in found.what and found.stops and found.where[0].startswith("8 of 8")
+
+
 def test_some_fractions_are_warned_of(tmp_path: Path) -> None:
     def first_only(document: Document, folder: Path) -> None:
         document["annotations"][0]["bbox"] = [0.1, 0.2, 0.5, 0.5]
 
     warnings = look_at_both(*splits(write_coco(tmp_path, first_only)), VIEW)
-    assert ["1 of 8 boxes lie" in warnings[0], "1 of 4 boxes lie" in warnings[1]] == [True, True]
+    assert ["1 of 8 boxes have" in warnings[0], "1 of 4 boxes have" in warnings[1]] == [True, True]
 
 
 def test_corners_given_as_sizes_are_warned_of(tmp_path: Path) -> None:
     train, _ = splits(write_coco(tmp_path, boxes(corners)))
     (found,) = of_split(train)
     assert "corners (left, top, right, bottom)" in found.what and found.where[0].startswith("4 of 8 leave the image")
+
+
+@pytest.mark.parametrize(
+    ("times", "odd_box", "told"),
+    [
+        (1, [0, 0, 0, 0], "3 of 8 leave the image, and 7 would fit in it as corners"),
+        # As corners it is empty, as left, top, width and height it is not.
+        (2, [10, 10, 10, 10], "7 of 16 leave the image, and 15 would fit in it as corners"),
+    ],
+)
+def test_an_odd_box_among_corners_hides_nothing(times: int, odd_box: list[float], told: str, tmp_path: Path) -> None:
+    def corners_but_one(document: Document, folder: Path) -> None:
+        rows = document["annotations"] * times
+        document["annotations"] = [{**row, "id": i, "bbox": corners(row["bbox"])} for i, row in enumerate(rows, 1)]
+        document["annotations"][-1]["bbox"] = odd_box
+
+    (found,) = of_split(splits(write_coco(tmp_path, corners_but_one))[0])
+    assert found.where == [told]
+
+
+def test_large_boxes_that_overhang_a_little_are_no_corners(tmp_path: Path) -> None:
+    """Pictures of one large object each: all boxes would fit as corners too."""
+    assert of_split(splits(write_coco(tmp_path, boxes(lambda _: [2, 2, WIDTH_PX - 1, HEIGHT_PX - 1])))[0]) == []
+
+
+def test_sizes_given_as_corners_of_voc_are_warned_of(tmp_path: Path) -> None:
+    def sizes(xml: str) -> str:
+        """Of both boxes, xmax and ymax of the first would be right of xmin and below ymin as corners too."""
+        first, second = re.findall("<bndbox>.*?</bndbox>", xml)
+        return xml.replace(
+            first, "<bndbox><xmin>11</xmin><ymin>9</ymin><xmax>32</xmax><ymax>24</ymax></bndbox>"
+        ).replace(second, "<bndbox><xmin>51</xmin><ymin>31</ymin><xmax>26</xmax><ymax>20</ymax></bndbox>")
+
+    (found,) = of_split(splits(write_voc(tmp_path, sizes))[0])
+    assert "left, top, width, height where VOC has corners" in found.what and "4 of 8" in found.where[0]
+
+
+def test_exchanged_corners_of_voc_are_no_sizes(tmp_path: Path) -> None:
+    swapped = {"xmin": "xmax", "xmax": "xmin"}
+    train, _ = splits(write_voc(tmp_path, lambda xml: re.sub("xm(in|ax)", lambda m: swapped[m[0]], xml)))
+    assert train.box_counts.impossible == 8 and of_split(train) == []  # each is dropped, and counted so
+
+
+def test_corners_given_as_centres_of_yolo_are_warned_of(tmp_path: Path) -> None:
+    write_yolo(tmp_path)
+    assert of_split(splits(tmp_path)[0]) == []
+    lines = [f"{c} {x / 96} {y / 64} {(x + w) / 96} {(y + h) / 64}\n" for c, (x, y, w, h) in enumerate(BOXES_XYWH_PX)]
+    for file in (tmp_path / "labels").glob("*/*.txt"):
+        file.write_text("".join(lines))
+    (found,) = of_split(splits(tmp_path)[0])
+    assert "where YOLO has centre, width, height" in found.what
+    assert found.where == ["4 of 8 leave the image, and all would fit in it as corners"]
 
 
 def test_a_few_large_boxes_that_leave_the_image_are_no_corners(tmp_path: Path) -> None:

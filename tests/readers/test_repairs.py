@@ -3,20 +3,23 @@
 import copy
 import json
 import re
+import shutil
 import unicodedata
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tool_data import HEIGHT_PX, WIDTH_PX, Document, document_of, draw, write_coco, write_json, write_voc
+from tool_data import HEIGHT_PX, STEMS, WIDTH_PX, Document, document_of, draw, write_coco, write_json, write_voc
 
 from pipelines.annotations import Annotations
 from pipelines.readers.reading import read_source
 from pipelines.readers.repairs import file_names
 from pipelines.readers.splits import find_named
 from ssd.errors import InputError
+from ssd.views import ObjectParts
 
 
 def read(folder: Path, split: str = "train") -> Annotations:
@@ -65,6 +68,19 @@ def with_empty_boxes(document: Document, folder: Path) -> None:
     document["annotations"].append({"id": 98, "image_id": 2, "category_id": None, "bbox": None})
 
 
+def outlined(without_box: Callable[[dict[str, Any]], object]) -> Callable[[Document, Path], None]:
+    """Two polygons an object, the second within the box of the first; every second object without its box."""
+
+    def change(document: Document, folder: Path) -> None:
+        for row in document["annotations"]:
+            x, y, w, h = row["bbox"]
+            row["segmentation"] = [[x + w, y, x, y + h / 2, x + 3, y + h], [x + 2, y + 2, x + 4, y + 2, x + 4, y + 4]]
+            if row["id"] % 2:
+                without_box(row)
+
+    return change
+
+
 VALUES: dict[str, tuple[Callable[[Document, Path], None], dict[str, int]]] = {
     "image_id 1.0": (each("annotations", "image_id", float), {"'image_id' in another type read": 8}),
     "width 96.0": (each("images", "width", float), {"'width' in another type read": 4}),
@@ -92,6 +108,12 @@ VALUES: dict[str, tuple[Callable[[Document, Path], None], dict[str, int]]] = {
     ),
     "annotation ids as text": (
         each("annotations", "id", "a{}".format), {"ids of boxes that repeat or are text: numbered": 8},
+    ),
+    "outlines, empty boxes": (
+        outlined(lambda row: row.update(bbox=[])), {"boxes taken from the outlines of objects": 4},
+    ),
+    "outlines, no boxes": (
+        outlined(lambda row: row.pop("bbox")), {"boxes taken from the outlines of objects": 4},
     ),
     "empty boxes": (with_empty_boxes, {"entries without a box dropped": 2}),
 }  # fmt: skip
@@ -137,8 +159,17 @@ REFUSED: list[tuple[Callable[[Document, Path], None], str]] = [
     (each("annotations", "iscrowd", lambda _: 2), "neither 0 nor 1"),
     (each("annotations", "bbox", lambda box: box[:3]), "which is not a list of 4 numbers"),
     (each("annotations", "bbox", lambda box: [*box[:3], "wide"]), "which is not a list of 4 numbers"),
+    (outlined(lambda row: row.update(bbox=[], segmentation={"size": [64, 96], "counts": [0, 6144]})), "has 'bbox' []"),
+    (outlined(lambda row: row.update(bbox=None, segmentation=[[1, 2, 3, 4, 5]])), "has 'bbox' None"),
+    (outlined(lambda row: row.update(bbox="", segmentation=[[1, 2, 3, 4, 5, float("nan")]])), "has 'bbox' ''"),
     (each("annotations", "category_id", lambda _: "blue"), "has 'category_id' 'blue', which is not an integer"),
 ]
+
+
+def test_boxes_of_outlines_are_the_same_for_a_detector_of_masks(tmp_path: Path, clean: Annotations) -> None:
+    source = find_named(write_coco(tmp_path, outlined(lambda row: row.update(bbox=[]))), "train")
+    split = read_source(source, ObjectParts(masks=True))
+    assert np.array_equal(split.boxes_xywh_px, clean.boxes_xywh_px) and split.masks is not None
 
 
 @pytest.mark.parametrize(("change", "complaint"), REFUSED, ids=[complaint for _, complaint in REFUSED])
@@ -198,6 +229,10 @@ FORMS: dict[str, tuple[Callable[[str, str], str], Callable[[str], str]]] = {
     "an absolute path": (lambda n, s: f"/home/me/set/{n}", same),
     "a folder above": (lambda n, s: f"../pictures/{n}", same),
     "an address": (lambda n, s: f"https://host.example/upload/{n}", same),
+    "an address with a key": (lambda n, s: f"https://host.example/upload/{n}?sig=a%2Fb&time=1", same),
+    "Label Studio's local files": (lambda n, s: f"/data/local-files/?d=set%2F{n}", same),
+    "a question mark": (lambda n, s: f"./why?{n}", lambda n: f"why?{n}"),
+    "+ for a space": (lambda n, s: f"my+{n}", lambda n: f"my {n}"),
     "im.jpg for im.JPG": (same, lambda n: n.replace("jpg", "JPG")),
     "IM.jpg for im.jpg": (lambda n, s: n.upper(), same),
     "im.jpg for im.png": (same, lambda n: n.replace("jpg", "png")),
@@ -234,6 +269,46 @@ def test_a_spelling_that_fits_two_files_leads_to_none(tmp_path: Path) -> None:
     write_json(tmp_path / "annotations" / "instances_train.json", document_of(["a"]))
     with pytest.raises(InputError, match=r"'a.jpg' not found in .*, which has 2 entries, such as 'a.jpeg'; name the"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_images_in_folders_that_are_not_stated(flat: bool, tmp_path: Path, clean: Annotations) -> None:
+    """Both splits have images of the same names."""
+    for split in ("train", "val"):
+        write_json(tmp_path / f"{split}.json", document_of(STEMS["train"]))
+        for i, stem in enumerate(STEMS["train"]):
+            draw(tmp_path / f"{split}_pictures" / ("" if flat else f"day {i % 2}") / f"{stem}.jpg")
+    split = read(tmp_path)
+    assert_the_same(replace(split, file_names=clean.file_names), clean)
+    where = [f"train_pictures/{'' if flat else f'day {i % 2}/'}{stem}.jpg" for i, stem in enumerate(STEMS["train"])]
+    assert split.file_names == where and split.mended == {file_names.WHAT_ELSEWHERE: 4}
+
+
+def test_images_of_another_split_are_not_taken(tmp_path: Path) -> None:
+    """Those to train on are not there, and those to judge by have the same names."""
+    write_json(tmp_path / "train.json", document_of(STEMS["train"]))
+    for stem in STEMS["train"]:
+        draw(tmp_path / "pictures" / "validation" / f"{stem}.jpg")
+    with pytest.raises(InputError, match="'im000.jpg' and 3 more not found"):
+        read(tmp_path)
+
+
+def test_one_missing_image_is_not_looked_for_in_other_folders(tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    file = tmp_path / "images" / "train" / "im000.jpg"
+    (tmp_path / "images" / "train" / "others").mkdir()
+    file.rename(file.parent / "others" / file.name)
+    with pytest.raises(InputError, match="image 'im000.jpg' not found"):
+        read(tmp_path)
+
+
+def test_voc_in_folders_of_any_names(tmp_path: Path) -> None:
+    write_voc(tmp_path)
+    (tmp_path / "Annotations").rename(tmp_path / "my xml")
+    (tmp_path / "JPEGImages").rename(tmp_path / "my pictures")
+    shutil.rmtree(tmp_path / "ImageSets")
+    split = read(tmp_path, "my xml")
+    assert len(split) == 6 and split.file_names[0] == "my pictures/im000.jpg"
 
 
 # --- encodings ---
@@ -285,6 +360,11 @@ VOC_KINDS: dict[str, dict[str, Any]] = {
     "list with suffixes": {"line": "{stem}.jpg"},
     "list with paths": {"line": "data/obj/{stem}.png"},
     "list with Windows' line ends": {"line": "{stem}\r"},
+    "difficult 0.0": {"change": lambda x: x.replace("<difficult>0<", "<difficult>0.0<")},
+    "difficult no": {"change": lambda x: x.replace("<difficult>0<", "<difficult>no<")},
+    "objects with an empty box": {
+        "change": lambda x: x.replace("</annotation>", "<object><name>red</name><bndbox/></object></annotation>")
+    },
     "difficult Unspecified": {"change": lambda x: x.replace("<difficult>0<", "<difficult>Unspecified<")},
 }
 
@@ -294,6 +374,21 @@ def test_voc_as_tools_write_it(kind: str, tmp_path: Path, clean: Annotations) ->
     split = read(write_voc(tmp_path, **VOC_KINDS[kind]))
     assert len(split) == 4 and np.array_equal(split.boxes_ltrb, clean.boxes_ltrb)
     assert split.sizes_px.tolist() == [[WIDTH_PX, HEIGHT_PX]] * 4 and split.repairs == {}
+
+
+@pytest.mark.parametrize(
+    ("element", "complaint"),
+    [
+        ("<bndbox/><polygon><x1>3</x1></polygon>", "has no 'bndbox' with numbers"),
+        ("", "has no 'bndbox' with numbers"),
+        ("<bndbox><xmin>3</xmin></bndbox>", "has no 'bndbox' with numbers"),
+        ("<difficult>2</difficult><bndbox/>", "has a 'difficult' 2, which is neither 0 nor 1"),
+    ],
+)
+def test_objects_of_voc_that_mean_something_else_are_refused(element: str, complaint: str, tmp_path: Path) -> None:
+    whole = f"<object><name>red</name>{element}</object></annotation>"
+    with pytest.raises(InputError, match=rf"im000\.xml, object 3 {complaint}"):
+        read(write_voc(tmp_path, lambda xml: xml.replace("</annotation>", whole)))
 
 
 def test_files_that_are_all_refused_are_named_and_not_the_categories_they_would_have(tmp_path: Path) -> None:

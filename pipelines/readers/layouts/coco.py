@@ -34,6 +34,9 @@ _OF_NO_SPLIT = {
     "data",
     "_annotations",
 }
+_ROWS = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[\s*[{\]]')
+"""A list of objects, or an empty one."""
+_LISTS_OR_OBJECTS = re.compile(rb'"(images|annotations|categories)"\s*:\s*[\[{]')
 _FOLDERS_OF_ANNOTATIONS = {"annotations", "annotation", "labels", "json", "jsons", "ann", "anns"}
 IMAGE_FOLDERS = ("images", "data", "JPEGImages", "imgs", "img", "Images", "image")
 
@@ -47,11 +50,18 @@ def standard_source(data_folder: Path, split: str) -> Source | None:
     return Source(split, Form.COCO, file, places[0], _image_folders(data_folder, file, split, places[0]))
 
 
-def sources(data_folder: Path) -> dict[str, Source]:
-    """All splits, by name."""
+def is_alone(file: Path) -> bool:
+    """Whether no other JSON lies beside it."""
+    return not any(other.suffix.lower() == ".json" and other != file for other in _listed(file.parent))
+
+
+def sources(data_folder: Path, *, whatever_holds_them: bool = False) -> dict[str, Source]:
+    """All splits, by name. whatever_holds_them: also those of files in which images or annotations are no lists of
+    objects, for the reader to say so."""
     found: dict[str, Source] = {}
+    tables = _LISTS_OR_OBJECTS if whatever_holds_them else _ROWS
     # Files of other tasks, and then those in COCO's own place, take precedence over none.
-    for file in sorted(_annotation_files(data_folder), key=_precedence):
+    for file in sorted(_annotation_files(data_folder, tables), key=_precedence):
         split = split_of(data_folder, file)
         if split not in found:
             found[split] = source_of_file(data_folder, file, split)
@@ -86,12 +96,12 @@ def _precedence(file: Path) -> tuple[bool, bool, bool, int, str]:
     )
 
 
-def _annotation_files(data_folder: Path) -> Iterator[Path]:
+def _annotation_files(data_folder: Path, tables: re.Pattern[bytes]) -> Iterator[Path]:
     """JSON files down to the third folder that begin as COCO's do."""
     for folder in folders_below(data_folder, depth=2):
         files = [file for file in _listed(folder) if file.suffix.lower() == ".json" and not file.name.startswith(".")]
         if len(files) <= _MOST_FILES:
-            yield from (file for file in files if os.path.isfile(file) and _begins_as_coco(file))
+            yield from (file for file in files if os.path.isfile(file) and _begins_as_coco(file, tables))
 
 
 def folders_below(folder: Path, depth: int) -> Iterator[Path]:
@@ -114,7 +124,7 @@ def _listed(folder: Path) -> list[Path]:
         return []
 
 
-def _begins_as_coco(file: Path) -> bool:
+def _begins_as_coco(file: Path, tables: re.Pattern[bytes]) -> bool:
     try:
         with file.open("rb") as stream:
             start = stream.read(_BEGINNING_BYTES)
@@ -123,8 +133,7 @@ def _begins_as_coco(file: Path) -> bool:
     is_long = len(start) == _BEGINNING_BYTES  # and its images come later, perhaps
     start = start.replace(b"\0", b"")  # of UTF-16
     opens = start.lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n").startswith(b"{")
-    keys = (b'"images"', b'"annotations"', *([b'"categories"'] if is_long else []))
-    return opens and any(key in start for key in keys)
+    return opens and any(key[1] != b"categories" or is_long for key in tables.finditer(start))
 
 
 def _image_folders(data_folder: Path, file: Path, split: str, *first: Path) -> tuple[Path, ...]:

@@ -22,6 +22,8 @@ ONLY_SPLIT = "all"
 """What a split is called that nothing gives a name."""
 _FOLDERS_OF_XML = {"annotations", "annotation", "labels", "label", "xml", "xmls", "ann", "anns", "bbox", "data"}
 _YEAR_AND_SPLIT = re.compile(r"(\d{4})_(\w+)")
+_ROOT = re.compile(rb"<annotation[\s/>]")
+"""CVAT's own XML begins with <annotations>."""
 _OF_A_CLASS = ("_train", "_val", "_trainval", "_test")
 """VOC has a list a class and split beside those of the splits: aeroplane_train.txt."""
 
@@ -180,7 +182,7 @@ def _has_annotations(folder: Path) -> bool:
         if entry.name.lower().endswith(".xml") and not entry.name.startswith("."):
             try:
                 with open(entry.path, "rb") as stream:
-                    return b"<annotation" in stream.read(4096).replace(b"\0", b"")
+                    return _ROOT.search(stream.read(4096).replace(b"\0", b"")) is not None
             except OSError:
                 return False
     return False

@@ -3,10 +3,14 @@
 One folder is chosen for all images of a split, that in which most are found. In it, a name that is not there means the
 file that its other spellings lead to, in this order:
 
-1. with '/' for backslashes, without './', a drive, a server or folders above;
-2. with %20 and the like resolved;
+1. with '/' for backslashes, without './', a drive, a server, a server's parameters or folders above;
+2. with %20 and the like resolved, and with spaces for '+';
 3. without leading folders that all names share, or without all of them where the last parts differ;
 4. in another case, with accents composed or decomposed, or with another suffix of an image.
+
+Where no folder has any of the images so, they may lie in folders that the names do not state: then a name means the
+only file of its last part in a folder or below it, but for the folders of other splits, which may have files of that
+name.
 
 No two names may lead to one file, and a spelling that fits two files leads to none: then the name stays as it is, and
 the strict reader says that it is missing.
@@ -18,7 +22,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote, unquote_plus
 
 from pipelines.readers.rows import Document, place_of
 from ssd.images import SUFFIXES
@@ -27,22 +31,42 @@ _IMAGE_SUFFIXES = {suffix for suffixes in SUFFIXES.values() for suffix in suffix
 _SERVER = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://[^/]*")
 _DRIVE = re.compile(r"[a-zA-Z]:(?=/)")
 
+_PARAMETERS = re.compile(r"\?(?=[\w.-]+=)")
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), {"train"}),
+    "trainval": {"train", "val"},
+    **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "evaluation", "minival", "holdout"), {"val"}),
+    **dict.fromkeys(("test", "testing", "testdev"), {"test"}),
+}
+"""By the words in names of folders: whose images lie there."""
+
 WHAT = "file names in another spelling found"
+WHAT_ELSEWHERE = "images found in folders that are not stated"
 
 
-def repair_file_names(document: Document, folders: Iterable[Path]) -> None:
-    """Sets the folder and the names of the images that are there. folders: where they may be, the likeliest first."""
+def repair_file_names(document: Document, folders: Iterable[Path], split: str = "") -> None:
+    """Sets the folder and the names of the images that are there. folders: where they may be, the likeliest first.
+    split: whose they are."""
+    folders = list(dict.fromkeys(folders))
     rows = [(i, row) for i, row in document.rows("images") if type(row.get("file_name")) is str and row["file_name"]]
     names = [row["file_name"] for _, row in rows]
     if not names:
         return
     document.image_folder, found = find_file_names(names, folders)
+    what = WHAT
+    if not any(found):
+        what, most, listed = WHAT_ELSEWHERE, 0, _Listing()
+        for folder in folders:
+            spelled = _resolve_in_any_folder(names, listed.files_below(folder), split)
+            number = sum(name is not None for name in spelled)
+            if number > most:
+                most, found, document.image_folder = number, spelled, folder
     places = []
     for (i, row), name in zip(rows, found, strict=True):
         if name is not None and name != row["file_name"]:
             row["file_name"] = name
             places.append(place_of("images", i, row))
-    document.note(WHAT, places)
+    document.note(what, places)
 
 
 def find_file_names(names: list[str], folders: Iterable[Path]) -> tuple[Path, list[str | None]]:
@@ -132,8 +156,23 @@ def _resolve(names: list[str], files: set[str]) -> list[str | None]:
             for file, name in zip(found, names, strict=True)]  # fmt: skip
 
 
+def _resolve_in_any_folder(names: list[str], files: set[str], split: str) -> list[str | None]:
+    """As `_resolve`, whatever folders the files are in that are not those of another split."""
+    own = _splits_in(split)
+    strange = {folder for folder in map(posixpath.dirname, files) if own and not own & (_splits_in(folder) or own)}
+    file_of = _unique((file for file in files if posixpath.dirname(file) not in strange), posixpath.basename)
+    return [None if found is None else file_of[found] for found in _resolve(names, set(file_of))]
+
+
+def _splits_in(text: str) -> set[str]:
+    """Of which splits a name or a path speaks: 'val_images/b0' -> {'val'}."""
+    words = re.findall(r"[a-z]+", text.lower())
+    return {split for word in words for split in _SPLITS.get(word, ())}
+
+
 def _spellings(name: str, plain: str, drops: int, by_last_part: bool) -> Iterator[str]:
-    for each in (name, plain, *([unquote(plain)] if "%" in plain else [])):
+    decoded = [*([unquote(plain)] if "%" in plain else []), *([unquote_plus(plain)] if "+" in plain else [])]
+    for each in (name, plain, *decoded):
         yield each
         if each is not name:
             parts = each.split("/")
@@ -145,9 +184,19 @@ def _spellings(name: str, plain: str, drops: int, by_last_part: bool) -> Iterato
 
 def _plain(name: str) -> str:
     """As a path in the folder: '..\\\\images\\\\.\\\\a.jpg' -> 'images/a.jpg', 'C:\\\\x\\\\a.jpg' -> 'x/a.jpg'."""
+    name = _without_parameters(name)
     name = _DRIVE.sub("", _SERVER.sub("", name.strip().replace("\\", "/")))
     parts = posixpath.normpath(f"/{name.lstrip('/')}").split("/")
     return "/".join(part.strip() if part is parts[-1] else part for part in parts[1:])
+
+
+def _without_parameters(name: str) -> str:
+    """'im.jpg?key=1' -> 'im.jpg'; of Label Studio's '/data/local-files/?d=set/im.jpg' the path that it states."""
+    start = _PARAMETERS.search(name)
+    if start is None:
+        return name
+    stated = parse_qs(name[start.end() :]).get("d")
+    return stated[0] if stated else name[: start.start()]
 
 
 def _shared_folders(plain: list[str]) -> int:

@@ -6,24 +6,28 @@ What means nothing, or two things, is left as it is for the strict reader to ref
 import ast
 import math
 import re
+from array import array
 from collections.abc import Callable
 from typing import Any
 
-from pipelines.readers.rows import Document, place_of, shown
+from pipelines.readers.rows import Document, place_of, shown, states_no_box
 
 _INTEGER = re.compile(r"[+-]?\d{1,18}(?:\.0*)?", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(?:\d{1,300}\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?", re.ASCII)
 _LARGEST_ID = 2**53
 """COCO results carry ids in float64."""
+_NUMBERS_OF_A_TRIANGLE = 6
+_FAR_OUTSIDE_PX = 1e9
 _FLAGS = {"": None, "null": None, "none": None, "nan": None, "true": 1, "false": 0, "yes": 1, "no": 0}
 
 
 def repair_values(document: Document) -> None:
     """Mends the tables in place and notes what was done."""
+    _take_boxes_of_polygons(document)
     _drop_rows_without_box(document)
     for side in ("width", "height"):
         _convert(document, "images", side, _integer)
-    _convert(document, "annotations", "iscrowd", _flag)
+    _convert(document, "annotations", "iscrowd", flag)
     _convert(document, "annotations", "area", _area)
     _convert(document, "annotations", "bbox", _box)
     _convert(document, "categories", "name", _name)
@@ -47,7 +51,7 @@ def _number(value: Any) -> Any:
     return value
 
 
-def _flag(value: Any) -> Any:
+def flag(value: Any) -> Any:
     """0, 1 or None of a truth value."""
     value = _integer(value)
     return _FLAGS.get(value.strip().lower(), value) if type(value) is str else value
@@ -87,20 +91,39 @@ def _convert(document: Document, table: str, key: str, convert: Callable[[Any], 
     document.note(f"'{key}' in another type read", places)
 
 
-def _is_nothing(value: Any) -> bool:
-    """Whether a box is no box: [], null, or four nulls."""
-    return value is None or value in ([], "", "[]", [None] * 4)
+def _take_boxes_of_polygons(document: Document) -> None:
+    """Tools that outline objects may leave their boxes out."""
+    places = []
+    for i, row in document.rows("annotations"):
+        if states_no_box(row.get("bbox")) and (box := _box_of_polygons(row.get("segmentation"))):
+            row["bbox"] = box
+            places.append(place_of("annotations", i, row))
+    document.note("boxes taken from the outlines of objects", places)
+
+
+def _box_of_polygons(polygons: Any) -> list[float]:
+    """Left, top, width and height in pixels; [] where there is no polygon, or one is none."""
+    if type(polygons) is not list or not polygons:
+        return []
+    numbers = [number for polygon in polygons if type(polygon) in (list, array) for number in polygon]
+    are_pairs = all(type(polygon) in (list, array) and len(polygon) % 2 == 0 for polygon in polygons)
+    are_numbers = all(type(number) in (int, float) and abs(number) < _FAR_OUTSIDE_PX for number in numbers)
+    if not (are_pairs and are_numbers and len(numbers) >= _NUMBERS_OF_A_TRIANGLE):
+        return []
+    xs, ys = numbers[0::2], numbers[1::2]
+    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
 
 
 def _drop_rows_without_box(document: Document) -> None:
-    """Such entries say that an image has no objects, in some tools. One that has no 'bbox' at all but a category is
-    something else, such as a mask."""
+    """Such entries say that an image has no objects, in some tools. One that has no 'bbox' at all but a category, or an
+    outline, is an object, and is left for the strict reader to refuse."""
     rows = document.rows("annotations")
     empty = {
         i
         for i, row in rows
         if "problem" not in row
-        and _is_nothing(row.get("bbox"))
+        and states_no_box(row.get("bbox"))
+        and _has_no_outline(row.get("segmentation"))
         and ("bbox" in row or row.get("category_id") is None and "image_id" in row)
     }
     if not empty:
@@ -110,6 +133,10 @@ def _drop_rows_without_box(document: Document) -> None:
         row.setdefault("place", place_of("annotations", i, row))  # the rows behind get other numbers
     table = document.tables["annotations"]
     document.tables = {**document.tables, "annotations": [row for i, row in enumerate(table) if i not in empty]}
+
+
+def _has_no_outline(value: Any) -> bool:
+    return value is None or value == "" or (type(value) is list and not any(value))
 
 
 def _key(value: Any) -> int | str | None:
