@@ -9,6 +9,7 @@ YOLO has no ids: images are numbered from 1 in order of their names or of the li
 
 import ast
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def annotation_files(source: Source) -> list[Path]:
     lists = [place for place in source.lists if place.is_file()]
     labels = [label_file(image) for place in source.lists for image in images_of(place, source.image_folder)]
     files = [*lists, *([source.names_file] if source.names_file else []), *labels]
-    return [file for file in files if file.is_file()]
+    return [file for file in files if os.path.isfile(file)]
 
 
 def read_document(source: Source) -> Document:
@@ -49,7 +50,7 @@ def read_document(source: Source) -> Document:
         name = path.relative_to(source.image_folder).as_posix() if source.image_folder in path.parents else path.name
         row: dict[str, Any] = {"place": name, "id": image_id, "file_name": name}
         images.append(row)
-        labelled += labels.is_file()
+        labelled += os.path.isfile(labels)
         found += not isinstance(header, OSError)
         if not isinstance(header, Header):
             if isinstance(header, BadImage):

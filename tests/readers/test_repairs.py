@@ -131,6 +131,7 @@ def test_mending_is_left_out_where_the_strict_reader_refuses_nothing(
 
 REFUSED: list[tuple[Callable[[Document, Path], None], str]] = [
     (each("images", "width", lambda _: 96.5), "has 'width' 96.5, which is not an integer"),
+    (each("categories", "name", lambda _: 10**400), "has 'name' 1000"),  # beyond any float
     (each("images", "width", lambda _: "wide"), "has 'width' 'wide', which is not an integer"),
     (each("images", "id", lambda _: 7), "images[1] repeats 'id' 7"),
     (each("images", "id", lambda id: True), "has 'id' True, which is not an integer"),
@@ -294,6 +295,12 @@ def test_voc_as_tools_write_it(kind: str, tmp_path: Path, clean: Annotations) ->
     split = read(write_voc(tmp_path, **VOC_KINDS[kind]))
     assert len(split) == 4 and np.array_equal(split.boxes_ltrb, clean.boxes_ltrb)
     assert split.sizes_px.tolist() == [[WIDTH_PX, HEIGHT_PX]] * 4 and split.repairs == {}
+
+
+@pytest.mark.parametrize("line", ["/", "."])
+def test_a_line_of_a_list_that_is_no_name_is_refused(line: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is missing"):
+        read(write_voc(tmp_path, line=line))
 
 
 def test_files_that_are_all_refused_are_named_and_not_the_categories_they_would_have(tmp_path: Path) -> None:

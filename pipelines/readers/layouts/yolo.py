@@ -131,12 +131,12 @@ def _resolve(data_folder: Path, beside: Path, base: Any, stated: str) -> Path | 
     stated = stated.replace("\\", "/")
     bases = [beside / base] if isinstance(base, str) else []
     for folder in (*bases, beside, data_folder):
-        if (place := Path(os.path.normpath(folder / stated))).exists() and _is_inside(place, data_folder):
+        if os.path.exists(place := Path(os.path.normpath(folder / stated))) and _is_inside(place, data_folder):
             return place
     parts = [part for part in stated.split("/") if part not in ("", ".", "..")]
     for start in range(len(parts)):
         for folder in (beside, data_folder):
-            if (place := folder.joinpath(*parts[start:])).exists():
+            if os.path.exists(place := folder.joinpath(*parts[start:])):  # False of a name that is too long
                 return place
     return None
 
