@@ -244,7 +244,7 @@ def _benchmark_steps(subject: Literal["train", "inference"], arguments: Sequence
             progress=lambda text: print(text, file=sys.stderr),
             keep=keep,
         )  # fmt: skip
-        comparison.show_table(subject, rows)
+        comparison.show_table(subject, rows, ranks.device)
     if chosen["plot"]:
         comparison.write_plot(Path(chosen["plot"]), subject, rows)
     return 0
