@@ -130,8 +130,7 @@ sys.exit(code)
 """
 
 
-@pytest.mark.parametrize("flags", [[], ["--accumulate", 2, "--gradient-compression", "bf16"]], ids=["plain", "less"])
-def test_compiled_it_has_the_losses_of_the_plain_run(flags: list[object], tmp_path: Path) -> None:
+def test_compiled_it_has_the_losses_of_the_plain_run(tmp_path: Path) -> None:
     """fullgraph=True raises where the model or the loss is not one graph. aot_eager traces all that inductor is given,
     in a tenth of its time. The second step's losses tell what the ranks exchanged in the first."""
     program = tmp_path / "compiling.py"
@@ -140,13 +139,12 @@ def test_compiled_it_has_the_losses_of_the_plain_run(flags: list[object], tmp_pa
     fixed = ["--data", data, "--data_pipeline", "no_dali", *settings(), "--bs", 4, "--epochs", 2, "--evaluation", 2]
     losses = {}
     for name, graphs, more in (("plain", "0 graphs", []), ("compiled", r"[3-9] graphs", ["--compile"])):
-        ended = run_ranks([*fixed, *flags, *more, "--output", tmp_path / name], 2, program=program)
+        ended = run_ranks([*fixed, *more, "--output", tmp_path / name], 2, program=program)
         assert [each.code for each in ended] == [0, 0], ended
         assert all(re.search(rf"^{graphs}$", each.said, re.MULTILINE) for each in ended), ended
         losses[name] = losses_of(tmp_path / name)
     assert [step for step, *_ in losses["plain"]] == [1, 2]
-    # The same operators in another order. With bf16, a gradient between two numbers may be rounded to the other one, by
-    # 1/256 of it; few are.
+    # The same operators in another order.
     for plain, compiled in zip(losses["plain"], losses["compiled"], strict=True):
         assert compiled == pytest.approx(plain, rel=1e-3)
 
