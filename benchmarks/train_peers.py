@@ -146,7 +146,7 @@ def compare(options: argparse.Namespace, batch_size: int, ranks: Ranks) -> dict[
     }
 
 
-def main() -> None:
+def options_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dle", type=Path, required=True, help=dle.HELP)
     parser.add_argument("--backbone", choices=BACKBONES, default="resnet50")
@@ -158,7 +158,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=2, help="timed a round")
     parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    options = options_parser().parse_args()
     with process_group() as ranks:
         found = [compare(options, batch_size, ranks) for batch_size in options.batch_sizes]
         content = {

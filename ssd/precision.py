@@ -22,6 +22,14 @@ def has_16_bit_units(device: torch.device) -> bool:
     return device.type != "cpu" or torch.backends.cpu.get_cpu_capability() != "AVX2"
 
 
+def convolutions_in_tf32(device: torch.device) -> bool:
+    """Whether convolutions in float32 round what they multiply to TF32's 10 bits of mantissa. It is torch's default on
+    NVIDIA's GPUs that have it, Ampere and later. Matrix products do not."""
+    if device.type != "cuda" or not torch.backends.cudnn.allow_tf32:
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 def autocast(config: Config, device: torch.device) -> torch.autocast:
     """The context in which the model runs; the loss is computed in float32 inside it too."""
     dtype = compute_dtype(config, device)

@@ -240,7 +240,7 @@ def _behind_lone_folders(folder: Path) -> Path:
         except OSError:
             return folder
         inner = [entry for entry in entries if not entry.name.startswith(".") and entry.name not in _NO_DATA]
-        folders = [entry for entry in inner if "." not in entry.name and entry.is_dir()]
+        folders = [entry for entry in inner if "." not in entry.name and os.path.isdir(entry)]  # nor a loop of links
         others = [entry for entry in inner if entry not in folders]
         is_wrapper = len(folders) == 1 and not any(_is_data(entry.name) for entry in others)
         if not is_wrapper or folders[0].name.lower() in (*TRAIN_NAMES, *VAL_NAMES, *_FOLDERS_OF_A_SET):

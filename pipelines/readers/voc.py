@@ -80,7 +80,7 @@ class _Year:
             return line
         bare = _COLUMN.sub("", line)
         last = bare.replace("\\", "/").rpartition("/")[2]
-        for name in (bare, str(Path(bare).with_suffix("")) if bare else "", last, Path(last).stem):
+        for name in (bare, str(Path(bare).with_suffix("")) if Path(bare).name else "", last, Path(last).stem):
             if name in self.files:
                 return name
         return bare

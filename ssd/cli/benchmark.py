@@ -192,9 +192,10 @@ def _benchmark_steps(subject: Literal["train", "inference"], arguments: Sequence
     if chosen["synthetic"] == ("data" in options):
         raise InputError(f"benchmark {subject} takes --data DIR or --synthetic; pass one of them")
     config = config_of({"data": "synthetic", **options}, Config(seed=0, backbone_weights="none", detector=settings))
-    from ssd.cli.training_run import with_detector_of_checkpoint
+    if config.checkpoint:  # a bare machine that measures random weights has not all that a run needs
+        from ssd.cli.training_run import with_detector_of_checkpoint
 
-    config = with_detector_of_checkpoint(config, set(options))
+        config = with_detector_of_checkpoint(config, set(options))
     for name in ("json", "plot", "profile"):
         require_folder_of(chosen[name], f"--{name}")
 
@@ -244,7 +245,7 @@ def _benchmark_steps(subject: Literal["train", "inference"], arguments: Sequence
             progress=lambda text: print(text, file=sys.stderr),
             keep=keep,
         )  # fmt: skip
-        comparison.show_table(subject, rows)
+        comparison.show_table(subject, rows, ranks.device)
     if chosen["plot"]:
         comparison.write_plot(Path(chosen["plot"]), subject, rows)
     return 0

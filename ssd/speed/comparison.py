@@ -18,7 +18,7 @@ from ssd.detectors.table import to_dict
 from ssd.distributed import Ranks
 from ssd.environment import git_revision, hardware, versions
 from ssd.errors import InputError, memory_failure
-from ssd.precision import compute_dtype
+from ssd.precision import compute_dtype, convolutions_in_tf32
 from ssd.speed.steps import Measurement, flops_per_image, inference_step, matmul_flops, measure, training_step
 from ssd.training.build import build_training
 from ssd.training.prefetch import on_side_stream
@@ -149,14 +149,20 @@ def about(config: Config, num_classes: int, rows: Sequence[Row], subject: str, r
 def computed_in(precision: str, device: torch.device) -> str:
     """The type, such as "bfloat16", that a precision of PRECISIONS comes to on a device."""
     asked = Config(fp16=precision == "fp16", bf16=precision == "bf16")
-    return str(compute_dtype(asked, device) or torch.float32).removeprefix("torch.")
+    dtype = compute_dtype(asked, device)
+    if dtype is None and convolutions_in_tf32(device):
+        return "float32, convolutions in TF32"
+    return str(dtype or torch.float32).removeprefix("torch.")
 
 
-def show_table(subject: str, rows: Sequence[Row]) -> None:
+def show_table(subject: str, rows: Sequence[Row], device: torch.device) -> None:
     parts = list(dict.fromkeys(part for _, measured in _measured(rows) for part in measured.milliseconds))
+    types = {row.precision: computed_in(row.precision, device) for row in rows}
     table = Table(
-        title=f"{subject}: milliseconds a step by part", title_justify="left", box=box.SIMPLE, padding=(0, 0, 0, 1)
-    )
+        title=f"{subject}: milliseconds a step by part", title_justify="left", box=box.SIMPLE, padding=(0, 0, 0, 1),
+        caption="; ".join(f"{name}: {what}" for name, what in types.items() if what.endswith("TF32")),
+        caption_justify="left",
+    )  # fmt: skip
     for heading in ("", "batch", "img/s", *parts, "MFU", "MiB"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=bool(heading))
     for row in rows:

@@ -1,11 +1,15 @@
 """The benchmarks of training and inference: what they count, what they write, and what they refuse."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forked import ROOT
+from runs import ENVIRONMENT
 
 import main
 from ssd.detectors.ssd300.settings import SSD300Settings
@@ -56,6 +60,22 @@ def test_figures_are_written(subject: str, parts: list[str], tmp_path: Path, cap
     has_units = has_16_bit_units(torch.device("cpu"))
     assert found["computed_in"] == {"bf16": "bfloat16" if has_units else "float32"}
     assert ("bf16 is computed in float32" in said.err) != has_units
+
+
+WITHOUT = """
+import sys
+sys.modules["simplejpeg"] = sys.modules["mlperf_logging"] = None  # an import of either raises
+import main
+for subject in ("train", "inference"):
+    assert main.main(["benchmark", subject, *sys.argv[1:]]) == 0
+"""
+
+
+@pytest.mark.slow
+def test_benchmarks_in_memory_need_no_decoder_and_no_mlperf() -> None:
+    """A machine that is lent for an hour has neither simplejpeg nor mlperf_logging, and no image is read."""
+    done = subprocess.run([sys.executable, "-c", WITHOUT, *SMALLEST], cwd=ROOT, env=ENVIRONMENT)
+    assert done.returncode == 0
 
 
 def _of_gpu() -> None:

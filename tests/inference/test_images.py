@@ -9,7 +9,7 @@ from PIL import Image
 
 from ssd.batch import RGB_MEAN, RGB_STD
 from ssd.errors import InputError
-from ssd.images import normalise, read_upright, rgb_of
+from ssd.images import normalise, read_upright, resize, rgb_of
 
 ORANGE = (250, 120, 20)
 
@@ -87,6 +87,16 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=reason) as refused:
             read_upright(file)
         assert str(refused.value).startswith(f"{file}: ") and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("size_px", [(200, 150), (160, 120), (400, 300)])
+def test_resizing_is_pillows_to_one_level(size_px: tuple[int, int]) -> None:
+    """docs/retinanet.rst says in how many values."""
+    coarse = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    picture = Image.fromarray(coarse).resize((320, 240), Image.Resampling.BICUBIC)
+    ours = resize(np.array(picture), size_px).astype(int)
+    differences = np.abs(ours - np.array(picture.resize(size_px, Image.Resampling.BILINEAR)))
+    assert differences.max() <= 1 and (differences > 0).mean() <= 1 / 50
 
 
 def test_normalise() -> None:

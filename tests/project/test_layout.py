@@ -291,12 +291,6 @@ def test_the_torch_path_loads_no_dali() -> None:
     assert {name for name in loaded if name.startswith("nvidia.dali") or name.startswith("pipelines.dali")} == set()
 
 
-def test_benchmarks_in_memory_need_no_decoder() -> None:
-    """A machine that is lent for an hour has no simplejpeg, and `benchmark train --synthetic` reads no image."""
-    loaded = loaded_after("import main, pipelines.speed, ssd.speed.comparison")
-    assert "pipelines.readers.image_files" in loaded and "simplejpeg" not in loaded
-
-
 HELP = """
 import contextlib, io, runpy, sys
 sys.argv = ["main.py", {arguments}]

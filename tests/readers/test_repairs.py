@@ -153,6 +153,7 @@ def test_mending_is_left_out_where_the_strict_reader_refuses_nothing(
 
 REFUSED: list[tuple[Callable[[Document, Path], None], str]] = [
     (each("images", "width", lambda _: 96.5), "has 'width' 96.5, which is not an integer"),
+    (each("categories", "name", lambda _: 10**400), "has 'name' 1000"),  # beyond any float
     (each("images", "width", lambda _: "wide"), "has 'width' 'wide', which is not an integer"),
     (each("images", "id", lambda _: 7), "images[1] repeats 'id' 7"),
     (each("images", "id", lambda id: True), "has 'id' True, which is not an integer"),
@@ -389,6 +390,12 @@ def test_objects_of_voc_that_mean_something_else_are_refused(element: str, compl
     whole = f"<object><name>red</name>{element}</object></annotation>"
     with pytest.raises(InputError, match=rf"im000\.xml, object 3 {complaint}"):
         read(write_voc(tmp_path, lambda xml: xml.replace("</annotation>", whole)))
+
+
+@pytest.mark.parametrize("line", ["/", "."])
+def test_a_line_of_a_list_that_is_no_name_is_refused(line: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is missing"):
+        read(write_voc(tmp_path, line=line))
 
 
 def test_files_that_are_all_refused_are_named_and_not_the_categories_they_would_have(tmp_path: Path) -> None:

@@ -126,10 +126,15 @@ def test_replays_do_not_wait_for_the_device(gpu: Ranks) -> None:
 
 
 def test_batches_of_the_side_stream_are_the_loaders(name: str, demo_data: Path, gpu: Ranks) -> None:
+    """DALI shares images between the GPU's JPEG engine and CUDA's decoder as they are free, and the two round in their
+    own ways: two runs may part by two levels of 255. A batch that is read before it is whole differs by far more."""
+    levels = 2 if name == "dali" else 0
+    images_atol = levels / 255 / min(VIEW.std)
     plain = islice(_loader(name, demo_data, gpu).batches(0), 3)
     beside = islice(on_side_stream(_loader(name, demo_data, gpu).batches(0), gpu.device), 3)
     for ours, theirs in zip(beside, plain, strict=True):
-        for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(ours.images, theirs.images, atol=images_atol + 1e-5, rtol=0)
+        for a, b in zip(ours[1:], theirs[1:], strict=True):
             torch.testing.assert_close(a, b)
 
 

@@ -4,7 +4,6 @@ What means nothing, or two things, is left as it is for the strict reader to ref
 """
 
 import ast
-import math
 import re
 from array import array
 from collections.abc import Callable
@@ -78,7 +77,7 @@ def _name(value: Any) -> Any:
     """The name of a category that is called by a number."""
     if type(value) is float and value.is_integer():
         value = _integer(value)
-    return str(value) if type(value) in (int, float) and math.isfinite(value) and abs(value) < 1e300 else value
+    return str(value) if type(value) in (int, float) and abs(value) < 1e300 else value  # nor is NaN
 
 
 def _convert(document: Document, table: str, key: str, convert: Callable[[Any], Any]) -> None:
