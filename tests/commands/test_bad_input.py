@@ -112,7 +112,9 @@ def no_categories(document: dict[str, Any]) -> None:
 
 
 def no_box(document: dict[str, Any]) -> None:
+    """And no outline, whose box would be taken."""
     del document["annotations"][0]["bbox"]
+    document["annotations"][0].pop("segmentation", None)
 
 
 @pytest.mark.parametrize(
