@@ -18,6 +18,8 @@ from ssd.distributed import Ranks
 from ssd.keypoints import mirrored
 from ssd.views import BOXES, ObjectParts, StretchView
 
+_MOST_LOOKED_AT = 5000
+"""Images: the start of a run waits for them."""
 LEAST_SHARE = 0.001
 """Of a window's side: a box that is narrower or lower in it is not learned. darknet's."""
 
@@ -42,15 +44,15 @@ def boxes_and_labels(annotations: Annotations, sample: Sample) -> tuple[np.ndarr
 
 
 def boxes_left_out(annotations: Annotations, view: StretchView, *, batch_size: int, seed: int) -> tuple[int, int]:
-    """How many boxes `boxes_and_labels` leaves out in the first epoch of a run for its windows, and of how many.
+    """How many boxes `boxes_and_labels` leaves out of the first images of a run for its windows, and of how many.
 
     What is drawn derives from the seed, pass and image, so this is so of both data paths, and known before the start.
-    Later epochs draw anew. batch_size: of all ranks together.
+    batch_size: of all ranks together.
     """
     order = TrainingOrder(
         annotations, view, batch_size=batch_size, seed=seed, ranks=Ranks(0, 0, 1, torch.device("cpu"))
     )
-    steps = itertools.islice(order.steps((0, 0)), order.steps_per_epoch)
+    steps = itertools.islice(order.steps((0, 0)), min(order.steps_per_epoch, -(-_MOST_LOOKED_AT // batch_size)))
     samples = [sample for step in steps for sample in step.samples]
     of_all = sum(len(_learned(annotations, sample)) for sample in samples)
     return of_all - sum(len(boxes_and_labels(annotations, sample)[1]) for sample in samples), of_all

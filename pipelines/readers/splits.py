@@ -18,6 +18,8 @@ from ssd.errors import InputError
 from ssd.views import BOXES, ObjectParts
 
 _MOST_NAMED = 12
+_OF_LABELS = "labels/"
+"""Before the name of a split whose labels lie beside COCO's JSON of that name."""
 _NO_DATA = {"__MACOSX"}
 
 
@@ -53,10 +55,13 @@ def find_sources(data_folder: Path) -> dict[str, Source]:
     if found and not all(map(_is_to_judge_by, found)):
         return found
     others = voc.sources(root) or yolo.sources(root)
+    if not others:
+        return found or coco.sources(root, whatever_holds_them=True)
+    if found and all(map(_is_to_judge_by, others)):
+        return found
     # Evaluators of COCO's metrics want its JSON of the split to judge by beside labels of another form for all.
-    if not found or not all(map(_is_to_judge_by, others)):
-        return others or coco.sources(root, whatever_holds_them=True)
-    return found
+    named = {f"{_OF_LABELS}{name}" if name in found else name: source for name, source in others.items()}
+    return {**found, **{name: source._replace(split=name) for name, source in named.items()}}
 
 
 def find_split(data_folder: Path, flags: SplitFlags) -> Source:
@@ -75,8 +80,7 @@ def find_split(data_folder: Path, flags: SplitFlags) -> Source:
 
 def find_named(data_folder: Path, split: str) -> Source:
     """split: a name, or one with :train or :val behind it for a part. Raises InputError that lists what is there."""
-    source = voc.standard_source(data_folder, split) or coco.standard_source(data_folder, split)
-    if source and not (source.form is Form.COCO and _is_to_judge_by(split) and coco.is_alone(source.file)):
+    if source := voc.standard_source(data_folder, split) or coco.standard_source(data_folder, split):
         return source
     root = _behind_lone_folders(data_folder)
     if source := voc.source_of_years((data_folder, data_folder / "VOCdevkit", root, root.parent), split):
@@ -101,7 +105,12 @@ def find_both(data_folder: Path, train: SplitFlags, val: SplitFlags) -> tuple[So
             train, val = train._replace(split=names[0]), val._replace(split=names[1])
     if train.names_one and val.names_one:
         return find_split(data_folder, train), find_split(data_folder, val)
-    found = find_sources(data_folder)
+    # A split to judge by that is stated and not there is none. One to train on is refused when it is read.
+    found = {
+        name: source
+        for name, source in find_sources(data_folder).items()
+        if not source.lacking or name.lower() in TRAIN_NAMES
+    }
     if train.names_one:
         train_source = find_split(data_folder, train)
         others = [name for name, source in found.items() if source.file != train_source.file]
@@ -121,7 +130,10 @@ def find_both(data_folder: Path, train: SplitFlags, val: SplitFlags) -> tuple[So
         _require_no_images_of_another(data_folder, name, found[name].form)
         return _parts(find_split(data_folder, train._replace(split=name)))
     train_name = _first(list(found), TRAIN_NAMES)
-    val_name = _first([name for name in found if name != train_name], VAL_NAMES)
+    others = [name for name in found if name != train_name]
+    forms = {found[train_name].form} if train_name else set(Form)
+    alike = {name.removeprefix(_OF_LABELS): name for name in others if found[name].form in forms}
+    val_name = alike.get(_first(list(alike), VAL_NAMES)) or _first(others, VAL_NAMES)
     if not (train_name and val_name):
         missing = "to judge by" if train_name else "to train on"
         untold = f"its splits' names do not tell which one is {missing}; " if found else ""
@@ -192,7 +204,8 @@ def _of_named_file(data_folder: Path, flags: SplitFlags) -> Source:
     if not file.exists():
         raise InputError(f"{file}: no such annotation file; pass --train-annotations and --val-annotations with files")
     for name, source in find_sources(data_folder).items():
-        if os.path.realpath(file) in map(os.path.realpath, (source.file, source.label_folder or source.file)):
+        places = () if source.lacking else (source.file, source.label_folder or source.file)
+        if os.path.realpath(file) in map(os.path.realpath, places):
             return source._replace(split=flags.split or name)
     if not (file.is_file() and file.suffix.lower() == ".json"):
         return _of_list_or_yaml(data_folder, file, flags)
@@ -224,10 +237,6 @@ def _first(splits: Sequence[str], names: Sequence[str]) -> str:
     return next((by_name[name] for name in names if name in by_name), "")
 
 
-def _is_to_judge_by(split: str) -> bool:
-    return split.lower() in VAL_NAMES
-
-
 def _parts(source: Source) -> tuple[Source, Source]:
     return source._replace(part="train"), source._replace(part="val")
 
@@ -254,3 +263,7 @@ _DATA_SUFFIXES = (".json", ".xml", ".yaml", ".yml", ".txt", ".jpg", ".jpeg", ".p
 
 def _is_data(name: str) -> bool:
     return name.lower().endswith(_DATA_SUFFIXES) and not name.lower().startswith(("readme", "license"))
+
+
+def _is_to_judge_by(split: str) -> bool:
+    return split.lower() in VAL_NAMES

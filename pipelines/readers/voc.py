@@ -48,7 +48,7 @@ class _Year:
         self.folder = root / "Annotations" if year else source.label_folder or source.file
         self.images = f"{year}/JPEGImages/" if year else ""
         self.document = repairs
-        is_listed = self.list_file.suffix == ".txt"
+        is_listed = self.list_file.suffix.lower() == ".txt"
         files = _xml_files(self.folder, nested=is_listed)
         self.files = {path.relative_to(self.folder).with_suffix("").as_posix(): path for path in files}
         if self.folder not in parsed:
@@ -61,12 +61,12 @@ class _Year:
         self.roots = parsed[self.folder]
 
     def place(self, stem: str) -> str:
-        inner = self.folder.name if self.list_file.suffix == ".txt" else ""
+        inner = self.folder.name if self.list_file.suffix.lower() == ".txt" else ""
         return f"{self.prefix}{inner}{'/' if inner else ''}{stem}.xml"
 
     def stems(self) -> list[str]:
         """The names of the split's images, without suffix."""
-        if self.list_file.suffix != ".txt":
+        if self.list_file.suffix.lower() != ".txt":
             return list(self.files)
         lines = read_lines(self.list_file, self.document.note)
         stems = [self._stem_of(line) for line in lines]
@@ -91,7 +91,7 @@ def annotation_files(source: Source) -> list[Path]:
     if source.years:
         lists = [list_of_year(source.image_folder, year, split) for year, split in source.years]
     else:
-        lists = [source.file] if source.file.suffix == ".txt" else []
+        lists = [source.file] if source.file.suffix.lower() == ".txt" else []
     return [*lists, *(file for folder in source.class_folders for file in _xml_files(folder, nested=bool(lists)))]
 
 
@@ -141,7 +141,7 @@ def _category_ids(source: Source, years: list[_Year]) -> dict[str, int]:
     read = {year.folder for year in years}
     for folder in source.class_folders:
         if folder not in read:
-            roots += [_parse(file)[0] for file in _xml_files(folder, nested=source.file.suffix == ".txt")]
+            roots += [_parse(file)[0] for file in _xml_files(folder, nested=source.file.suffix.lower() == ".txt")]
     names = {name for root in roots if isinstance(root, Element) for name in _object_names(root)}
     return {name: number for number, name in enumerate(sorted(names), 1)}
 

@@ -191,11 +191,9 @@ def _train_in(
     if ranks.is_main and not origin and isinstance(view, StretchView) and view.jitter:
         batch_size = config.batch_size * ranks.world_size
         left_out, of_all = boxes_left_out(train_split, view, batch_size=batch_size, seed=config.seed or 0)
-        run.log("boxes_left_out", epoch=1, boxes=of_all, left_out=left_out)
+        run.log("boxes_left_out", boxes=of_all, left_out=left_out)
         if left_out:
-            notes.append(
-                f"jitter shows nothing of {left_out} of the first epoch's {of_all} boxes: it goes without them"
-            )
+            notes.append(f"jitter shows nothing of {left_out} of the first {of_all} boxes: they are left out there")
     _announce(run, config, splits, ranks, training.step, notes, suspicions)
 
     detector = detector_of(config.detector)

@@ -6,7 +6,10 @@ from typing import Any
 from ssd.evaluation.coco import METRIC_NAMES
 
 # What a line of the log or a run's results have beside the metrics.
-_OF_RUN = {"time_s", "epoch", "step", "evaluation_s", "epochs", "images_per_second", "train_seconds", "skipped_steps"}
+_OF_RUN = {
+    "time_s", "epoch", "step", "evaluation_s", "epochs", "images_per_second", "train_seconds", "skipped_steps",
+    "time_to_target_s",
+}  # fmt: skip
 _CHIEF = ("AP", "AP50", "AP75", "VOC07", "VOC12", "segm_AP", "keypoints_AP", "recall_AR1000")
 _KINDS = ("segm_", "keypoints_", "recall_")
 

@@ -281,6 +281,11 @@ def test_a_mask_is_learned_of_the_object_whose_polygons_a_box_overlaps_most() ->
     np.testing.assert_array_equal(found, iou.argmax(axis=1))
     (first,) = (rois.rois == torch.tensor([0.0, *boxes[0]])).all(dim=1).nonzero().flatten().tolist()
     assert (rois.matched[first], found[first]) == (0, 1)
+    # Run lengths of nothing: their window is the image, and they are learned where nothing else is there.
+    empty = parts["masks"].clone()
+    empty[[1, 2]] = 0
+    found = objects_of_masks(rois, targets._replace(masks=empty), FPN)
+    assert torch.equal(found, torch.where(rois.rois[:, 0] == 0, 0, rois.matched))
     none = targets._replace(masks=parts["masks"][:0])
     assert torch.equal(objects_of_masks(rois, none, FPN), rois.matched)
 

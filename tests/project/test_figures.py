@@ -333,7 +333,18 @@ NOT_MEASURED: dict[str, list[str]] = {
     "docs/distillation.rst": ["2e-5, 0.65"],
     "docs/docker.rst": ["64 MB", "16 GB and 1 GB"],
     "docs/export.rst": ["B x 3 x H", "count x 1 x height", "more than 95 % of the points"],  # a test's bound
-    "docs/mlperf.rst": ["to AP 0.23", "AP 0.34"],
+    # What MLPerf asks for, and its rates.
+    "docs/mlperf.rst": [
+        "to AP 0.23",
+        "AP 0.34",
+        "1.0.0 AP 0.23",
+        "AP 0.377 of boxes",
+        "0.339 of masks",
+        "k x 0.02",
+        "0.02 / k",
+        "--target 0.377 --target-masks 0.339",
+        "The rate, 0.01 for 16 images",
+    ],
     "docs/retinanet.rst": [
         "rate is 0.01",
         "R50 1x",

@@ -106,9 +106,9 @@ def test_a_folder_of_a_split_without_label_files_is_named(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("split", ["train", "val"])
 @pytest.mark.parametrize("layout", [tool_data.ultralytics, tool_data.darknet], ids=lambda layout: layout.__name__)
-def test_nothing_is_held_out_where_a_stated_split_is_not_there(
-    layout: Callable[[Path], None], split: str, tmp_path: Path
-) -> None:
+def test_a_stated_split_that_is_not_there(layout: Callable[[Path], None], split: str, tmp_path: Path) -> None:
+    """Without its images to train on, a set is refused. Exports state splits to judge by that they do not have: then a
+    share is held out."""
     layout(tmp_path)
     if layout is tool_data.darknet:
         file, stated = "obj.data", f"data/{({'train': 'train', 'val': 'valid'})[split]}.txt"
@@ -116,11 +116,17 @@ def test_nothing_is_held_out_where_a_stated_split_is_not_there(
     else:
         file, stated = "data.yaml", f"images/{split}"
         shutil.rmtree(tmp_path / stated)
-    sources = find_both(tmp_path, NONE, NONE)
-    assert not any(source.part for source in sources)
+    train, val = find_both(tmp_path, NONE, NONE)
+    if split == "val":
+        assert (train.name, val.name) == ("train:train", "train:val")
+        assert len(read_source(train)) + len(read_source(val)) == 4
+        name = Path(stated).stem
+        refused = find_named(tmp_path, name)
+    else:
+        assert not val.part and len(read_source(val)) == 2
+        refused = train
     with pytest.raises(InputError, match=f"{file}: its '{Path(stated).stem}' is '{stated}', which is not there; put"):
-        read_source(sources[split == "val"])
-    assert len(read_source(sources[split == "train"])) == {"train": 2, "val": 4}[split]
+        read_source(refused)
 
 
 def test_a_split_of_several_folders_needs_them_all(tmp_path: Path) -> None:
@@ -201,7 +207,9 @@ def test_a_json_of_the_split_to_judge_by_alone_hides_no_labels(tmp_path: Path) -
     tool_data.ultralytics(tmp_path)
     write_json(tmp_path / "annotations" / "instances_val.json", document_of(tool_data.STEMS["val"]))
     train, val = find_both(tmp_path, NONE, NONE)
-    assert (train.form, val.form) == (Form.YOLO, Form.YOLO) and find_named(tmp_path, "val") == val
+    assert (train.form, val.form) == (Form.YOLO, Form.YOLO) and find_named(tmp_path, val.name) == val
+    assert find_both(tmp_path, SplitFlags(train.name), SplitFlags(val.name)) == (train, val)
+    assert find_named(tmp_path, "val").form is Form.COCO  # who names it means it
     named = find_both(tmp_path, NONE, SplitFlags(annotations="annotations/instances_val.json"))
     assert [source.form for source in named] == [Form.YOLO, Form.COCO]
 

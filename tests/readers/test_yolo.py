@@ -209,3 +209,43 @@ def test_images_of_a_format_that_is_not_read_are_to_be_converted(suffix: str, br
     (tmp_path / "images" / f"a.{suffix}").write_bytes(b"\0\0\0\x1cftyp" + brand + bytes(60))
     with pytest.raises(InputError, match=f"a\\.{suffix} cannot be read as an image .*{suffix.upper()}.*convert"):
         read(tmp_path)
+
+
+def test_folders_of_splits_say_more_than_lists_of_names(tmp_path: Path) -> None:
+    """Frames of two videos are called alike: a bare name in a list may be of either."""
+    for split, line in (("train", "0 0.5 0.5 0.5 0.5"), ("val", "1 0.5 0.5 0.5 0.5")):
+        draw(tmp_path / "images" / split / "0001.jpg")
+        (tmp_path / "labels" / split).mkdir(parents=True)
+        (tmp_path / "labels" / split / "0001.txt").write_text(line)
+        (tmp_path / f"{split}.txt").write_text("0001\n")
+    found = find_sources(tmp_path)
+    assert {name: read_source(source).labels.tolist() for name, source in found.items()} == {"train": [1], "val": [2]}
+    assert all(source.file.is_dir() for source in found.values())
+
+
+def test_files_that_are_no_lists_do_no_harm(tmp_path: Path) -> None:
+    folder = write(tmp_path, "0 0.5 0.5 0.5 0.5")
+    (folder / "train.txt").write_text("images/a.jpg\n../a\0b.jpg\n")
+    (folder / "val.txt").write_text("images/b.jpg\n")
+    (folder / "README.txt").write_bytes(b"\xff\xfe\x00")  # UTF-16 that is cut off
+    (folder / "model.onnx.data").write_bytes(bytes(2**22 + 1))
+    assert find_sources(folder).keys() == {"train", "val"}
+
+
+def test_an_image_of_another_format_beside_the_one_to_read_is_passed_over(tmp_path: Path) -> None:
+    folder = write(tmp_path, "0 0.5 0.5 0.5 0.5")
+    (folder / "images" / "a.HEIC").write_bytes(b"anything")
+    split = read(folder)
+    assert split.file_names == ["a.jpg", "b.jpg"] and split.mended == {}
+
+
+def test_a_label_file_is_not_of_an_image_in_another_case_too(tmp_path: Path) -> None:
+    folder = write(tmp_path, "0 0.5 0.5 0.5 0.5")
+    draw(folder / "images" / "A.jpg")
+    split = read(folder)
+    assert split.file_names == ["A.jpg", "a.jpg", "b.jpg"] and split.box_starts.tolist() == [0, 0, 1, 1]
+
+
+def test_the_folder_of_images_may_be_named_as_the_data(tmp_path: Path) -> None:
+    write(tmp_path, "0 0.5 0.5 0.5 0.5")
+    assert read(tmp_path / "images").labels.tolist() == [1]

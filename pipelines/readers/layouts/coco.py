@@ -50,11 +50,6 @@ def standard_source(data_folder: Path, split: str) -> Source | None:
     return Source(split, Form.COCO, file, places[0], _image_folders(data_folder, file, split, places[0]))
 
 
-def is_alone(file: Path) -> bool:
-    """Whether no other JSON lies beside it."""
-    return not any(other.suffix.lower() == ".json" and other != file for other in _listed(file.parent))
-
-
 def sources(data_folder: Path, *, whatever_holds_them: bool = False) -> dict[str, Source]:
     """All splits, by name. whatever_holds_them: also those of files in which images or annotations are no lists of
     objects, for the reader to say so."""

@@ -6,10 +6,8 @@ from pathlib import Path
 
 from ssd.images import SUFFIXES
 
-IMAGE_SUFFIXES = (
-    *(suffix for suffixes in SUFFIXES.values() for suffix in suffixes),
-    ".heic", ".heif", ".avif", ".jxl", ".psd",
-)  # fmt: skip
+_READ_SUFFIXES = tuple(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
+IMAGE_SUFFIXES = (*_READ_SUFFIXES, ".heic", ".heif", ".avif", ".jxl", ".psd")
 """Also of formats that no reader here takes: who has such images is to be told so."""
 
 
@@ -44,8 +42,11 @@ def text_files(folder: Path | None) -> list[Path]:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """In order of their names, without hidden ones such as macOS's "._a.jpg"."""
-    return _files(folder, IMAGE_SUFFIXES)
+    """In order of their names, without hidden ones such as macOS's "._a.jpg". One that no reader takes is none where
+    one that a reader takes has its name."""
+    files = _files(folder, IMAGE_SUFFIXES)
+    taken = {file.stem for file in files if file.name.lower().endswith(_READ_SUFFIXES)}
+    return [file for file in files if file.stem not in taken or file.name.lower().endswith(_READ_SUFFIXES)]
 
 
 def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:

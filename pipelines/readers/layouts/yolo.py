@@ -26,6 +26,10 @@ from ssd.errors import InputError
 ONLY_SPLIT = "all"
 LISTS = ("ImageSets", "Main")
 _MOST_LISTS = 64
+_MOST_LOOKED_AT = 1000
+"""Images of a list, to see whether it has any with labels."""
+_LARGEST_BYTES = 2**22
+"""More is not a data.yaml or obj.data, but weights or the like."""
 _STATES_CLASSES = re.compile(r"(?:^|[{,])\s*[\"']?(?:names|nc)[\"']?\s*:", re.MULTILINE)
 _NOTHING = {"", "~", "null", "Null", "NULL"}
 """What YAML reads as nothing."""
@@ -42,15 +46,18 @@ def sources(data_folder: Path) -> dict[str, Source]:
         beside += [folder for folder in folders_below(data_folder, depth=1) if folder != data_folder]
     for suffixes, read in (((".yaml", ".yml"), _of_yaml), ((".data",), _of_darknet)):
         for file in (file for folder in beside for file in _listed(folder, suffixes)):
+            if file.stat().st_size > _LARGEST_BYTES:
+                continue
             found, names_of = read(data_folder, file)
             if any(source.lists for source in found.values()):
                 return found
             nowhere |= found
             names_file = names_file or names_of
-    lists, folders = _of_lists(data_folder, names_file), _of_folders(data_folder, names_file)
-    if lists:  # what lies in a folder of no split is what they share out
-        folders = {split: source for split, source in folders.items() if is_split_name(split)}
-    return {**folders, **lists} or nowhere
+    folders = _of_folders(data_folder, names_file)
+    if any(map(is_split_name, folders)):
+        return folders
+    # Lists share out what lies in folders of no split.
+    return _of_lists(data_folder, names_file) or folders or nowhere
 
 
 def sources_of_file(data_folder: Path, file: Path) -> dict[str, Source]:
@@ -127,14 +134,25 @@ def _of_lists(data_folder: Path, names_file: Path | None) -> dict[str, Source]:
     if len(files) > _MOST_LISTS:  # labels beside the images
         files = [file for file in files if is_split_name(file.stem)]
     labels = LabelFiles(data_folder)
-    files = [file for file in files if is_list(file, data_folder) and labels.has_labels(images_of(file, data_folder))]
+    files = [file for file in files if _is_readable_list(file, data_folder)]
+    files = [file for file in files if labels.has_labels(images_of(file, data_folder, most=_MOST_LOOKED_AT))]
     if not any(is_split_name(file.stem) for file in files):
         return {}
     return {file.stem: _of_list(data_folder, file, names_file) for file in files}
 
 
+def _is_readable_list(file: Path, data_folder: Path) -> bool:
+    """Raises InputError for a file that cannot be read and is named as a split."""
+    try:
+        return is_list(file, data_folder)
+    except InputError:
+        if is_split_name(file.stem):
+            raise
+        return False
+
+
 def _of_list(data_folder: Path, file: Path, names_file: Path | None) -> Source:
-    folders = dict.fromkeys(image.parent for image in images_of(file, data_folder)[:1])
+    folders = dict.fromkeys(image.parent for image in images_of(file, data_folder, most=1))
     labels = LabelFiles(data_folder)
     places = [place for folder in folders for place in labels.places(folder, with_parents=True)]
     names_file = names_file or next(

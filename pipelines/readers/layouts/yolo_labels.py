@@ -28,14 +28,22 @@ class LabelFiles:
         self._entries: dict[Path, dict[str, str]] = {}
         self._places: dict[Path, list[Path]] = {}
         self._texts: dict[Path, dict[str, str]] = {}
+        self._image_stems: dict[Path, set[str]] = {}
 
     def of(self, image: Path) -> Path | None:
-        """The image's label file, None where there is none. One in another case counts where no other is there."""
+        """The image's label file, None where there is none. One in another case counts where no other is there, and
+        no other image has its name."""
         for name in (image.stem, key_of(image.stem)):
             for place in self.places(image.parent):
                 if file := self._texts_in(place).get(name):
-                    return place / file
+                    stem = Path(file).stem
+                    return place / file if stem == image.stem or not self._has_image(image.parent, stem) else None
         return None
+
+    def _has_image(self, folder: Path, stem: str) -> bool:
+        if folder not in self._image_stems:
+            self._image_stems[folder] = {image.stem for image in images_in(folder)}
+        return stem in self._image_stems[folder]
 
     def places(self, image_folder: Path, *, with_parents: bool = False) -> list[Path]:
         """The folders in which the labels of a folder's images may be, the likeliest first; all exist.
@@ -44,7 +52,10 @@ class LabelFiles:
         """
         if image_folder not in self._places:
             is_inside = self._data_folder in (image_folder, *image_folder.parents)
-            root = self._data_folder if is_inside else image_folder.parent
+            # Of a data folder that is a folder of images itself, the labels are beside it.
+            is_of_images = self._data_folder.name.lower() in _IMAGE_FOLDERS
+            top = self._data_folder.parent if is_of_images else self._data_folder
+            root = top if is_inside else image_folder.parent
             parts = image_folder.relative_to(root).parts
             # In place of the last folder that is named as one of images, or else of any.
             order = sorted(reversed(range(len(parts))), key=lambda at: parts[at].lower() not in _IMAGE_FOLDERS)

@@ -4,8 +4,10 @@ A tool that wrote a path of another machine, or one that begins in another folde
 last parts are looked for in the data folder.
 """
 
+import functools
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,14 @@ MOVED = "paths of another place found in the data folder"
 _COLUMN = re.compile(r"[ \t,;]+[+-]?[01]$")
 
 
-def images_of(place: Path, data_folder: Path, note: Note = no_note) -> list[Path]:
+def images_of(place: Path, data_folder: Path, note: Note = no_note, most: int | None = None) -> list[Path]:
     """The images of a folder, with those in folders below it, or of a list. note: is told of lines that lead to them
-    in another way than they are written. Raises InputError where a list cannot be read."""
+    in another way than they are written. most: of so many lines of a list, the first. Raises InputError where a list
+    cannot be read."""
     if place.is_dir():
         return [image for folder in folders_below(place, depth=4) for image in images_in(folder)]
     lines = [line for line in read_lines(place, note) if not line.startswith("#")]
-    return _images_of_lines(lines, place.parent, data_folder, note)
+    return _images_of_lines(lines[:most], place.parent, data_folder, note)
 
 
 def is_list(file: Path, data_folder: Path) -> bool:
@@ -55,6 +58,8 @@ def _images_of_lines(lines: list[str], beside: Path, data_folder: Path, note: No
 def as_stated(data_folder: Path, beside: Path, base: Any, stated: str) -> Path | None:
     """The folder or file in the data folder that a path leads to from its base, from beside the file that states it,
     or from the data folder. base: data.yaml's 'path', or None."""
+    if "\0" in stated:
+        return None
     folders = [beside / base] if isinstance(base, str) and base else [beside, data_folder]
     places = (_in_data_folder(data_folder, folder / stated.replace("\\", "/")) for folder in folders)
     return next((place for place in places if place is not None and os.path.exists(place)), None)
@@ -63,10 +68,15 @@ def as_stated(data_folder: Path, beside: Path, base: Any, stated: str) -> Path |
 def _in_data_folder(data_folder: Path, place: Path) -> Path | None:
     """The place as a path that begins with the data folder's, None where it is not in it."""
     for plain in (os.path.abspath, os.path.realpath):  # also behind a link to a folder elsewhere, or by one to here
-        at, root = Path(plain(place)), Path(plain(data_folder))
-        if root in (at, *at.parents):
-            return data_folder / at.relative_to(root)
+        at, root = plain(place), _plain(data_folder, plain)
+        if at == root or at.startswith(root.rstrip(os.sep) + os.sep):
+            return data_folder / os.path.relpath(at, root)
     return None
+
+
+@functools.lru_cache(maxsize=16)
+def _plain(folder: Path, plain: Callable[[Path], str]) -> str:
+    return plain(folder)
 
 
 def by_last_parts(data_folder: Path, beside: Path, stated: str) -> Path | None:

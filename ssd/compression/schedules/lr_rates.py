@@ -13,7 +13,7 @@ from torch.optim import lr_scheduler
 from ssd.errors import InputError
 from ssd.storage.yaml_lines import nearest_to
 
-# What a policy may call once an epoch; the others of torch are in `classes.REFUSED`.
+# What a policy may call once an epoch; the others of torch are in `arguments.REFUSED`.
 LR_SCHEDULERS = (
     "StepLR", "MultiStepLR", "ConstantLR", "LinearLR", "ExponentialLR", "CosineAnnealingLR",
     "CosineAnnealingWarmRestarts", "PolynomialLR", "MultiStepMultiGammaLR", "CyclicLR", "OneCycleLR",

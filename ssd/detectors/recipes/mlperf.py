@@ -53,6 +53,8 @@ def mask_rcnn_of(own: Config, batch_size: int | None, world_size: int) -> Config
         accumulate=1,
         learning_rate=_allowed(nearest.rate / scale, global_batch_size) * REFERENCE_BATCH / global_batch_size,
         weight_decay=1e-4,
+        bias_decay=0.0,
+        norm_decay=0.0,
         bias_rate=2.0,
         warmup=round(nearest.warmup_steps * scale),  # the same share of an epoch
         warmup_factor=nearest.warmup_factor,
@@ -80,6 +82,8 @@ def retinanet_of(own: Config, batch_size: int | None, world_size: int) -> Config
         own,
         batch_size=batch_size,
         weight_decay=0.0,
+        bias_decay=0.0,
+        norm_decay=0.0,
         warmup=-(-_RETINANET_IMAGES // (batch_size * world_size)),
         warmup_factor=1e-3,
         epochs=8,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ssd.detectors.torchvision.boxes import grid_ltrb_px, kept_side
+from ssd.detectors.torchvision.targets import on_device
 
 STRIDES_PX = (8, 16, 32, 64, 128)
 """Of the feature maps P3 to P7."""
@@ -50,7 +51,7 @@ def _anchors(grids: tuple[tuple[int, int], ...], device: torch.device, grid_of: 
 
 
 def _grid(stride_px: int, rows: int, columns: int, device: torch.device) -> Tensor:
-    return grid_ltrb_px(cell_anchors_ltrb_px(stride_px).to(device), (stride_px, stride_px), rows, columns)
+    return grid_ltrb_px(on_device(cell_anchors_ltrb_px(stride_px), device), (stride_px, stride_px), rows, columns)
 
 
 def _cut_grid(stride_px: int, rows: int, columns: int, device: torch.device) -> Tensor:

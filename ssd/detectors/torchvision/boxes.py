@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
+from ssd.detectors.torchvision.targets import on_device
+
 Grids = tuple[tuple[int, int], ...]
 """(height, width) of each feature map in cells."""
 Cell = tuple[tuple[int, ...], tuple[float, ...]]
@@ -45,7 +47,7 @@ def _anchors(
 def _grid(cell: Cell, strides_px: tuple[int, int], rows: int, columns: int, device: torch.device) -> Tensor:
     sizes, ratios = cell
     (of_cell,) = AnchorGenerator((sizes,), (ratios,)).cell_anchors
-    return grid_ltrb_px(of_cell.to(device), strides_px, rows, columns)
+    return grid_ltrb_px(on_device(of_cell, device), strides_px, rows, columns)
 
 
 def _cut_grid(cell: Cell, strides_px: tuple[int, int], rows: int, columns: int, device: torch.device) -> Tensor:

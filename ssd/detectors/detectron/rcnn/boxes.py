@@ -10,6 +10,7 @@ from torch import Tensor
 from ssd.detectors.detectron.network.bodies import rpn_strides
 from ssd.detectors.detectron.settings import DetectronSettings
 from ssd.detectors.torchvision.boxes import grid_ltrb_px, kept_side
+from ssd.detectors.torchvision.targets import on_device
 
 Cell = tuple[int, tuple[tuple[float, ...], ...]]
 """Of a map (pixels a cell, ltrb in pixels of the anchors of its first cell)."""
@@ -73,7 +74,7 @@ def _anchors(
 
 def _grid(cell: Cell, rows: int, columns: int, device: torch.device) -> Tensor:
     stride, of_first = cell
-    return grid_ltrb_px(torch.tensor(of_first).to(device), (stride, stride), rows, columns)
+    return grid_ltrb_px(on_device(torch.tensor(of_first), device), (stride, stride), rows, columns)
 
 
 def _cut_grid(cell: Cell, rows: int, columns: int, device: torch.device) -> Tensor:

@@ -74,7 +74,9 @@ def objects_of_masks(rois: Rois, targets: Targets, settings: DetectronSettings) 
     image = torch.arange(len(targets.counts)).repeat_interleave(torch.tensor(targets.counts))
     iou = pairwise_iou(rois.rois[:, 1:], half_open(boxes, settings.edge_px))
     is_elsewhere = rois.rois[:, :1] != on_device(image, iou.device)
-    return iou.masked_fill(is_elsewhere, -1).argmax(dim=1)
+    is_empty = masks.flatten(1).amax(dim=1) == 0  # run lengths of nothing, whose window is the image
+    iou, place = iou.masked_fill(is_elsewhere | is_empty, -1).max(dim=1)
+    return torch.where(iou < 0, rois.matched, place)
 
 
 def _rois(proposals: Proposals, labels: Tensor, matched: Tensor, place: Tensor, counted: Tensor) -> Rois:

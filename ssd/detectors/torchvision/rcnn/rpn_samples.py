@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ssd.detectors.torchvision.targets import on_device
+
 Grids = tuple[tuple[int, int], ...]
 
 
@@ -72,4 +74,4 @@ def _table_of(grids: Grids, device: torch.device) -> Tensor:
         columns.append((first, first_in_table, width))
         first += height * width
         first_in_table += (height + 2) * (width + 2)
-    return torch.tensor(columns, device=device).T.contiguous()
+    return on_device(torch.tensor(columns).T.contiguous(), device)
