@@ -225,7 +225,7 @@ def test_points_are_of_classes_that_have_them() -> None:
     of_one = replace(settings, keypoint_labels=(2,))
     with torch.no_grad():
         every, found = (
-            TORCHVISION.detect(each, Thresholds(0.05, 0.5, 20, 60))(model, eval_batch(batch))
+            TORCHVISION.detect(each, Thresholds(0.05, 0.5, 6, 20))(model, eval_batch(batch))
             for each in (settings, of_one)
         )
     is_own = found.labels == 2
