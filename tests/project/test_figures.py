@@ -207,6 +207,11 @@ def of_masks(name: str, of_boxes: str = "", of_masks: str = "") -> str:
     return f"{found['AP']:.3f}{of_boxes} and {found['segm_AP']:.3f}{of_masks}"
 
 
+def of_points(name: str, of_boxes: str = "", of_points: str = "") -> str:
+    found = result(f"accuracy-demo-keypointrcnn{name}")
+    return f"{found['AP']:.3f}{of_boxes} and {found['keypoints_AP']:.3f}{of_points}"
+
+
 def worker_mib(name: str, path: str) -> str:
     return f"{result(f'data-ragged-masks{name}-cpu')['worker_mib'][path]:.0f}"
 
@@ -233,8 +238,8 @@ FIGURES: dict[str, list[str]] = {
         f"PyTorch, ``fasterrcnn_resnet18_fpn`` {demo_ap('fasterrcnn')} and {demo_ap('fasterrcnn-no_dali')}",
         f"``maskrcnn_resnet18_fpn`` has AP {of_masks('', ' for boxes', ' for masks')} by DALI, "
         f"{of_masks('-no_dali')} by PyTorch",
-        f"``keypointrcnn_resnet18_fpn``, by DALI, has AP {result('accuracy-demo-keypointrcnn')['AP']:.3f} for boxes "
-        f"and {result('accuracy-demo-keypointrcnn')['keypoints_AP']:.3f} for the points",
+        f"``keypointrcnn_resnet18_fpn`` has AP {of_points('', ' for boxes', ' for the points')} of the one class that "
+        f"has some by DALI, {of_points('-no_dali')} by PyTorch",
         f"Decoding alone makes {result('data-ragged-cpu')['decode_only']['images_per_second']:.0f} images a second",
         f"needs {worker_mib('-256', 'no_dali')} MiB for images to 256 with masks, torchvision's "
         f"{worker_mib('-256', 'torchvision')}; to 800 it is {worker_mib('', 'no_dali')} and "
