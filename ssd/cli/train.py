@@ -49,7 +49,10 @@ from ssd.training.interruption import end_with_launcher
 def train_parser(settings: Any = Config.detector) -> Parser:
     """settings: of the detector that --detector names, whose own flags are shown."""
     family = family_of(settings)
-    recipes = family.recipes
+    # Which of a family's detectors MLPerf has a benchmark of depends on the settings.
+    recipes = {
+        name: recipe for name, recipe in family.recipes.items() if name != "mlperf" or family.benchmark(settings)
+    }
     parser = Parser(
         "main.py",
         usage="main.py [train] --data DIR [flags]\n"

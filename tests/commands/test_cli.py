@@ -254,8 +254,10 @@ def test_help_shows_flags_of_the_detector_and_of_no_other(
     shown = set(re.findall(r"^  (--[a-z-]+)", text, re.MULTILINE))
     assert shown.issuperset(has) and shown.isdisjoint(has_not)
     recipes = text.partition("\nrecipes:\n")[2].partition("\n\n")[0].splitlines()
-    own = family_of(settings_named(detector)).recipes
-    assert [line.split()[0] for line in recipes] == list(own)
+    own = list(family_of(settings_named(detector)).recipes)
+    if detector == "fcos_resnet18_fpn":  # its family has the recipe, and MLPerf has no benchmark of it
+        own.remove("mlperf")
+    assert [line.split()[0] for line in recipes] == own
 
 
 def test_a_recipe_may_not_say_what_the_detector_has_no_flag_for(tmp_path: Path, refusal: Callable[..., str]) -> None:
