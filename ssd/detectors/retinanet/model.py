@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import resnet
-from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
@@ -14,6 +13,7 @@ from ssd.detectors.postprocess.candidates import Candidates, best_of_maps
 from ssd.detectors.retinanet.anchors import ANCHORS_A_CELL, anchors_ltrb_px
 from ssd.detectors.retinanet.settings import BODIES, RetinaNetSettings
 from ssd.detectors.torchvision.boxes import decode, encode
+from ssd.detectors.torchvision.dense.head import Head
 from ssd.detectors.torchvision.dense.losses import focal_loss
 from ssd.detectors.torchvision.dense.retinanet import Outputs
 from ssd.detectors.torchvision.pyramid import CHANNELS, pyramid_over
@@ -36,7 +36,7 @@ def build(settings: RetinaNetSettings, num_classes: int) -> nn.Module:
         lambda channels: LastLevelP6P7(channels, CHANNELS),  # P6 comes from the body's last map
         None,
     )
-    return RetinaNet(pyramid, RetinaNetHead(CHANNELS, ANCHORS_A_CELL, num_classes - 1), settings.smooth_l1_beta)
+    return RetinaNet(pyramid, Head(CHANNELS, ANCHORS_A_CELL, num_classes - 1), settings.smooth_l1_beta)
 
 
 def body_of(settings: RetinaNetSettings) -> nn.Module:
@@ -52,7 +52,7 @@ def body_of(settings: RetinaNetSettings) -> nn.Module:
 
 
 class RetinaNet(nn.Module):
-    def __init__(self, backbone: nn.Module, head: RetinaNetHead, smooth_l1_beta: float) -> None:
+    def __init__(self, backbone: nn.Module, head: Head, smooth_l1_beta: float) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head

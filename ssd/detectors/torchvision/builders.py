@@ -9,12 +9,12 @@ from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCN
 from torchvision.models.detection.fcos import FCOSHead
 from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, KeypointRCNNPredictor
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 from ssd.detectors.torchvision.dense import retinanet
 from ssd.detectors.torchvision.dense.fcos import FCOS
+from ssd.detectors.torchvision.dense.head import Head
 from ssd.detectors.torchvision.dense.retinanet import RetinaNet
 from ssd.detectors.torchvision.names import MOBILENET, Parts, parts_of
 from ssd.detectors.torchvision.pyramid import CHANNELS, mobilenet_pyramid, resnet_pyramid
@@ -43,7 +43,7 @@ def _retinanet(settings: Settings, num_classes: int, is_v2: bool) -> RetinaNet:
         settings, (2, 3, 4), lambda channels: LastLevelP6P7(channels if is_v2 else CHANNELS, CHANNELS), None
     )
     norm = functools.partial(nn.GroupNorm, 32) if is_v2 else None
-    head = RetinaNetHead(CHANNELS, retinanet.ANCHORS_A_CELL, num_classes, norm_layer=norm)
+    head = Head(CHANNELS, retinanet.ANCHORS_A_CELL, num_classes, norm_layer=norm)
     return RetinaNet(pyramid, head, box_loss="giou" if is_v2 else "l1")
 
 

@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.retinanet import RetinaNetHead
 
 from ssd.detectors.postprocess.candidates import Candidates, best_of_maps
 from ssd.detectors.torchvision.boxes import Cells, anchors_ltrb_px, cut, decode, encode
+from ssd.detectors.torchvision.dense.head import Head
 from ssd.detectors.torchvision.dense.losses import focal_loss, giou_loss
 from ssd.detectors.torchvision.targets import BELOW, BETWEEN, Targets, gather, match
 
@@ -31,7 +31,7 @@ class Outputs(NamedTuple):
 class RetinaNet(nn.Module):
     """box_loss: "l1" of offsets, or "giou" of boxes, which the second version has."""
 
-    def __init__(self, backbone: nn.Module, head: RetinaNetHead, box_loss: str):
+    def __init__(self, backbone: nn.Module, head: Head, box_loss: str):
         super().__init__()
         self.backbone = backbone
         self.head = head

@@ -18,6 +18,7 @@ from ssd.detectors.distillation import (
     sigmoid_divergence,
 )
 from ssd.detectors.torchvision.boxes import anchors_ltrb_px, decode
+from ssd.detectors.torchvision.dense.head import by_anchor
 from ssd.detectors.torchvision.dense.retinanet import BACKGROUND_BELOW, CELLS, OBJECT_FROM
 from ssd.detectors.torchvision.names import MOBILENET, parts_of
 from ssd.detectors.torchvision.settings import Settings
@@ -111,14 +112,9 @@ def _before_last_relu(conv: Any) -> nn.Module:
 
 def _rest(model: Any, of_classes: list[Tensor], of_boxes: list[Tensor]) -> Heads:
     classes, boxes = model.head.classification_head, model.head.regression_head
-    logits = [_by_anchor(classes.cls_logits(classes.conv[-1](relu(each))), classes.num_classes) for each in of_classes]
-    offsets = [_by_anchor(boxes.bbox_reg(boxes.conv[-1](relu(each))), 4) for each in of_boxes]
+    logits = [by_anchor(classes.cls_logits(classes.conv[-1](relu(each))), classes.num_classes) for each in of_classes]
+    offsets = [by_anchor(boxes.bbox_reg(boxes.conv[-1](relu(each))), 4) for each in of_boxes]
     return Heads(torch.cat(logits, dim=1).float(), torch.cat(offsets, dim=1).float())
-
-
-def _by_anchor(said: Tensor, values: int) -> Tensor:
-    """B x (shapes * values) x H x W -> B x (H * W * shapes) x values, in the order of the anchors."""
-    return said.permute(0, 2, 3, 1).reshape(len(said), -1, values)
 
 
 _TAIL = Tail(
