@@ -26,6 +26,7 @@ from ssd.images import normalise_padded
 from ssd.views import RaggedView, parts_of
 
 _BATCHES_READ_AHEAD = 2
+_BATCHES_SHOWN_AHEAD = 1
 
 
 def _read_ahead(
@@ -77,21 +78,37 @@ def _finished(
     pipeline.build()
     kind = DALIRaggedIterator.DENSE_TAG if on_gpu else DALIRaggedIterator.SPARSE_LIST_TAG
     iterator = DALIRaggedIterator(pipeline, ["images"], output_types=[kind], size=-1, prepare_first_batch=False)
-    while True:
-        try:
-            (output,) = next(iterator)
-        except RuntimeError:
-            print("DALI failed; reading the images again to find the one it could not read", file=sys.stderr)
-            for sample in itertools.chain.from_iterable(in_dali):
-                read_image(annotations, sample.image)
-            raise
-        samples = in_dali.popleft()
-        yield output["images"].permute(0, 3, 1, 2) if on_gpu else _finished_on_cpu(output["images"], samples, view)
+
+    def decoded() -> Iterator[tuple[Any, list[Sample]]]:
+        while True:
+            try:
+                (output,) = next(iterator)
+            except RuntimeError:
+                print("DALI failed; reading the images again to find the one it could not read", file=sys.stderr)
+                for sample in itertools.chain.from_iterable(in_dali):
+                    read_image(annotations, sample.image)
+                raise
+            yield output["images"], in_dali.popleft()
+
+    if on_gpu:
+        return (images.permute(0, 3, 1, 2) for images, _ in decoded())
+    return (normalise_padded(images, view) for images in _shown_ahead(decoded(), num_threads, view))
 
 
-def _finished_on_cpu(images: list[Tensor], samples: list[Sample], view: RaggedView) -> Tensor:
-    pairs = zip(images, samples, strict=True)
-    return normalise_padded([shown(image.numpy(), sample, antialias=view.antialias) for image, sample in pairs], view)
+def _shown_ahead(
+    decoded: Iterator[tuple[list[Tensor], list[Sample]]], num_threads: int, view: RaggedView
+) -> Iterator[list[Tensor]]:
+    """What a view shows of the images, which threads resize while the batch before it is at work."""
+    pool = ThreadPoolExecutor(num_threads)
+    ahead: deque[list[Future[Tensor]]] = deque()
+    try:
+        for images, samples in decoded:
+            pairs = zip(images, samples, strict=True)
+            ahead.append([pool.submit(shown, image.numpy(), of, antialias=view.antialias) for image, of in pairs])
+            if len(ahead) > _BATCHES_SHOWN_AHEAD:
+                yield [image.result() for image in ahead.popleft()]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # as in `_read_ahead`
 
 
 class TrainLoader:
