@@ -3,6 +3,7 @@ in it."""
 
 import itertools
 import sys
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import nvidia.dali
+import torch
 from nvidia.dali.plugin.pytorch import DALIRaggedIterator
 from torch import Tensor
 
@@ -26,7 +28,7 @@ from ssd.images import normalise_padded
 from ssd.views import RaggedView, parts_of
 
 _BATCHES_READ_AHEAD = 2
-_BATCHES_SHOWN_AHEAD = 1
+_BATCHES_FINISHED_AHEAD = 1
 
 
 def _read_ahead(
@@ -92,23 +94,46 @@ def _finished(
 
     if on_gpu:
         return (images.permute(0, 3, 1, 2) for images, _ in decoded())
-    return (normalise_padded(images, view) for images in _shown_ahead(decoded(), num_threads, view))
+    return _finished_ahead(decoded(), num_threads, view)
 
 
-def _shown_ahead(
+def _finished_ahead(
     decoded: Iterator[tuple[list[Tensor], list[Sample]]], num_threads: int, view: RaggedView
-) -> Iterator[list[Tensor]]:
-    """What a view shows of the images, which threads resize while the batch before it is at work."""
-    pool = ThreadPoolExecutor(num_threads)
-    ahead: deque[list[Future[Tensor]]] = deque()
+) -> Iterator[Tensor]:
+    """The images as threads finish them on a CPU, while the batch before is at work."""
+    resizing, finishing = _one_core_each(num_threads), _one_core_each(1)
+    ahead: deque[Future[Tensor]] = deque()
+
+    def finished(images: list[Future[Tensor]]) -> Tensor:
+        return normalise_padded([image.result() for image in images], view)
+
     try:
         for images, samples in decoded:
             pairs = zip(images, samples, strict=True)
-            ahead.append([pool.submit(shown, image.numpy(), of, antialias=view.antialias) for image, of in pairs])
-            if len(ahead) > _BATCHES_SHOWN_AHEAD:
-                yield [image.result() for image in ahead.popleft()]
+            resized = [resizing.submit(shown, image.numpy(), of, antialias=view.antialias) for image, of in pairs]
+            ahead.append(finishing.submit(finished, resized))
+            if len(ahead) > _BATCHES_FINISHED_AHEAD:
+                yield ahead.popleft().result()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # as in `_read_ahead`
+        for pool in (finishing, resizing):
+            pool.shutdown(wait=False, cancel_futures=True)  # as in `_read_ahead`
+
+
+def _one_core_each(num_threads: int) -> ThreadPoolExecutor:
+    """Threads whose operators do not share their work with further threads: these would wait for each other, as the
+    cores are taken."""
+    of_others = torch.get_num_threads()
+    all_started = threading.Barrier(num_threads)
+    pool = ThreadPoolExecutor(num_threads, initializer=_take_one_core)
+    for started in [pool.submit(all_started.wait) for _ in range(num_threads)]:
+        started.result()
+    torch.set_num_threads(of_others)  # threads that start later have what was set last
+    return pool
+
+
+def _take_one_core() -> None:
+    torch.set_num_threads(1)
+    torch.get_num_threads()  # a thread that was never asked takes at its first operator what was set last
 
 
 class TrainLoader:

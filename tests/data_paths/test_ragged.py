@@ -1,6 +1,7 @@
 """Batches of images that keep their shapes, of both data paths: pixels, targets, order, and going on."""
 
 import math
+import threading
 import time
 from itertools import islice
 from pathlib import Path
@@ -15,6 +16,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from pipelines import show
 from pipelines.annotations import Annotations
+from pipelines.dali import ragged as dali_ragged
 from pipelines.no_dali import ragged
 from pipelines.ragged.order import TrainingOrder
 from pipelines.readers.image_files import read_rgb
@@ -220,6 +222,21 @@ def test_workers_write_while_a_batch_is_read(split: Annotations) -> None:
     for ours, theirs in zip(ragged._packed(split, VIEW, steps, num_workers=1, **arguments), alone, strict=True):
         time.sleep(0.1)
         assert torch.equal(ours, theirs)
+
+
+def test_dalis_threads_take_one_core_each_and_others_as_many_as_before() -> None:
+    counts: list[int] = []
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with dali_ragged._one_core_each(2) as pool:
+            assert [pool.submit(torch.get_num_threads).result() for _ in range(4)] == [1] * 4
+        thread = threading.Thread(target=lambda: counts.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        assert [*counts, torch.get_num_threads()] == [3, 3]
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_equal_seeds_give_equal_batches_and_others_do_not(name: str, split: Annotations) -> None:
