@@ -12,7 +12,8 @@
 # TRY=1: each part with the smallest settings and without a limit, to see that it runs to its end; this needs no GPU.
 set -u
 parts=(tests peers-plain peers-compile peers-graphs peers-compile-graphs train-fp32 train-bf16 train-fp16
-    train-graphs-bf16 train-graphs-fp16 train-fed-dali train-fed-no_dali inference data)
+    train-graphs-bf16 train-graphs-fp16 train-fed-dali train-fed-no_dali inference data
+    ragged-steps ragged-data)
 usage="usage: benchmarks/gpu.sh COCO DLE OUT [PART...], PART of: ${parts[*]}"
 [ $# -ge 3 ] || { echo "$usage" >&2; exit 2; }
 data=$(realpath -e "$1") && dle=$(realpath -e "$2") && mkdir -p "$3" && out=$(realpath "$3") || exit 2
@@ -29,18 +30,20 @@ cd "$(dirname "$0")/.." || exit 2
 export PYTHONPATH=$PWD PYTHONUNBUFFERED=1 DALI_NVIMGCODEC_LOG_LEVEL=1
 failed=0
 
-graphs=(--cuda-graphs) backbone=resnet50 batches=(64 128 256) detected=64 fed=256 read=128 workers=(4 8 16)
+graphs=(--cuda-graphs) device=cuda backbone=resnet50 batches=(64 128 256) detected=64 fed=256 read=128 workers=(4 8 16)
 peers=(--warmup-steps 20 --rounds 9 --steps 10) steps=(--warmup-steps 20 --steps 50) rounds=(--rounds 3)
+ragged=(--batch-size 16 --workers 8 --rounds 5 --batches 24) side=800
 limit_s=540
 if [ "${TRY:-0}" != 0 ]; then
     limit_s=0 # none
     backbone=resnet18 batches=(2) detected=2 fed=2 read=4 workers=(1)
     peers=(--warmup-steps 1 --rounds 1 --steps 1) steps=(--warmup-steps 1 --steps 1) rounds=(--rounds 1 --batches 1)
+    ragged=(--batch-size 2 --workers 1 --rounds 1 --batches 1) side=64
 fi
 if ! "$python" -c "import torch; raise SystemExit(not torch.cuda.is_available())"; then
     [ "${TRY:-0}" != 0 ] || { echo "torch sees no GPU; TRY=1 tries the parts without one" >&2; exit 2; }
     echo "no GPU: without --cuda-graphs"
-    graphs=()
+    graphs=() device=cpu
 fi
 
 measure() { # name command...
@@ -66,7 +69,8 @@ if command -v nvidia-smi > /dev/null; then
 fi
 for part in "${parts[@]}"; do
     case $part in
-        tests) measure tests "$python" -m pytest tests/training/test_gpu.py -m gpu -q ;;
+        tests) measure tests "$python" -m pytest tests/training/test_gpu.py \
+            tests/torchvision_detectors/test_torchvision_gpu.py -m gpu -q ;;
         peers-plain) peers ;;
         peers-compile) peers --compile ;;
         peers-graphs) peers "${graphs[@]}" ;;
@@ -93,6 +97,14 @@ for part in "${parts[@]}"; do
         data)
             measure data "$python" main.py benchmark data --data "$data" --batch-size $read --workers "${workers[@]}" \
                 "${rounds[@]}" --json "$out/data.json" --plot "$out/data.png"
+            ;;
+        ragged-steps)
+            measure ragged-steps "$python" benchmarks/torchvision_steps.py --device $device --bf16 --side $side \
+                "${rounds[@]:0:2}" --json "$out/ragged-steps.json"
+            ;;
+        ragged-data)
+            measure ragged-data "$python" benchmarks/ragged_peers.py --data "$data" --masks --device $device \
+                --short-side $side "${ragged[@]}" --json "$out/ragged-data.json"
             ;;
     esac
 done

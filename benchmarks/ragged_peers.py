@@ -7,7 +7,7 @@ CocoDetection, PILToTensor, RandomHorizontalFlip and ToDtype in the workers of a
 the training process. --masks adds the objects' masks, which the peer makes of polygons as bitmaps of the image's size.
 An object without polygons gets its box as one there, as the peer fails without. All take the same images in the same
 batches, to one short side, and make finished batches in memory. The subjects take turns; medians and ratios are
-printed, and the memory that one worker more needs.
+printed, and, without a GPU, the memory that one worker more needs. With --device cuda batches are finished on the GPU.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from importlib.util import find_spec
 from itertools import islice
 from multiprocessing import get_context, set_start_method
 from pathlib import Path
@@ -42,12 +43,12 @@ from ssd.environment import git_revision, hardware, versions  # noqa: E402
 from ssd.host_memory import keep_freed_memory  # noqa: E402
 from ssd.views import ObjectParts, ShortSideView  # noqa: E402
 
-HERE = Ranks(0, 0, 1, torch.device("cpu"))
+ON_CPU = Ranks(0, 0, 1, torch.device("cpu"))
 MEMORY_BATCHES = 48
 
 
 def torchvision_batches(
-    annotations: Annotations, view: ShortSideView, batch_size: int, workers: int
+    annotations: Annotations, view: ShortSideView, batch_size: int, workers: int, ranks: Ranks
 ) -> Iterator[tuple[Any, Any]]:
     transforms = v2.Compose(
         [
@@ -63,7 +64,7 @@ def torchvision_batches(
     keys = ("image_id", "boxes", "labels", *(["masks"] if view.parts.masks else []))
     dataset = wrap_dataset_for_transforms_v2(images, target_keys=keys)
     row_of = {id: row for row, id in enumerate(images.ids)}
-    order = TrainingOrder(annotations, view, batch_size=batch_size, seed=0, ranks=HERE)
+    order = TrainingOrder(annotations, view, batch_size=batch_size, seed=0, ranks=ranks)
     rows = ([row_of[int(annotations.image_ids[s.image])] for s in step.samples] for step in order.steps((0, 0)))
     loader = DataLoader(
         dataset, batch_sampler=rows, num_workers=workers, collate_fn=lambda batch: tuple(zip(*batch, strict=True))
@@ -72,13 +73,19 @@ def torchvision_batches(
         list(view.short_sides_px), view.long_side_px, list(view.mean), list(view.std), size_divisible=view.divisor
     )
     for batch_images, targets in loader:
-        yield finish(list(batch_images), list(targets))
+        on_device = [
+            {key: value.to(ranks.device) if isinstance(value, torch.Tensor) else value for key, value in target.items()}
+            for target in targets
+        ]
+        yield finish([image.to(ranks.device) for image in batch_images], on_device)
 
 
-def batches_of(name: str, annotations: Annotations, view: ShortSideView, size: int, workers: int) -> Iterator[Any]:
+def batches_of(
+    name: str, annotations: Annotations, view: ShortSideView, size: int, workers: int, ranks: Ranks = ON_CPU
+) -> Iterator[Any]:
     if name == "torchvision":
-        return torchvision_batches(annotations, view, size, workers)
-    return speed.batches_of(name, annotations, view, size, workers, HERE)
+        return torchvision_batches(annotations, view, size, workers, ranks)
+    return speed.batches_of(name, annotations, view, size, workers, ranks)
 
 
 def peak_mib(name: str, annotations: Annotations, view: ShortSideView, size: int, workers: int) -> float:
@@ -112,7 +119,7 @@ def with_polygons(data: Path, split: str, folder: Path) -> Path:
     return folder
 
 
-def main() -> None:
+def options_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--split", default="train2017")
@@ -122,32 +129,42 @@ def main() -> None:
     parser.add_argument("--short-side", type=int, default=800)
     parser.add_argument("--batches", type=int, default=12, help="timed a round")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    options = options_parser().parse_args()
     with tempfile.TemporaryDirectory() as folder:
         compare(options, with_polygons(options.data, options.split, Path(folder)) if options.masks else options.data)
 
 
 def compare(options: argparse.Namespace, data: Path) -> None:
-    keep_freed_memory()  # as main.py does on a CPU; the peer has it too
+    ranks = Ranks(0, 0, 1, torch.device(options.device))
+    on_cpu = ranks.device.type == "cpu"
+    if on_cpu:
+        keep_freed_memory()  # as main.py does; the peer has it too
     annotations = read_annotations(data, options.split, ObjectParts(masks=options.masks))
     view = ShortSideView(short_sides_px=(options.short_side,), parts=ObjectParts(masks=options.masks))
     size, workers = options.batch_size, options.workers
 
-    names = ("torchvision", "no_dali", "dali", "decode_only")
+    paths = ("no_dali", "dali") if find_spec("nvidia.dali") else ("no_dali",)
+    names = ("torchvision", *paths, speed.DECODE_ONLY)
     rounds: dict[str, list[speed.Speed]] = {name: [] for name in names}
     for number in range(options.rounds):
         for name in names:
-            batches = batches_of(name, annotations, view, size, workers)
+            batches = batches_of(name, annotations, view, size, workers, ranks)
             once = speed.measure_once(
                 batches, batch_size=size, warmup_batches=4 + 2 * workers, timed_batches=options.batches
             )
             rounds[name].append(once)
             del batches
             print(f"round {number + 1}: {name} {once.images_per_second:.1f} img/s", file=sys.stderr)
-    memory_mib = {name: worker_mib(name, annotations, view, size) for name in ("torchvision", "no_dali")}
+    of_memory = ("torchvision", "no_dali") if on_cpu else ()
+    memory_mib = {name: worker_mib(name, annotations, view, size) for name in of_memory}
     medians = {name: speed.Measurement(*speed.median(measured), workers) for name, measured in rounds.items()}
-    pairs = [(subject, peer) for peer in ("torchvision", "decode_only") for subject in ("no_dali", "dali")]
+    pairs = [(subject, peer) for peer in ("torchvision", speed.DECODE_ONLY) for subject in paths]
     ratios = {
         f"{subject} / {peer}": statistics.median(
             a.images_per_second / b.images_per_second for a, b in zip(rounds[subject], rounds[peer], strict=True)
@@ -179,7 +196,7 @@ def compare(options: argparse.Namespace, data: Path) -> None:
             "short_side_px": options.short_side,
         }
         about |= {"rounds": options.rounds, "timed_batches": options.batches}
-        about |= {"hardware": hardware(HERE.device), "versions": versions(), "git_revision": git_revision()}
+        about |= {"hardware": hardware(ranks.device), "versions": versions(), "git_revision": git_revision()}
         speed.write_json(options.json, {name: [median] for name, median in medians.items()}, about)
 
 

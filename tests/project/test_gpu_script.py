@@ -13,7 +13,11 @@ from ssd.options.detectors import detector_in
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import ragged_peers  # noqa: E402
+import torchvision_steps  # noqa: E402
 import train_peers  # noqa: E402
+
+RAGGED = {"benchmarks/ragged_peers.py": ragged_peers, "benchmarks/torchvision_steps.py": torchvision_steps}
 
 # In the place of Python: it notes a command in a line of its own, and says by "-c" whether torch sees a GPU.
 PYTHON = """#!/bin/sh
@@ -50,13 +54,15 @@ def test_its_commands_are_taken(gpu: bool, checkpoint: bool, tmp_path: Path) -> 
         environment["CHECKPOINT"] = str(tmp_path / "last.pt")
     done, calls = run_script(tmp_path, NO_GPU=str(int(not gpu)), CODE="0", **environment)
     assert done.returncode == 0, done.stderr
-    assert len(calls) == len(set(parts(done))) == 14 and not (tmp_path / "out" / "failed.txt").exists()
+    assert len(calls) == len(set(parts(done))) == 16 and not (tmp_path / "out" / "failed.txt").exists()
     for program, *words in calls:
         if program == "-m":
-            assert words[0] == "pytest" and (ROOT / words[1]).is_file()
+            assert words[0] == "pytest" and all((ROOT / word).is_file() for word in words[1:3])
         elif program == "benchmarks/train_peers.py":
             options = train_peers.options_parser().parse_args(words)
             assert options.rounds == (9 if gpu else 1)
+        elif program in RAGGED:
+            assert RAGGED[program].options_parser().parse_args(words).device == ("cuda" if gpu else "cpu")
         else:
             assert [program, words[0]] == ["main.py", "benchmark"]
             subject, flags = words[1], words[2:]
@@ -69,7 +75,7 @@ def test_its_commands_are_taken(gpu: bool, checkpoint: bool, tmp_path: Path) -> 
 
 def test_a_part_that_fails_is_noted_and_the_others_run(tmp_path: Path) -> None:
     done, calls = run_script(tmp_path, NO_GPU="1", CODE="3", TRY="1")
-    assert done.returncode == 1 and len(calls) == 14
+    assert done.returncode == 1 and len(calls) == 16
     noted = (tmp_path / "out" / "failed.txt").read_text().splitlines()
     assert noted == [f"failed: {part} (3)" for part in parts(done)]
 
