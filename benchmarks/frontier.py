@@ -26,7 +26,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from stages import last_of, run, table_of, train
+from stages import build_upon, last_of, run, table_of, train
 
 from ssd.checkpoints import checkpoint
 
@@ -52,6 +52,8 @@ def files_of(folder: Path, data: list[object], rows: list[str], options: argpars
     tuning = shlex.split(options.fine_tune)
     seed = ["--seed", folder.name.removeprefix("seed-")]
     dense = last_of(train(folder / "dense", *data, *shlex.split(options.train), *seed))
+
+    build_upon(folder, dense)
 
     def tuned(name: str, *flags: object) -> Path:
         return last_of(train(folder / name, *data, *flags, *tuning, *seed))

@@ -4,10 +4,11 @@
         --train="--input-size 416 416 --train-size 256 416 --epochs 60 --bs 8 --lr 0.004" \
         --fine-tune="--epochs 20 --bs 8 --lr 0.001"
 
-Trains the dense detector from scratch, with anchors by k-means. From its best checkpoint it prunes shares of the
+Trains the dense detector from scratch, with anchors by k-means. From its last checkpoint it prunes shares of the
 weights by magnitude over all layers, and shares of the filters by score over all layers, which are taken out; the
 filters before [region] stay in both, and of the others multiples of --round-to are left. Each is judged, fine-tuned,
-and judged again; so is the dense one, trained on for as long, since that too changes its AP. Then `main.py compare`
+and judged again; so is the dense one, trained on for as long, since that too changes its AP. Every figure is of a last
+checkpoint: none is chosen by the split that it is judged on. Then `main.py compare`
 holds them against each other in one run. Writes table.txt, pruned.png and the JSON; what has been trained or judged is
 not done again, so a run that was stopped goes on.
 """
@@ -24,7 +25,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as main.py has it, before
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-from stages import best_of, judged, run, table_of, train
+from stages import build_upon, judged, last_of, run, table_of, train
 
 from ssd.checkpoints import checkpoint
 from ssd.compression.schedules.distiller_yaml import load_schedule
@@ -107,7 +108,8 @@ def plot(file: Path, rows: list[dict[str, Any]]) -> None:
         (axes[0], "not 0", "parameters that are not 0"),
         (axes[1], "ms onnx", "ms an image, onnxruntime, batch 1"),
     ):
-        axis.plot([dense[column]], [dense["AP50 after"]], "s", color="black", label="dense")
+        axis.plot([dense[column]], [dense["AP50 before"]], "s", color="black", fillstyle="none", label="dense")
+        axis.plot([dense[column]], [dense["AP50 after"]], "s", color="black", label="dense, trained on")
         axis.set_xlabel(text)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("AP50")
@@ -137,9 +139,10 @@ def bench() -> None:
     tuning = [*SHORT, *shlex.split(options.fine_tune)]
 
     own = ["--detector", options.detector, "--anchors", "auto", *SHORT, *shlex.split(options.train)]
-    dense = best_of(train(folder / "dense", *data, *own))
+    dense = last_of(train(folder / "dense", *data, *own))
+    build_upon(folder, dense, round_to=options.round_to)
     before = {"dense": judged(dense, data)}
-    files = {"dense": best_of(train(folder / "dense-on", *data, "--checkpoint", dense, *tuning))}
+    files = {"dense": last_of(train(folder / "dense-on", *data, "--checkpoint", dense, *tuning))}
     for kind, shares in (("weights", options.weights), ("filters", options.filters)):
         for percent in shares:
             name, stem = f"{kind} {percent}", f"{kind}-{percent}"
@@ -148,7 +151,7 @@ def bench() -> None:
                 prune(dense, schedule, pruned, kind, percent / 100, options.round_to)
             before[name] = judged(pruned, data)
             held = ["--compress", schedule] if kind == "weights" else []
-            files[name] = best_of(train(folder / stem, *data, "--checkpoint", pruned, *held, *tuning))
+            files[name] = last_of(train(folder / stem, *data, "--checkpoint", pruned, *held, *tuning))
     comparison = folder / "comparison"
     run(
         "compare", *files.values(), *data, "--output", comparison, "--score-threshold", 0.005, "--batch-sizes", 1,

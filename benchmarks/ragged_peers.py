@@ -127,7 +127,7 @@ def options_parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--masks", action="store_true", help="with the objects' masks")
     parser.add_argument("--short-side", type=int, default=800)
-    parser.add_argument("--batches", type=int, default=12, help="timed a round")
+    parser.add_argument("--batches", type=int, default=96, help="timed a round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--json", type=Path)
@@ -196,6 +196,9 @@ def compare(options: argparse.Namespace, data: Path) -> None:
             "short_side_px": options.short_side,
         }
         about |= {"rounds": options.rounds, "timed_batches": options.batches}
+        about["images_per_second_by_round"] = {
+            name: [round(once.images_per_second, 1) for once in measured] for name, measured in rounds.items()
+        }
         about |= {"hardware": hardware(ranks.device), "versions": versions(), "git_revision": git_revision()}
         speed.write_json(options.json, {name: [median] for name, median in medians.items()}, about)
 

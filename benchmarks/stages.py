@@ -1,6 +1,7 @@
 """Commands of main.py that build upon each other; what has ended is not done again, and what was stopped goes on."""
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -39,12 +40,18 @@ def train(folder: Path, *arguments: object) -> Path:
     return folder
 
 
-def best_of(folder: Path) -> Path:
-    return folder / "checkpoints" / "best.pt"
-
-
 def last_of(folder: Path) -> Path:
     return folder / "checkpoints" / "last.pt"
+
+
+def build_upon(folder: Path, source: Path, **settings: object) -> None:
+    """Ends the program where the stages in a folder were built upon another file than this one, or by other
+    settings."""
+    note, digest = folder / "built-upon.json", hashlib.sha256(source.read_bytes()).hexdigest()
+    upon = json.dumps({"file": source.name, "sha256": digest, **settings}) + "\n"
+    if note.exists() and note.read_text() != upon:
+        sys.exit(f"{folder}: what is there was built upon {note.read_text().strip()}; move all of it away")
+    note.write_text(upon)
 
 
 def judged(file: Path, data: Sequence[object]) -> dict[str, Any]:

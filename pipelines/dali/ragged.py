@@ -28,7 +28,7 @@ from ssd.images import normalise_padded
 from ssd.views import RaggedView, parts_of
 
 _BATCHES_READ_AHEAD = 2
-_BATCHES_FINISHED_AHEAD = 1
+_TRAINING_BATCHES_AHEAD = 1
 
 
 def _read_ahead(
@@ -56,9 +56,11 @@ def _finished(
     *,
     batch_size: int,
     num_workers: int,
+    batches_ahead: int,
     ranks: Ranks,
 ) -> Iterator[Tensor]:
-    """`RaggedBatch.images` of each of the batches, which do not end."""
+    """`RaggedBatch.images` of each of the batches, which do not end. batches_ahead: how many are finished on a CPU
+    before they are asked for."""
     on_gpu = ranks.device.type == "cuda"
     num_threads = max(1, num_workers)
     in_dali: deque[list[Sample]] = deque()
@@ -94,13 +96,13 @@ def _finished(
 
     if on_gpu:
         return (images.permute(0, 3, 1, 2) for images, _ in decoded())
-    return _finished_ahead(decoded(), num_threads, view)
+    return _finished_by_threads(decoded(), num_threads, batches_ahead, view)
 
 
-def _finished_ahead(
-    decoded: Iterator[tuple[list[Tensor], list[Sample]]], num_threads: int, view: RaggedView
+def _finished_by_threads(
+    decoded: Iterator[tuple[list[Tensor], list[Sample]]], num_threads: int, batches_ahead: int, view: RaggedView
 ) -> Iterator[Tensor]:
-    """The images as threads finish them on a CPU, while the batch before is at work."""
+    """The images as threads finish them on a CPU, while so many batches before are at work."""
     resizing, finishing = _one_core_each(num_threads), _one_core_each(1)
     ahead: deque[Future[Tensor]] = deque()
 
@@ -112,7 +114,7 @@ def _finished_ahead(
             pairs = zip(images, samples, strict=True)
             resized = [resizing.submit(shown, image.numpy(), of, antialias=view.antialias) for image, of in pairs]
             ahead.append(finishing.submit(finished, resized))
-            if len(ahead) > _BATCHES_FINISHED_AHEAD:
+            if len(ahead) > batches_ahead:
                 yield ahead.popleft().result()
     finally:
         for pool in (finishing, resizing):
@@ -125,9 +127,15 @@ def _one_core_each(num_threads: int) -> ThreadPoolExecutor:
     of_others = torch.get_num_threads()
     all_started = threading.Barrier(num_threads)
     pool = ThreadPoolExecutor(num_threads, initializer=_take_one_core)
-    for started in [pool.submit(all_started.wait) for _ in range(num_threads)]:
-        started.result()
-    torch.set_num_threads(of_others)  # threads that start later have what was set last
+    try:
+        for started in [pool.submit(all_started.wait) for _ in range(num_threads)]:
+            started.result()
+    except BaseException:  # one that waits for a thread that never started would keep the program from its end
+        all_started.abort()
+        pool.shutdown(wait=False)
+        raise
+    finally:
+        torch.set_num_threads(of_others)  # threads that start later have what was set last
     return pool
 
 
@@ -167,6 +175,7 @@ class TrainLoader:
             (step.samples for step in self._order.steps(self._place)),
             batch_size=self._batch_size,
             num_workers=self._num_workers,
+            batches_ahead=_TRAINING_BATCHES_AHEAD,
             ranks=self._ranks,
         )
         for images, step in zip(images_of_steps, self._order.steps(self._place), strict=False):
@@ -203,5 +212,6 @@ class EvalLoader:
             itertools.cycle(self._batches),
             batch_size=self._batch_size,
             num_workers=self._num_workers,
+            batches_ahead=0,  # none of the next evaluation while one trains
             ranks=self._ranks,
         )

@@ -8,6 +8,7 @@ flags are, and the flags of the command line overrule them.
 import difflib
 import tomllib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,11 @@ def base_of(recipe: str | None, parser: Parser, detector: Any, batch_size: int |
             raise InputError(f"--recipe {recipe}: is none of {names}, which {detector.name} has, and no .toml file")
         settings = _read(Path(recipe), parser, detector, list(family.recipes))
     name = settings.pop("recipe", None) or family.usual
-    if not name:
-        return overlay(family.defaults(detector), settings)
-    return overlay(family.recipes[name](batch_size or settings.get("batch_size"), world_size, detector), settings)
+    base = family.recipes[name] if name else None
+    config = base(batch_size or settings.get("batch_size"), world_size, detector) if base else family.defaults(detector)
+    if {"epochs", "steps"} & set(settings) and "minutes" not in settings:
+        config = replace(config, minutes=None)  # a run has one length, and the file says it
+    return overlay(config, settings)
 
 
 def said_in(recipe: str) -> set[str] | None:

@@ -244,6 +244,8 @@ def flops_per_image(settings: Any, num_classes: int, *, training: bool) -> float
 def _counted_flops(detector: Detector, settings: Any, num_classes: int, *, training: bool) -> float:
     """Of a model whose shapes depend on its numbers, computed on one synthetic image."""
     model = detector.build(settings, num_classes).train(training)
+    for module in model.modules():  # where a hook watches, heads take each map by itself, and compute no gaps
+        module.register_forward_hook(lambda *_: None)
     batch: Any = detector.synthetic(settings, num_classes, torch.device("cpu"), 1)
     with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(training):
         if training:

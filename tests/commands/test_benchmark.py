@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from runs import ENVIRONMENT
 
 import main
 from ssd.detectors.ssd300.settings import SSD300Settings
+from ssd.detectors.torchvision.names import settings_of
 from ssd.precision import has_16_bit_units
 from ssd.speed import comparison
 from ssd.speed.steps import Measurement, Stopwatch, flops_per_image
@@ -27,6 +29,14 @@ def test_the_work_of_an_image(backbone: str, gflop: float) -> None:
     forward = flops_per_image(SSD300Settings(backbone), 81, training=False)
     # The first convolution: 64 channels x 150 x 150 places x 3 x 7 x 7, two operations each.
     assert flops_per_image(SSD300Settings(backbone), 81, training=True) == 3 * forward - 2 * 64 * 150**2 * 3 * 7**2
+
+
+def test_a_retinanets_steps_count_no_gaps_between_its_maps() -> None:
+    """A backward pass is twice the forward one, but for the gradient of the images."""
+    settings = replace(settings_of("retinanet_resnet18_fpn", "none"), short_sides_px=(64,))
+    forward, step = (flops_per_image(settings, 4, training=training) for training in (False, True))
+    first = 2 * 64 * (96 // 2) * (64 // 2) * 3 * 7**2  # 85 x 64, padded to 96 x 64
+    assert step == 3 * forward - first
 
 
 def test_the_stopwatch_parts_each_step() -> None:

@@ -135,3 +135,23 @@ def test_a_recipe_leaves_to_a_checkpoint_what_it_does_not_change() -> None:
     )
     yolo = settings_named("yolov2-voc")
     assert "anchors" not in set_by_recipe(family_of(yolo).recipes["darknet"](None, 1, yolo), yolo)
+
+
+def test_a_file_that_says_epochs_has_no_minutes_of_the_recipe_it_starts_from(tmp_path: Path) -> None:
+    file = tmp_path / "cells.toml"
+    parser = train_parser(SSD300Settings())
+    file.write_text('recipe = "own"\nepochs = 8\n')
+    config = base_of(str(file), parser, SSD300Settings(), None, 1)
+    assert (config.epochs, config.minutes) == (8, None)
+    file.write_text('recipe = "own"\nkeep_checkpoints = 3\n')
+    assert base_of(str(file), parser, SSD300Settings(), None, 1).minutes == 20
+
+
+def test_recipe_owns_rate_is_the_same_on_many_gpus() -> None:
+    """Config's rate is that of a global batch of 32."""
+    rates = [
+        recipe.learning_rate * recipe.batch_size * world_size / 32
+        for world_size in (1, 2, 8)
+        for recipe in [RECIPES["own"](None, world_size)]
+    ]
+    assert rates == pytest.approx([0.02, 0.04, 0.04])

@@ -191,10 +191,10 @@ def ragged(name: str, path: str) -> str:
     return f"{result(f'data-ragged{name}-cpu')['ratios'][f'{path} / torchvision']:.2f}"
 
 
-def their_steps(precision: str = "") -> list[str]:
+def their_steps(precision: str, what: str) -> str:
     """How many times as long torchvision's step takes, by the processor's time: RetinaNet, Faster and Mask R-CNN."""
     steps = result(f"torchvision-steps{precision}-cpu")["results"]
-    return [f"{each['ratios']['reference_processor_s']:.2f}" for each in steps]
+    return "{}, {} and {} times".format(*(f"{each['ratios'][f'{what}_processor_s']:.2f}" for each in steps))
 
 
 def demo_ap(name: str, word: str = "") -> str:
@@ -213,7 +213,7 @@ def of_points(name: str, of_boxes: str = "", of_points: str = "") -> str:
 
 
 def worker_mib(name: str, path: str) -> str:
-    return f"{result(f'data-ragged-masks{name}-cpu')['worker_mib'][path]:.0f}"
+    return f"{result(f'data-ragged{name}-cpu')['worker_mib'][path]:.0f}"
 
 
 def cost_of_pkd(place: int) -> dict[str, Any]:
@@ -232,8 +232,9 @@ FIGURES: dict[str, list[str]] = {
         f"PyTorch path {ragged('', 'no_dali')} times as many, DALI path {ragged('', 'dali')} times.",
         f"With masks {ragged('-masks', 'no_dali')} and {ragged('-masks', 'dali')} times, to a short side of 256 with "
         f"masks {ragged('-masks-256', 'no_dali')} and {ragged('-masks-256', 'dali')} times",
-        "in bf16 torchvision's takes {} times as long for RetinaNet, {} times for Faster R-CNN and {} times for Mask "
-        "R-CNN, in float32 {}, {} and {} times".format(*their_steps("-bf16"), *their_steps()),
+        f"torchvision's take {their_steps('-bf16', 'reference')} as long in bf16, {their_steps('', 'reference')} in "
+        "float32",
+        f"it takes {their_steps('-bf16', 'finished')} as long in bf16, {their_steps('', 'finished')} in float32",
         f"``retinanet_resnet18_fpn`` AP {demo_ap('retinanet', 'AP50 ')} by DALI and {demo_ap('retinanet-no_dali')} by "
         f"PyTorch, ``fasterrcnn_resnet18_fpn`` {demo_ap('fasterrcnn')} and {demo_ap('fasterrcnn-no_dali')}",
         f"``maskrcnn_resnet18_fpn`` has AP {of_masks('', ' for boxes', ' for masks')} by DALI, "
@@ -241,9 +242,10 @@ FIGURES: dict[str, list[str]] = {
         f"``keypointrcnn_resnet18_fpn`` has AP {of_points('', ' for boxes', ' for the points')} of the one class that "
         f"has some by DALI, {of_points('-no_dali')} by PyTorch",
         f"Decoding alone makes {result('data-ragged-cpu')['decode_only']['images_per_second']:.0f} images a second",
-        f"needs {worker_mib('-256', 'no_dali')} MiB for images to 256 with masks, torchvision's "
-        f"{worker_mib('-256', 'torchvision')}. To 800 it is {worker_mib('', 'no_dali')} and "
-        f"{worker_mib('', 'torchvision')}",
+        f"needs {worker_mib('-masks-256', 'no_dali')} MiB for images to 256 with masks, torchvision's "
+        f"{worker_mib('-masks-256', 'torchvision')}. To 800 it is {worker_mib('-masks', 'no_dali')} and "
+        f"{worker_mib('-masks', 'torchvision')} with masks, {worker_mib('', 'no_dali')} and "
+        f"{worker_mib('', 'torchvision')} without",
     ],
     "README.rst": [
         f"AP on BCCD, DALI path {of_seeds('dali', 'AP')} NVIDIA's model, loss and data: {of_seeds('dle', 'AP')}",

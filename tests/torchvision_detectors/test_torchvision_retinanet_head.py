@@ -33,7 +33,7 @@ def test_losses_and_gradients_are_those_of_torchvisions_head() -> None:
 def test_small_maps_lie_side_by_side_with_a_cell_between() -> None:
     packed = pack([torch.full((1, 2, 2, 3), 4.0), torch.full((1, 2, 1, 2), 5.0), torch.full((1, 2, 1, 1), 6.0)])
     assert packed.canvas[0, 1].tolist() == [[4, 4, 4, 0], [4, 4, 4, 0], [0, 0, 0, 0], [5, 5, 0, 6]]
-    assert packed.inside[0, 0].tolist() == [[1, 1, 1, 0], [1, 1, 1, 0], [0, 0, 0, 0], [1, 1, 0, 1]]
+    assert packed.between[0, 0].tolist() == [[0, 0, 0, 1], [0, 0, 0, 1], [1, 1, 1, 1], [0, 0, 1, 0]]
 
 
 def test_five_maps_are_two_calls_of_a_convolution_in_training_and_five_in_evaluation() -> None:
@@ -54,6 +54,19 @@ def test_who_watches_a_convolution_sees_each_map() -> None:
     ours.regression_head.conv[2].register_forward_hook(lambda _module, _given, said: seen.append(said.shape[2:]))
     ours(maps)
     assert seen == list(SIZES)
+
+
+def test_what_overflows_between_maps_does_not_reach_them() -> None:
+    """In float16 a sum between two maps may be infinite where none in them is."""
+    head = Head(1, 1, 1)
+    for parameter in head.parameters():
+        torch.nn.init.zeros_(parameter)
+    torch.nn.init.constant_(head.classification_head.conv[0][0].weight, 1e38)  # of no other layer
+    maps = [torch.zeros(1, 1, size, size) for size in (4, 2, 1, 1)]
+    for each in maps[2:]:
+        each.fill_(2.0)  # 2e38 in the maps, 4e38, which is infinite, between two of them
+    said = head(maps)
+    assert all(torch.isfinite(value).all() for value in said.values())
 
 
 def test_norms_see_each_map() -> None:

@@ -23,10 +23,11 @@ def demo(batch_size: int | None = None, world_size: int = 1, detector: Any = Non
 
 def own(batch_size: int | None = None, world_size: int = 1, detector: Any = None) -> Config:
     """SSD300-R18 on data of one's own in 20 minutes, or as many as --minutes says; --backbone resnet50 finds more"""
+    batch_size = batch_size or 16
     return Config(
         detector=SSD300Settings(backbone="resnet18"),
-        batch_size=batch_size or 16,
-        learning_rate=0.04,
+        batch_size=batch_size,
+        learning_rate=0.04 * min(1, 32 / (batch_size * world_size)),  # 0.04 at most, however many GPUs there are
         warmup=100,
         schedule="cosine",
         ema=0.99,

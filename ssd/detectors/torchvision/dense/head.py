@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.detection.retinanet import RetinaNetHead
 
 
@@ -28,15 +29,19 @@ class Head(RetinaNetHead):
 
     def _needs_whole_maps(self) -> bool:
         parts = [module for module in self.modules() if module is not self]
-        return any(module._forward_hooks or isinstance(module, nn.GroupNorm) for module in parts)
+        return any(_is_watched(module) or isinstance(module, nn.GroupNorm | _BatchNorm) for module in parts)
+
+
+def _is_watched(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
 
 class Packed(NamedTuple):
-    """Maps beside each other. canvas: B x C x H x W, 0 between them. inside: 1 x 1 x H x W, 1 where a map lies and 0
-    between. places: the rows and columns of each."""
+    """Maps beside each other. canvas: B x C x H x W, 0 between them. between: 1 x 1 x H x W bool, where no map lies.
+    places: the rows and columns of each."""
 
     canvas: Tensor
-    inside: Tensor
+    between: Tensor
     places: list[tuple[slice, slice]]
 
 
@@ -52,11 +57,11 @@ def pack(maps: list[Tensor]) -> Packed:
     batch, channels = maps[0].shape[:2]
     height, width = top + max(heights[1:]), max(widths[0], left - 1)
     canvas = maps[0].new_zeros(batch, height, width, channels).permute(0, 3, 1, 2)  # channels_last
-    inside = maps[0].new_zeros(1, 1, height, width)
+    between = maps[0].new_ones(1, 1, height, width, dtype=torch.bool)
     for each, (rows, columns) in zip(maps, places, strict=True):
         canvas[:, :, rows, columns] = each
-        inside[:, :, rows, columns] = 1
-    return Packed(canvas, inside, places)
+        between[:, :, rows, columns] = False
+    return Packed(canvas, between, places)
 
 
 def by_anchor(said: Tensor, values: int) -> Tensor:
@@ -68,8 +73,8 @@ def _said(conv: nn.Module, last: nn.Module, values: int, largest: Tensor, packed
     """What a head's convolutions, and the last of them, say of each anchor: B x A x values."""
     x = packed.canvas
     for layer in conv.children():
-        x = layer(x)
-        x = x * packed.inside.to(x.dtype)
+        convolution, relu = layer.children()
+        x = relu(convolution(x).masked_fill(packed.between, 0))
     x = last(x)
     small = [by_anchor(x[:, :, rows, columns], values) for rows, columns in packed.places]
     return torch.cat([by_anchor(last(conv(largest)), values), *small], dim=1)
