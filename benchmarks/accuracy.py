@@ -19,6 +19,11 @@ BCCD = (
     "--train-split train --val-split val --backbone resnet18 --backbone-weights none --bf16 --batch-size 16 "
     "--learning-rate 0.02 --epochs 50 --multistep 35 45 --warmup 100 --num-workers 2"
 )
+YOLO = (
+    "--detector yolov2-tiny --anchors auto --input-size 416 416 --train-size 320 416 --bf16 --batch-size 8 "
+    "--accumulate 1 --learning-rate 0.005 --epochs 110 --schedule cosine --warmup 100 --warmup-power 1 "
+    "--clip-norm 100 --evaluation 20 40 60 80 95 105"
+)
 RUNS = {
     "demo": "--recipe demo",
     "demo-no_dali": "--recipe demo --data_pipeline no_dali",
@@ -38,6 +43,8 @@ RUNS = {
     "bccd-no_dali-seed3": f"--data {{bccd}} {BCCD} --seed 3 --data_pipeline no_dali",
     "bccd-dali-clip": f"--data {{bccd}} {BCCD} --seed 1 --data_pipeline dali --clip-norm 10",
     "bccd-no_dali-clip": f"--data {{bccd}} {BCCD} --seed 1 --data_pipeline no_dali --clip-norm 10",
+    "bccd-yolov2-tiny-dali": f"--data {{bccd}} {YOLO} --seed 1 --data_pipeline dali",
+    "bccd-yolov2-tiny-no_dali": f"--data {{bccd}} {YOLO} --seed 1 --data_pipeline no_dali",
 }
 
 

@@ -80,7 +80,10 @@ class Parser(argparse.ArgumentParser):
         if unknown in self.refused:
             return f"; {self.refused[unknown]}"
         if unknown in self.of_others:
-            return f"; that is an option of other detectors, such as --detector {self.of_others[unknown]}"
+            return (
+                f"; that is an option of other detectors, such as --detector {self.of_others[unknown]}; beside "
+                "--checkpoint, name its detector by --detector"
+            )
         nearest = difflib.get_close_matches(unknown, self._option_string_actions, n=1, cutoff=0.75)
         return "".join(f"; did you mean {name}?" for name in nearest)
 

@@ -127,6 +127,20 @@ def test_what_a_schedule_does_to_a_model_is_said() -> None:
     ]
 
 
+@pytest.mark.parametrize(("epoch", "is_said"), [(0, True), (1, True), (2, False), (3, False)])
+def test_a_remover_amid_gradual_pruning_is_said(epoch: int, is_said: bool) -> None:
+    """Later shares are then of the filters that are left: 0.4 of them become 63 %."""
+    text = schedule_of(
+        "L1RankedStructureParameterPruner_AGP",
+        "initial_sparsity: 0.05", "final_sparsity: 0.4", "group_type: Filters", "weights: [first.weight]",
+        epochs=(0, 3, 1),
+    )  # fmt: skip
+    text = text.replace("policies:", "extensions: {out: {class: FilterRemover}}\npolicies:")
+    text += f"  - {{extension: {{instance_name: out}}, epochs: [{epoch}]}}\n"
+    _, notes = bind(read(text), Small(), 10)
+    assert any("let it act in epoch 2 alone" in note for note in notes) is is_said
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [

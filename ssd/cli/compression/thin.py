@@ -68,7 +68,10 @@ def thin(arguments: Sequence[str]) -> int:
     names = ", ".join(stay[:3]) + (f" and {len(stay) - 3} more" if len(stay) > 3 else "")
     if found.removed == 0:
         hint = f"; those of {names} are, and cannot go alone" if stay else ""
-        raise InputError(f"{source}: no filter that can go is all 0{hint}; prune filters first, or pass --flops")
+        raise InputError(
+            f"{source}: no filter that can go is all 0{hint}; prune filters first, unless a FilterRemover has taken "
+            "them out already, or pass --flops"
+        )
     smaller: Any = found.model.eval()
     written = {key: content[key] for key in ("format", "detector", "categories")}
     written |= {"model": smaller.state_dict(), "channels": smaller.channel_plan}

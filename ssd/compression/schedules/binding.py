@@ -129,6 +129,17 @@ def _notes(schedule: Schedule, bound: list[Bound], parameters: Mapping[str, Tens
                     f"{schedule.file}:{other.policy.line}: prunes what the policy of line {one.policy.line} prunes in "
                     f"the same epochs, and overrules it: {_some(both)}"
                 )
+    removers = [each for each in bound if each.policy.instance.class_name.endswith("Remover")]
+    for pruner in pruners:
+        if not pruner.policy.instance.class_name.endswith(("_AGP", "AutomatedGradualPruner")):
+            continue
+        for remover in removers:
+            if remover.policy.epochs[0] < pruner.last_epoch:
+                notes.append(
+                    f"{schedule.file}:{remover.policy.line}: takes filters out before the gradual pruning of line "
+                    f"{pruner.policy.line} has ended, whose later shares are of those that are left: more go than "
+                    f"final_sparsity says; let it act in epoch {pruner.last_epoch} alone"
+                )
     if any(each.policy.kind == "lr_scheduler" for each in bound):
         notes.append(f"{schedule.file}: its lr_schedulers take the place of --schedule and --multistep")
     return notes
