@@ -153,10 +153,15 @@ def require_categories(content: dict[str, Any], file: Path, categories: list[tup
             f"{file}: trained on {len(own)} categories, {data} has {len(categories)}; "
             "pass the data it was trained on, or --checkpoint in training to fine-tune it"
         )
-    ours, theirs = next((a, b) for a, b in zip(own, categories, strict=True) if a != b)
+    if file.suffix != ".pt" and [name for _, name in own] == [f"class {place}" for place in range(1, len(own) + 1)]:
+        raise InputError(
+            f"{file}: does not say what its classes are called; put {file.with_suffix('.names').name} beside it, "
+            f"with a name a line, such as {categories[0][1]} in the first"
+        )
+    (our_id, our_name), (their_id, their_name) = next((a, b) for a, b in zip(own, categories, strict=True) if a != b)
     raise InputError(
-        f"{file}: trained on other categories than {data} has ({ours} there is {theirs} here); "
-        "pass the data it was trained on, or --checkpoint in training to fine-tune it"
+        f"{file}: trained on other categories than {data} has (category {our_id} {our_name!r} there is {their_id} "
+        f"{their_name!r} here); pass the data it was trained on, or --checkpoint in training to fine-tune it"
     )
 
 

@@ -153,6 +153,9 @@ def packages() -> Iterator[Finding]:
     yield Finding("packages", ", ".join(fine))
 
 
+_NO_ANSWER = "no answer in 5 minutes"
+
+
 def _try(code: str, *arguments: str) -> Any:
     """What the code prints as JSON in an interpreter of its own; {"error": its last words} where it fails."""
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
@@ -162,7 +165,7 @@ def _try(code: str, *arguments: str) -> Any:
             env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        return {"error": "no answer in 5 minutes"}
+        return {"error": _NO_ANSWER}
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         return {"error": lines[-1] if lines else f"ended by signal {-done.returncode}"}
@@ -172,7 +175,10 @@ def _try(code: str, *arguments: str) -> Any:
 def judge_torch(torch: dict[str, Any], driver: str | None) -> Finding:
     """Whether torch and torchvision work, and with the GPUs that the driver has. torch: what _TRY_TORCH printed."""
     if "error" in torch:
-        return Finding("torch", torch["error"], STOP, "install torch and torchvision of one release, for this CUDA")
+        remedy = "install torch and torchvision of one release, for this CUDA"
+        if torch["error"] == _NO_ANSWER:
+            remedy = "the machine is busy, or its disk slow: try again"
+        return Finding("torch", torch["error"], STOP, remedy)
     value = f"for CUDA {torch['cuda']}" if torch["cuda"] else "for CPUs only"
     value += f", driver {driver}" if driver else ", no NVIDIA driver"
     if driver is None:

@@ -320,9 +320,12 @@ def test_require_categories() -> None:
         return text
 
     assert "trained on 3 categories, DIR has 2" in message(CATEGORIES[:2])
-    assert "(1, 'balloon') there is (3, 'crate') here" in message([CATEGORIES[1], CATEGORIES[0], CATEGORIES[2]])
-    assert "(90, 'star') there is (90, 'moon') here" in message([*CATEGORIES[:2], (90, "moon")])
-    assert "(90, 'star') there is (91, 'star') here" in message([*CATEGORIES[:2], (91, "star")])
+    assert "category 1 'balloon' there is 3 'crate' here" in message([CATEGORIES[1], CATEGORIES[0], CATEGORIES[2]])
+    assert "category 90 'star' there is 90 'moon' here" in message([*CATEGORIES[:2], (90, "moon")])
+    assert "category 90 'star' there is 91 'star' here" in message([*CATEGORIES[:2], (91, "star")])
+    nameless = {"categories": [(1, "class 1"), (2, "class 2")]}
+    with pytest.raises(InputError, match="does not say what its classes are called; put net.names beside it"):
+        checkpoint.require_categories(nameless, Path("net.weights"), [(1, "a"), (2, "b")], "cells")
 
 
 def fine_tuned(model: SSD300, content: dict[str, Any]) -> list[str]:

@@ -20,7 +20,8 @@ def peak_bytes(
 ) -> int | None:
     """What loading the detector and running it on a batch adds to a process at its peak: of a GPU the tensors on it.
 
-    runtime, onnx: as of `runtimes.build_run`. None where the subject has no such form, or memory did not suffice.
+    runtime, onnx: as of `runtimes.build_run`. None where the subject has no such form, where
+    memory did not suffice, and where the system took pages of the process away.
     """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
@@ -48,7 +49,8 @@ def _measure(
     pixels = torch.randint(0, 256, (batch_size, 3, height, width), dtype=torch.uint8)
     for _ in range(2):
         run(pixels, torch.tensor([[0, 0, width, height]] * batch_size))
-    return peak_memory_bytes(device) - before
+    added = peak_memory_bytes(device) - before
+    return added if added > 0 else None  # where the system took pages away meanwhile, it says nothing
 
 
 def _resident_bytes() -> int:
