@@ -95,25 +95,31 @@ def plot(file: Path, rows: list[dict[str, Any]]) -> None:
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), sharey=True)
     for kind, colour in (("weights", "#0072B2"), ("filters", "#D55E00")):
         own = [row for row in rows if row["name"].startswith(kind)]
-        for axis, column in ((axes[0], "not 0"), (axes[1], "ms onnx")):
+        for axis, column, units in ((axes[0], "not 0", 1e6), (axes[1], "ms onnx", 1)):
             axis.plot(
-                [row[column] for row in own], [row["AP50 before"] for row in own], "x", color=colour,
+                [row[column] / units for row in own], [row["AP50 before"] for row in own], "x", color=colour,
                 label=f"{kind}, before fine-tuning",
             )  # fmt: skip
-            axis.plot([row[column] for row in own], [row["AP50 after"] for row in own], "o-", color=colour, label=kind)
+            across = [row[column] / units for row in own]
+            axis.plot(across, [row["AP50 after"] for row in own], "o-", color=colour, label=kind)
             for row in own:
-                axis.annotate(f"{row['name'].split()[1]} %", (row[column], row["AP50 after"]), fontsize=7)
+                place = (row[column] / units, row["AP50 after"])
+                axis.annotate(
+                    f"{row['name'].split()[1]} %", place, xytext=(5, 5), textcoords="offset points", fontsize=7
+                )
     dense = rows[0]
-    for axis, column, text in (
-        (axes[0], "not 0", "parameters that are not 0"),
-        (axes[1], "ms onnx", "ms an image, onnxruntime, batch 1"),
+    for axis, column, units, text in (
+        (axes[0], "not 0", 1e6, "million parameters that are not 0"),
+        (axes[1], "ms onnx", 1, "ms an image, onnxruntime, batch 1"),
     ):
-        axis.plot([dense[column]], [dense["AP50 before"]], "s", color="black", fillstyle="none", label="dense")
-        axis.plot([dense[column]], [dense["AP50 after"]], "s", color="black", label="dense, trained on")
+        across = [dense[column] / units]
+        axis.plot(across, [dense["AP50 before"]], "s", color="black", fillstyle="none", label="dense")
+        axis.plot(across, [dense["AP50 after"]], "s", color="black", label="dense, trained on")
+        axis.margins(x=0.08)
         axis.set_xlabel(text)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("AP50")
-    axes[0].legend(fontsize=7)
+    axes[0].legend(fontsize=7, loc="center right")
     figure.tight_layout()
     figure.savefig(file, dpi=150)
     pyplot.close(figure)
