@@ -28,7 +28,7 @@ SETTINGS = (
 # One thread, because sums over several come in no fixed order.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 CASES = [
-    *([path, *precision, *ranks] for path, precision, ranks in product(
+    *([*path, *precision, *ranks] for path, precision, ranks in product(
         (["dali"], ["no_dali"]), ([], ["--bf16"]), ([], ["2"]))),
 ]  # fmt: skip
 TIMES = ("elapsed_s", "seconds")

@@ -137,8 +137,8 @@ def training_step(training: Training, watch: Stopwatch) -> Callable[[Iterator[Ba
     """A step of the training loop that tells `watch` where its parts end. As one CUDA graph it has but two."""
     plain_losses_of, forward = training.losses_of, build_forward(training)
 
-    def timed_forward(images: torch.Tensor) -> Any:
-        predictions = forward(images)
+    def timed_forward(*inputs: Any) -> Any:
+        predictions = forward(*inputs)
         watch.mark("forward")
         return predictions
 

@@ -39,6 +39,16 @@ def test_a_retinanets_steps_count_no_gaps_between_its_maps() -> None:
     assert step == 3 * forward - first
 
 
+@pytest.mark.parametrize("subject", ["train", "inference"])
+def test_a_detector_whose_images_keep_their_shapes_is_measured(subject: str, tmp_path: Path) -> None:
+    file = tmp_path / "steps.json"
+    flags = "--detector retinanet_resnet18_fpn --min-size 64 --precisions fp32".split()
+    small = "--synthetic --batch-sizes 2 --steps 1 --warmup-steps 1 --device cpu".split()
+    assert main.main(["benchmark", subject, *flags, *small, "--json", str(file)]) == 0
+    (measured,) = json.loads(file.read_text())["configurations"]
+    assert measured["images_per_second"] > 0
+
+
 def test_the_stopwatch_parts_each_step() -> None:
     watch = Stopwatch(torch.device("cpu"))
     watch._marks = [("", 0.0), ("data", 1.0), ("step", 4.0), ("", 9.0), ("data", 11.0), ("step", 12.0)]
