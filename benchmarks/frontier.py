@@ -52,7 +52,6 @@ def files_of(folder: Path, data: list[object], rows: list[str], options: argpars
     tuning = shlex.split(options.fine_tune)
     seed = ["--seed", folder.name.removeprefix("seed-")]
     dense = last_of(train(folder / "dense", *data, *shlex.split(options.train), *seed))
-
     build_upon(folder, dense)
 
     def tuned(name: str, *flags: object) -> Path:

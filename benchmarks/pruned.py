@@ -1,8 +1,8 @@
 """What pruning costs a YOLOv2 and what it gains: single weights, and filters that are taken out, beside the dense one.
 
     python benchmarks/pruned.py --data DATA --output runs/pruned --json benchmarks/results/pruned.json \
-        --train="--input-size 416 416 --train-size 256 416 --epochs 60 --bs 8 --lr 0.004" \
-        --fine-tune="--epochs 20 --bs 8 --lr 0.001"
+        --train="--input-size 416 416 --train-size 320 416 --epochs 110 --bs 8 --lr 0.005 --clip-norm 100 --bf16" \
+        --fine-tune="--epochs 12 --bs 8 --lr 0.001 --clip-norm 100 --bf16"
 
 Trains the dense detector from scratch, with anchors by k-means. From its last checkpoint it prunes shares of the
 weights by magnitude over all layers, and shares of the filters by score over all layers, which are taken out; the

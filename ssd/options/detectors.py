@@ -184,8 +184,8 @@ OWN_FLAGS = {
 
 
 def detector_in(arguments: Sequence[str]) -> Any:
-    """The settings of the detector that --detector names, or else the --recipe file, or else --checkpoint, or else
-    SSD300's; with the words of --set."""
+    """The settings of the detector that --detector names, or else the --recipe file, or else SSD300's; with the words
+    of --set."""
     name, words = _named_in(arguments)
     return SSD300Settings() if name is None else settings_named(name, words)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from no_waits import no_waits
 from ragged_data import train_loader, write
 
 from ssd.config import DATA_PIPELINES, Config
@@ -73,10 +74,6 @@ def test_steps_do_not_wait_for_the_device(builder: str, precision: str, gpu: Ran
     batch = synthetic_batch(ShortSideView((96,)), 4, gpu.device, 2)
     for _ in range(2):
         training.train_step(training.model, batch, lr=1e-3)
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waits():
         losses = training.train_step(training.model, batch, lr=1e-3)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert torch.isfinite(losses).all()

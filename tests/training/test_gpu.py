@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from no_waits import no_waits
 from square_view import VIEW
 
 import pipelines
@@ -79,12 +80,8 @@ def test_steps_do_not_wait_for_the_device(
     for batch in islice(batches, 2):
         training.train_step(training.model, batch, lr=1e-3)
     batch = next(batches)
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waits():
         losses = training.train_step(training.model, batch, lr=1e-3)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert torch.isfinite(losses).all()
 
 
@@ -116,12 +113,8 @@ def test_replays_do_not_wait_for_the_device(gpu: Ranks) -> None:
     take_step, batch = build_step(training), synthetic_batch(4, 2, gpu.device)
     for _ in range(13):
         take_step(batch, 1e-3)
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waits():
         losses = take_step(batch, 1e-3)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert torch.isfinite(losses).all()
 
 

@@ -74,6 +74,7 @@ def _said(conv: nn.Module, last: nn.Module, values: int, largest: Tensor, packed
     x = packed.canvas
     for layer in conv.children():
         convolution, relu = layer.children()
+        # Filled, not multiplied: what overflows between maps would be no number.
         x = relu(convolution(x).masked_fill(packed.between, 0))
     x = last(x)
     small = [by_anchor(x[:, :, rows, columns], values) for rows, columns in packed.places]
