@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ssd.cli.splits import data_name, read_split
 from ssd.config import DATA_PIPELINES, Config
+from ssd.detectors.names import family_of
 from ssd.errors import InputError
 from ssd.options.detectors import add_detector_flags, detector_in
 from ssd.options.flags import (
@@ -98,7 +99,8 @@ def benchmark_steps_parser(subject: Literal["train", "inference"], settings: Any
         "--precisions", nargs="+", choices=("fp32", "bf16", "fp16"), default=["bf16"],
         help="(default: bf16; fp16 is bf16 on a CPU)",
     )  # fmt: skip
-    group.add_argument("--batch-sizes", type=BATCH, nargs="+", default=[32], metavar="N", help="(default: 32)")
+    least = BATCH if subject == "train" and family_of(settings).least_part > 1 else COUNT
+    group.add_argument("--batch-sizes", type=least, nargs="+", default=[32], metavar="N", help="(default: 32)")
     group.add_argument(
         "--compile", choices=("off", "on", "both"), default="off", help="torch.compile (default: %(default)s)"
     )

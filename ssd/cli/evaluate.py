@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ssd.cli.splits import data_name, held_out_texts, judged_text, split_to_judge
 from ssd.config import Config
 from ssd.errors import InputError
-from ssd.options.detectors import add_set_flag, for_detector
+from ssd.options.detectors import add_set_flags, for_detector
 from ssd.options.flags import (
     CHECKPOINT_HELP,
     Parser,
@@ -40,7 +40,7 @@ def evaluate_parser() -> Parser:
     add_machine_flags(parser)
     group = parser.add_argument_group("run")
     add_timeout_flag(group, "another rank")
-    add_set_flag(parser.add_argument_group("detector"))
+    add_set_flags(parser)
     group.add_argument("--json", metavar="FILE", help="write the metrics there too")
     group.add_argument(
         "--comp4", metavar="DIR", help="write the detections there as PASCAL VOC's development kit takes them"

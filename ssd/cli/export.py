@@ -7,7 +7,7 @@ from typing import Any
 
 from ssd.config import Config
 from ssd.errors import InputError
-from ssd.options.detectors import add_set_flag, for_detector
+from ssd.options.detectors import add_set_flags, for_detector
 from ssd.options.flags import (
     CHECKPOINT_HELP,
     COUNT,
@@ -42,7 +42,7 @@ def export_parser() -> Parser:
     parser.add_argument("--output", required=True, metavar="FILE", help="such as ssd300.onnx or ssd300.pt2")
     parser.refused["--tta"] = "a file looks at an image in one pass; evaluate and predict have --tta"
     add_detection_flags(parser.add_argument_group("post-processing"))
-    add_set_flag(parser.add_argument_group("detector"))
+    add_set_flags(parser)
     group = parser.add_argument_group("8 bits")
     group.add_argument(
         "--int8", action="store_true",

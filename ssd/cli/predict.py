@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ssd.config import EXIF, Config
 from ssd.errors import InputError
-from ssd.options.detectors import add_set_flag
+from ssd.options.detectors import add_set_flags
 from ssd.options.flags import (
     CHECKPOINT_HELP,
     COUNT,
@@ -53,7 +53,7 @@ def predict_parser() -> Parser:
         help="turn pictures as their EXIF data say, or not, as a detector of images that were not (default: upright)",
     )  # fmt: skip
     add_tta_flag(parser)
-    add_set_flag(parser.add_argument_group("detector"))
+    add_set_flags(parser)
     add_device_flags(parser.add_argument_group("machine"))
     return parser
 

@@ -75,7 +75,8 @@ FAMILIES = {
     ),
     "yolov2": Family(
         yolov2.NAMES, yolov2_settings.settings_named, lambda settings, weights: settings, yolov2_recipes.defaults,
-        yolov2_recipes.RECIPES, ".cfg", notes=yolov2_recipes.notes_of, require_same=yolov2_settings.require_same,
+        yolov2_recipes.RECIPES, ".cfg", yolov2_settings.with_words, notes=yolov2_recipes.notes_of,
+        require_same=yolov2_settings.require_same,
     ),
 }  # fmt: skip
 

@@ -50,6 +50,8 @@ def add_detector_flags(parser: Parser, settings: Any, *, training: bool = True) 
         other = argparse.ArgumentParser(add_help=False)
         add(other.add_argument_group(), True)
         parser.of_others.update(dict.fromkeys(other._option_string_actions, name))
+    if settings.family == "yolov2":
+        parser.refused["--set"] = "here --input-size and --train-size say it; --set is for evaluate, predict and export"
 
 
 def _add_ssd300_flags(group: Any, training: bool) -> None:
@@ -159,10 +161,17 @@ def _add_detectron_flags(group: Any, training: bool) -> None:
     add_set_flag(group)
 
 
+def add_set_flags(parser: Parser) -> None:
+    """Of a command that uses a checkpoint's detector."""
+    add_set_flag(parser.add_argument_group("detector"))
+    parser.refused["--input-size"] = "a YOLOv2 looks at images of other sizes with --set width 544 height 544"
+
+
 def add_set_flag(group: Any) -> None:
     flag(
         group, "--set", dest="set", nargs="+", action="extend", metavar="KEY VALUE",
-        help="keys of Detectron's configuration with other values, such as TEST.SCALE 600",
+        help="keys of Detectron's configuration with other values, such as TEST.SCALE 600; of YOLOv2, width and height "
+        "of the cfg",
     )  # fmt: skip
 
 
@@ -225,7 +234,8 @@ def for_detector(settings: Any, config: Config, given: set[str]) -> Config:
     Raises InputError where a setting is given that the checkpoint's detector has not.
     """
     family = family_of(settings)
-    is_described = family.with_words is not None and settings.family == config.detector.family
+    is_described = family.with_words is not None and family.require_same is None
+    is_described = is_described and settings.family == config.detector.family
     if is_described and "detector" in given:
         return for_its_batch(config)
     if settings.name != config.detector.name and "detector" in given:

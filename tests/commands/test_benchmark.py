@@ -39,12 +39,17 @@ def test_a_retinanets_steps_count_no_gaps_between_its_maps() -> None:
     assert step == 3 * forward - first
 
 
-@pytest.mark.parametrize("subject", ["train", "inference"])
-def test_a_detector_whose_images_keep_their_shapes_is_measured(subject: str, tmp_path: Path) -> None:
+def test_training_measures_no_batch_of_one_image_where_batch_norm_needs_two(capsys: Any) -> None:
+    assert main.main(["benchmark", "train", "--synthetic", "--batch-sizes", "1"]) == 2
+    assert "argument --batch-sizes: 1 is less than 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("subject", "images"), [("train", "2"), ("inference", "1")])
+def test_a_detector_whose_images_keep_their_shapes_is_measured(subject: str, images: str, tmp_path: Path) -> None:
     file = tmp_path / "steps.json"
     flags = "--detector retinanet_resnet18_fpn --min-size 64 --precisions fp32".split()
-    small = "--synthetic --batch-sizes 2 --steps 1 --warmup-steps 1 --device cpu".split()
-    assert main.main(["benchmark", subject, *flags, *small, "--json", str(file)]) == 0
+    small = "--synthetic --steps 1 --warmup-steps 1 --device cpu --batch-sizes".split()
+    assert main.main(["benchmark", subject, *flags, *small, images, "--json", str(file)]) == 0
     (measured,) = json.loads(file.read_text())["configurations"]
     assert measured["images_per_second"] > 0
 

@@ -174,6 +174,15 @@ def test_all_commands(data: Path, cfg: Path, tmp_path: Path, refusal: Callable[.
     assert 0 <= metrics["AP"] <= 1 and 0 <= metrics["VOC12"] <= 1 and metrics["VOC07"] == results["VOC07"]
     said_of_images = {"resize": "stretch", "input_px": [64, 64], "score_threshold": 0, "nms_iou": 0.45}
     assert said_of_images.items() <= metrics.items()
+    run("evaluate", *judged, "--score-threshold", 0, *to_file[:2], "--set", "width", 96)
+    larger = json.loads((tmp_path / "metrics.json").read_text())
+    assert larger["input_px"] == [96, 64] and larger["AP"] != metrics["AP"]
+    judged[-1] = "0"
+    assert "only width and height can be set" in refusal("evaluate", *judged, "--set", "momentum", "0.9")
+    assert "96 100: sides have to be multiples of 16" in refusal(
+        "evaluate", *judged, "--set", "width", "96", "height", "100"
+    )
+    assert "with --set width 544 height 544" in refusal("evaluate", *judged, "--input-size", "96", "96")
     (found,) = ssd.load(file, device="cpu", score=0.0)(next((data / "val2017").glob("*.jpg")))
     assert len(found.boxes_ltrb_px)
     run("export", "--checkpoint", file, "--format", "torch", "--output", tmp_path / "tiny.pt2")
@@ -294,6 +303,9 @@ def test_bad_input_is_named(data: Path, cfg: Path, tmp_path: Path, refusal: Call
     assert "did you mean yolov2-voc?" in refusal(*train, "--detector", "yolov2-vox")
     assert "multiples of 32" in refusal(*train, "--detector", "yolov2-voc", "--input-size", "400", "416")
     assert "multiples of 32" in refusal(*train, "--detector", "yolov2-voc", "--train-size", "320", "400")
+    assert "here --input-size and --train-size say it" in refusal(
+        *train, "--detector", "yolov2-voc", "--set", "width", "416"
+    )
     assert "--anchors: takes pairs" in refusal(*train, "--detector", "yolov2-voc", "--anchors", "1", "2", "3")
     pixels = ["--anchors", *"100 130 90 60 200 300 400 250 620 450".split()]
     said = refusal(*train, "--detector", "yolov2-voc", *pixels)

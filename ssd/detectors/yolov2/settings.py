@@ -1,8 +1,8 @@
 """What shapes a YOLOv2 and what it sees of an image: plain values, without torch."""
 
 import functools
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -80,6 +80,25 @@ def settings_named(name: str) -> YOLOv2Settings:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise InputError(f"--detector {name}: cannot be read ({reason}); pass a cfg file of darknet") from None
     return YOLOv2Settings(Path(name).name, text)
+
+
+def with_words(settings: YOLOv2Settings, words: Sequence[str]) -> YOLOv2Settings:
+    """words: of --set, `width` and `height` of a cfg's [net], each before its pixels: YOLOv2 looks at images of other
+    sizes than those it was trained at. Raises InputError for other keys, which a checkpoint's weights decide or which
+    have flags of their own, and for sizes that the network cannot have."""
+    sides = dict(zip(("width", "height"), input_size_px(settings), strict=True))
+    if len(words) % 2:
+        raise InputError(f"--set {' '.join(words)}: takes pairs of KEY and VALUE")
+    for key, value in zip(words[::2], words[1::2], strict=True):
+        if key not in sides:
+            raise InputError(f"--set {key}: of {settings.name} only width and height can be set")
+        if not value.isdecimal() or int(value) < 1:
+            raise InputError(f"--set {key} {value}: is no number of pixels")
+        sides[key] = int(value)
+    try:
+        return replace(settings, input_px=(sides["width"], sides["height"]))
+    except InputError as error:
+        raise InputError(str(error).replace("--input-size ", "--set width height: ", 1)) from None
 
 
 # The key of a cfg file that a setting of the command line overrules.
