@@ -27,6 +27,7 @@ from runs import (
     last_of,
     log_of,
     run_all,
+    run_ranks,
     settings,
     write_small_data,
 )
@@ -166,6 +167,36 @@ def test_a_killed_agent_of_an_elastic_job(data: Path, tmp_path: Path) -> None:
     content = last_of(output)
     assert content["epoch"] == epochs and content["step"] == 3 * epochs and content["data"]["world_size"] == 1
     assert_whole(output)
+
+
+MORTAL_EVALUATION = """
+import os, signal, sys
+import main
+from ssd.evaluation import detect
+
+_detect_split = detect.detect_split
+
+def _detect_or_die(*arguments):
+    if os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return _detect_split(*arguments)
+
+detect.detect_split = _detect_or_die
+sys.exit(main.main(sys.argv[1:]))
+"""
+
+
+def test_a_rank_that_dies_in_an_evaluation_leaves_no_figures(
+    data: Path, undisturbed: Callable[[int], Path], tmp_path: Path
+) -> None:
+    """Those would be of half of the split. Without torchrun, which would end rank 0 itself."""
+    program, figures = tmp_path / "mortal_evaluation.py", tmp_path / "figures.json"
+    program.write_text(MORTAL_EVALUATION)
+    evaluate = ["evaluate", "--checkpoint", undisturbed(1) / "checkpoints" / "last.pt", "--data", data]
+    flags = ["--data_pipeline", "no_dali", "--num-workers", 1, "--device", "cpu", "--json", figures]
+    rank_0, rank_1 = run_ranks([*evaluate, *flags], 2, program)
+    assert rank_1.code == -signal.SIGKILL and rank_0.code == 3, rank_0.said
+    assert "error: rank 0 waited in vain for another one, which died" in rank_0.said and not figures.exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])

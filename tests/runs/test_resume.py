@@ -114,6 +114,17 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     assert [line["step"] for line in log_of(output, "train")] == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_run_goes_on_at_another_rate(data: Path, runs: Callable[[int], Path], tmp_path: Path) -> None:
+    undisturbed = runs(1) / "no_dali"
+    command = ["--data", data, "--data_pipeline", "no_dali", *two_epochs(), "--num-workers", 1, "--lr", "0.025"]
+    file = undisturbed / "checkpoints" / "step-00000004.pt"
+    run_all([[*command, "--output", tmp_path / "run", "--resume", file]], 1)
+    before, after = (log_of(run, "train")[-2:] for run in (undisturbed, tmp_path / "run"))
+    assert [line["step"] for line in after] == [5, 6]
+    assert [line["learning_rate"] for line in after] == [line["learning_rate"] / 2 for line in before]
+    assert after[0]["loss"] == before[0]["loss"] and after[1]["loss"] != before[1]["loss"]
+
+
 # --- another number of ranks ---
 
 
