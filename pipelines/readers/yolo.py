@@ -1,8 +1,9 @@
 """The reader of YOLO's text files: makes COCO's tables of them, for the strict reader to check as any others.
 
-A line is a class, counted from 0, and a box in fractions of the image: its centre, width and height. More pairs of
-numbers are a polygon, whose box is taken, as ultralytics does. An image without a text file, or with an empty one, has
-no objects. Fractions are of the image as viewers show it, upright, because the tools that write them read it so.
+A line is a class, counted from 0 or by its name, and a box in fractions of the image: its centre, width and height.
+More pairs of numbers are a polygon, whose box is taken, as ultralytics does. An image without a text file, or with an
+empty one, has no objects. Fractions are of the image as viewers show it, upright, because the tools that write them
+read it so.
 
 YOLO has no ids: images are numbered from 1 in order of their names or of the list, categories are the class numbers.
 """
@@ -16,7 +17,7 @@ from pipelines.readers.headers import Header, read_headers
 from pipelines.readers.image_files import BadImage
 from pipelines.readers.layouts.source import Source
 from pipelines.readers.layouts.yolo import read_yaml
-from pipelines.readers.layouts.yolo_labels import LabelFiles, numbers_of
+from pipelines.readers.layouts.yolo_labels import LabelFiles, class_and_box_of
 from pipelines.readers.layouts.yolo_lists import MOVED, images_of
 from pipelines.readers.rows import Document, shown
 from pipelines.readers.text import read_lines, read_text
@@ -78,7 +79,7 @@ def read_document(source: Source) -> Document:
             continue
         row["width"], row["height"] = header.upright_size_px
         if labels:
-            boxes += _boxes_of(labels, image_id, header.upright_size_px, document, has_keypoints)
+            boxes += _boxes_of(labels, image_id, header.upright_size_px, document, names, has_keypoints)
     if found and not label_folders:
         raise InputError(
             f"{source.file}: none of its {len(paths)} images has a label file; put them beside them, or in labels/"
@@ -92,7 +93,12 @@ def read_document(source: Source) -> Document:
 
 
 def _boxes_of(
-    file: Path, image_id: int, size_px: tuple[int, int], document: Document, has_keypoints: bool
+    file: Path,
+    image_id: int,
+    size_px: tuple[int, int],
+    document: Document,
+    names: dict[int, str],
+    has_keypoints: bool,
 ) -> list[dict[str, Any]]:
     try:
         text = read_text(file, document.note)
@@ -108,35 +114,44 @@ def _boxes_of(
             document.note("lines that repeat another dropped", [place])
             continue
         seen.add(line)
-        row = _box_of(line, size_px, has_keypoints)
-        what = row.pop("note", None)
-        if what:
+        row = _box_of(line, size_px, names, has_keypoints)
+        for what in row.pop("notes", ()):
             document.note(what, [place])
         rows.append({"place": place, "image_id": image_id, **row})
     return rows
 
 
-def _box_of(line: str, size_px: tuple[int, int], has_keypoints: bool) -> dict[str, Any]:
-    """category_id and bbox of a line, or the problem with it."""
-    if (numbers := numbers_of(line)) is None:
+def _box_of(line: str, size_px: tuple[int, int], names: dict[int, str], has_keypoints: bool) -> dict[str, Any]:
+    """category_id and bbox of a line with notes on how it was read, or the problem with it."""
+    if (found := class_and_box_of(line)) is None:
         return {"problem": f"has {shown(line)}, which is not a class from 0 on and a box of 4 numbers"}
-    category, *values = numbers
-    note: dict[str, Any] = {}
+    category, values = found
+    notes = []
+    if isinstance(category, str):
+        numbers = [number for number, name in names.items() if name == category]
+        if len(numbers) != 1:
+            known = f"is none of {', '.join(names.values())}" if names else "has no number"
+            return {
+                "problem": f"has {shown(line)}, which names its class, and {shown(category)} {known}; number the "
+                "classes from 0 in the order of names in data.yaml or lines in classes.txt"
+            }
+        category = numbers[0]
+        notes.append("lines that name their class read by its name")
     is_polygon = len(values) >= 6 and len(values) % 2 == 0 and not has_keypoints
     if is_polygon:
         xs, ys = values[0::2], values[1::2]
         left, top, right, bottom = min(xs), min(ys), max(xs), max(ys)
-        note = {"note": "polygons read as their boxes"}
+        notes.append("polygons read as their boxes")
     else:
         x, y, width, height = values[:4]
         left, top, right, bottom = x - width / 2, y - height / 2, x + width / 2, y + height / 2
         if len(values) > 4 and not has_keypoints:
-            note = {"note": "numbers behind the box left out"}
+            notes.append("numbers behind the box left out")
     if max(map(abs, (left, top, right, bottom))) > _LARGEST_FRACTION:
         return {"problem": f"has {shown(line)}: a box in pixels? YOLO's are fractions of the image, from 0 to 1"}
     width_px, height_px = size_px
     bbox = [left * width_px, top * height_px, (right - left) * width_px, (bottom - top) * height_px]
-    return {"category_id": int(category), "bbox": bbox, **note}
+    return {"category_id": category, "bbox": bbox, "notes": notes}
 
 
 def _names(source: Source, document: Document) -> tuple[dict[int, str], bool]:
@@ -181,7 +196,10 @@ def _names_in(text: str, file: Path) -> Any:
 def _categories(names: dict[int, str], boxes: list[dict[str, Any]], document: Document) -> list[dict[str, Any]]:
     used = {row["category_id"] for row in boxes if "category_id" in row}
     if not names:  # else a class without a name is a mistake, which the strict reader tells
-        numbers = range(max(used, default=-1) + 1) if max(used, default=0) < _MOST_CLASSES else sorted(used)
+        least = (
+            -1 if not boxes else 0
+        )  # rows of which none can be read have a class too: what is wrong with them counts
+        numbers = range(max(used, default=least) + 1) if max(used, default=0) < _MOST_CLASSES else sorted(used)
         names = {number: f"class {number}" for number in numbers}
         document.note("classes without a name numbered", [f"class {number}" for number in sorted(used)])
     return [{"id": number, "name": name} for number, name in sorted(names.items())]

@@ -69,7 +69,7 @@ def commands_of(detector: str, data: Path, folder: Path) -> dict[str, str]:
         "benchmark train": f"benchmark train --data {data} {last} {measuring} --json {folder / 'train.json'}",
         "benchmark train --synthetic": f"benchmark train --synthetic {last} {measuring} --precisions bf16",
         "benchmark inference": f"benchmark inference --data {data} {last} {measuring} 1",
-        "benchmark inference --synthetic": f"benchmark inference --synthetic {last} {measuring} --compile both",
+        "benchmark inference --synthetic": f"benchmark inference --synthetic {last} {measuring}",
         "plot": f"plot {run} {folder / 'no_dali'} --output {folder / 'plots'}",
         "convert": f"convert {run / 'checkpoints' / 'last.pt'} {folder / 'converted.pt'}",
         "convert, evaluate": f"evaluate {judging.replace(last, f'--checkpoint {folder}/converted.pt')}",

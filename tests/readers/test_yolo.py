@@ -50,6 +50,20 @@ def test_a_polygon_is_its_box_and_a_score_is_left_out(tmp_path: Path) -> None:
     }
 
 
+def test_a_line_may_name_its_class(tmp_path: Path) -> None:
+    lines = ("light green 0.5 0.25 0.25 0.5", "red 0.5,0.5,0.5,0.5", "1 0.5 0.5 0.5 0.5")
+    split = read(write(tmp_path, *lines, names="red\nlight green\n"))
+    assert split.labels.tolist() == [2, 1, 2]
+    assert split.boxes_xywh_px.tolist() == [[36, 0, 24, 32], [24, 16, 48, 32], [24, 16, 48, 32]]
+    assert split.mended == {"lines that name their class read by its name": 2}
+
+
+def test_names_without_a_list_of_them_have_no_numbers(tmp_path: Path) -> None:
+    write(tmp_path, "red 0.5 0.25 0.25 0.5", names="")
+    with pytest.raises(InputError, match="'red' has no number; number the classes from 0 in the order of names"):
+        read(tmp_path)
+
+
 def test_fractions_are_of_the_upright_image(tmp_path: Path) -> None:
     write(tmp_path, "0 0.5 0.25 1 0.5")
     exif = Image.Exif()
@@ -64,7 +78,10 @@ def test_fractions_are_of_the_upright_image(tmp_path: Path) -> None:
     ("line", "complaint"),
     [
         ("0 48 32 20 20", "a box in pixels? YOLO's are fractions of the image"),
-        ("red 0.5 0.5 0.1 0.1", "which is not a class from 0 on and a box of 4 numbers"),
+        ("blue 0.5 0.5 0.1 0.1", "names its class, and 'blue' is none of red, green; number the classes from 0"),
+        ("red 0.5 0.5 0.1", "which is not a class from 0 on and a box of 4 numbers"),
+        ("red 0.5 0.5 0.1 0.1 red", "which is not a class from 0 on and a box of 4 numbers"),
+        ("red 48 32 20 20", "a box in pixels? YOLO's are fractions of the image"),
         ("0 0.5 0.5 0.1", "which is not a class from 0 on and a box of 4 numbers"),
         ("0.5 0.5 0.5 0.1 0.1", "which is not a class from 0 on"),
         ("0 nan 0.5 0.1 0.1", "which is not a class from 0 on"),

@@ -4,6 +4,7 @@ images/train/a.jpg -> labels/train/a.txt; train/images/a.jpg -> train/labels/a.t
 Folders are looked at in the data folder alone: what the folders above it are called says nothing.
 """
 
+import itertools
 import math
 import os
 from collections.abc import Iterable
@@ -82,7 +83,7 @@ class LabelFiles:
             if (file := self.of(image)) is None:
                 continue
             line = _first_line(file)
-            if line and numbers_of(line):
+            if line and class_and_box_of(line):
                 return True
             empty, other = empty + (not line), other + bool(line)
             if other == _MOST_OTHER_TEXTS:
@@ -94,7 +95,7 @@ class LabelFiles:
         images = (image for folder in folders_below(self._data_folder, depth=4) for image in images_in(folder))
         stems = {key_of(image.stem) for image in images}
         files = [place / name for place in label_folders for name in sorted(set(self._texts_in(place).values()))]
-        return [file for file in files if key_of(file.stem) not in stems and numbers_of(_first_line(file))]
+        return [file for file in files if key_of(file.stem) not in stems and class_and_box_of(_first_line(file))]
 
     def _label_folders(self, folder: Path) -> list[Path]:
         return [place for name in _LABEL_FOLDERS if (place := self._below(folder, [name]))]
@@ -128,14 +129,25 @@ class LabelFiles:
         return self._entries[folder]
 
 
-def numbers_of(line: str) -> list[float] | None:
-    """A class from 0 on and four numbers or more, all finite; None for any other line."""
-    try:
-        numbers = [float(part) for part in line.replace(",", " ").split()]
-    except ValueError:
+def class_and_box_of(line: str) -> tuple[int | str, list[float]] | None:
+    """A class from 0 on, or the name that stands in its place, and four numbers or more, all finite; None for any other
+    line."""
+    parts = line.replace(",", " ").split()
+    words = list(itertools.takewhile(lambda part: not _is_number(part), parts))
+    if not words and parts and float(parts[0]).is_integer() and float(parts[0]) >= 0:
+        words = parts[:1]
+    numbers = parts[len(words) :]
+    if not words or len(numbers) < 4 or not all(map(_is_number, numbers)):
         return None
-    is_box = len(numbers) >= 5 and all(map(math.isfinite, numbers)) and numbers[0] >= 0 and numbers[0].is_integer()
-    return numbers if is_box else None
+    return (int(float(words[0])) if _is_number(words[0]) else " ".join(words)), [float(part) for part in numbers]
+
+
+def _is_number(text: str) -> bool:
+    """Of a finite one."""
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _first_line(file: Path) -> str:
