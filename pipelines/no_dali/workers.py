@@ -2,8 +2,9 @@
 
 import re
 import signal
+import sys
 from collections.abc import Iterable, Iterator
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import TypeVar
 
 from ssd.errors import InputError
@@ -27,6 +28,14 @@ def outlast_stop_signals(worker: int) -> None:
 
     signal.signal(signal.SIGTERM, end_later)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    sys.excepthook = _say_what_counts
+
+
+def _say_what_counts(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """Python's hook, but not for the thread that hands a worker's batches over, where a run that ends amid that is told
+    as an error."""
+    if not isinstance(error, EOFError | ConnectionError):
+        sys.__excepthook__(kind, error, traceback)
 
 
 def plain_errors(batches: Iterable[_T]) -> Iterator[_T]:

@@ -15,7 +15,7 @@ from ssd.detectors.channels import thinned
 from ssd.detectors.contract import Detector
 from ssd.detectors.table import detector_of, from_dict
 from ssd.errors import InputError
-from ssd.storage.files import written_whole
+from ssd.storage.files import interruption_held, written_whole
 from ssd.storage.weight_files import fits, read
 
 FORMAT = 2
@@ -29,6 +29,7 @@ def save(file: Path, content: dict[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         with (
+            interruption_held(),
             written_whole(file, durable=True, temporary_name=".unfinished") as temporary,
             temporary.open("wb") as stream,
         ):

@@ -1,9 +1,12 @@
 """Files that are whole whatever happens: the old one or the new one, never a part."""
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 
 @contextmanager
@@ -24,6 +27,28 @@ def written_whole(file: Path, *, durable: bool = False, temporary_name: str | No
         temporary.unlink(missing_ok=True)
     if durable:
         sync(file.parent)  # the new name too must survive a power cut
+
+
+@contextmanager
+def interruption_held() -> Iterator[None]:
+    """Lets Ctrl-C take effect at the end of the block, and not in a callback of a library that can take no exception
+    there: torch's writer of files ends the process. Holds nothing in another thread, which Ctrl-C does not reach."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked = False
+
+    def take(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+
+    before = signal.signal(signal.SIGINT, take)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if asked:
+            signal.raise_signal(signal.SIGINT)
 
 
 def sync(path: Path) -> None:

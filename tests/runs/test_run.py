@@ -248,8 +248,8 @@ def test_ctrl_c_and_kill(small_data: Path, tmp_path: Path) -> None:
         finally:
             process.kill()
         if blow == signal.SIGINT:
-            assert process.returncode == 130
-            assert complaint == "interrupted\n"
+            assert process.returncode == 130, complaint
+            assert complaint == "interrupted\n", complaint
         last = load(output / "checkpoints" / "last.pt")
         epochs.append(last["epoch"])
         assert last["step"] == last["epoch"]

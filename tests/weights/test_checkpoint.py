@@ -119,6 +119,30 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pyte
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
 
 
+def test_ctrl_c_takes_effect_when_the_checkpoint_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In torch's callback it would be told as a full disk, or end the process by a signal."""
+    save = torch.save
+
+    class Interrupted:
+        def __init__(self, stream: Any) -> None:
+            self.stream = stream
+
+        def write(self, data: bytes) -> int:
+            signal.raise_signal(signal.SIGINT)
+            return int(self.stream.write(data))
+
+        def flush(self) -> None:
+            self.stream.flush()
+
+    monkeypatch.setattr(torch, "save", lambda content, stream: save(content, Interrupted(stream)))
+    file = tmp_path / "last.pt"
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(file, small_content())
+    assert checkpoint.load(file)["model"].keys() == small_content()["model"].keys()
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_a_kill_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def die(content: Any, stream: Any) -> None:
         write_half(content, stream)
