@@ -81,13 +81,14 @@ def export(arguments: Sequence[str]) -> int:
         return 0
     batches = _calibration_batches(config, count or 128)
 
+    from ssd.console import Console
     from ssd.inference.int8 import to_int8
 
     with tempfile.TemporaryDirectory() as folder:
         in_float = Path(folder, "float.onnx")
         said = exporting.export(source, in_float, form, config, words)
         images = sum(len(batch.images) for batch in batches)
-        print(f"calibrating on {images} images of {config.data}", flush=True)
+        Console(soft_wrap=True).print(f"calibrating on {images} images of {config.data}", markup=False)
         to_int8(in_float, output, batches, print)
         sizes = [file.stat().st_size / 1e6 for file in (in_float, output)]
         print(said.replace(str(in_float), str(output)).replace(f"{sizes[0]:.0f} MB", f"{sizes[1]:.1f} MB", 1))

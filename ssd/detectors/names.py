@@ -90,7 +90,8 @@ def settings_named(name: str, words: Sequence[str] = ()) -> Any:
     names = [each for family in FAMILIES.values() for each in family.names]
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
     raise InputError(
-        f"--detector {name}: there is no such detector; " + (f"did you mean {nearest[0]}?" if nearest else "see --help")
+        f"--detector {name}: there is no such detector; "
+        + (f"did you mean {nearest[0]}?" if nearest else "main.py summary lists all")
     )
 
 

@@ -38,7 +38,8 @@ def add_detector_flags(parser: Parser, settings: Any, *, training: bool = True) 
         "--detector",
         dest="detector",
         metavar="NAME",
-        help=f"such as {names}, a cfg file of darknet or a YAML file of Detectron; with --help: its own flags",
+        help=f"such as {names}, a cfg file of darknet or a YAML file of Detectron; with --help: its own flags; "
+        "main.py summary lists all names",
     )
     OWN_FLAGS[settings.family](group, training)
     others = {FAMILIES[family].names[0]: add for family, add in OWN_FLAGS.items() if family != settings.family}

@@ -49,9 +49,9 @@ class Parser(argparse.ArgumentParser):
         self, prog: str, *, description: str, epilog: str, usage: str | None = None, base: Config | None = None
     ) -> None:
         form = argparse.RawDescriptionHelpFormatter
-        if Path(sys.argv[0]).name == CONSOLE_COMMAND:
-            prog, description, epilog = map(_as_installed, (prog, description, epilog))
-            usage = usage and _as_installed(usage)
+        self._is_installed = Path(sys.argv[0]).name == CONSOLE_COMMAND
+        if self._is_installed:
+            prog = _as_installed(prog)
         self.base = base or Config()
         """What the flags start from."""
         super().__init__(
@@ -68,6 +68,10 @@ class Parser(argparse.ArgumentParser):
         group: Any = super().add_argument_group(*arguments, **named)
         group.base = self.base
         return group
+
+    def format_help(self) -> str:
+        text = super().format_help()
+        return _as_installed(text) if self._is_installed else text
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}{self._nearest_to_unknown(message)}; see {self.prog} --help")

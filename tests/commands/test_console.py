@@ -1,12 +1,17 @@
 """What a user reads: names are shown as they are, and nobody has to read on."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import ROOT
+from runs import small_checkpoint
 
+import main
+from ssd.detectors.names import FAMILIES
 from ssd.distributed import Ranks
 from ssd.run.files import Run
 from ssd.run.printed_metrics import show_metrics
@@ -25,6 +30,23 @@ def test_a_run_outlives_its_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         print("nor this")
         run.log("train", step=1)
     assert (tmp_path / "run" / "log.jsonl").read_text().count("\n") == 1
+
+
+@pytest.mark.parametrize("words", ["summary", "--version", "--help", "thin --checkpoint IN --output OUT --flops 0.9"])
+def test_a_command_keeps_its_exit_code_when_nobody_reads_on(words: str, tmp_path: Path) -> None:
+    words = words.replace("IN", str(small_checkpoint())).replace("OUT", str(tmp_path / "out.pt"))
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, str(ROOT / "main.py"), *words.split()]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_summary_lists_the_names_of_all_detectors(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["summary"]) == 0
+    said = capsys.readouterr().out.split()
+    assert {name for family in FAMILIES.values() for name in family.names} <= set(said)
 
 
 def test_names_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:

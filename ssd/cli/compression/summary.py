@@ -1,10 +1,11 @@
-"""main.py summary: what a model consists of, a checkpoint's or a detector's by its name."""
+"""main.py summary: what a model consists of, a checkpoint's or a detector's by its name, and which names there are."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssd.config import Config
+from ssd.detectors.names import FAMILIES
 from ssd.errors import InputError
 from ssd.options.detectors import add_detector_flags, detector_in
 from ssd.options.flags import CHECKPOINT_HELP, COUNT, EXIT_CODES, Parser, config_of, require_folder_of
@@ -20,7 +21,7 @@ def summary_parser(settings: Any = Config.detector) -> Parser:
         "main.py summary",
         description="List a model's tensors by the names that a schedule may use: their shapes, how many of their\n"
         "weights, filters and channels are 0, and what their layers compute for one image. The model is a\n"
-        "checkpoint's, or that of --detector with fresh weights.",
+        "checkpoint's, or that of --detector with fresh weights. Without either: the names of all detectors.",
         base=Config(detector=settings),
         epilog=f"example: main.py summary --checkpoint runs/a/checkpoints/best.pt --output summary.csv\n"
         f"         main.py summary --detector retinanet_resnet50_fpn\n{EXIT_CODES}",
@@ -45,6 +46,9 @@ def summary(arguments: Sequence[str]) -> int:
     if output is not None and Path(output).suffix not in (".json", ".csv"):
         raise InputError(f"--output {output}: pass a name that ends in .json or .csv")
     require_folder_of(output, "--output")
+    if not arguments:
+        _show_names()
+        return 0
     if (checkpoint is None) == ("detector" not in options):
         raise InputError("summary takes --checkpoint FILE or --detector NAME; pass one of them")
     if checkpoint is not None and (options or classes):
@@ -68,6 +72,24 @@ def summary(arguments: Sequence[str]) -> int:
     if output is not None:
         write_summary(Path(output), tensors)
     return 0
+
+
+_FAMILIES = {
+    "ssd300": "SSD300 on any ResNet (--backbone)",
+    "torchvision_ssd": "torchvision's SSDs",
+    "torchvision": "torchvision's RetinaNet, FCOS and R-CNNs, and their like on any ResNet",
+    "retinanet": "detectron2's RetinaNet",
+    "detectron": "Detectron's R-CNNs, or a YAML file of its",
+    "yolov2": "darknet's YOLOv2, or a cfg file of its",
+}
+
+
+def _show_names() -> None:
+    from ssd.console import Console
+
+    console = Console(soft_wrap=True)
+    for family, title in _FAMILIES.items():
+        console.print(f"{title}:", *(f"    {name}" for name in sorted(FAMILIES[family].names)), sep="\n")
 
 
 def _model_of(file: Path) -> "tuple[Any, nn.Module]":
