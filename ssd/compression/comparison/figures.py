@@ -13,7 +13,7 @@ from ssd.report.html import page, picture, table
 from ssd.storage.files import written_whole
 
 PLOT, PICTURES, PAGE, FIGURES = "frontier.png", "detections.jpg", "comparison.html", "comparison.json"
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "0.4")
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000")
 _MARKERS = {"eager": "o", "compiled": "s", "onnxruntime": "^", "openvino": "D"}
 
 
