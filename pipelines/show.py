@@ -13,7 +13,7 @@ from ssd.batch import Batch, RaggedBatch, TrainLoader
 from ssd.boxes import cxcywh_to_ltrb
 from ssd.keypoints import Skeleton
 from ssd.matching import decode
-from ssd.pictures.drawing import Box, class_colour, draw_boxes, draw_skeleton, picture_of, tint
+from ssd.pictures.drawing import Box, class_colour, draw_boxes, draw_skeleton, drawable, picture_of, tint
 from ssd.pictures.lettering import picture_font, shown_in_picture
 from ssd.views import RaggedView, SquareView, View
 
@@ -32,13 +32,13 @@ def _draw(image: Tensor, offsets: Tensor, labels: Tensor, names: list[str], view
     boxes_ltrb = decode(offsets.cpu(), view.defaults_cxcywh)[positive] * view.size_px
     matched = labels.cpu()[positive].tolist()
     for box, label in zip(defaults_ltrb.tolist(), matched, strict=True):
-        draw.rectangle(box, outline=class_colour(label), width=1)
+        draw.rectangle(drawable(*box), outline=class_colour(label), width=1)
     # Many default boxes learn one ground truth: the offsets of each give it back, up to rounding.
     truths = {(label, *np.round(box, 1)): box for box, label in zip(boxes_ltrb.tolist(), matched, strict=True)}
     for (label, *_), box in truths.items():
         colour = class_colour(label)
-        draw.rectangle(box, outline="black", width=5)
-        draw.rectangle([box[0] + 1, box[1] + 1, box[2] - 1, box[3] - 1], outline=colour, width=3)
+        draw.rectangle(drawable(*box), outline="black", width=5)
+        draw.rectangle(drawable(box[0] + 1, box[1] + 1, box[2] - 1, box[3] - 1), outline=colour, width=3)
     for (label, *_), box in truths.items():
         name = shown_in_picture(names[label - 1], label)
         font = picture_font(name, 13)

@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw
 
 from ssd.inference.predictor import ImageDetections
 from ssd.keypoints import Skeleton
-from ssd.pictures.drawing import class_colour, draw_skeleton, tint
+from ssd.pictures.drawing import class_colour, draw_skeleton, drawable, tint
 from ssd.pictures.lettering import Font, picture_font, shown_in_picture
 
 _LEAST_SIDE_PX = 480  # of what is drawn on: a text would cover what is smaller
@@ -31,11 +31,11 @@ def draw_detections(picture: Image.Image, detections: ImageDetections, skeleton:
     for (left, top, right, bottom), label, _, _ in reversed(rows):
         # A dark line around the coloured one: it shows on grounds of any colour.
         draw.rectangle(
-            _ordered(left - edge_px, top - edge_px, right + edge_px, bottom + edge_px),
+            drawable(left - edge_px, top - edge_px, right + edge_px, bottom + edge_px),
             outline="black",
             width=line_px + 2 * edge_px,
         )
-        draw.rectangle(_ordered(left, top, right, bottom), outline=class_colour(label), width=line_px)
+        draw.rectangle(drawable(left, top, right, bottom), outline=class_colour(label), width=line_px)
     if detections.keypoints_px is not None and skeleton is not None:
         points_px = (detections.keypoints_px * scale).tolist()
         for points, label in reversed(list(zip(points_px, labels, strict=True))):
@@ -53,10 +53,6 @@ def draw_detections(picture: Image.Image, detections: ImageDetections, skeleton:
             middle = ((place[0] + place[2]) / 2, (place[1] + place[3]) / 2)
             draw.text(middle, text, fill=ink, font=font, anchor="mm")
     return drawn
-
-
-def _ordered(left: float, top: float, right: float, bottom: float) -> tuple[float, float, float, float]:
-    return left, top, max(left, right), max(top, bottom)
 
 
 def _place_of_text(

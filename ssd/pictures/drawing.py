@@ -46,8 +46,8 @@ def draw_boxes(picture: Image.Image, boxes: Sequence[Box]) -> None:
     draw = ImageDraw.Draw(picture)
     for box in reversed(boxes):
         left, top, right, bottom = (side * (picture.width, picture.height)[i % 2] for i, side in enumerate(box.ltrb))
-        draw.rectangle([left - 1, top - 1, right + 1, bottom + 1], outline="black")
-        draw.rectangle([left, top, right, bottom], outline=class_colour(box.label), width=3)
+        draw.rectangle(drawable(left - 1, top - 1, right + 1, bottom + 1), outline="black")
+        draw.rectangle(drawable(left, top, right, bottom), outline=class_colour(box.label), width=3)
     for box in reversed(boxes):
         font = picture_font(box.text, 13)
         width = draw.textlength(box.text, font) + 6
@@ -56,6 +56,12 @@ def draw_boxes(picture: Image.Image, boxes: Sequence[Box]) -> None:
         draw.rectangle([left, top, left + width, top + 17], fill="black")
         draw.rectangle([left, top, left + 2, top + 17], fill=class_colour(box.label))
         draw.text((left + 4, top + 8.5), box.text, fill="white", font=font, anchor="lm")
+
+
+def drawable(left: float, top: float, right: float, bottom: float) -> tuple[float, float, float, float]:
+    """A box for Pillow, which refuses one whose edges have changed places: Detectron finds such, less than a pixel wide
+    in the network, and a thin one loses its inside to a line around it."""
+    return left, top, max(left, right), max(top, bottom)
 
 
 def tint(picture: Image.Image, mask: np.ndarray, label: int) -> None:

@@ -12,13 +12,16 @@ import torch
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
-from PIL import Image
+from PIL import Image, ImageColor
 from report_folders import write_run
 
+from pipelines import show
+from ssd.detectors.ssd300.settings import SSD300Settings
+from ssd.detectors.table import view_of
 from ssd.inference.drawn import draw_detections
 from ssd.inference.predictor import ImageDetections
 from ssd.pictures import lettering
-from ssd.pictures.drawing import Box, draw_boxes, mosaic
+from ssd.pictures.drawing import Box, class_colour, draw_boxes, mosaic
 from ssd.pictures.lettering import note_on_numbers, picture_font, plot_families, shown_in_picture, shown_in_plot
 from ssd.report import plots
 from ssd.report.history import read_history
@@ -224,3 +227,21 @@ def test_a_run_in_a_folder_whose_name_is_no_utf8(tmp_path: Path) -> None:
     folder = run_of(tmp_path / "caf\udce9", ["cat", "dog"])
     write_plots_and_report([folder], folder)
     assert "caf?" in (folder / "report.html").read_text()
+
+
+def test_a_box_without_an_inside_is_drawn() -> None:
+    """As Detectron finds them, less than a pixel wide: the right edge may lie left of the left one."""
+    picture = Image.new("RGB", (200, 100), "gray")
+    draw_boxes(picture, [Box((0.9, 0.75, 0.895, 0.74), 1, "a")])
+    assert picture.getpixel((180, 76)) == ImageColor.getrgb(class_colour(1))
+
+
+def test_an_object_of_less_than_a_pixel_is_shown() -> None:
+    view = view_of(SSD300Settings())
+    offsets, labels = (
+        torch.zeros(len(view.defaults_cxcywh), 4),
+        torch.zeros(len(view.defaults_cxcywh), dtype=torch.long),
+    )
+    offsets[0, 2:], labels[0] = -30.0, 1  # the sides of the first default box times exp(-6)
+    shown = show._draw(torch.zeros(3, 300, 300), offsets, labels, ["a"], view)
+    assert len(set(shown.getdata())) > 1
