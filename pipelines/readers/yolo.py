@@ -9,6 +9,7 @@ YOLO has no ids: images are numbered from 1 in order of their names or of the li
 """
 
 import ast
+import difflib
 import os
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from pipelines.readers.headers import Header, read_headers
 from pipelines.readers.image_files import BadImage
 from pipelines.readers.layouts.source import Source
 from pipelines.readers.layouts.yolo import read_yaml
-from pipelines.readers.layouts.yolo_labels import LabelFiles, class_and_box_of
+from pipelines.readers.layouts.yolo_labels import LabelFiles, named_box_of, numbers_of
 from pipelines.readers.layouts.yolo_lists import MOVED, images_of
 from pipelines.readers.rows import Document, shown
 from pipelines.readers.text import read_lines, read_text
@@ -54,6 +55,9 @@ def read_document(source: Source) -> Document:
         dict.fromkeys(path for place in source.lists for path in images_of(place, _root(source), document.note))
     )
     names, has_keypoints = _names(source, document)
+    numbers_by_words: dict[tuple[str, ...], list[int]] = {}
+    for number, each in names.items():
+        numbers_by_words.setdefault(tuple(each.replace(",", " ").split()), []).append(number)
     images: list[dict[str, Any]] = []
     boxes: list[dict[str, Any]] = []
     texts = LabelFiles(_root(source))
@@ -79,7 +83,7 @@ def read_document(source: Source) -> Document:
             continue
         row["width"], row["height"] = header.upright_size_px
         if labels:
-            boxes += _boxes_of(labels, image_id, header.upright_size_px, document, names, has_keypoints)
+            boxes += _boxes_of(labels, image_id, header.upright_size_px, document, numbers_by_words, has_keypoints)
     if found and not label_folders:
         raise InputError(
             f"{source.file}: none of its {len(paths)} images has a label file; put them beside them, or in labels/"
@@ -97,7 +101,7 @@ def _boxes_of(
     image_id: int,
     size_px: tuple[int, int],
     document: Document,
-    names: dict[int, str],
+    numbers_by_words: dict[tuple[str, ...], list[int]],
     has_keypoints: bool,
 ) -> list[dict[str, Any]]:
     try:
@@ -114,29 +118,29 @@ def _boxes_of(
             document.note("lines that repeat another dropped", [place])
             continue
         seen.add(line)
-        row = _box_of(line, size_px, names, has_keypoints)
+        row = _box_of(line, size_px, numbers_by_words, has_keypoints)
         for what in row.pop("notes", ()):
             document.note(what, [place])
         rows.append({"place": place, "image_id": image_id, **row})
     return rows
 
 
-def _box_of(line: str, size_px: tuple[int, int], names: dict[int, str], has_keypoints: bool) -> dict[str, Any]:
+def _box_of(
+    line: str, size_px: tuple[int, int], numbers_by_words: dict[tuple[str, ...], list[int]], has_keypoints: bool
+) -> dict[str, Any]:
     """category_id and bbox of a line with notes on how it was read, or the problem with it."""
-    if (found := class_and_box_of(line)) is None:
-        return {"problem": f"has {shown(line)}, which is not a class from 0 on and a box of 4 numbers"}
-    category, values = found
     notes = []
-    if isinstance(category, str):
-        numbers = [number for number, name in names.items() if name == category]
-        if len(numbers) != 1:
-            known = f"is none of {', '.join(names.values())}" if names else "has no number"
-            return {
-                "problem": f"has {shown(line)}, which names its class, and {shown(category)} {known}; number the "
-                "classes from 0 in the order of names in data.yaml or lines in classes.txt"
-            }
-        category = numbers[0]
+    if (numbers := numbers_of(line)) is not None:
+        category, *values = numbers
+    elif (named := named_box_of(line, numbers_by_words)) is not None:
+        words, values = named
+        of_name = numbers_by_words.get(words, [])
+        if len(of_name) != 1:
+            return {"problem": f"has {shown(line)}, {_why_no_class(' '.join(words), of_name, numbers_by_words)}"}
+        category = of_name[0]
         notes.append("lines that name their class read by its name")
+    else:
+        return {"problem": f"has {shown(line)}, which is not a class from 0 on and a box of 4 numbers"}
     is_polygon = len(values) >= 6 and len(values) % 2 == 0 and not has_keypoints
     if is_polygon:
         xs, ys = values[0::2], values[1::2]
@@ -151,7 +155,20 @@ def _box_of(line: str, size_px: tuple[int, int], names: dict[int, str], has_keyp
         return {"problem": f"has {shown(line)}: a box in pixels? YOLO's are fractions of the image, from 0 to 1"}
     width_px, height_px = size_px
     bbox = [left * width_px, top * height_px, (right - left) * width_px, (bottom - top) * height_px]
-    return {"category_id": category, "bbox": bbox, "notes": notes}
+    return {"category_id": int(category), "bbox": bbox, "notes": notes}
+
+
+def _why_no_class(name: str, numbers: list[int], numbers_by_words: dict[tuple[str, ...], list[int]]) -> str:
+    if numbers:
+        return f"and {shown(name)} stands {len(numbers)} times among the names of classes; begin the line with a number"
+    if not numbers_by_words:
+        return (
+            f"and {shown(name)} is no number of a class; list the names, in the order of their numbers from 0, in "
+            "classes.txt or data.yaml"
+        )
+    known = [" ".join(words) for words in numbers_by_words]
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"and there is no class {shown(name)}" + "".join(f"; is it {shown(each)}?" for each in nearest)
 
 
 def _names(source: Source, document: Document) -> tuple[dict[int, str], bool]:

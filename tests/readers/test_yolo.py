@@ -51,17 +51,30 @@ def test_a_polygon_is_its_box_and_a_score_is_left_out(tmp_path: Path) -> None:
 
 
 def test_a_line_may_name_its_class(tmp_path: Path) -> None:
-    lines = ("light green 0.5 0.25 0.25 0.5", "red 0.5,0.5,0.5,0.5", "1 0.5 0.5 0.5 0.5")
-    split = read(write(tmp_path, *lines, names="red\nlight green\n"))
-    assert split.labels.tolist() == [2, 1, 2]
-    assert split.boxes_xywh_px.tolist() == [[36, 0, 24, 32], [24, 16, 48, 32], [24, 16, 48, 32]]
-    assert split.mended == {"lines that name their class read by its name": 2}
+    """The longest name that fits: a name may be several words, end in a number and have a comma."""
+    lines = ("light 1 0.5 0.25 0.25 0.5", "red 0.5,0.5,0.5,0.5", "light 0.5 0.5 0.5 0.5", "big, red 0.5 0.5 0.5 0.5")
+    split = read(write(tmp_path, *lines, names="red\nlight 1\nlight\nbig, red\n"))
+    assert split.labels.tolist() == [2, 1, 3, 4]
+    assert split.boxes_xywh_px.tolist() == [[36, 0, 24, 32], *[[24, 16, 48, 32]] * 3]
+    assert split.mended == {"lines that name their class read by its name": 4}
 
 
-def test_names_without_a_list_of_them_have_no_numbers(tmp_path: Path) -> None:
+def test_a_name_that_stands_twice_says_no_class(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="and 'red' stands 2 times among the names of classes"):
+        read(write(tmp_path, "red 0.5 0.25 0.25 0.5", names="red\nred\n"))
+
+
+def test_a_name_without_a_list_of_them_has_no_number(tmp_path: Path) -> None:
     write(tmp_path, "red 0.5 0.25 0.25 0.5", names="")
-    with pytest.raises(InputError, match="'red' has no number; number the classes from 0 in the order of names"):
-        read(tmp_path)
+    (tmp_path / "data.yaml").write_text("train: images\nval: images\nnc: 1\n")
+    with pytest.raises(InputError, match="and 'red' is no number of a class; list the names"):
+        read_source(find_named(tmp_path, "train"))
+
+
+@pytest.mark.parametrize("line", ["a cat 1 2 3 4", "Car 0.0 0 -1.58 587.01 173.33 614.12 200.12", "# 0 1 2 3"])
+def test_other_texts_beside_images_are_no_labels(line: str, tmp_path: Path) -> None:
+    write(tmp_path, line)
+    assert find_sources(tmp_path) == {}
 
 
 def test_fractions_are_of_the_upright_image(tmp_path: Path) -> None:
@@ -78,7 +91,8 @@ def test_fractions_are_of_the_upright_image(tmp_path: Path) -> None:
     ("line", "complaint"),
     [
         ("0 48 32 20 20", "a box in pixels? YOLO's are fractions of the image"),
-        ("blue 0.5 0.5 0.1 0.1", "names its class, and 'blue' is none of red, green; number the classes from 0"),
+        ("blue 0.5 0.5 0.1 0.1", "has 'blue 0.5 0.5 0.1 0.1', and there is no class 'blue'"),
+        ("gren 0.5 0.5 0.1 0.1", "and there is no class 'gren'; is it 'green'?"),
         ("red 0.5 0.5 0.1", "which is not a class from 0 on and a box of 4 numbers"),
         ("red 0.5 0.5 0.1 0.1 red", "which is not a class from 0 on and a box of 4 numbers"),
         ("red 48 32 20 20", "a box in pixels? YOLO's are fractions of the image"),

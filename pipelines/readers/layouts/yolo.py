@@ -135,7 +135,12 @@ def _of_lists(data_folder: Path, names_file: Path | None) -> dict[str, Source]:
         files = [file for file in files if is_split_name(file.stem)]
     labels = LabelFiles(data_folder)
     files = [file for file in files if _is_readable_list(file, data_folder)]
-    files = [file for file in files if labels.has_labels(images_of(file, data_folder, most=_MOST_LOOKED_AT))]
+    listed = bool(names_file or _class_file(data_folder))
+    files = [
+        file
+        for file in files
+        if labels.has_labels(images_of(file, data_folder, most=_MOST_LOOKED_AT), are_classes_listed=listed)
+    ]
     if not any(is_split_name(file.stem) for file in files):
         return {}
     return {file.stem: _of_list(data_folder, file, names_file) for file in files}
@@ -167,13 +172,13 @@ def _of_folders(data_folder: Path, names_file: Path | None) -> dict[str, Source]
     found: dict[str, Source] = {}
     labels = LabelFiles(data_folder)
     for folder in folders_below(data_folder, depth=2):
-        if not labels.has_labels(images_in(folder)):
+        names = names_file or _class_file(data_folder, folder, *labels.places(folder, with_parents=True))
+        if not labels.has_labels(images_in(folder), are_classes_listed=names is not None):
             continue
         parts = folder.relative_to(data_folder).parts
         split = "/".join(part for part in parts if part.lower() not in _FOLDERS_OF_NO_SPLIT) or ONLY_SPLIT
         split = {"obj_valid_data": "valid", "obj_test_data": "test"}.get(split, split)
         if split not in found:
-            names = names_file or _class_file(data_folder, folder, *labels.places(folder, with_parents=True))
             found[split] = _source(data_folder, split, [folder], names)
     return found
 

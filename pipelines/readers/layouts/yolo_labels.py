@@ -4,10 +4,9 @@ images/train/a.jpg -> labels/train/a.txt; train/images/a.jpg -> train/labels/a.t
 Folders are looked at in the data folder alone: what the folders above it are called says nothing.
 """
 
-import itertools
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 
 from pipelines.readers.layouts.coco import IMAGE_FOLDERS, folders_below
@@ -76,14 +75,15 @@ class LabelFiles:
         ]
         return list(dict.fromkeys([*places, *above]))
 
-    def has_labels(self, images: Iterable[Path]) -> bool:
-        """Whether the images' text files hold boxes: one does, or all that are there are empty."""
+    def has_labels(self, images: Iterable[Path], *, are_classes_listed: bool) -> bool:
+        """Whether the images' text files hold boxes: one does, or all that are there are empty. are_classes_listed: by
+        a file; then their lines may begin with names."""
         empty = other = 0
         for image in images:
             if (file := self.of(image)) is None:
                 continue
             line = _first_line(file)
-            if line and class_and_box_of(line):
+            if line and (numbers_of(line) or (are_classes_listed and _is_named_box(line))):
                 return True
             empty, other = empty + (not line), other + bool(line)
             if other == _MOST_OTHER_TEXTS:
@@ -95,7 +95,7 @@ class LabelFiles:
         images = (image for folder in folders_below(self._data_folder, depth=4) for image in images_in(folder))
         stems = {key_of(image.stem) for image in images}
         files = [place / name for place in label_folders for name in sorted(set(self._texts_in(place).values()))]
-        return [file for file in files if key_of(file.stem) not in stems and class_and_box_of(_first_line(file))]
+        return [file for file in files if key_of(file.stem) not in stems and numbers_of(_first_line(file))]
 
     def _label_folders(self, folder: Path) -> list[Path]:
         return [place for name in _LABEL_FOLDERS if (place := self._below(folder, [name]))]
@@ -129,17 +129,34 @@ class LabelFiles:
         return self._entries[folder]
 
 
-def class_and_box_of(line: str) -> tuple[int | str, list[float]] | None:
-    """A class from 0 on, or the name that stands in its place, and four numbers or more, all finite; None for any other
-    line."""
-    parts = line.replace(",", " ").split()
-    words = list(itertools.takewhile(lambda part: not _is_number(part), parts))
-    if not words and parts and float(parts[0]).is_integer() and float(parts[0]) >= 0:
-        words = parts[:1]
-    numbers = parts[len(words) :]
-    if not words or len(numbers) < 4 or not all(map(_is_number, numbers)):
+def numbers_of(line: str) -> list[float] | None:
+    """A class from 0 on and four numbers or more, all finite; None for any other line."""
+    try:
+        numbers = [float(part) for part in line.replace(",", " ").split()]
+    except ValueError:
         return None
-    return (int(float(words[0])) if _is_number(words[0]) else " ".join(words)), [float(part) for part in numbers]
+    is_box = len(numbers) >= 5 and all(map(math.isfinite, numbers)) and numbers[0] >= 0 and numbers[0].is_integer()
+    return numbers if is_box else None
+
+
+def named_box_of(line: str, names: Container[tuple[str, ...]] = ()) -> tuple[tuple[str, ...], list[float]] | None:
+    """The words of a class that a line begins with, and four numbers or more behind them, all finite; None for a line
+    that begins with a number, and any other. names: words of known ones, of which the longest that fits counts, for
+    they may end in a number; of others all words up to the first number."""
+    parts = line.replace(",", " ").split()
+    if not parts or _is_number(parts[0]):
+        return None
+    unknown = next((at for at, part in enumerate(parts) if _is_number(part)), len(parts))
+    length = max((k for k in range(1, len(parts) - 3) if tuple(parts[:k]) in names), default=unknown)
+    words, numbers = tuple(parts[:length]), parts[length:]
+    is_box = len(numbers) >= 4 and all(map(_is_number, numbers))
+    return (words, [float(part) for part in numbers]) if is_box else None
+
+
+def _is_named_box(line: str) -> bool:
+    """Of fractions, which is not what other texts have, such as KITTI's labels."""
+    found = named_box_of(line)
+    return found is not None and all(0 <= number <= 1 for number in found[1])
 
 
 def _is_number(text: str) -> bool:
