@@ -55,7 +55,10 @@ def with_words(content: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
     """The content of a checkpoint with the words of --set over its detector's settings. Raises InputError."""
     if not words:
         return content
-    return {**content, "detector": to_dict(names.with_words(checkpoint.settings_of(content), words))}
+    return {
+        **content,
+        "detector": to_dict(names.with_words(checkpoint.settings_of(content), words, of_checkpoint=True)),
+    }
 
 
 def save(file: Path, content: dict[str, Any]) -> None:

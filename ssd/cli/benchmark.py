@@ -99,8 +99,7 @@ def benchmark_steps_parser(subject: Literal["train", "inference"], settings: Any
         "--precisions", nargs="+", choices=("fp32", "bf16", "fp16"), default=["bf16"],
         help="(default: bf16; fp16 is bf16 on a CPU)",
     )  # fmt: skip
-    least = BATCH if subject == "train" and family_of(settings).least_part > 1 else COUNT
-    group.add_argument("--batch-sizes", type=least, nargs="+", default=[32], metavar="N", help="(default: 32)")
+    group.add_argument("--batch-sizes", type=COUNT, nargs="+", default=[32], metavar="N", help="(default: 32)")
     group.add_argument(
         "--compile", choices=("off", "on", "both"), default="off", help="torch.compile (default: %(default)s)"
     )
@@ -200,6 +199,12 @@ def _benchmark_steps(subject: Literal["train", "inference"], arguments: Sequence
         config = with_detector_of_checkpoint(config, set(options))
     for name in ("json", "plot", "profile"):
         require_folder_of(chosen[name], f"--{name}")
+    least = family_of(config.detector).least_part if subject == "train" else 1
+    if min(batch_sizes) < least:
+        raise InputError(
+            f"--batch-sizes {min(batch_sizes)}: {config.detector.name} trains on {least} images or more at once, for "
+            "its batch norm"
+        )
 
     from pipelines import speed as data_benchmark
     from ssd.coco_categories import coco_categories

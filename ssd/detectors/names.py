@@ -32,7 +32,8 @@ class Family(NamedTuple):
     settings -> the MLPerf benchmark that it is judged by, "" for none. candidates: (settings, images of a part of a
     batch) -> how many proposals of theirs training chooses from; of detectors whose benchmark asks for it.
     require_same: (settings of --detector, those of a checkpoint by that name, names of the given settings) raises
-    InputError where the file that --detector names says what the checkpoint does not."""
+    InputError where the file that --detector names says what the checkpoint does not. of_checkpoint_with_words: as
+    with_words, of a family with --set in the commands that use a checkpoint's detector alone."""
 
     names: tuple[str, ...]
     settings_named: Callable[[str], Any]
@@ -48,6 +49,7 @@ class Family(NamedTuple):
     benchmark: Callable[[Any], str] = lambda settings: ""
     candidates: Callable[[Any, int], int] | None = None
     require_same: Callable[[Any, Any, Collection[str]], None] | None = None
+    of_checkpoint_with_words: Callable[[Any, Sequence[str]], Any] | None = None
 
 
 FAMILIES = {
@@ -75,8 +77,8 @@ FAMILIES = {
     ),
     "yolov2": Family(
         yolov2.NAMES, yolov2_settings.settings_named, lambda settings, weights: settings, yolov2_recipes.defaults,
-        yolov2_recipes.RECIPES, ".cfg", yolov2_settings.with_words, notes=yolov2_recipes.notes_of,
-        require_same=yolov2_settings.require_same,
+        yolov2_recipes.RECIPES, ".cfg", notes=yolov2_recipes.notes_of, require_same=yolov2_settings.require_same,
+        of_checkpoint_with_words=yolov2_settings.with_words,
     ),
 }  # fmt: skip
 
@@ -95,13 +97,14 @@ def settings_named(name: str, words: Sequence[str] = ()) -> Any:
     )
 
 
-def with_words(settings: Any, words: Sequence[str]) -> Any:
+def with_words(settings: Any, words: Sequence[str], *, of_checkpoint: bool = False) -> Any:
     """The settings with the words of --set over them. Raises InputError where the detector has no --set."""
     if not words:
         return settings
-    change = FAMILIES[settings.family].with_words
+    family = FAMILIES[settings.family]
+    change = family.with_words or (family.of_checkpoint_with_words if of_checkpoint else None)
     if change is None:
-        raise InputError(f"--set: means nothing for {settings.name}; leave it out")
+        raise InputError(f"--set: means nothing for {settings.name} here; leave it out")
     return change(settings, words)
 
 

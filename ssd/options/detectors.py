@@ -51,8 +51,6 @@ def add_detector_flags(parser: Parser, settings: Any, *, training: bool = True) 
         other = argparse.ArgumentParser(add_help=False)
         add(other.add_argument_group(), True)
         parser.of_others.update(dict.fromkeys(other._option_string_actions, name))
-    if settings.family == "yolov2":
-        parser.refused["--set"] = "here --input-size and --train-size say it; --set is for evaluate, predict and export"
 
 
 def _add_ssd300_flags(group: Any, training: bool) -> None:
@@ -235,8 +233,7 @@ def for_detector(settings: Any, config: Config, given: set[str]) -> Config:
     Raises InputError where a setting is given that the checkpoint's detector has not.
     """
     family = family_of(settings)
-    is_described = family.with_words is not None and family.require_same is None
-    is_described = is_described and settings.family == config.detector.family
+    is_described = family.with_words is not None and settings.family == config.detector.family
     if is_described and "detector" in given:
         return for_its_batch(config)
     if settings.name != config.detector.name and "detector" in given:

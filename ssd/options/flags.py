@@ -368,7 +368,9 @@ def require_one_length(config: Config, given: Collection[str]) -> None:
     is_told_in_epochs = config.mlperf and benchmark_of(config) == SSD
     if config.steps and ("epochs" in given or is_told_in_epochs):
         other = "--epochs" if "epochs" in given else "--mlperf"
-        raise InputError(f"--steps and {other}: this run's length is {config.steps} steps; leave one of them out")
+        both = f"--steps and {other}" if "steps" in given else other
+        advice = "leave one of them out" if "steps" in given or other == "--mlperf" else "pass --steps"
+        raise InputError(f"{both}: this run's length is {config.steps} steps; {advice}")
     if config.multistep_factors and len(config.multistep_factors) != len(config.multistep):
         lengths = f"{len(config.multistep_factors)} for {len(config.multistep)} of --multistep"
         raise InputError(f"--multistep-factors: {lengths}; pass as many")

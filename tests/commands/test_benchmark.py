@@ -41,7 +41,7 @@ def test_a_retinanets_steps_count_no_gaps_between_its_maps() -> None:
 
 def test_training_measures_no_batch_of_one_image_where_batch_norm_needs_two(capsys: Any) -> None:
     assert main.main(["benchmark", "train", "--synthetic", "--batch-sizes", "1"]) == 2
-    assert "argument --batch-sizes: 1 is less than 2" in capsys.readouterr().err
+    assert "--batch-sizes 1: ssd300 trains on 2 images or more" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("subject", "images"), [("train", "2"), ("inference", "1")])

@@ -91,7 +91,7 @@ def test_bad_words_and_files_are_named(data: Path, tmp_path: Path, refusal: Call
     assert "write 1.0" in refusal(*train, SCRATCH, "--set", "TEST.NMS", "1")
     assert "takes pairs of KEY and VALUE" in refusal(*train, SCRATCH, "--set", "TEST.NMS")
     assert "means nothing for ssd300" in refusal(*train, "ssd300", "--set", "TEST.NMS", "0.5")
-    assert "only width and height" in refusal(*train, "yolov2-voc", "--set", "TEST.NMS", "0.5")
+    assert "means nothing for yolov2-voc" in refusal(*train, "yolov2-voc", "--set", "TEST.NMS", "0.5")
     assert "did you mean e2e_mask_rcnn_R-50-FPN_2x?" in refusal(*train, "e2e_mask_rcnn_R-50-FPN_3x")
     file = tmp_path / "own.yaml"
     file.write_text("MODEL:\n  FASTER_RCNN: True\n  RETINANET_ON: True\n")

@@ -234,7 +234,7 @@ def test_a_checkpoint_alone_says_how_it_is_trained() -> None:
     config = for_detector(settings_named(FASTER), Config(batch_size=4), {"batch_size"})
     assert (config.steps, config.batch_size, config.accumulate) == (360_000, 4, 1)
     assert config.detector.rpn_collect_scale == 2.0
-    with pytest.raises(InputError, match="--steps and --epochs: this run's length is 90000 steps"):
+    with pytest.raises(InputError, match="--epochs: this run's length is 90000 steps; pass --steps"):
         for_detector(settings_named(FASTER), Config(epochs=5), {"epochs"})
     says = {"steps", "epochs", "multistep", "multistep_factors"}
     of_recipe = for_detector(settings_named(FASTER), Config(steps=7, multistep=()), says)

@@ -179,9 +179,11 @@ def test_all_commands(data: Path, cfg: Path, tmp_path: Path, refusal: Callable[.
     assert larger["input_px"] == [96, 64] and larger["AP"] != metrics["AP"]
     judged[-1] = "0"
     assert "only width and height can be set" in refusal("evaluate", *judged, "--set", "momentum", "0.9")
-    assert "96 100: sides have to be multiples of 16" in refusal(
+    assert "height 100: sides have to be multiples of 16" in refusal(
         "evaluate", *judged, "--set", "width", "96", "height", "100"
     )
+    for side in ("0", "-32", "9" * 5000, "100000", "96.0"):
+        assert "is no number of pixels up to 99,999" in refusal("evaluate", *judged, "--set", "width", side)
     assert "with --set width 544 height 544" in refusal("evaluate", *judged, "--input-size", "96", "96")
     (found,) = ssd.load(file, device="cpu", score=0.0)(next((data / "val2017").glob("*.jpg")))
     assert len(found.boxes_ltrb_px)
@@ -303,7 +305,7 @@ def test_bad_input_is_named(data: Path, cfg: Path, tmp_path: Path, refusal: Call
     assert "did you mean yolov2-voc?" in refusal(*train, "--detector", "yolov2-vox")
     assert "multiples of 32" in refusal(*train, "--detector", "yolov2-voc", "--input-size", "400", "416")
     assert "multiples of 32" in refusal(*train, "--detector", "yolov2-voc", "--train-size", "320", "400")
-    assert "here --input-size and --train-size say it" in refusal(
+    assert "--set: means nothing for yolov2-voc here" in refusal(
         *train, "--detector", "yolov2-voc", "--set", "width", "416"
     )
     assert "--anchors: takes pairs" in refusal(*train, "--detector", "yolov2-voc", "--anchors", "1", "2", "3")

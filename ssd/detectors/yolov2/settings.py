@@ -92,13 +92,17 @@ def with_words(settings: YOLOv2Settings, words: Sequence[str]) -> YOLOv2Settings
     for key, value in zip(words[::2], words[1::2], strict=True):
         if key not in sides:
             raise InputError(f"--set {key}: of {settings.name} only width and height can be set")
-        if not value.isdecimal() or int(value) < 1:
-            raise InputError(f"--set {key} {value}: is no number of pixels")
+        if not (value.isascii() and value.isdecimal() and len(value) <= _MOST_DIGITS and int(value) > 0):
+            raise InputError(f"--set {key} {value[:20]}: is no number of pixels up to {10**_MOST_DIGITS - 1:,}")
         sides[key] = int(value)
     try:
         return replace(settings, input_px=(sides["width"], sides["height"]))
     except InputError as error:
-        raise InputError(str(error).replace("--input-size ", "--set width height: ", 1)) from None
+        said = str(error).removeprefix(f"--input-size {sides['width']} {sides['height']}: ").removeprefix("--anchors: ")
+        raise InputError(f"--set width {sides['width']} height {sides['height']}: {said}") from None
+
+
+_MOST_DIGITS = 5  # of a side's pixels, as --input-size has it
 
 
 # The key of a cfg file that a setting of the command line overrules.
