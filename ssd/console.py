@@ -19,3 +19,8 @@ class Console(rich.console.Console):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())  # also for what is printed by others
         os.close(nowhere)
+
+
+def say(text: str) -> None:
+    """A line on stdout, its words as they are."""
+    Console(soft_wrap=True).print(text, markup=False)

@@ -4,8 +4,7 @@ import difflib
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from ssd.cli.benchmark import benchmark, benchmark_data_parser, benchmark_parser, benchmark_steps_parser
 from ssd.cli.compression.compare import compare, compare_parser
@@ -115,32 +114,14 @@ def _refuse(error: InputError) -> int:
     return 2
 
 
-class _Outliving(io.TextIOWrapper):
-    """stdout whose reader may go, as after `| head`: a command then says no more, but does its work and keeps its exit
-    code."""
-
-    def write(self, text: str) -> int:
-        return self._or_nowhere(lambda: super(_Outliving, self).write(text))
-
-    def flush(self) -> None:
-        self._or_nowhere(super().flush)
-
-    def _or_nowhere(self, call: Callable[[], Any]) -> Any:
-        try:
-            return call()
-        except BrokenPipeError:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.fileno())
-            os.close(nowhere)
-            return call()
-
-
 def run() -> int:
     """The command that the process was started with; its exit code."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        encoding, lines = sys.stdout.encoding, sys.stdout.line_buffering
-        # What a console lacks is shown by its number; Python has stderr so already. At its end Python puts __stdout__
-        # back, and a stream that goes then closes the file that is beneath both.
-        stdout = _Outliving(sys.stdout.detach(), encoding, "backslashreplace", line_buffering=lines)
-        sys.stdout = sys.__stdout__ = stdout  # type: ignore[misc]
-    return main(sys.argv[1:])
+        sys.stdout.reconfigure(errors="backslashreplace")  # of what a console lacks; Python has stderr so already
+    try:
+        return main(sys.argv[1:])
+    finally:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:  # of what argparse said; commands say all by `ssd.console`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -61,6 +61,7 @@ def convert(arguments: Sequence[str]) -> int:
     require_folder_of(str(target), "convert")
 
     from ssd.checkpoints import checkpoint, conversion
+    from ssd.console import say
 
     content = conversion.load(source)
     checkpoint.build_model(content, source)
@@ -74,5 +75,5 @@ def convert(arguments: Sequence[str]) -> int:
     conversion.save(target, content)
     for note in content.get("notes", ()):
         print(f"note: {note}", file=sys.stderr)
-    print(f"wrote {target}: {checkpoint.title_of(content)}, {len(content['categories'])} categories")
+    say(f"wrote {target}: {checkpoint.title_of(content)}, {len(content['categories'])} categories")
     return 0

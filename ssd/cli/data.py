@@ -110,6 +110,7 @@ def show_data(arguments: Sequence[str]) -> int:
     import pipelines
     from pipelines.exif import look_at_images
     from pipelines.show import write_mosaic
+    from ssd.console import say
     from ssd.detectors.table import view_of
     from ssd.distributed import Ranks
     from ssd.pictures.lettering import note_on_numbers, shown_in_picture
@@ -121,7 +122,7 @@ def show_data(arguments: Sequence[str]) -> int:
     shown = split.trainable_indices(with_empty=shows_empty(view))
     (split,), exif_text = look_at_images([split], [shown], here, config.exif)
     if exif_text:
-        print(f"note: {exif_text}")
+        say(f"note: {exif_text}")
     loaders = {
         name: pipelines.build_train(
             name, split, batch_size=columns, num_workers=1, seed=config.seed or 0, ranks=here, view=view
@@ -132,8 +133,8 @@ def show_data(arguments: Sequence[str]) -> int:
     class_names = [category.name for category in split.categories]
     write_mosaic(output, loaders, class_names, view, rows=rows, columns=columns, skeleton=skeleton)
     if note := note_on_numbers({name: shown_in_picture(name, label) for label, name in enumerate(class_names, 1)}):
-        print(f"note: {note}")
-    print(f"wrote {output}")
+        say(f"note: {note}")
+    say(f"wrote {output}")
     return 0
 
 
@@ -164,11 +165,12 @@ def download(arguments: Sequence[str]) -> int:
 
     from pipelines.download import COCO_2017, COCO_URL, VOC_2007_2012, VOC_URL
     from pipelines.download import download as fetch
+    from ssd.console import say
 
     title, own_url, archives = {
         "coco": ("COCO 2017", COCO_URL, COCO_2017),
         "voc": ("PASCAL VOC", VOC_URL, VOC_2007_2012),
     }[options.dataset]
     fetched = fetch(folder, options.url or own_url, archives)
-    print(f"{folder}: fetched {', '.join(fetched)}" if fetched else f"{folder}: {title} is there already")
+    say(f"{folder}: fetched {', '.join(fetched)}" if fetched else f"{folder}: {title} is there already")
     return 0

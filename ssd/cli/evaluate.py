@@ -88,6 +88,7 @@ def _evaluate(
 
     import pipelines
     from ssd.checkpoints import checkpoint, conversion
+    from ssd.console import say
     from ssd.detectors.table import tta_of, tta_text, view_of, view_with
     from ssd.evaluation.detect import detect_split
     from ssd.evaluation.metrics import metrics_of
@@ -135,9 +136,9 @@ def _evaluate(
             Path(json_file).write_text(json.dumps({**metrics, **about}, indent=2) + "\n")
         if comp4:
             written = write_comp4(Path(comp4), ground_truth, results.rows, split.file_names)
-            print(f"wrote {len(written)} files comp4_det_test_CLASS.txt to {comp4}")
+            say(f"wrote {len(written)} files comp4_det_test_CLASS.txt to {comp4}")
         if proposals:
             found = {**proposals_of(ground_truth, results.rows), "cfg": getattr(config.detector, "cfg", "")}
             Path(proposals).write_bytes(pickled(found))
-            print(f"wrote {len(results)} boxes of {len(split)} images to {proposals}")
+            say(f"wrote {len(results)} boxes of {len(split)} images to {proposals}")
     return 0

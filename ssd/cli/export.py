@@ -71,28 +71,28 @@ def export(arguments: Sequence[str]) -> int:
     require_folder_of(str(output), "--output")
 
     from ssd.checkpoints import checkpoint, conversion
+    from ssd.console import say
     from ssd.inference import export as exporting
 
     source = Path(config.checkpoint or "")
     settings = checkpoint.settings_of(conversion.with_words(conversion.load(source), words))
     config = for_detector(settings, config, set(options))
     if not in_8_bits:
-        print(exporting.export(source, output, form, config, words))
+        say(exporting.export(source, output, form, config, words))
         return 0
     batches = _calibration_batches(config, count or 128)
 
-    from ssd.console import Console
     from ssd.inference.int8 import to_int8
 
     with tempfile.TemporaryDirectory() as folder:
         in_float = Path(folder, "float.onnx")
         said = exporting.export(source, in_float, form, config, words)
         images = sum(len(batch.images) for batch in batches)
-        Console(soft_wrap=True).print(f"calibrating on {images} images of {config.data}", markup=False)
-        to_int8(in_float, output, batches, print)
+        say(f"calibrating on {images} images of {config.data}")
+        to_int8(in_float, output, batches, say)
         sizes = [file.stat().st_size / 1e6 for file in (in_float, output)]
-        print(said.replace(str(in_float), str(output)).replace(f"{sizes[0]:.0f} MB", f"{sizes[1]:.1f} MB", 1))
-        print(f"{sizes[1] / sizes[0]:.0%} of the file in float32; main.py compare says what it costs and gains")
+        say(said.replace(str(in_float), str(output)).replace(f"{sizes[0]:.0f} MB", f"{sizes[1]:.1f} MB", 1))
+        say(f"{sizes[1] / sizes[0]:.0%} of the file in float32; main.py compare says what it costs and gains")
     return 0
 
 

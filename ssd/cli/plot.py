@@ -33,9 +33,10 @@ def plot(arguments: Sequence[str]) -> int:
         raise InputError("--output is missing: pass a folder for the plots of several runs")
     output = Path(options.output or folders[0])
 
+    from ssd.console import say
     from ssd.report.page import write_plots_and_report
 
     if note := write_plots_and_report(folders, output):
-        print(f"note: {note}")
-    print(f"wrote {output / 'report.html'} and {output / 'plots'}")
+        say(f"note: {note}")
+    say(f"wrote {output / 'report.html'} and {output / 'plots'}")
     return 0

@@ -27,6 +27,7 @@ from ssd.cli.splits import data_name, find_splits, held_out_texts, judged_text, 
 from ssd.compression.attach import compress, read_for_all
 from ssd.compression.schedules.distiller_yaml import Schedule
 from ssd.config import Config
+from ssd.console import say
 from ssd.detectors.names import family_of
 from ssd.detectors.table import detector_of, to_dict, view_of
 from ssd.distillation.attach import distill, identity_of, require_same
@@ -116,7 +117,7 @@ def _say_it_is_over(folder: Path, content: dict[str, Any], config: Config, ranks
     missed = "" if reached else f", and {_target_text(config)} was not reached"
     if ranks.is_main:
         unit = "step" if config.steps else "epoch"
-        print(f"{folder}: this run is over after {unit} {content[unit]}{missed}; pass --{unit}s with more to go on")
+        say(f"{folder}: this run is over after {unit} {content[unit]}{missed}; pass --{unit}s with more to go on")
     return 0 if reached else 1
 
 

@@ -13,6 +13,7 @@ from ssd.compression.schedules.distiller_yaml import Schedule, load_schedule, re
 from ssd.compression.schedules.masks import Compression
 from ssd.compression.thinning.removal import thin_in_place
 from ssd.config import Config
+from ssd.console import say
 from ssd.detectors.table import detector_of
 from ssd.distributed import Ranks, broadcast_object
 from ssd.errors import InputError
@@ -135,4 +136,4 @@ def _remove_filters(training: Training, companion: Compression) -> None:
     companion.hook(training.optimizer)
     if training.ranks.is_main:
         weights = sum(p.numel() for p in model.parameters())
-        print(f"epoch {companion.epoch}: filters of zeros are taken out, {weights:,} weights are left", flush=True)
+        say(f"epoch {companion.epoch}: filters of zeros are taken out, {weights:,} weights are left")

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ssd.console import say
 from ssd.errors import InputError
 
 LOCK = ".lock"
@@ -75,7 +76,7 @@ def _wait_for(folder: Path) -> int:
                 "end that process, or pass another --output"
             )
         if not has_said:
-            print(f"waiting up to {WAIT_S:g} s for the end of the run in {folder}, {holder}", flush=True)
+            say(f"waiting up to {WAIT_S:g} s for the end of the run in {folder}, {holder}")
             has_said = True
         time.sleep(_POLL_S)
 

@@ -13,6 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssd.batch import Batch, EvalBatch, whole
+from ssd.console import say
 from ssd.detectors.contract import Detector
 from ssd.detectors.table import detector_of
 from ssd.distributed import broadcast_object
@@ -129,7 +130,7 @@ def through_training(
         training, itertools.repeat(in_memory), warmup_steps=1, timed_steps=timed_steps
     )
     for name, speed in found.items():
-        print(f"training on {name}: {speed.images_per_second:.1f} img/s, {speed.data_wait_fraction:.0%} waiting")
+        say(f"training on {name}: {speed.images_per_second:.1f} img/s, {speed.data_wait_fraction:.0%} waiting")
     return {name: speed._asdict() for name, speed in found.items()}
 
 

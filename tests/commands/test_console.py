@@ -32,13 +32,15 @@ def test_a_run_outlives_its_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (tmp_path / "run" / "log.jsonl").read_text().count("\n") == 1
 
 
-@pytest.mark.parametrize("words", ["summary", "--version", "--help", "thin --checkpoint IN --output OUT --flops 0.9"])
-def test_a_command_keeps_its_exit_code_when_nobody_reads_on(words: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", ["summary", "--version", "thin --checkpoint IN --output OUT --flops 0.9"])
+def test_a_command_keeps_its_exit_code_when_nobody_reads_on(words: str, unbuffered: str, tmp_path: Path) -> None:
     words = words.replace("IN", str(small_checkpoint())).replace("OUT", str(tmp_path / "out.pt"))
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, str(ROOT / "main.py"), *words.split()]
-    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, env=environment)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -75,7 +75,7 @@ def compare(arguments: Sequence[str]) -> int:
     from ssd.compression.comparison.figures import PAGE, show_tables
     from ssd.compression.comparison.runtimes import require_runtimes
     from ssd.compression.comparison.subjects import load_subjects
-    from ssd.console import Console
+    from ssd.console import Console, say
     from ssd.detectors.table import detector_of, view_of
     from ssd.distributed import process_group
     from ssd.views import ObjectParts, parts_of
@@ -112,5 +112,5 @@ def compare(arguments: Sequence[str]) -> int:
             progress=lambda text: console.print(text, markup=False, style="dim"),
         )  # fmt: skip
     show_tables(found)
-    print(f"wrote {output / PAGE}")
+    say(f"wrote {output / PAGE}")
     return 0

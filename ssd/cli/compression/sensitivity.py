@@ -96,7 +96,7 @@ def _analyse(config: Config, given: set[str], options: dict[str, Any], ranks: "R
     from ssd.checkpoints import checkpoint, conversion
     from ssd.compression.analysis import records
     from ssd.compression.analysis.sensitivity import bearable, measure, prunable, schedule_text
-    from ssd.console import Console
+    from ssd.console import Console, say
 
     file, folder, group = Path(config.checkpoint or ""), Path(options["output"]), options["group"]
     content = conversion.load(file)
@@ -121,7 +121,7 @@ def _analyse(config: Config, given: set[str], options: dict[str, Any], ranks: "R
     done = records.open_records(folder, json.loads(json.dumps(about)))
     total = 1 + len(tensors) * len(levels)
     if done:
-        print(f"going on with {folder}, which has {len(done)} points")
+        say(f"going on with {folder}, which has {len(done)} points")
     points = []
     with _progress(Console(), total) as advance:
         for point in measure(model, tensors, levels, group, judge, done):
@@ -131,15 +131,15 @@ def _analyse(config: Config, given: set[str], options: dict[str, Any], ranks: "R
             advance(f"{point.tensor or 'dense'} {point.level:g}: AP {point.ap:.3f}, loss {point.loss:.3f}")
     records.write_plot(folder / records.PLOT, points)
     found = bearable(points, options["max_drop"])
-    print(f"wrote {folder / records.TABLE} and {folder / records.PLOT}; dense AP {points[0].ap:.3f} on {split_text}")
+    say(f"wrote {folder / records.TABLE} and {folder / records.PLOT}; dense AP {points[0].ap:.3f} on {split_text}")
     if not found:
-        print(f"no schedule: every level costs more than {options['max_drop']} AP; pass smaller --levels")
+        say(f"no schedule: every level costs more than {options['max_drop']} AP; pass smaller --levels")
         return 0
     text = schedule_text(found, group, options["schedule_epochs"])
     (folder / records.SCHEDULE).write_text(
         f"# {len(found)} of {len(tensors)} tensors, to what costs each alone at most {options['max_drop']} AP.\n{text}"
     )
-    print(f"wrote {folder / records.SCHEDULE}, for --compress; together they cost more than each alone, so train")
+    say(f"wrote {folder / records.SCHEDULE}, for --compress; together they cost more than each alone, so train")
     return 0
 
 

@@ -44,6 +44,7 @@ def thin(arguments: Sequence[str]) -> int:
     from ssd.compression.thinning.momentum import cut_momentum, momentum_of
     from ssd.compression.thinning.ranking import without_lowest
     from ssd.compression.thinning.removal import thin as thinned_of
+    from ssd.console import say
     from ssd.detectors.table import detector_of
 
     content = conversion.load(source)
@@ -87,15 +88,15 @@ def thin(arguments: Sequence[str]) -> int:
         checkpoint.save(target, written)
     before, after = (parts_of(summarize_detector(each, settings))[-1] for each in (model, smaller))
     for name, total in (("before", before), ("after", after)):
-        print(f"{name}: {total.weights:,} weights, {total.flops / 1e9:.3f} GFLOP an image")
+        say(f"{name}: {total.weights:,} weights, {total.flops / 1e9:.3f} GFLOP an image")
     if stay:
-        print(f"filters of zeros of {names} stay: they cannot go alone")
+        say(f"filters of zeros of {names} stay: they cannot go alone")
     if options.flops is not None:
-        print(f"wrote {target}: {after.flops / before.flops:.1%} of the FLOPs, without {found.removed} filters{note}")
-        print(f"it has lost what they said: train it on with --checkpoint {target}")
+        say(f"wrote {target}: {after.flops / before.flops:.1%} of the FLOPs, without {found.removed} filters{note}")
+        say(f"it has lost what they said: train it on with --checkpoint {target}")
         return 0
     difference = largest_difference(model, smaller, settings)
-    print(
+    say(
         f"wrote {target}: without {found.removed} filters of zeros ({found.left} stay){note}; on two images of noise "
         f"its output differs by {difference:.1e} at most"
     )
