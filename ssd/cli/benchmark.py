@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import repeat
 from pathlib import Path
@@ -196,7 +197,7 @@ def _benchmark_steps(subject: Literal["train", "inference"], arguments: Sequence
     if config.checkpoint:  # a bare machine that measures random weights has not all that a run needs
         from ssd.cli.training_run import with_detector_of_checkpoint
 
-        config = with_detector_of_checkpoint(config, set(options))
+        config = replace(with_detector_of_checkpoint(config, set(options)), accumulate=1)  # a batch in one part
     for name in ("json", "plot", "profile"):
         require_folder_of(chosen[name], f"--{name}")
     least = family_of(config.detector).least_part if subject == "train" else 1

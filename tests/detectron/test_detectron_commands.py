@@ -65,6 +65,11 @@ def test_a_run_is_evaluated_and_converted(data: Path, tmp_path: Path, capfd: Any
     assert len(json.loads((tmp_path / "found" / "detections.json").read_text())) == 2  # images
     assert (tmp_path / "all.pdf").read_bytes().startswith(b"%PDF-")
     assert load_predictor(last, Config(device="cpu")).usual_batch_size == 1
+    # A batch is one part here, of a single image too, whatever the configuration's ITER_SIZE.
+    run("benchmark", "train", "--synthetic", "--checkpoint", last, "--device", "cpu", "--precisions", "fp32",
+        "--batch-sizes", 1, "--steps", 1, "--warmup-steps", 1, "--json", tmp_path / "step.json")  # fmt: skip
+    (step,) = json.loads((tmp_path / "step.json").read_text())["configurations"]
+    assert step["images_per_second"] > 0
 
 
 def test_proposals_alone_are_judged_and_written(data: Path, tmp_path: Path) -> None:
