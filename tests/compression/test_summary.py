@@ -132,7 +132,7 @@ def test_the_classes_are_counted_without_the_background(tmp_path: Path) -> None:
 def test_bad_input_is_refused(demo_checkpoint: Path, tmp_path: Path, refusal: Callable[..., str]) -> None:
     assert "ends in .json or .csv" in refusal("summary", "--checkpoint", demo_checkpoint, "--output", "summary.txt")
     assert "no such file" in refusal("summary", "--checkpoint", tmp_path / "none.pt")
-    assert "pass one of them" in refusal("summary")
+    assert "pass one of them" in refusal("summary", "--all")
     both = ["summary", "--checkpoint", demo_checkpoint, "--detector", "ssd300"]
     assert "pass one of them" in refusal(*both)
     assert "--backbone: the checkpoint says" in refusal(*both[:3], "--backbone", "resnet18")
