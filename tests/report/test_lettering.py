@@ -244,4 +244,4 @@ def test_an_object_of_less_than_a_pixel_is_shown() -> None:
     )
     offsets[0, 2:], labels[0] = -30.0, 1  # the sides of the first default box times exp(-6)
     shown = show._draw(torch.zeros(3, 300, 300), offsets, labels, ["a"], view)
-    assert len(set(shown.getdata())) > 1
+    assert np.asarray(shown).any(axis=2).sum() > 10

@@ -136,11 +136,16 @@ def test_ctrl_c_takes_effect_when_the_checkpoint_is_whole(tmp_path: Path, monkey
 
     monkeypatch.setattr(torch, "save", lambda content, stream: save(content, Interrupted(stream)))
     file = tmp_path / "last.pt"
-    with pytest.raises(KeyboardInterrupt):
-        checkpoint.save(file, small_content())
+    # What a shell starts in the background ignores Ctrl-C.
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.save(file, small_content())
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, ours)
     assert checkpoint.load(file)["model"].keys() == small_content()["model"].keys()
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_kill_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
