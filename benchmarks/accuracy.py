@@ -20,9 +20,9 @@ BCCD = (
     "--learning-rate 0.02 --epochs 50 --multistep 35 45 --warmup 100 --num-workers 2"
 )
 YOLO = (
-    "--detector yolov2-tiny --anchors auto --input-size 416 416 --train-size 320 416 --bf16 --batch-size 8 "
-    "--accumulate 1 --learning-rate 0.005 --epochs 110 --schedule cosine --warmup 100 --warmup-power 1 "
-    "--clip-norm 100 --evaluation 20 40 60 80 95 105"
+    "--detector yolov2-tiny --anchors auto --input-size 416 416 --train-size 352 416 --bf16 --batch-size 8 "
+    "--accumulate 1 --learning-rate 0.005 --epochs 180 --schedule cosine --warmup 100 --warmup-power 1 "
+    "--clip-norm 100 --evaluation 30 60 90 120 150 170"
 )
 RUNS = {
     "demo": "--recipe demo",

@@ -109,7 +109,7 @@ def _calibration_batches(config: Config, count: int) -> list[Any]:
         if len(split) == 0:
             raise InputError(f"{split.file}: has no images to calibrate by; pass another --data or --train-split")
         loader = pipelines.build_eval(
-            config.data_pipeline, split.spread(count), batch_size=_CALIBRATION_BATCH, num_workers=config.num_workers,
-            ranks=ranks, view=view,
+            config.data_pipeline, split.spread(count), batch_size=min(_CALIBRATION_BATCH, config.eval_batch_size),
+            num_workers=config.num_workers, ranks=ranks, view=view,
         )  # fmt: skip
         return list(loader)
