@@ -257,7 +257,7 @@ FIGURES: dict[str, list[str]] = {
         f"of R18 from R50 ({cost_of_pkd(1)['gflop']})",
     ],
     "docs/yolov2.rst": [
-        f"AP {of_yolo('dali').replace(' and ', ' and AP50 ')}, judged at 416. Both data paths end with the same weights",
+        f"AP {of_yolo('dali').replace(' and ', ' and AP50 ')}, judged at 416. Both data paths end",
         *sizes_rows(),
         *pruned_rows(),
     ],
