@@ -213,9 +213,8 @@ def _names_in(text: str, file: Path) -> Any:
 def _categories(names: dict[int, str], boxes: list[dict[str, Any]], document: Document) -> list[dict[str, Any]]:
     used = {row["category_id"] for row in boxes if "category_id" in row}
     if not names:  # else a class without a name is a mistake, which the strict reader tells
-        least = (
-            -1 if not boxes else 0
-        )  # rows of which none can be read have a class too: what is wrong with them counts
+        # Where no row can be read there is a class too: what is wrong with the rows is the first cause.
+        least = 0 if boxes else -1
         numbers = range(max(used, default=least) + 1) if max(used, default=0) < _MOST_CLASSES else sorted(used)
         names = {number: f"class {number}" for number in numbers}
         document.note("classes without a name numbered", [f"class {number}" for number in sorted(used)])

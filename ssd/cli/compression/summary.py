@@ -85,11 +85,10 @@ _FAMILIES = {
 
 
 def _show_names() -> None:
-    from ssd.console import Console
+    from ssd.console import say
 
-    console = Console(soft_wrap=True)
     for family, title in _FAMILIES.items():
-        console.print(f"{title}:", *(f"    {name}" for name in sorted(FAMILIES[family].names)), sep="\n")
+        say("\n    ".join([f"{title}:", *sorted(FAMILIES[family].names)]))
 
 
 def _model_of(file: Path) -> "tuple[Any, nn.Module]":
