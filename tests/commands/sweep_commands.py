@@ -46,8 +46,6 @@ REFUSED = {
     "evaluate --tta": (
         "ssd300", "ssd300_vgg16", "ssdlite320_mobilenet_v3_large", "rpn_R-50-FPN_1x", "yolov2-tiny", "yolov2-voc",
     ),
-    # Nothing of it can go (thin says so), and there is no thinned one.
-    **dict.fromkeys(("thin", "thin, train on", "compare"), ("e2e_faster_rcnn_R-50-C4_1x",)),
 }  # fmt: skip
 FROZEN = ("e2e_faster_rcnn_R-50-C4_1x", "e2e_mask_rcnn_R-50-FPN_1x", "e2e_keypoint_rcnn_R-50-FPN_1x", "rpn_R-50-FPN_1x")
 """Their bodies' norms do not learn, so that they want a file of weights; one of random ones breaks as well."""

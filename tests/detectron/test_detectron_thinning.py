@@ -14,23 +14,42 @@ from ssd.detectors.channels import thinned
 from ssd.detectors.detectron.builders import build
 from ssd.detectors.detectron.detector import DETECTRON
 
+# One of them reaches over the map's border.
+ROIS = torch.tensor([[0, 4.0, 4, 40, 30], [0, -30, -20, 20, 24], [0, 60, 30, 130, 90]])
+# Of a model with one block a stage: those within blocks; what comes out of stages, the stem among them; of the head.
+STREAMS = {
+    "faster": 8 + 5 + 1 + 2,
+    "finest map": 8 + 5 + 1 + 2,
+    "C4": 8 + 5 + 1,
+    "C4 v0upshare": 8 + 4 + 1,  # a transposed convolution reads res5
+    "C4 v0up": 8 + 3 + 1,  # and the masks' own res5 reads the map
+    "C5": 8 + 4 + 1 + 2,  # the map is flattened
+    "C5 dilated": 8 + 4 + 1 + 2,
+    "proposals on C4": 6 + 4 + 1,
+    "group norm": 1,
+}
+
 
 @torch.no_grad()
 def said(model: Any) -> list[Tensor]:
+    """By the backbone where its maps stay, the RPN and the heads."""
     images = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
     maps = list(model.backbone(images).values())
-    found = [*maps, *(each for part in model.rpn["head"](model._rpn_maps(maps)) for each in part)]
-    if model.settings.box_head == "mlp":
-        pooled = torch.randn(5, maps[0].shape[1], 7, 7, generator=torch.Generator().manual_seed(0))
-        found += model.roi_heads["box_predictor"](model.roi_heads["box_head"](pooled))
+    found = [each for part in model.rpn["head"](model._rpn_maps(maps)) for each in part]
+    if not model.settings.rpn_only and model.settings.norm == "affine":
+        features = model._box_features(maps, ROIS)
+        found += model._box_outputs(features)
+        if model.settings.mask_head:
+            found.append(model._mask_maps(maps, ROIS, features if model.settings.mask_head == "v0upshare" else None))
     return found
 
 
-@pytest.mark.parametrize("kind", ["faster", "finest map", "C4", "group norm"])
+@pytest.mark.parametrize("kind", STREAMS)
 @torch.no_grad()
 def test_the_smaller_model_says_the_same(kind: str) -> None:
     norm = "group" if kind == "group norm" else "affine"
-    settings = replace(SMALL, norm=norm, **KINDS[kind])
+    own = {"maps": "C4", "rpn_only": True} if kind == "proposals on C4" else KINDS[kind]
+    settings = replace(SMALL, norm=norm, **own)
     torch.manual_seed(0)
     model: Any = build(settings, NUM_CLASSES).eval()
     for module in model.modules():
@@ -45,9 +64,8 @@ def test_the_smaller_model_says_the_same(kind: str) -> None:
         for writer in writers:
             writer.weight[gone] = 0
     found = thin(model, build(settings, NUM_CLASSES), streams)
-    # In a body, 5 parts, 2 in each block; in one that stays, the layer of proposals.
-    assert len(streams) == {"faster": 5 + 8 + 1 + 2, "finest map": 5 + 8 + 1 + 2, "C4": 1, "group norm": 1}[kind]
-    assert found.removed >= (200 if kind in ("faster", "finest map") else 8)
+    assert len(streams) == STREAMS[kind]
+    assert found.removed >= (8 if kind == "group norm" else 200)
     for expected, now in zip(said(model), said(found.model), strict=True):
         assert torch.allclose(now, expected, rtol=0, atol=2e-5 * float(expected.abs().max()))
     plan: Any = found.model.channel_plan

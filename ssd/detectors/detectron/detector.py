@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssd.detectors.channels import Stream
 from ssd.detectors.contract import Detector, LossesOf
 from ssd.detectors.detectron.builders import build
 from ssd.detectors.detectron.config.naming import title_of
@@ -16,12 +15,12 @@ from ssd.detectors.detectron.distillation import distillation_parts
 from ssd.detectors.detectron.export import exportable
 from ssd.detectors.detectron.postprocess import detect, tta_steps
 from ssd.detectors.detectron.settings import DetectronSettings
+from ssd.detectors.detectron.streams import streams_of
 from ssd.detectors.detectron.synthetic import input_size_px, synthetic_batch
 from ssd.detectors.detectron.targets import placement, targets_of
 from ssd.detectors.detectron.view import view_of
 from ssd.detectors.detectron.weights.backbone import load_backbone
 from ssd.detectors.detectron.weights.files import FOREIGN_FILES, foreign
-from ssd.detectors.torchvision.channels.streams import of_body, of_box_head, of_rpn
 from ssd.keypoints import Skeleton
 
 
@@ -57,16 +56,6 @@ def _trace(model: Any, images: Tensor) -> Sequence[Tensor]:
     return [candidates.boxes_ltrb_px, candidates.scores]
 
 
-def _streams_of(model: Any) -> list[Stream]:
-    """Channels that may go. Of a body with group norm, or without a pyramid, all stay: only the RPN's own may go."""
-    settings, streams = model.settings, of_rpn(model)
-    if settings.has_pyramid and settings.norm == "affine" and not settings.fpn_group_norm:
-        streams += of_body(model)
-    if settings.box_head == "mlp" and not settings.rpn_only:
-        streams += of_box_head(model.roi_heads["box_head"])
-    return streams
-
-
 DETECTRON = Detector(
     name="detectron",
     settings=DetectronSettings,
@@ -84,7 +73,7 @@ DETECTRON = Detector(
     trace=_trace,
     foreign=foreign,
     exportable=exportable,
-    streams=_streams_of,
+    streams=streams_of,
     coverage=None,
     foreign_files=FOREIGN_FILES,
     with_skeleton=_with_skeleton,
