@@ -18,6 +18,9 @@ PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F
 _TINT = 0.45
 """Of a class's colour in its masks."""
 _GOLDEN_RATIO = 0.618033988749895
+_TEXT_PX = 13
+_Place = tuple[float, float, float, float]
+"""Left, top, right and bottom in pixels of the picture."""
 
 
 class Box(NamedTuple):
@@ -42,20 +45,39 @@ def picture_of(
 
 
 def draw_boxes(picture: Image.Image, boxes: Sequence[Box]) -> None:
-    """Draws on the picture. The first boxes come to lie on top."""
+    """Draws on the picture. The first boxes come to lie on top, and have their texts first: one that would half cover
+    another's is left out."""
     draw = ImageDraw.Draw(picture)
     for box in reversed(boxes):
         left, top, right, bottom = (side * (picture.width, picture.height)[i % 2] for i, side in enumerate(box.ltrb))
         draw.rectangle(drawable(left - 1, top - 1, right + 1, bottom + 1), outline="black")
         draw.rectangle(drawable(left, top, right, bottom), outline=class_colour(box.label), width=3)
-    for box in reversed(boxes):
-        font = picture_font(box.text, 13)
-        width = draw.textlength(box.text, font) + 6
-        left = min(max(0, box.ltrb[0] * picture.width), max(0, picture.width - width))
-        top = min(max(0, box.ltrb[1] * picture.height - 17), picture.height - 17)
-        draw.rectangle([left, top, left + width, top + 17], fill="black")
-        draw.rectangle([left, top, left + 2, top + 17], fill=class_colour(box.label))
-        draw.text((left + 4, top + 8.5), box.text, fill="white", font=font, anchor="lm")
+    texts = list[tuple[Box, _Place]]()
+    for box in boxes:
+        place = _place_of_text(draw, box, picture.size)
+        if not any(_covers_half(place, other) for _, other in texts):
+            texts.append((box, place))
+    for box, (left, top, right, bottom) in reversed(texts):
+        draw.rectangle([left, top, right, bottom], fill="black")
+        draw.rectangle([left, top, left + 2, bottom], fill=class_colour(box.label))
+        font = picture_font(box.text, _TEXT_PX)
+        draw.text((left + 4, (top + bottom) / 2), box.text, fill="white", font=font, anchor="lm")
+
+
+def _place_of_text(draw: ImageDraw.ImageDraw, box: Box, size_px: tuple[int, int]) -> _Place:
+    """Above the box, as far as the picture reaches."""
+    width_px, height_px = draw.textlength(box.text, picture_font(box.text, _TEXT_PX)) + 6, _TEXT_PX + 4
+    left = min(max(0, box.ltrb[0] * size_px[0]), max(0, size_px[0] - width_px))
+    top = min(max(0, box.ltrb[1] * size_px[1] - height_px), size_px[1] - height_px)
+    return left, top, left + width_px, top + height_px
+
+
+def _covers_half(place: _Place, other: _Place) -> bool:
+    """Half of the narrower one; all texts have one height."""
+    width_px = min(place[2], other[2]) - max(place[0], other[0])
+    height_px = min(place[3], other[3]) - max(place[1], other[1])
+    narrower_px = min(place[2] - place[0], other[2] - other[0])
+    return width_px > 0 and height_px > 0 and 2 * width_px * height_px >= narrower_px * (place[3] - place[1])
 
 
 def drawable(left: float, top: float, right: float, bottom: float) -> tuple[float, float, float, float]:

@@ -236,6 +236,22 @@ def test_a_box_without_an_inside_is_drawn() -> None:
     assert picture.getpixel((180, 76)) == ImageColor.getrgb(class_colour(1))
 
 
+def test_texts_do_not_cover_those_of_better_boxes() -> None:
+    """What of a box's text a picture shows, beside a better box's that lies so far to its left."""
+
+    def black_px(*lefts: float) -> int:
+        picture = Image.new("RGB", (400, 100), "gray")
+        draw_boxes(picture, [Box((left, 0.5, left + 0.2, 0.9), 1, "mushroom") for left in lefts])
+        strip = np.asarray(picture)[33:49]  # above the boxes
+        return int((strip == 0).all(axis=2).sum())
+
+    alone = black_px(0.1)
+    assert alone > 500
+    assert black_px(0.1, 0.5) == 2 * alone
+    assert black_px(0.1, 0.12) == alone  # left out: most of it would lie on the first
+    assert alone < black_px(0.1, 0.25) <= 2 * alone  # a small part of it does
+
+
 def test_an_object_of_less_than_a_pixel_is_shown() -> None:
     view = view_of(SSD300Settings())
     offsets, labels = (

@@ -163,7 +163,7 @@ def write_page(
         body += "<h2>The same images</h2>" + picture(
             folder / PICTURES, "The first images of the split that have objects."
         )
-    rows = [[name.replace("_", " "), _text(value)] for name, value in about.items()]
+    rows = [[name.replace("_", " "), _text(value)] for name, value in about.items() if value is not None]
     body += f'<h2>How it was measured</h2><div class="list">{table(["", ""], rows)}</div>'
     content = page(" · ".join(each.name for each in found), subtitle, body)
     (folder / PAGE).write_text(content, encoding="utf-8", errors="replace")
