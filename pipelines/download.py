@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from ssd.console import Console
 from ssd.errors import InputError
 
 VOC_URL = "http://host.robots.ox.ac.uk/pascal/VOC"

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from typing import Any
+from typing import IO, Any
 
 import rich.console
 
@@ -16,11 +16,24 @@ class Console(rich.console.Console):
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())  # also for what is printed by others
-        os.close(nowhere)
+        _say_no_more(self.file)
 
 
 def say(text: str) -> None:
     """A line on stdout, its words as they are."""
     Console(soft_wrap=True).print(text, markup=False)
+
+
+def say_on_stderr(text: str) -> None:
+    """A line on stderr, whose reader may be gone too, as after `2>&1 | head`."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        _say_no_more(sys.stderr)
+
+
+def _say_no_more(stream: IO[str]) -> None:
+    """Also of what others print to it."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

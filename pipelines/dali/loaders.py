@@ -1,6 +1,5 @@
 """The DALI data path: batches out of its graphs, errors by name, and what resumes them."""
 
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from pipelines.dali.graph import eval_graph, graph_digest, train_graph
 from pipelines.readers.scan import read_image
 from ssd import images as ssd_images
 from ssd.batch import EvalBatch, MatchedBatch, whole
+from ssd.console import say_on_stderr
 from ssd.distributed import Ranks
 from ssd.errors import InputError
 from ssd.views import SquareView
@@ -83,7 +83,7 @@ def _outputs(iterator: Any, annotations: Annotations) -> Iterator[dict[str, Any]
         for (output,) in iterator:
             yield output
     except RuntimeError:
-        print("DALI failed; reading the images again to find the one it could not read", file=sys.stderr)
+        say_on_stderr("DALI failed; reading the images again to find the one it could not read")
         for index in range(len(annotations)):
             read_image(annotations, index)
         raise

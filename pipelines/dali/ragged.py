@@ -2,7 +2,6 @@
 in it."""
 
 import itertools
-import sys
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -23,6 +22,7 @@ from pipelines.ragged.shown import shown
 from pipelines.ragged.targets import eval_batch, ragged_batch
 from pipelines.readers.scan import read_encoded, read_image
 from ssd.batch import EvalBatch, RaggedBatch
+from ssd.console import say_on_stderr
 from ssd.distributed import Ranks
 from ssd.images import normalise_padded
 from ssd.views import RaggedView, parts_of
@@ -88,7 +88,7 @@ def _finished(
             try:
                 (output,) = next(iterator)
             except RuntimeError:
-                print("DALI failed; reading the images again to find the one it could not read", file=sys.stderr)
+                say_on_stderr("DALI failed; reading the images again to find the one it could not read")
                 for sample in itertools.chain.from_iterable(in_dali):
                     read_image(annotations, sample.image)
                 raise

@@ -6,7 +6,6 @@
 import hashlib
 import json
 import os
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -38,6 +37,7 @@ from pipelines.readers.layouts.source import Source
 from pipelines.readers.once_a_host import read_once_a_host
 from pipelines.readers.reading import read_document, read_tolerantly
 from pipelines.readers.rows import BadRows, Defect
+from ssd.console import say_on_stderr
 from ssd.distributed import Ranks, broadcast_object
 from ssd.errors import InputError
 from ssd.views import BOXES, ObjectParts
@@ -174,9 +174,7 @@ def _write_verdicts(image_folder: Path, verdicts: dict[str, Verdict]) -> None:
         temporary.write_text(json.dumps({"judge": _judge(), "verdicts": verdicts}))
         os.replace(temporary, file)
     except OSError as error:
-        print(
-            f"warning: {file}: cannot keep what was found ({error.strerror}); it will be scanned again", file=sys.stderr
-        )
+        say_on_stderr(f"warning: {file}: cannot keep what was found ({error.strerror}); it will be scanned again")
 
 
 def _bad_images(annotations: Annotations) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """main.py benchmark: the data paths, the training step or detection, measured."""
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -137,7 +136,7 @@ def _benchmark_data(arguments: Sequence[str]) -> int:
     workers = chosen["workers"] or list(range(1, (os.cpu_count() or 1) + 1))
 
     from pipelines import speed as data_benchmark
-    from ssd.console import Console
+    from ssd.console import Console, say_on_stderr
     from ssd.detectors.table import view_of
     from ssd.distributed import process_group
     from ssd.environment import git_revision, hardware, versions
@@ -165,7 +164,7 @@ def _benchmark_data(arguments: Sequence[str]) -> int:
             timed_batches=chosen["batches"],
             rounds=chosen["rounds"],
             ranks=ranks,
-            progress=lambda text: print(text, file=sys.stderr),
+            progress=say_on_stderr,
         )
         data_benchmark.show_table(found, Console())
         if chosen["through"] == "train":
@@ -209,6 +208,7 @@ def _benchmark_steps(subject: Literal["train", "inference"], arguments: Sequence
 
     from pipelines import speed as data_benchmark
     from ssd.coco_categories import coco_categories
+    from ssd.console import say_on_stderr
     from ssd.detectors.table import detector_of, view_of
     from ssd.distributed import process_group
     from ssd.speed import comparison
@@ -220,7 +220,7 @@ def _benchmark_steps(subject: Literal["train", "inference"], arguments: Sequence
         require_device(config, ranks)
         for precision in precisions:
             if precision != "fp32" and comparison.computed_in(precision, ranks.device) == "float32":
-                print(f"note: this CPU has no 16-bit units, so {precision} is computed in float32", file=sys.stderr)
+                say_on_stderr(f"note: this CPU has no 16-bit units, so {precision} is computed in float32")
         categories: Sequence[tuple[int, str]] = coco_categories()
         batches_of: Callable[[int], Iterator[Any]]
         if chosen["synthetic"]:
@@ -250,7 +250,7 @@ def _benchmark_steps(subject: Literal["train", "inference"], arguments: Sequence
             precisions=precisions, compiled=compiled, batch_sizes=batch_sizes,
             warmup_steps=warmup_steps, timed_steps=timed_steps,
             trace=Path(chosen["profile"]) if chosen["profile"] else None,
-            progress=lambda text: print(text, file=sys.stderr),
+            progress=say_on_stderr,
             keep=keep,
         )  # fmt: skip
         comparison.show_table(subject, rows, ranks.device)

@@ -18,6 +18,7 @@ from ssd.cli.export import export, export_parser
 from ssd.cli.plot import plot, plot_parser
 from ssd.cli.predict import predict, predict_parser
 from ssd.cli.train import train, train_parser
+from ssd.console import say_on_stderr
 from ssd.errors import InputError, LostRankError
 from ssd.options.flags import Parser
 
@@ -90,7 +91,7 @@ def main(arguments: Sequence[str]) -> int:
     except InputError as error:
         return _refuse(error)
     except LostRankError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_on_stderr(f"error: {error}")
         return 3
     except (RuntimeError, MemoryError) as error:
         from pipelines.no_dali.workers import worker_failure
@@ -101,16 +102,16 @@ def main(arguments: Sequence[str]) -> int:
             raise
         return _refuse(failure)
     except OSError as error:  # a disk that is full, a folder that may not be written to
-        print(f"error: {error.filename or 'the machine'}: {error.strerror or error}", file=sys.stderr)
+        say_on_stderr(f"error: {error.filename or 'the machine'}: {error.strerror or error}")
         return 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say_on_stderr("interrupted")
         return 130
 
 
 def _refuse(error: InputError) -> int:
     rank = int(os.environ.get("RANK", 0))
-    print(f"error: {error}" if rank == 0 else f"error on rank {rank}: {error}", file=sys.stderr)
+    say_on_stderr(f"error: {error}" if rank == 0 else f"error on rank {rank}: {error}")
     return 2
 
 

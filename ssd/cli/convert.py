@@ -1,6 +1,5 @@
 """main.py convert: the model of a checkpoint in this program's form."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,7 +60,7 @@ def convert(arguments: Sequence[str]) -> int:
     require_folder_of(str(target), "convert")
 
     from ssd.checkpoints import checkpoint, conversion
-    from ssd.console import say
+    from ssd.console import say, say_on_stderr
 
     content = conversion.load(source)
     checkpoint.build_model(content, source)
@@ -74,6 +73,6 @@ def convert(arguments: Sequence[str]) -> int:
         content["model"]["seen"].fill_(options.seen)
     conversion.save(target, content)
     for note in content.get("notes", ()):
-        print(f"note: {note}", file=sys.stderr)
+        say_on_stderr(f"note: {note}")
     say(f"wrote {target}: {checkpoint.title_of(content)}, {len(content['categories'])} categories")
     return 0

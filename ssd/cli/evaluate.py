@@ -1,6 +1,5 @@
 """main.py evaluate: a checkpoint judged on a split."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,7 +87,7 @@ def _evaluate(
 
     import pipelines
     from ssd.checkpoints import checkpoint, conversion
-    from ssd.console import say
+    from ssd.console import say, say_on_stderr
     from ssd.detectors.table import tta_of, tta_text, view_of, view_with
     from ssd.evaluation.detect import detect_split
     from ssd.evaluation.metrics import metrics_of
@@ -120,9 +119,9 @@ def _evaluate(
             )
         metrics = metrics_of(ground_truth, results, names=config.metrics, engine=config.eval_engine)
         for warning in filter(None, (split.repairs_text, judged_text(split))):
-            print(f"warning: {warning}", file=sys.stderr)
+            say_on_stderr(f"warning: {warning}")
         for note in filter(None, (*content.get("notes", ()), *held_out_texts(source), split.mended_text, exif_text)):
-            print(f"note: {note}", file=sys.stderr)
+            say_on_stderr(f"note: {note}")
         said = tta_text(config.detector, tta)
         show_metrics(metrics, f"{data_name(config)} {source.name}, {len(split)} images, {file}{said and f', {said}'}")
         if json_file:

@@ -1,12 +1,12 @@
 """The splits that a command reads."""
 
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ssd.config import Config
+from ssd.console import say_on_stderr
 from ssd.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def data_folder(config: Config) -> Path:
 
     # It takes up to half a minute, in which nothing else is said. Under torchrun one process says it.
     if not DEMO_FOLDER.exists() and os.environ.get("RANK", "0") == "0":
-        print(f"writing the demo data to {DEMO_FOLDER}, 640 images", file=sys.stderr, flush=True)
+        say_on_stderr(f"writing the demo data to {DEMO_FOLDER}, 640 images")
     return write_demo_data(DEMO_FOLDER)
 
 
@@ -110,7 +110,7 @@ def split_to_judge(
         if suspicion.stops:
             raise InputError(f"{split.file}: {suspicion}")
         if ranks.is_main:
-            print(f"warning: {split.file}: {suspicion}", file=sys.stderr)
+            say_on_stderr(f"warning: {split.file}: {suspicion}")
     if finds_classes:
         require_categories(content, file, list(split.categories), config.data)
     return source, split, exif_text

@@ -1,7 +1,6 @@
 """A training, put together: data path, model, run, evaluations, and what is said of them."""
 
 import os
-import sys
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
@@ -27,7 +26,7 @@ from ssd.cli.splits import data_name, find_splits, held_out_texts, judged_text, 
 from ssd.compression.attach import compress, read_for_all
 from ssd.compression.schedules.distiller_yaml import Schedule
 from ssd.config import Config
-from ssd.console import say
+from ssd.console import say, say_on_stderr
 from ssd.detectors.names import family_of
 from ssd.detectors.table import detector_of, to_dict, view_of
 from ssd.distillation.attach import distill, identity_of, require_same
@@ -210,7 +209,7 @@ def _train_in(
     except NonFiniteLossError as error:
         compliance.run_stop(success=False)
         if ranks.is_main:
-            print(f"error: {error}", file=sys.stderr)
+            say_on_stderr(f"error: {error}")
         return 1
     except Preempted as end:
         run.say(f"{end}; go on with --resume auto --output {folder}")

@@ -16,7 +16,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ssd.boxes import ltrb_to_xywh
-from ssd.console import Console
+from ssd.console import Console, say_on_stderr
 from ssd.errors import InputError
 from ssd.images import SUFFIXES, read_picture
 from ssd.inference.drawn import draw_detections
@@ -114,7 +114,7 @@ def predict(
             results += [Found(file, image_ids[file], detections, pictures[file]) for file, detections in found]
             bar.advance(task, len(batch))
         if not results:
-            print(f"error: none of {len(files)} files could be read as an image", file=sys.stderr)
+            say_on_stderr(f"error: none of {len(files)} files could be read as an image")
             return 2
         _write_json(output / RESULTS_JSON, results, detector)
         _write_csv(output / RESULTS_CSV, results)

@@ -13,13 +13,12 @@ import errno
 import fcntl
 import os
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ssd.console import say
+from ssd.console import say, say_on_stderr
 from ssd.errors import InputError
 
 LOCK = ".lock"
@@ -94,10 +93,9 @@ def _try(folder: Path) -> int | None:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in _HAS_NO_LOCKS:
-            print(
+            say_on_stderr(
                 f"warning: {folder}: its file system has no locks ({error.strerror}); "
-                "take care that no other run writes there",
-                file=sys.stderr,
+                "take care that no other run writes there"
             )
             return descriptor
         os.close(descriptor)

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import secrets
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ssd.console import say_on_stderr
 from ssd.errors import InputError
 
 _RECALL = np.linspace(0, 1, 101)
@@ -137,7 +137,7 @@ class MLflow:
         try:
             self._mlflow.end_run()  # waits for what is on its way
         except self._mlflow.exceptions.MlflowException as error:  # the run itself is well
-            print(f"warning: MLflow did not take all of it: {_first_line(error)}", file=sys.stderr)
+            say_on_stderr(f"warning: MLflow did not take all of it: {_first_line(error)}")
 
 
 def _as_utf8(text: str) -> str:

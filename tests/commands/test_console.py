@@ -32,17 +32,28 @@ def test_a_run_outlives_its_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (tmp_path / "run" / "log.jsonl").read_text().count("\n") == 1
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("words", ["summary", "--version", "thin --checkpoint IN --output OUT --flops 0.9"])
-def test_a_command_keeps_its_exit_code_when_nobody_reads_on(words: str, unbuffered: str, tmp_path: Path) -> None:
-    words = words.replace("IN", str(small_checkpoint())).replace("OUT", str(tmp_path / "out.pt"))
+def exit_code_without_readers(words: str, unbuffered: str, stderr: int) -> tuple[int, str]:
+    """Of a command whose stdout nobody reads, and what it said on stderr; stderr: as of `subprocess`."""
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, str(ROOT / "main.py"), *words.split()]
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
-    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, env=environment)
+    done = subprocess.run(command, stdout=writer, stderr=stderr, text=True, env=environment)
     os.close(writer)
-    assert (done.returncode, done.stderr) == (0, "")
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", ["summary", "--version", "thin --checkpoint IN --output OUT --flops 0.9"])
+def test_a_command_keeps_its_exit_code_when_nobody_reads_on(words: str, unbuffered: str, tmp_path: Path) -> None:
+    words = words.replace("IN", str(small_checkpoint())).replace("OUT", str(tmp_path / "out.pt"))
+    assert exit_code_without_readers(words, unbuffered, subprocess.PIPE) == (0, "")
+
+
+@pytest.mark.parametrize("words, expected", [("summary", 0), ("summary --detector yolov3", 2), ("no-such-command", 2)])
+def test_nor_does_anybody_have_to_read_what_goes_wrong(words: str, expected: int) -> None:
+    """As behind `2>&1 | head`."""
+    assert exit_code_without_readers(words, "", subprocess.STDOUT)[0] == expected
 
 
 def test_summary_lists_the_names_of_all_detectors(capsys: pytest.CaptureFixture[str]) -> None:

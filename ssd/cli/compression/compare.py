@@ -1,6 +1,5 @@
 """main.py compare: detectors side by side, what they find, how large they are and how fast they run."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -75,7 +74,7 @@ def compare(arguments: Sequence[str]) -> int:
     from ssd.compression.comparison.figures import PAGE, show_tables
     from ssd.compression.comparison.runtimes import require_runtimes
     from ssd.compression.comparison.subjects import load_subjects
-    from ssd.console import Console, say
+    from ssd.console import Console, say, say_on_stderr
     from ssd.detectors.table import detector_of, view_of
     from ssd.distributed import process_group
     from ssd.views import ObjectParts, parts_of
@@ -100,7 +99,7 @@ def compare(arguments: Sequence[str]) -> int:
             if skeleton := detector_of(each.settings).skeleton(each.settings):
                 require_points(skeleton.names, split, each.file.name)
         for warning in filter(None, (split.repairs_text, judged_text(split))):
-            print(f"warning: {warning}", file=sys.stderr)
+            say_on_stderr(f"warning: {warning}")
         loader_of = partial(
             pipelines.build_eval, config.data_pipeline, split, batch_size=configs[0].eval_batch_size,
             num_workers=config.num_workers, ranks=ranks,

@@ -1,6 +1,5 @@
 """main.py sensitivity: what pruning each tensor would cost."""
 
-import sys
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -206,9 +205,11 @@ class _progress:
     def _advance(self, text: str) -> None:
         import time
 
+        from ssd.console import say_on_stderr
+
         self._done += 1
         self._bar.update(self._task, advance=1, description=text)
         now = time.monotonic()
         if self._bar.disable and now - self._said_at > 15:
             self._said_at = now
-            print(f"{self._done} of {self._total}  {text}", file=sys.stderr, flush=True)
+            say_on_stderr(f"{self._done} of {self._total}  {text}")
