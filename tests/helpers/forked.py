@@ -27,7 +27,17 @@ IMPORTED = (
     *("torchvision", "torch.distributed.run", "torch._dynamo", "main", "ssd.cli.training_run", "psutil"),
     *("nvidia.dali.fn", "nvidia.dali.plugin.pytorch"),  # where it is installed
 )
-FOLDER = tempfile.TemporaryDirectory(prefix="ssd-tests-")
+
+
+@functools.cache
+def _temporary() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="ssd-tests-")
+
+
+def temporary_folder() -> Path:
+    """For files of one process's tests, and gone with it. A forked program, which imports this too and ends without
+    cleaning up, makes none."""
+    return Path(_temporary().name)
 
 
 @functools.cache
@@ -51,7 +61,7 @@ class Forked:
         words = [*map(str, arguments)]
         if words[:2] == ["-m", "torch.distributed.run"]:
             words[2:2] = ["--run_path", "--start_method=fork"]
-        self._said = [Path(tempfile.mkstemp(dir=FOLDER.name, suffix=suffix)[1]) for suffix in (".out", ".err")]
+        self._said = [Path(tempfile.mkstemp(dir=temporary_folder(), suffix=suffix)[1]) for suffix in (".out", ".err")]
         told = (words, [*map(str, self._said)], environment, before)
         self._process: Any = context().Process(target=_become, args=told)
         self._process.start()

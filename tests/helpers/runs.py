@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from forked import FOLDER, OWN, ROOT, Forked
+from forked import OWN, ROOT, Forked, temporary_folder
 
 from ssd.checkpoints import checkpoint
 
@@ -56,7 +56,7 @@ def small_checkpoint(detector: Any = None) -> Path:
                 plan.setdefault(name, {})["out"] = layers[layer].weight.shape[0] // 8
         for layer in readers:
             plan.setdefault(layer, {})["in"] = layers[layer].weight.shape[1] // 8
-    file = Path(FOLDER.name) / f"{detector.name}.pt"
+    file = temporary_folder() / f"{detector.name}.pt"
     content = {
         "format": checkpoint.FORMAT,
         "detector": to_dict(detector),

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from forked import FOLDER, Forked
+from forked import Forked, temporary_folder
 from runs import ENVIRONMENT, free_ports
 from torch import Tensor, nn
 
@@ -157,7 +157,7 @@ def interrupt_at(step: int, training: Training, number: int = signal.SIGTERM) ->
 def on_two_ranks(script: str, *arguments: object) -> list[Forked]:
     """The text of a program on each of two ranks."""
     (port,) = free_ports(1)
-    program = Path(tempfile.mkstemp(dir=FOLDER.name, suffix=".py")[1])
+    program = Path(tempfile.mkstemp(dir=temporary_folder(), suffix=".py")[1])
     program.write_text(script)
     job = {**ENVIRONMENT, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     ids = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
