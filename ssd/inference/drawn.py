@@ -6,8 +6,8 @@ from PIL import Image, ImageDraw
 
 from ssd.inference.predictor import ImageDetections
 from ssd.keypoints import Skeleton
-from ssd.pictures.drawing import class_colour, draw_skeleton, drawable, tint
-from ssd.pictures.lettering import Font, picture_font, shown_in_picture
+from ssd.pictures.drawing import Place, class_colour, draw_skeleton, drawable, place_of_text, tint
+from ssd.pictures.lettering import picture_font, shown_in_picture
 
 _LEAST_SIDE_PX = 480  # of what is drawn on: a text would cover what is smaller
 
@@ -41,11 +41,11 @@ def draw_detections(picture: Image.Image, detections: ImageDetections, skeleton:
         for points, label in reversed(list(zip(points_px, labels, strict=True))):
             if not np.isnan(points).any():
                 draw_skeleton(draw, [(x, y) for x, y, _ in points], skeleton, label, line_px)
-    taken: list[tuple[float, float, float, float]] = []
+    taken: list[Place] = []
     for box, label, name, score in rows:
         text = f"{shown_in_picture(name, label)} {score:.2f}"
         font = picture_font(text, size_px)
-        place = _place_of_text(draw, text, font, box, drawn.size, taken)
+        place = place_of_text(draw, text, font, box, drawn.size, taken)
         if place is not None:
             taken.append(place)
             draw.rectangle(place, fill=class_colour(label))
@@ -53,34 +53,6 @@ def draw_detections(picture: Image.Image, detections: ImageDetections, skeleton:
             middle = ((place[0] + place[2]) / 2, (place[1] + place[3]) / 2)
             draw.text(middle, text, fill=ink, font=font, anchor="mm")
     return drawn
-
-
-def _place_of_text(
-    draw: ImageDraw.ImageDraw,
-    text: str,
-    font: Font,
-    box_ltrb_px: list[float],
-    size_px: tuple[int, int],
-    taken: list[tuple[float, float, float, float]],
-) -> tuple[float, float, float, float] | None:
-    """Above the box, else within it, else below: the first place in the picture that no better detection's text has;
-    None where there is none, and the box has to do without."""
-    text_left, text_top, text_right, text_bottom = draw.textbbox((0, 0), f"{text}Áy", font=font)
-    height = text_bottom - text_top + 4
-    width = draw.textlength(text, font=font) + 8
-    left, top, right, bottom = box_ltrb_px
-    for candidate_left in (left, right - width):
-        for candidate_top in (top - height, top, bottom - height, bottom):
-            x = min(max(0.0, candidate_left), max(0.0, size_px[0] - width))
-            place = (x, candidate_top, x + width, candidate_top + height)
-            inside = candidate_top >= 0 and candidate_top + height <= size_px[1]
-            if inside and not any(_overlap(place, other) for other in taken):
-                return place
-    return None
-
-
-def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def _luma(colour: str) -> float:

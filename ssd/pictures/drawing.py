@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ssd.batch import RGB_MEAN, RGB_STD
 from ssd.keypoints import Skeleton
-from ssd.pictures.lettering import picture_font
+from ssd.pictures.lettering import Font, picture_font
 
 # Okabe and Ito's colours: told apart by colour-blind readers too.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442")
@@ -19,7 +19,7 @@ _TINT = 0.45
 """Of a class's colour in its masks."""
 _GOLDEN_RATIO = 0.618033988749895
 _TEXT_PX = 13
-_Place = tuple[float, float, float, float]
+Place = tuple[float, float, float, float]
 """Left, top, right and bottom in pixels of the picture."""
 
 
@@ -45,39 +45,50 @@ def picture_of(
 
 
 def draw_boxes(picture: Image.Image, boxes: Sequence[Box]) -> None:
-    """Draws on the picture. The first boxes come to lie on top, and have their texts first: one that would half cover
-    another's is left out."""
+    """Draws on the picture. The first boxes come to lie on top, and choose first where their texts lie."""
     draw = ImageDraw.Draw(picture)
-    for box in reversed(boxes):
-        left, top, right, bottom = (side * (picture.width, picture.height)[i % 2] for i, side in enumerate(box.ltrb))
+    places_px = [[side * picture.size[i % 2] for i, side in enumerate(box.ltrb)] for box in boxes]
+    for box, (left, top, right, bottom) in reversed(list(zip(boxes, places_px, strict=True))):
         draw.rectangle(drawable(left - 1, top - 1, right + 1, bottom + 1), outline="black")
         draw.rectangle(drawable(left, top, right, bottom), outline=class_colour(box.label), width=3)
-    texts = list[tuple[Box, _Place]]()
-    for box in boxes:
-        place = _place_of_text(draw, box, picture.size)
-        if not any(_covers_half(place, other) for _, other in texts):
-            texts.append((box, place))
-    for box, (left, top, right, bottom) in reversed(texts):
-        draw.rectangle([left, top, right, bottom], fill="black")
-        draw.rectangle([left, top, left + 2, bottom], fill=class_colour(box.label))
+    taken: list[Place] = []
+    for box, place_px in zip(boxes, places_px, strict=True):
         font = picture_font(box.text, _TEXT_PX)
-        draw.text((left + 4, (top + bottom) / 2), box.text, fill="white", font=font, anchor="lm")
+        place = place_of_text(draw, box.text, font, place_px, picture.size, taken)
+        if place is not None:
+            taken.append(place)
+            left, top, right, bottom = place
+            draw.rectangle(place, fill="black")
+            draw.rectangle([left, top, left + 2, bottom], fill=class_colour(box.label))
+            draw.text((left + 5, (top + bottom) / 2), box.text, fill="white", font=font, anchor="lm")
 
 
-def _place_of_text(draw: ImageDraw.ImageDraw, box: Box, size_px: tuple[int, int]) -> _Place:
-    """Above the box, as far as the picture reaches."""
-    width_px, height_px = draw.textlength(box.text, picture_font(box.text, _TEXT_PX)) + 6, _TEXT_PX + 4
-    left = min(max(0, box.ltrb[0] * size_px[0]), max(0, size_px[0] - width_px))
-    top = min(max(0, box.ltrb[1] * size_px[1] - height_px), size_px[1] - height_px)
-    return left, top, left + width_px, top + height_px
+def place_of_text(
+    draw: ImageDraw.ImageDraw,
+    text: str,
+    font: Font,
+    box_ltrb_px: Sequence[float],
+    size_px: tuple[int, int],
+    taken: Sequence[Place],
+) -> Place | None:
+    """Above the box, else within it, else below: the first place in the picture that no better box's text has; None
+    where there is none, and the box has to do without."""
+    _, text_top, _, text_bottom = draw.textbbox((0, 0), f"{text}Áy", font=font)
+    height = text_bottom - text_top + 4
+    width = draw.textlength(text, font=font) + 8
+    left, top, right, bottom = box_ltrb_px
+    for candidate_left in (left, right - width):
+        for candidate_top in (top - height, top, bottom - height, bottom):
+            x = min(max(0.0, candidate_left), max(0.0, size_px[0] - width))
+            place = (x, candidate_top, x + width, candidate_top + height)
+            inside = candidate_top >= 0 and candidate_top + height <= size_px[1]
+            if inside and not any(_overlap(place, other) for other in taken):
+                return place
+    return None
 
 
-def _covers_half(place: _Place, other: _Place) -> bool:
-    """Half of the narrower one; all texts have one height."""
-    width_px = min(place[2], other[2]) - max(place[0], other[0])
-    height_px = min(place[3], other[3]) - max(place[1], other[1])
-    narrower_px = min(place[2] - place[0], other[2] - other[0])
-    return width_px > 0 and height_px > 0 and 2 * width_px * height_px >= narrower_px * (place[3] - place[1])
+def _overlap(a: Place, b: Place) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def drawable(left: float, top: float, right: float, bottom: float) -> tuple[float, float, float, float]:

@@ -237,19 +237,18 @@ def test_a_box_without_an_inside_is_drawn() -> None:
 
 
 def test_texts_do_not_cover_those_of_better_boxes() -> None:
-    """What of a box's text a picture shows, beside a better box's that lies so far to its left."""
+    picture = Image.new("RGB", (400, 100), "gray")
 
-    def black_px(*lefts: float) -> int:
-        picture = Image.new("RGB", (400, 100), "gray")
-        draw_boxes(picture, [Box((left, 0.5, left + 0.2, 0.9), 1, "mushroom") for left in lefts])
-        strip = np.asarray(picture)[33:49]  # above the boxes
-        return int((strip == 0).all(axis=2).sum())
+    def black_px(*boxes: tuple[float, float, float, float]) -> int:
+        drawn = picture.copy()
+        draw_boxes(drawn, [Box(ltrb, 1, "mushroom") for ltrb in boxes])
+        return int((np.asarray(drawn) == 0).all(axis=2).sum())
 
-    alone = black_px(0.1)
-    assert alone > 500
-    assert black_px(0.1, 0.5) == 2 * alone
-    assert black_px(0.1, 0.12) == alone  # left out: most of it would lie on the first
-    assert alone < black_px(0.1, 0.25) <= 2 * alone  # a small part of it does
+    box = (0.1, 0.5, 0.3, 0.9)
+    alone = black_px(box)
+    assert alone > 500 and black_px(box, (0.5, 0.5, 0.7, 0.9)) == 2 * alone
+    assert 1.5 * alone < black_px(box, (0.12, 0.5, 0.32, 0.9)) < 2 * alone  # the second's within its own box
+    assert black_px(box, box) < black_px(*[box] * 3) == black_px(*[box] * 9)  # above, and within at both ends
 
 
 def test_an_object_of_less_than_a_pixel_is_shown() -> None:
