@@ -94,8 +94,9 @@ def _evaluate(
     from ssd.evaluation.recall import proposals_of
     from ssd.evaluation.voc import write_comp4
     from ssd.run.printed_metrics import show_metrics
+    from ssd.run.progress import told
     from ssd.storage.pickles import pickled
-    from ssd.views import described
+    from ssd.views import described, num_looks
 
     file = Path(config.checkpoint or "")
     content = conversion.with_words(conversion.load(file), words)
@@ -110,6 +111,9 @@ def _evaluate(
         view=view_with(config.detector, tta),
     )  # fmt: skip
     ground_truth = split.ground_truth()
+    if ranks.is_main:
+        share = ranks.world_size / num_looks(view_with(config.detector, tta))
+        loader = told(loader, len(split), say_on_stderr, images_each=share)
     results = detect_split(model, loader, ground_truth, config, ranks, tta)
     if results is not None:
         if len(results) == 0:  # in training that is a bad beginning, here it is a mistake

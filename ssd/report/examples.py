@@ -19,6 +19,7 @@ from ssd.evaluation.detect import Results
 from ssd.report.example_pictures import Examples
 from ssd.report.history import PREDICTIONS, read_history, write_csv
 from ssd.run.files import Run
+from ssd.run.progress import told
 from ssd.storage.files import written_whole
 from ssd.views import View
 
@@ -49,7 +50,8 @@ class Showcase:
         self._drew = False
 
     def __iter__(self) -> Iterator[EvalBatch]:
-        for batch in self._loader:
+        images = len(self.ground_truth.image_ids)
+        for batch in told(self._loader, images, self._run.tell, images_each=self._run.world_size):
             if self._run.is_main:
                 self._examples.remember(batch)
             yield batch

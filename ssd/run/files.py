@@ -31,7 +31,7 @@ class Run:
         self.trackers = Trackers(()) if trackers is None else trackers
         self.last_checkpoint = folder / FOLDER / LAST
         self.lost_batches = folder / "lost-batches.jsonl"
-        self.is_main = ranks.is_main
+        self.is_main, self.world_size = ranks.is_main, ranks.world_size
         self.console = Console(quiet=not ranks.is_main, soft_wrap=True)
         self._progress: StepProgress | None = None
         if self.is_main:
@@ -113,6 +113,16 @@ class Run:
         """Puts a line under the bar, in place of the last one, or into the next line of progress."""
         if self._progress is not None:
             self._progress.show_state(text)
+
+    def leave_out(self, seconds: float) -> None:
+        """So long no step was taken, because the model was evaluated."""
+        if self._progress is not None:
+            self._progress.leave_out(seconds)
+
+    def tell(self, text: str) -> None:
+        """What goes on meanwhile: under the bar, or in a line."""
+        if self._progress is not None:
+            self._progress.tell(text)
 
     def stop_progress(self) -> None:
         if self._progress is not None:

@@ -1,12 +1,14 @@
 """What a user sees of a run while it trains: a bar in a terminal, a line now and then elsewhere, and the time left."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
+
+from ssd.batch import EvalBatch
 
 # The first step is left out: it warms up caches, workers and compilers. On a GPU the host queues a few steps ahead, so
 # the first ones seem to take no time; three seconds are longer than that. Where a step takes seconds, two are enough.
@@ -30,7 +32,7 @@ class StepProgress:
         self._console, self._total_steps, self._clock = console, total_steps, clock
         self._first_step = self._step = first_step
         self._bar = _start_bar(console, total_steps, first_step) if console.is_terminal else None
-        self._warm_at: float | None = None  # when the first step was done
+        self._warm_at: float | None = None  # when the first step was done; later by what is not counted
         self._is_estimated = False
         self._state = ""
 
@@ -57,8 +59,9 @@ class StepProgress:
             if not any(warm_steps >= steps and elapsed_s >= seconds for steps, seconds in ESTIMATE_FROM):
                 return
             self._is_estimated = True
+            steps = "1 step" if remaining == 1 else f"{remaining} steps"
             self._say(
-                f"training takes about {rough_time(left_s)} more: {remaining} steps of {elapsed_s / warm_steps:.2g} s, "
+                f"training takes about {rough_time(left_s)} more: {steps} of {elapsed_s / warm_steps:.2g} s, "
                 "evaluations not counted"
             )
         elif self._bar is None and now - self._line_at >= _interval_s(elapsed_s):
@@ -66,12 +69,46 @@ class StepProgress:
             left = timedelta(seconds=round(left_s))
             self._say("  ".join(filter(None, (f"step {self._step}/{self._total_steps}", f"{left} left", self._state))))
 
+    def leave_out(self, seconds: float) -> None:
+        """So long no step was taken, because the model was evaluated: that does not count in the time left."""
+        if self._warm_at is not None:
+            self._warm_at += seconds
+
+    def tell(self, text: str) -> None:
+        """Under the bar, or in a line."""
+        if self._bar is not None:
+            self._bar.state = text
+        else:
+            self._say(text)
+
     def stop(self) -> None:
         if self._bar is not None:
             self._bar.stop()
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False)
+
+
+def told(
+    loader: Iterable[EvalBatch],
+    images: int,
+    tell: Callable[[str], object],
+    *,
+    images_each: float = 1,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[EvalBatch]:
+    """An evaluation's batches; now and then `tell` gets a line that says how many of its images are done.
+
+    images_each: how many images one of a batch stands for, where other ranks have batches too, or where a model looks
+    at an image several times.
+    """
+    done, told_at = 0, clock()
+    for batch in loader:
+        yield batch
+        done += len(batch.indices)
+        if clock() - told_at >= FIRST_INTERVAL_S:
+            told_at = clock()
+            tell(f"evaluating: {min(round(done * images_each), images)} of {images} images")
 
 
 def rough_time(seconds: float) -> str:

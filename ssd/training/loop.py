@@ -1,5 +1,6 @@
 """The training loop. It never asks which detector or data path it runs."""
 
+import time
 from typing import Any
 
 import torch
@@ -60,7 +61,9 @@ def train(
     def evaluate(*, may_overlap: bool = False) -> None:
         nonlocal reached
         watchdog.is_alive()
+        began = time.perf_counter()
         found = evaluations.evaluate(may_overlap=may_overlap)
+        run.leave_out(time.perf_counter() - began)
         if found is None:
             return
         ap, masks_ap = found

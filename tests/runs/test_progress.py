@@ -17,7 +17,7 @@ from ssd.evaluation.detect import Results
 from ssd.report.example_pictures import Examples
 from ssd.report.examples import Showcase
 from ssd.run.files import Run
-from ssd.run.progress import StepProgress, rough_time
+from ssd.run.progress import StepProgress, rough_time, told
 
 HERE = Ranks(0, 0, 1, torch.device("cpu"))
 
@@ -54,6 +54,31 @@ def test_without_a_terminal_there_is_a_line_every_quarter_of_a_minute() -> None:
     assert lines[0] == (pytest.approx(30 + 15.2), "step 20/512  0:06:34 left  loss of step 20")
     gaps = np.diff([at_s for at_s, _ in lines])
     assert 15 <= gaps.min() and gaps.max() <= 15 + 0.05 * 410
+
+
+def test_evaluations_are_not_counted_in_the_time_left() -> None:
+    now = 0.0
+    printed = io.StringIO()
+    progress = StepProgress(Console(file=printed, width=200, soft_wrap=True), 10, 0, clock=lambda: now)
+    for step in range(9):
+        now += 4
+        progress.advance()
+        if step == 1:
+            now += 1000  # of an evaluation
+            progress.leave_out(1000)
+    assert printed.getvalue().splitlines() == [
+        "training takes about 24 seconds more: 6 steps of 4 s, evaluations not counted",
+        "step 5/10  0:00:20 left",
+        "step 9/10  0:00:04 left",
+    ]
+
+
+def test_an_evaluation_says_how_far_it_is() -> None:
+    now, said = 0.0, []
+    batch = EvalBatch(torch.zeros(2, 3, 8, 8), whole(torch.zeros(2, 3, 8, 8)), torch.tensor([0, 1]))
+    for _ in told([batch] * 5, 19, said.append, images_each=2, clock=lambda: now):  # of two ranks
+        now += 10
+    assert said == ["evaluating: 8 of 19 images", "evaluating: 16 of 19 images"]
 
 
 def test_a_long_run_fills_no_log() -> None:
