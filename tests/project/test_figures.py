@@ -408,7 +408,7 @@ NOT_MEASURED: dict[str, list[str]] = {
         # Of others, published.
         *("32 times the decay", "0.005 and 0.25", "70 % of the weights", "60 % of the filters"),
     ],
-    "docs/yolov2.rst": ["not 0 GFLOP", "differences of 0.02 mean little", "IoU above 0.45", "score of 0.005"],
+    "docs/yolov2.rst": ["not 0 GFLOP", "differences of 0.02 mean little", "IoU is above 0.45", "score of 0.005"],
     "docs/data-paths.rst": ["one of seven options"],
     "docs/speed.rst": [
         "can pass 100 %",
@@ -420,7 +420,7 @@ NOT_MEASURED: dict[str, list[str]] = {
         *("under 1 %", "6.4 minutes at", "7.1 at 90 %", "23:46", "668 img/s a GPU", "20,000 images a second"),
         "within nine minutes",
     ],
-    "docs/own-data.rst": ["0.95 ", "last 20 steps", "0.04 ", "0.02 ", "0.01", "0.999"],
+    "docs/own-data.rst": ["ResNet, 45 MB", "0.95 ", "last 20 steps", "0.04 ", "0.02 ", "0.01", "0.999"],
     "docs/scale.rst": [
         "The aim was 20 s and 1.5 GB",
         # By the slopes of the table, as the page says.
