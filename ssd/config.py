@@ -204,12 +204,25 @@ class Config:
         if (steps := settings.get("steps")) and self.steps is None:
             shares = {name: tuple(max(1, round(steps * epoch / self.epochs)) for epoch in getattr(self, name))
                       for name in ("multistep", "evaluation")}  # fmt: skip
-            shares["evaluation"] = tuple(dict.fromkeys(shares["evaluation"]))
+            shares["evaluation"] = _apart(shares["evaluation"])
             settings = {**shares, **settings}
         own = {field.name for field in fields(self.detector)} & settings.keys()
         detector = replace(self.detector, **{name: settings[name] for name in own})
         common = {name: value for name, value in settings.items() if name not in own}
         return replace(self, **{"detector": detector, **common})
+
+
+_WORTH_JUDGING = 20
+"""Steps: after fewer a model is hardly another, and a short trial would spend its time on evaluations."""
+
+
+def _apart(evaluation: tuple[int, ...]) -> tuple[int, ...]:
+    """Of the steps those that lie far enough behind the one before, or the start."""
+    kept: list[int] = []
+    for step in sorted(evaluation):
+        if step - (kept[-1] if kept else 0) >= _WORTH_JUDGING:
+            kept.append(step)
+    return tuple(kept)
 
 
 class Recipe(Protocol):

@@ -45,6 +45,23 @@ from ssd.options.flags import (
 from ssd.options.recipes import base_of, said_in
 from ssd.training.interruption import end_with_launcher
 
+_OTHER_COMMANDS = (
+    ("evaluate --data DIR --checkpoint FILE [flags]", "computes the metrics of a checkpoint"),
+    ("predict --checkpoint FILE IMAGE|FOLDER|GLOB... [flags]", "draws detections, writes JSON and CSV"),
+    ("export --checkpoint FILE --output FILE [flags]", "makes one file with the post-processing inside"),
+    ("check --data DIR [flags]", "lists all that is wrong with a data set"),
+    ("show-data --data DIR [flags]", "draws what the detector learns from"),
+    ("benchmark data|train|inference [flags]", "measures speed"),
+    ("plot RUN... [flags]", "draws the curves of several runs over each other"),
+    ("convert IN OUT", "converts weights of other programs, and to other forms"),
+    ("summary --checkpoint FILE | --detector NAME [flags]", "lists tensors with their zeros and FLOPs"),
+    ("sensitivity --checkpoint FILE --data DIR --output DIR [flags]", "says what pruning each tensor would cost"),
+    ("thin --checkpoint FILE --output FILE [flags]", "takes filters out of a detector for good"),
+    ("compare FILE... --data DIR --output DIR [flags]", "holds AP, size, memory and speed of files side by side"),
+    ("download --data DIR [flags]", "fetches a public data set"),
+    ("doctor [flags]", "checks what a run needs of this machine"),
+)
+
 
 def train_parser(settings: Any = Config.detector) -> Parser:
     """settings: of the detector that --detector names, whose own flags are shown."""
@@ -55,22 +72,13 @@ def train_parser(settings: Any = Config.detector) -> Parser:
     }
     parser = Parser(
         "main.py",
-        usage="main.py [train] --data DIR [flags]\n"
-        "       main.py evaluate --data DIR --checkpoint FILE [flags]\n"
-        "       main.py predict --checkpoint FILE IMAGE|FOLDER|GLOB... [flags]\n"
-        "       main.py export --checkpoint FILE --output FILE [flags]\n"
-        "       main.py check --data DIR [flags]\n"
-        "       main.py show-data --data DIR [flags]\n"
-        "       main.py benchmark data|train|inference [flags]\n"
-        "       main.py plot RUN... [flags]\n"
-        "       main.py convert IN OUT\n"
-        "       main.py summary --checkpoint FILE | --detector NAME [flags]\n"
-        "       main.py sensitivity --checkpoint FILE --data DIR --output DIR [flags]\n"
-        "       main.py thin --checkpoint FILE --output FILE [flags]\n"
-        "       main.py compare FILE... --data DIR --output DIR [flags]\n"
-        "       main.py download --data DIR [flags]\n"
-        "       main.py doctor [flags]\n"
-        "Each has its own --help.",
+        usage="\n".join(
+            [
+                "main.py [train] --data DIR [flags]",
+                *(f"       main.py {words}\n           {does}" for words, does in _OTHER_COMMANDS),
+                "Each has its own --help. The flags below are those of train.",
+            ]
+        ),
         base=family.defaults(settings),
         description="Train a detector. Under torchrun every process is a rank.",
         epilog=f"recipes:\n{_recipes_help(recipes)}\n\n"
@@ -131,7 +139,8 @@ def train_parser(settings: Any = Config.detector) -> Parser:
     flag(group, "--epochs", "-e", dest="epochs", type=COUNT, metavar="N", help="times through the data")
     flag(
         group, "--steps", dest="steps", type=COUNT, metavar="N",
-        help="the length in steps in the place of epochs; --multistep and --evaluation then are steps too",
+        help="the length in steps in the place of epochs; --multistep and --evaluation then count steps, and where "
+        "they are not given, the usual ones keep their share of the run",
     )  # fmt: skip
     flag(
         group, "--minutes", dest="minutes", type=ABOVE_0, metavar="M",
@@ -217,7 +226,8 @@ def train_parser(settings: Any = Config.detector) -> Parser:
     flag(group, "--output", dest="output", metavar="DIR", help="the run's folder (default: runs/<data>-<time>)")
     flag(
         group, "--resume", dest="resume", metavar="{auto,FILE}",
-        help="go on from a checkpoint; auto: the run's own last one, if any",
+        help="go on from a checkpoint; auto: the last one of --output, or else of the newest run of this data in "
+        "runs/, if there is any",
     )  # fmt: skip
     flag(
         group, "--resume-anyway", dest="resume_anyway", action="store_true",

@@ -193,7 +193,9 @@ def _train_in(
         left_out, of_all = boxes_left_out(train_split, view, batch_size=batch_size, seed=config.seed or 0)
         run.log("boxes_left_out", boxes=of_all, left_out=left_out)
         if left_out:
-            notes.append(f"jitter shows nothing of {left_out} of the first {of_all} boxes: they are left out there")
+            notes.append(
+                f"jitter moves {left_out} of the first {of_all} boxes out of their images: they are not learned"
+            )
     _announce(run, config, splits, ranks, training.step, notes, suspicions)
 
     detector = detector_of(config.detector)
@@ -211,6 +213,10 @@ def _train_in(
         if ranks.is_main:
             say_on_stderr(f"error: {error}")
         return 1
+    except KeyboardInterrupt:
+        if run.last_checkpoint.exists():
+            run.say(f"go on from the last checkpoint with --resume auto --output {folder}")
+        raise
     except Preempted as end:
         run.say(f"{end}; go on with --resume auto --output {folder}")
         return EXIT_PREEMPTED
@@ -220,7 +226,8 @@ def _train_in(
     if ranks.is_main:
         _write_results(run, results, config, val_split)
         showcase.write()
-        run.say(f"wrote {folder}")
+        report = folder / "report.html"
+        run.say(f"wrote {folder}" + (f"; look at {report}" if report.exists() else ""))
     complies = compliance.file is None or check_run(compliance.file, config, run, results["time_to_target_s"])
     if config.target is not None and not reached:
         run.say(f"{_target_text(config)} was not reached")

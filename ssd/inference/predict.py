@@ -49,11 +49,15 @@ def find_images(sources: Sequence[str], output: Path) -> list[Path]:
             found = [Path(name) for name in sorted(glob.glob(source, recursive=True)) if _is_file(Path(name))]
         found = [file for file in found if output.resolve() not in file.resolve().parents]
         if not found:
-            raise InputError(
-                f"{source}: no image is there, outside of --output; pass a file, a folder or a pattern of names"
-            )
+            raise InputError(f"{source}: {_why_none(path, source)}; pass a file, a folder or a pattern of names")
         files |= dict.fromkeys(found)
     return list(files)
+
+
+def _why_none(path: Path, pattern: str) -> str:
+    if path.exists():
+        return "no image is there, or only those of --output"
+    return "no file has such a name" if glob.has_magic(pattern) else "no such file or folder"
 
 
 def _is_file(path: Path) -> bool:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from ssd.errors import InputError
+
 
 @contextmanager
 def written_whole(file: Path, *, durable: bool = False, temporary_name: str | None = None) -> Iterator[Path]:
@@ -49,6 +51,16 @@ def interruption_held() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
         if asked:
             signal.raise_signal(signal.SIGINT)
+
+
+def require_file(file: Path, what: str) -> None:
+    """Raises InputError where there is no file; what: it should be. Of a run's folder it names the checkpoint that may
+    be meant."""
+    if file.is_dir():
+        best = file / "checkpoints" / "best.pt"
+        raise InputError(f"{file}: is a folder; pass {best if best.exists() else f'the path of {what}'}")
+    if not file.is_file():
+        raise InputError(f"{file}: no such file; pass the path of {what}")
 
 
 def sync(path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ssd.errors import InputError
+from ssd.storage.files import require_file
 
 # What a damaged or foreign file makes the standard library's reader raise.
 _UNREADABLE = (
@@ -35,8 +36,7 @@ def read_pickle(file: Path, what: str) -> Any:
     Nothing that the file names is imported or called: numpy's array pieces have stand-ins here, and any other name
     raises an InputError that tells it. So does a damaged file, and one that is not `what`.
     """
-    if not file.is_file():
-        raise InputError(f"{file}: no such file; pass the path of {what}")
+    require_file(file, what)
     try:
         with file.open("rb") as stream:
             # A damaged length asks for more than there is and gets what is there, where a stream that reads ahead

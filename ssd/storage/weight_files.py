@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ssd.errors import InputError
+from ssd.storage.files import require_file
 from ssd.storage.pickles import read_pickle
 
 # What a damaged or foreign file makes torch.load raise.
@@ -42,8 +43,7 @@ any detector: files that are there have it by the name of the first one."""
 def read(file: Path, what: str) -> Any:
     """Whatever torch saved in a file. Raises InputError that says it is not `what` if the file is damaged, or could run
     code when read."""
-    if not file.is_file():
-        raise InputError(f"{file}: no such file; pass the path of {what}")
+    require_file(file, what)
     try:
         if zipfile.is_zipfile(file):
             _verify(file)

@@ -56,6 +56,14 @@ def test_nor_does_anybody_have_to_read_what_goes_wrong(words: str, expected: int
     assert exit_code_without_readers(words, "", subprocess.STDOUT)[0] == expected
 
 
+def test_without_its_packages_it_says_what_to_do() -> None:
+    """As after `make demo` in a shell that does not know of .venv."""
+    command = [sys.executable, "-S", str(ROOT / "main.py"), "evaluate"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: {sys.executable} has no ") and "'. .venv/bin/activate'" in done.stderr
+
+
 def test_summary_lists_the_names_of_all_detectors(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["summary"]) == 0
     said = capsys.readouterr().out.split()

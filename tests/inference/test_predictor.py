@@ -117,11 +117,15 @@ def test_bad_files_are_skipped_and_named(
 
 def test_sources_that_give_nothing_are_refused(demo_checkpoint: Path, tmp_path: Path, refusal) -> None:
     flags = ["predict", "--checkpoint", demo_checkpoint, "--output", tmp_path / "out"]
-    for source in (tmp_path, tmp_path / "missing.jpg", f"{tmp_path}/*.jpg"):
-        assert f"{source}: no image is there" in refusal(*flags, source)
+    for source, why in (
+        (tmp_path, "no image is there"),
+        (tmp_path / "missing.jpg", "no such file or folder"),
+        (f"{tmp_path}/*.jpg", "no file has such a name"),
+    ):
+        assert f"{source}: {why}" in refusal(*flags, source)
     assert not (tmp_path / "out").exists()
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
-    assert "outside of --output" in refusal(*flags[:3], "--output", tmp_path, tmp_path / "a.png")
+    assert "or only those of --output" in refusal(*flags[:3], "--output", tmp_path, tmp_path / "a.png")
     assert "not a checkpoint" in refusal("predict", "--checkpoint", tmp_path / "a.png", tmp_path / "a.png")
 
 

@@ -74,10 +74,10 @@ def test_evaluations_are_not_counted_in_the_time_left() -> None:
 
 
 def test_an_evaluation_says_how_far_it_is() -> None:
-    now, said = 0.0, []
+    now_s, said = [0.0], []
     batch = EvalBatch(torch.zeros(2, 3, 8, 8), whole(torch.zeros(2, 3, 8, 8)), torch.tensor([0, 1]))
-    for _ in told([batch] * 5, 19, said.append, images_each=2, clock=lambda: now):  # of two ranks
-        now += 10
+    for _ in told([batch] * 5, 19, said.append, images_each=2, clock=lambda: now_s[0]):  # of two ranks
+        now_s[0] += 10
     assert said == ["evaluating: 8 of 19 images", "evaluating: 16 of 19 images"]
 
 

@@ -244,12 +244,13 @@ def test_ctrl_c_and_kill(small_data: Path, tmp_path: Path) -> None:
                 assert process.poll() is None, process.said()
                 time.sleep(0.02)
             process.send_signal(blow)
-            _, complaint = process.communicate(timeout=60)
+            said, complaint = process.communicate(timeout=60)
         finally:
             process.kill()
         if blow == signal.SIGINT:
             assert process.returncode == 130, complaint
             assert complaint == "interrupted\n", complaint
+            assert said.endswith(f"go on from the last checkpoint with --resume auto --output {output}\n"), said
         last = load(output / "checkpoints" / "last.pt")
         epochs.append(last["epoch"])
         assert last["step"] == last["epoch"]

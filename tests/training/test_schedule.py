@@ -177,13 +177,23 @@ def test_a_run_in_minutes_goes_on_with_the_steps_of_its_beginning() -> None:
         as_begun(recipe, {"steps": 3}, 1, ())
 
 
+def test_a_trial_of_a_few_steps_is_judged_at_its_end() -> None:
+    """What is told in epochs keeps its share, but for evaluations that would follow each other closely."""
+    recipe = Config(epochs=8, evaluation=(1, 2, 4), multistep=(6,), warmup=0)
+    assert recipe.overlaid({"steps": 4}).evaluation == ()
+    assert recipe.overlaid({"steps": 100}).evaluation == (25, 50)
+    assert recipe.overlaid({"steps": 800}).evaluation == (100, 200, 400)
+    assert recipe.overlaid({"steps": 4, "evaluation": (2,)}).evaluation == (2,)  # said so
+    assert plan_of(recipe.overlaid({"steps": 4}), 10).judged == {4}
+
+
 def test_falls_at_or_beyond_the_end_are_named() -> None:
     (said,) = notes_on_rate(Config(epochs=43, multistep=(20, 43, 54)), 10)
-    assert said.startswith("the run ends with epoch 43, before the rate would fall (after 43 and 54)")
+    assert said.startswith("the rate will not fall after epochs 43 and 54, because the run ends with 43;")
     assert notes_on_rate(Config(epochs=44, multistep=(20, 43)), 10) == []
     assert notes_on_rate(Config(epochs=10, multistep=(20, 43), schedule="cosine"), 10) == []
     (said,) = notes_on_rate(Config(epochs=3, steps=500, multistep=(400, 600)), 10)
-    assert "ends with step 500, before the rate would fall (after 600)" in said
+    assert "not fall after steps 600, because the run ends with 500;" in said
 
 
 def test_a_warm_up_of_half_the_run_is_named() -> None:

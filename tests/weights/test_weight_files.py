@@ -15,6 +15,7 @@ from torchvision import models
 from ssd.checkpoints import checkpoint, conversion
 from ssd.detectors.ssd300 import weights
 from ssd.errors import InputError
+from ssd.storage.weight_files import read_any
 
 
 def test_damaged_safetensors_are_refused(demo_checkpoint: Path, tmp_path: Path) -> None:
@@ -113,3 +114,13 @@ def test_imagenet_weights_offline(error: OSError, tmp_path: Path, monkeypatch: p
     assert message.startswith("--backbone-weights imagenet: ") and "\n" not in message
     assert "https://download.pytorch.org/models/resnet18" in message
     assert "--backbone-weights FILE" in message and "--backbone-weights none" in message
+
+
+def test_of_a_runs_folder_the_checkpoint_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"{tmp_path}: is a folder; pass the path of a model"):
+        read_any(tmp_path, "a model")
+    best = tmp_path / "checkpoints" / "best.pt"
+    best.parent.mkdir()
+    best.touch()
+    with pytest.raises(InputError, match=f"{tmp_path}: is a folder; pass {best}"):
+        read_any(tmp_path, "a model")

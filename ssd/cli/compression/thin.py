@@ -93,7 +93,7 @@ def thin(arguments: Sequence[str]) -> int:
         say(f"filters of zeros of {names} stay: they cannot go alone")
     if options.flops is not None:
         say(f"wrote {target}: {after.flops / before.flops:.1%} of the FLOPs, without {found.removed} filters{note}")
-        say(f"it has lost what they said: train it on with --checkpoint {target}")
+        say(f"it misses what these filters found: train it on with --checkpoint {target}")
         return 0
     difference = largest_difference(model, smaller, settings)
     say(
