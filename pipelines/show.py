@@ -35,16 +35,13 @@ def _draw(image: Tensor, offsets: Tensor, labels: Tensor, names: list[str], view
         draw.rectangle(drawable(*box), outline=class_colour(label), width=1)
     # Many default boxes learn one ground truth: the offsets of each give it back, up to rounding.
     truths = {(label, *np.round(box, 1)): box for box, label in zip(boxes_ltrb.tolist(), matched, strict=True)}
-    for (label, *_), box in truths.items():
-        colour = class_colour(label)
-        draw.rectangle(drawable(*box), outline="black", width=5)
-        draw.rectangle(drawable(box[0] + 1, box[1] + 1, box[2] - 1, box[3] - 1), outline=colour, width=3)
-    for (label, *_), box in truths.items():
-        name = shown_in_picture(names[label - 1], label)
-        font = picture_font(name, 13)
-        left, top = max(0, box[0]), max(0, box[1])
-        draw.rectangle([left, top, left + draw.textlength(name, font) + 6, top + 17], fill="black")
-        draw.text((left + 3, top + 8.5), name, fill="white", font=font, anchor="lm")
+    draw_boxes(
+        picture,
+        [
+            Box(tuple(side / view.size_px for side in box), label, shown_in_picture(names[label - 1], label))
+            for (label, *_), box in truths.items()
+        ],
+    )
     return picture
 
 
