@@ -8,7 +8,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
 from ssd import __version__  # noqa: E402
 
-project = "SSD300"
+project = "ssd-dali"
 release = version = __version__
 extensions = ["sphinx.ext.autodoc", "myst_parser", "from_the_code"]  # the last lies beside this file
 
@@ -28,7 +28,7 @@ maximum_signature_line_length = 100
 nitpick_ignore_regex = [("py:.*", r"(?!(ssd|pipelines)\.).*|.*\._[A-Z]\w*")]
 
 html_theme = "furo"
-html_title = "SSD300"
+html_title = "ssd-dali"
 html_static_path = ["_static"]
 html_css_files = ["flags.css"]
 html_copy_source = False
