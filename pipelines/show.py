@@ -3,6 +3,7 @@ matched to them."""
 
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,12 +35,15 @@ def _draw(image: Tensor, offsets: Tensor, labels: Tensor, names: list[str], view
     for box, label in zip(defaults_ltrb.tolist(), matched, strict=True):
         draw.rectangle(drawable(*box), outline=class_colour(label), width=1)
     # Many default boxes learn one ground truth: the offsets of each give it back, up to rounding.
-    truths = {(label, *np.round(box, 1)): box for box, label in zip(boxes_ltrb.tolist(), matched, strict=True)}
+    truths: list[tuple[int, Any]] = []
+    for box, label in zip(boxes_ltrb.tolist(), matched, strict=True):
+        if not any(label == other and np.allclose(box, known, rtol=0, atol=0.5) for other, known in truths):
+            truths.append((label, box))
     draw_boxes(
         picture,
         [
             Box(tuple(side / view.size_px for side in box), label, shown_in_picture(names[label - 1], label))
-            for (label, *_), box in truths.items()
+            for label, box in truths
         ],
     )
     return picture

@@ -199,12 +199,13 @@ class Config:
     def overlaid(self, settings: dict[str, Any]) -> "Config":
         """With these settings, by their flat names: the detector's own go into `detector`.
 
-        Where steps take the place of epochs, what is told in epochs and not given anew keeps its share of the run.
+        Where steps take the place of epochs, what is told in epochs and not given anew keeps its share of the run; but
+        a trial of a few steps is judged at its end alone.
         """
         if (steps := settings.get("steps")) and self.steps is None:
             shares = {name: tuple(max(1, round(steps * epoch / self.epochs)) for epoch in getattr(self, name))
                       for name in ("multistep", "evaluation")}  # fmt: skip
-            shares["evaluation"] = _apart(shares["evaluation"])
+            shares["evaluation"] = tuple(dict.fromkeys(shares["evaluation"])) if steps >= _WORTH_JUDGING else ()
             settings = {**shares, **settings}
         own = {field.name for field in fields(self.detector)} & settings.keys()
         detector = replace(self.detector, **{name: settings[name] for name in own})
@@ -213,16 +214,7 @@ class Config:
 
 
 _WORTH_JUDGING = 20
-"""Steps: after fewer a model is hardly another, and a short trial would spend its time on evaluations."""
-
-
-def _apart(evaluation: tuple[int, ...]) -> tuple[int, ...]:
-    """Of the steps those that lie far enough behind the one before, or the start."""
-    kept: list[int] = []
-    for step in sorted(evaluation):
-        if step - (kept[-1] if kept else 0) >= _WORTH_JUDGING:
-            kept.append(step)
-    return tuple(kept)
+"""Steps: a shorter run is a trial, most of whose time would go to evaluations."""
 
 
 class Recipe(Protocol):

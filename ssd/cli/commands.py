@@ -117,6 +117,9 @@ def _refuse(error: InputError) -> int:
 
 def run() -> int:
     """The command that the process was started with; its exit code."""
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed, as by >&-
+            setattr(sys, stream, open(os.devnull, "w"))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # of what a console lacks; Python has stderr so already
     try:

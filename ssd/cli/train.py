@@ -139,8 +139,8 @@ def train_parser(settings: Any = Config.detector) -> Parser:
     flag(group, "--epochs", "-e", dest="epochs", type=COUNT, metavar="N", help="times through the data")
     flag(
         group, "--steps", dest="steps", type=COUNT, metavar="N",
-        help="the length in steps in the place of epochs; --multistep and --evaluation then count steps, and where "
-        "they are not given, the usual ones keep their share of the run",
+        help="the length in steps in the place of epochs; --multistep and --evaluation then count steps, and what "
+        "a recipe has in epochs keeps its share of the run; fewer than 20 are a trial, judged at its end",
     )  # fmt: skip
     flag(
         group, "--minutes", dest="minutes", type=ABOVE_0, metavar="M",
@@ -226,8 +226,8 @@ def train_parser(settings: Any = Config.detector) -> Parser:
     flag(group, "--output", dest="output", metavar="DIR", help="the run's folder (default: runs/<data>-<time>)")
     flag(
         group, "--resume", dest="resume", metavar="{auto,FILE}",
-        help="go on from a checkpoint; auto: the last one of --output, or else of the newest run of this data in "
-        "runs/, if there is any",
+        help="go on from a checkpoint; auto: the last one of --output, without --output that of the newest run of "
+        "this data in runs/, and none where there is none",
     )  # fmt: skip
     flag(
         group, "--resume-anyway", dest="resume_anyway", action="store_true",

@@ -47,16 +47,17 @@ def find_images(sources: Sequence[str], output: Path) -> list[Path]:
             found = [path]
         else:
             found = [Path(name) for name in sorted(glob.glob(source, recursive=True)) if _is_file(Path(name))]
-        found = [file for file in found if output.resolve() not in file.resolve().parents]
-        if not found:
-            raise InputError(f"{source}: {_why_none(path, source)}; pass a file, a folder or a pattern of names")
-        files |= dict.fromkeys(found)
+        not_ours = [file for file in found if output.resolve() not in file.resolve().parents]
+        if not not_ours:
+            why = "is of --output" if found else _why_none(path, source)
+            raise InputError(f"{source}: {why}; pass a file, a folder or a pattern of names")
+        files |= dict.fromkeys(not_ours)
     return list(files)
 
 
 def _why_none(path: Path, pattern: str) -> str:
     if path.exists():
-        return "no image is there, or only those of --output"
+        return "no image is there"
     return "no file has such a name" if glob.has_magic(pattern) else "no such file or folder"
 
 

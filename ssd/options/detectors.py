@@ -51,8 +51,8 @@ def add_detector_flags(parser: Parser, settings: Any, *, training: bool = True) 
         other = argparse.ArgumentParser(add_help=False)
         add(other.add_argument_group(), True)
         parser.of_others.update(dict.fromkeys(other._option_string_actions, name))
-    if settings.family == "torchvision":
-        parser.refused["--backbone"] = "the body is part of --detector's name, such as retinanet_resnet18_fpn"
+    if settings.family in ("torchvision", "retinanet", "detectron"):
+        parser.refused["--backbone"] = "--detector's name or file says the body, such as retinanet_resnet18_fpn"
 
 
 def _add_ssd300_flags(group: Any, training: bool) -> None:

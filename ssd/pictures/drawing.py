@@ -76,7 +76,7 @@ def place_of_text(
     _, text_top, _, text_bottom = draw.textbbox((0, 0), f"{text}Áy", font=font)
     height = text_bottom - text_top + 4
     width = draw.textlength(text, font=font) + 8
-    left, top, right, bottom = box_ltrb_px
+    left, top, right, bottom = (min(max(0.0, side), float(size_px[i % 2])) for i, side in enumerate(box_ltrb_px))
     for candidate_left in (left, right - width):
         for candidate_top in (top - height, top, bottom - height, bottom):
             x = min(max(0.0, candidate_left), max(0.0, size_px[0] - width))

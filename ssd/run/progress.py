@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from ssd.batch import EvalBatch
@@ -53,6 +53,8 @@ class StepProgress:
         elapsed_s, warm_steps = now - self._warm_at, self._step - self._first_step - 1
         remaining = self._total_steps - self._step
         left_s = elapsed_s / warm_steps * remaining
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], left=str(timedelta(seconds=round(left_s))))
         if not remaining:
             return
         if not self._is_estimated:
@@ -73,6 +75,8 @@ class StepProgress:
         """So long no step was taken, because the model was evaluated: that does not count in the time left."""
         if self._warm_at is not None:
             self._warm_at += seconds
+        if self._bar is not None:
+            self._bar.state = self._state  # in the place of what was told meanwhile
 
     def tell(self, text: str) -> None:
         """Under the bar, or in a line."""
@@ -142,12 +146,10 @@ def _start_bar(console: Console, total_steps: int, first_step: int) -> _Bar:
         MofNCompleteColumn(),
         TextColumn("steps"),
         TimeElapsedColumn(),
-        TimeRemainingColumn(elapsed_when_finished=False),
-        TextColumn("left"),
+        TextColumn("{task.fields[left]} left"),  # rich's own would count evaluations
         console=console,
         transient=True,
-        speed_estimate_period=300,  # so that one slow step, or an evaluation, moves the time left by little
     )
     bar.start()
-    bar.add_task("training", total=total_steps, completed=first_step)
+    bar.add_task("training", total=total_steps, completed=first_step, left="-:--:--")
     return bar

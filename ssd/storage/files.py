@@ -54,11 +54,11 @@ def interruption_held() -> Iterator[None]:
 
 
 def require_file(file: Path, what: str) -> None:
-    """Raises InputError where there is no file; what: it should be. Of a run's folder it names the checkpoint that may
-    be meant."""
+    """Raises InputError where there is no file; what: it should be. Of a run's folder it says where checkpoints are."""
     if file.is_dir():
-        best = file / "checkpoints" / "best.pt"
-        raise InputError(f"{file}: is a folder; pass {best if best.exists() else f'the path of {what}'}")
+        checkpoints = file / "checkpoints"
+        where = f"; this run's checkpoints are in {checkpoints}" if checkpoints.is_dir() else ""
+        raise InputError(f"{file}: is a folder; pass the path of {what}{where}")
     if not file.is_file():
         raise InputError(f"{file}: no such file; pass the path of {what}")
 

@@ -56,6 +56,13 @@ def test_nor_does_anybody_have_to_read_what_goes_wrong(words: str, expected: int
     assert exit_code_without_readers(words, "", subprocess.STDOUT)[0] == expected
 
 
+def test_a_closed_stdout_harms_nothing() -> None:
+    """As by `>&-` in a shell."""
+    command = f"exec {sys.executable} {ROOT / 'main.py'} summary >&-"
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_without_its_packages_it_says_what_to_do() -> None:
     """As after `make demo` in a shell that does not know of .venv."""
     command = [sys.executable, "-S", str(ROOT / "main.py"), "evaluate"]

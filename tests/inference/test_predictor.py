@@ -125,7 +125,8 @@ def test_sources_that_give_nothing_are_refused(demo_checkpoint: Path, tmp_path: 
         assert f"{source}: {why}" in refusal(*flags, source)
     assert not (tmp_path / "out").exists()
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
-    assert "or only those of --output" in refusal(*flags[:3], "--output", tmp_path, tmp_path / "a.png")
+    assert "is of --output" in refusal(*flags[:3], "--output", tmp_path, tmp_path / "a.png")
+    assert "is of --output" in refusal(*flags[:3], "--output", tmp_path, f"{tmp_path}/*.png")
     assert "not a checkpoint" in refusal("predict", "--checkpoint", tmp_path / "a.png", tmp_path / "a.png")
 
 

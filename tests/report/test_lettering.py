@@ -20,6 +20,7 @@ from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.detectors.table import view_of
 from ssd.inference.drawn import draw_detections
 from ssd.inference.predictor import ImageDetections
+from ssd.matching import encode
 from ssd.pictures import lettering
 from ssd.pictures.drawing import Box, class_colour, draw_boxes, mosaic
 from ssd.pictures.lettering import note_on_numbers, picture_font, plot_families, shown_in_picture, shown_in_plot
@@ -27,6 +28,7 @@ from ssd.report import plots
 from ssd.report.history import read_history
 from ssd.report.page import write_plots_and_report
 from ssd.report.plots import confusion, per_class, precision_recall, write_plots
+from ssd.views import SquareView
 
 MARKUP = ["$5_$10", "__ignore__", "_background_", r"a\b^2_{x}", "<b>&amp;", "[red]x[/]", "100%", "{0}"]
 CAR, PEDESTRIAN = "汽车", "行人"
@@ -248,7 +250,21 @@ def test_texts_do_not_cover_those_of_better_boxes() -> None:
     alone = black_px(box)
     assert alone > 500 and black_px(box, (0.5, 0.5, 0.7, 0.9)) == 2 * alone
     assert 1.5 * alone < black_px(box, (0.12, 0.5, 0.32, 0.9)) < 2 * alone  # the second's within its own box
+    assert black_px((-0.1, -0.1, 1.1, 1.1)) > 500  # which reaches over the picture
     assert black_px(box, box) < black_px(*[box] * 3) == black_px(*[box] * 9)  # above, and within at both ends
+
+
+def test_each_object_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each default box that learns it gives it back a little differently, here on both sides of a tenth of a pixel."""
+    view = view_of(SSD300Settings())
+    assert isinstance(view, SquareView)
+    truth = torch.tensor([[10.05, 20.05, 110.05, 120.05]]) / 300
+    offsets, labels = encode(truth, torch.tensor([1]), view.defaults_cxcywh)
+    assert int((labels > 0).sum()) > 3
+    drawn: list[Box] = []
+    monkeypatch.setattr(show, "draw_boxes", lambda picture, boxes: drawn.extend(boxes))
+    show._draw(torch.zeros(3, 300, 300), offsets, labels, ["a"], view)
+    assert len(drawn) == 1 and drawn[0].ltrb == pytest.approx(truth[0].tolist(), abs=1e-4)
 
 
 def test_an_object_of_less_than_a_pixel_is_shown() -> None:

@@ -73,6 +73,26 @@ def test_evaluations_are_not_counted_in_the_time_left() -> None:
     ]
 
 
+def test_in_a_terminal_too() -> None:
+    now_s, printed = [0.0], io.StringIO()
+    console = Console(file=printed, force_terminal=True, width=200)
+    progress = StepProgress(console, 100, 0, clock=lambda: now_s[0])
+    for step in range(12):
+        now_s[0] += 2
+        progress.advance()
+        progress.show_state(f"loss of step {step + 1}")
+    progress.tell("evaluating: 8 of 19 images")
+    bar = progress._bar
+    assert bar is not None and bar.state == "evaluating: 8 of 19 images"
+    now_s[0] += 1000
+    progress.leave_out(1000)
+    assert bar.state == "loss of step 12"
+    now_s[0] += 2
+    progress.advance()
+    assert bar.tasks[0].fields["left"] == "0:02:54"  # 87 steps
+    progress.stop()
+
+
 def test_an_evaluation_says_how_far_it_is() -> None:
     now_s, said = [0.0], []
     batch = EvalBatch(torch.zeros(2, 3, 8, 8), whole(torch.zeros(2, 3, 8, 8)), torch.tensor([0, 1]))

@@ -168,7 +168,7 @@ def test_bad_names_and_settings_are_named(refusal: Callable[..., str]) -> None:
     assert "did you mean retinanet_resnet50_fpn?" in refusal("--data", "x", "--detector", "retinanet_resnet50_fnp")
     assert "there is no such detector" in refusal("--data", "x", "--detector", "yolo")
     said = refusal("--data", "x", *RETINANET, "--backbone", "resnet18")
-    assert "the body is part of --detector's name" in said
+    assert "name or file says the body" in said
     assert "that is an option of other detectors, such as --detector retinanet" in refusal(
         "--data", "x", "--min-size", "9"
     )

@@ -41,6 +41,5 @@ def _of_body_with_one_map(model: Any) -> list[Stream]:
             streams.append(of_res5)
     reads_map_elsewhere = settings.finds_keypoints or settings.mask_head not in ("", "v0upshare")
     if settings.rpn_only or (has_res5_head and not reads_map_elsewhere):
-        # A pooled box that reaches over the map's border reads 0 there, so that no constant is one everywhere.
-        streams.append(of_map._replace(joins=False))
+        streams.append(of_map)
     return [*streams, *found.stages.values()]

@@ -99,6 +99,8 @@ def _constant(name: str, shape: torch.Size) -> torch.Tensor:
 
 def weights_of(content: dict[str, Any]) -> bytes:
     """A checkpoint of ours as a file of Detectron's. Raises InputError for one that has to be run by other rules."""
+    if content.get("channels"):
+        raise InputError("convert: main.py thin has taken filters out of it, which a .pkl cannot say; write a .pt")
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in content["detector"].items()
     }
