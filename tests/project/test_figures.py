@@ -276,6 +276,9 @@ FIGURES: dict[str, list[str]] = {
         f"{of_masks('-no_dali')} by PyTorch",
         f"``keypointrcnn_resnet18_fpn`` has AP {of_points('', ' for boxes', ' for the points')} of the one class that "
         f"has some by DALI, {of_points('-no_dali')} by PyTorch",
+        f"Again in bf16, by DALI: AP {result('accuracy-demo-retinanet-bf16')['AP']:.3f} (RetinaNet), "
+        f"{result('accuracy-demo-fasterrcnn-bf16')['AP']:.3f} (Faster R-CNN), {of_masks('-bf16')} (Mask R-CNN), "
+        f"{of_points('-bf16')} (Keypoint R-CNN)",
         f"Decoding alone makes {result('data-ragged-cpu')['decode_only']['images_per_second']:.0f} images a second",
         f"needs {worker_mib('-masks-256', 'no_dali')} MiB for images to 256 with masks, torchvision's "
         f"{worker_mib('-masks-256', 'torchvision')}. To 800 it is {worker_mib('-masks', 'no_dali')} and "
