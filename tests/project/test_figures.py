@@ -197,6 +197,11 @@ def their_steps(precision: str, what: str) -> str:
     return "{}, {} and {} times".format(*(f"{each['ratios'][f'{what}_processor_s']:.2f}" for each in steps))
 
 
+def their_steps_by_clock(precision: str) -> str:
+    steps = result(f"torchvision-steps{precision}-cpu")["results"]
+    return "{}, {} and {} times".format(*(f"{each['ratios']['reference_s']:.2f}" for each in steps))
+
+
 def demo_ap(name: str, word: str = "") -> str:
     found = result(f"accuracy-demo-{name}")
     return f"{found['AP']:.3f} ({word}{found['AP50']:.3f})"
@@ -269,6 +274,7 @@ FIGURES: dict[str, list[str]] = {
         f"masks {ragged('-masks-256', 'no_dali')} and {ragged('-masks-256', 'dali')} times",
         f"torchvision's take {their_steps('-bf16', 'reference')} as long in bf16, {their_steps('', 'reference')} in "
         "float32",
+        f"By the clock, with two threads, torchvision's take {their_steps_by_clock('-bf16')} as long in bf16",
         f"it takes {their_steps('-bf16', 'finished')} as long in bf16, {their_steps('', 'finished')} in float32",
         f"``retinanet_resnet18_fpn`` AP {demo_ap('retinanet', 'AP50 ')} by DALI and {demo_ap('retinanet-no_dali')} by "
         f"PyTorch, ``fasterrcnn_resnet18_fpn`` {demo_ap('fasterrcnn')} and {demo_ap('fasterrcnn-no_dali')}",
