@@ -357,3 +357,17 @@ def test_lists_of_a_class_and_hidden_files_are_no_splits(tmp_path: Path) -> None
     (tmp_path / "ImageSets" / "Main" / "red_train.txt").write_text("im000  1\nim001 -1\n")
     assert list(find_sources(tmp_path)) == ["train", "val"]
     assert read_source(find_named(tmp_path, "red_train")).file_names == ["im000.jpg", "im001.jpg"]
+
+
+def test_a_file_with_a_line_break_in_its_name_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a\nb.txt").write_text("x")
+    with pytest.raises(InputError) as refused:
+        find_both(tmp_path, SplitFlags(), SplitFlags())
+    assert "such as 'a\\nb.txt'" in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("aim", ["nowhere", "obj.data"])
+def test_a_link_that_leads_nowhere_is_no_file(aim: str, tmp_path: Path) -> None:
+    (tmp_path / "obj.data").symlink_to(aim)
+    with pytest.raises(InputError, match="no annotations were found"):
+        find_both(tmp_path, SplitFlags(), SplitFlags())

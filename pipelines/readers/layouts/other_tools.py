@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from pipelines.readers.layouts.coco import folders_below
 from ssd.images import SUFFIXES
+from ssd.storage.yaml_lines import in_a_line
 
 _BEGINNING_BYTES = 2**14
 _MOST_FILES = 2000
@@ -49,15 +50,15 @@ def what_is_there(folder: Path) -> tuple[str, str]:
     if not files:
         return "no files at all", PASS_FOLDER
     kinds = Counter(file.suffix.lower() or "without a suffix" for file in files)
-    listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(_MOST_KINDS))
+    listed = ", ".join(f"{count} {in_a_line(kind)}" for kind, count in kinds.most_common(_MOST_KINDS))
     if len(kinds) > _MOST_KINDS or len(files) == _MOST_FILES:
         listed += " and others"
     known = {suffix for tool in _TOOLS for suffix in tool.suffixes}
     for file in [file for file in files if file.suffix.lower() in known][:_MOST_LOOKED_INTO]:
         if tool := tool_of(file):
-            return f"{listed} ({file.relative_to(folder)} is {tool.name})", tool.remedy
+            return f"{listed} ({in_a_line(str(file.relative_to(folder)))} is {tool.name})", tool.remedy
     example = next((file for file in files if file.suffix.lower() not in _IMAGE_SUFFIXES), files[0])
-    return f"{listed} (such as {example.relative_to(folder)})", PASS_FOLDER
+    return f"{listed} (such as {in_a_line(str(example.relative_to(folder)))})", PASS_FOLDER
 
 
 def tool_of(file: Path) -> Tool | None:

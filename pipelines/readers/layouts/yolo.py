@@ -46,7 +46,7 @@ def sources(data_folder: Path) -> dict[str, Source]:
         beside += [folder for folder in folders_below(data_folder, depth=1) if folder != data_folder]
     for suffixes, read in (((".yaml", ".yml"), _of_yaml), ((".data",), _of_darknet)):
         for file in (file for folder in beside for file in _listed(folder, suffixes)):
-            if file.stat().st_size > _LARGEST_BYTES:
+            if not file.is_file() or file.stat().st_size > _LARGEST_BYTES:  # a link may lead nowhere
                 continue
             found, names_of = read(data_folder, file)
             if any(source.lists for source in found.values()):
