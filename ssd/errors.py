@@ -11,6 +11,10 @@ class InputError(ValueError):
     The message is one line that names the file or flag and what to do about it.
     """
 
+    def __str__(self) -> str:
+        """One line, also where a file's name has line breaks."""
+        return r"\n".join(super().__str__().splitlines())
+
 
 def memory_failure(error: Exception) -> InputError | None:
     """What the user should read if the error tells of memory that is used up, on a GPU or on the host; else None."""

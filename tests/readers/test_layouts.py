@@ -371,3 +371,7 @@ def test_a_link_that_leads_nowhere_is_no_file(aim: str, tmp_path: Path) -> None:
     (tmp_path / "obj.data").symlink_to(aim)
     with pytest.raises(InputError, match="no annotations were found"):
         find_both(tmp_path, SplitFlags(), SplitFlags())
+
+
+def test_a_refusal_is_one_line_whatever_it_names() -> None:
+    assert str(InputError("line\nline.xml is not valid XML")) == r"line\nline.xml is not valid XML"
