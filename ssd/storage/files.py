@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from ssd.errors import InputError
-
 
 @contextmanager
 def written_whole(file: Path, *, durable: bool = False, temporary_name: str | None = None) -> Iterator[Path]:
@@ -51,16 +49,6 @@ def interruption_held() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
         if asked:
             signal.raise_signal(signal.SIGINT)
-
-
-def require_file(file: Path, what: str) -> None:
-    """Raises InputError where there is no file; what: it should be. Of a run's folder it says where checkpoints are."""
-    if file.is_dir():
-        checkpoints = file / "checkpoints"
-        where = f"; this run's checkpoints are in {checkpoints}" if checkpoints.is_dir() else ""
-        raise InputError(f"{file}: is a folder; pass the path of {what}{where}")
-    if not file.is_file():
-        raise InputError(f"{file}: no such file; pass the path of {what}")
 
 
 def sync(path: Path) -> None:

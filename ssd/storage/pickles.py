@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ssd.errors import InputError
-from ssd.storage.files import require_file
+from ssd.storage.given import require_file
 
 # What a damaged or foreign file makes the standard library's reader raise.
 _UNREADABLE = (

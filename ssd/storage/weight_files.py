@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ssd.errors import InputError
-from ssd.storage.files import require_file
+from ssd.storage.given import require_file
 from ssd.storage.pickles import read_pickle
 
 # What a damaged or foreign file makes torch.load raise.
