@@ -26,6 +26,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as main.py has it, before torch is imported
 
+import psutil  # noqa: E402
 import torch  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2  # noqa: E402
@@ -88,17 +89,28 @@ def batches_of(
     return speed.batches_of(name, annotations, view, size, workers, ranks)
 
 
+def loading_mib() -> float:
+    """What this process's workers have for themselves, and the shared memory through which images come from them."""
+    this = psutil.Process()
+    maps = [(process, each) for process in (this, *this.children(recursive=True)) for each in process.memory_maps()]
+    shared_bytes = sum(each.pss for _, each in maps if "/dev/shm/torch_" in each.path)
+    own_bytes = sum(
+        each.private_clean + each.private_dirty
+        for process, each in maps
+        if process != this and "/dev/shm/torch_" not in each.path
+    )
+    return (own_bytes + shared_bytes) / 2**20
+
+
 def peak_mib(name: str, annotations: Annotations, view: ShortSideView, size: int, workers: int) -> float:
-    """The most memory that a process and its workers need in some batches; of what others use too, their part."""
     set_start_method(None, force=True)  # spawned itself, this process would spawn its workers, which a run forks
     keep_freed_memory()
-    batches = batches_of(name, annotations, view, size, workers)
-    return max(speed.memory_mib() for _ in islice(batches, MEMORY_BATCHES))
+    batches = enumerate(islice(batches_of(name, annotations, view, size, workers), MEMORY_BATCHES), 1)
+    return max(loading_mib() for number, _ in batches if number % 16 == 0)  # each look takes a while
 
 
 def worker_mib(name: str, annotations: Annotations, view: ShortSideView, size: int) -> float:
-    """What one worker more needs: of ten and two workers, in processes of their own. The whole differs by up to 120 MiB
-    from time to time, since not all that a process has freed goes back at once."""
+    """What one worker more needs: of ten and two workers, in processes of their own."""
     needed = []
     for workers in (10, 2):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:

@@ -2,6 +2,7 @@
 normalisation and padding run on the training device."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import tee
 
 import torch
 from torch import Tensor
@@ -19,17 +20,16 @@ from ssd.distributed import Ranks
 from ssd.images import normalise_padded
 from ssd.views import RaggedView, largest_px, parts_of
 
-# DataLoader's default: so many batches a worker are under way while one is taken.
-_BATCHES_A_WORKER = 2
+# DataLoader's default: for each worker so many of what it hands over are under way, beside those that were taken.
+_AHEAD_A_WORKER = 2
 
 
 class _Pixels(Dataset[Tensor | int]):
-    """Of a batch and the block of shared memory for it: its images h x w x 3 uint8, the bytes of one after those of the
-    other. That is one copy to a GPU. Without blocks it gives the bytes; with them it writes them there, and gives how
-    many they are.
+    """The bytes of a batch's images h x w x 3 uint8, one after the other. With blocks of shared memory it is
+    asked for one image at a time, writes that to a block, and gives the block's row.
 
-    blocks: N x (the bytes of the largest batch) uint8. They are written to over and over: new shared memory for each
-    batch costs a page fault for every 4 KiB, in the worker and again where the batch is read.
+    blocks: N x (the bytes of the largest image) uint8. They are written to over and over: new shared memory for each
+    image costs a page fault for every 4 KiB, in the worker and again where the image is read.
     """
 
     def __init__(self, annotations: Annotations, view: RaggedView, blocks: Tensor | None):
@@ -37,25 +37,30 @@ class _Pixels(Dataset[Tensor | int]):
 
     def __getitem__(self, key: tuple[int, list[Sample]]) -> Tensor | int:
         number, samples = key
-        images = [self._pixels(sample).flatten() for sample in samples]
         if self._blocks is None:
-            return torch.cat(images)
-        count = sum(map(len, images))
-        torch.cat(images, out=self._blocks[number % len(self._blocks), :count])
-        return count
+            return torch.cat([self._pixels(sample).flatten() for sample in samples])
+        (sample,) = samples
+        row = number % len(self._blocks)
+        _place_in(self._blocks[row], sample).copy_(self._pixels(sample))
+        return row
 
     def _pixels(self, sample: Sample) -> Tensor:
         return shown(read_image(self._annotations, sample.image), sample, antialias=self._antialias)
 
 
+def _place_in(block: Tensor, sample: Sample) -> Tensor:
+    """The h x w x 3 view of a sample's bytes at a block's start."""
+    width, height = sample.size_px
+    return block[: height * width * 3].view(height, width, 3)
+
+
 def _unpack(packed: Tensor, samples: Sequence[Sample]) -> list[Tensor]:
     """h x w x 3 views of the samples' bytes."""
-    shapes = [(height, width, 3) for width, height in (sample.size_px for sample in samples)]
-    parts = packed.split([height * width * 3 for height, width, _ in shapes])
-    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+    parts = packed.split([width * height * 3 for width, height in (sample.size_px for sample in samples)])
+    return [_place_in(part, sample) for part, sample in zip(parts, samples, strict=True)]
 
 
-def _packed(
+def _images(
     annotations: Annotations,
     view: RaggedView,
     batches: Iterable[list[Sample]],
@@ -63,27 +68,34 @@ def _packed(
     batch_size: int,
     num_workers: int,
     device: torch.device,
-) -> Iterator[Tensor]:
-    """The batches' bytes, in their order, on the device. Those of a batch on a CPU are gone when the next is asked for.
+) -> Iterator[list[Tensor]]:
+    """The batches' images h x w x 3 uint8, in their order, on the device. Those of a batch on a CPU are gone when the
+    next is asked for.
 
-    Raises RuntimeError as DataLoader does.
+    For a CPU, workers hand over one image at a time: what waits for each worker is a fraction of a batch. For a GPU
+    they hand over batches, each of which is one copy. Raises RuntimeError as DataLoader does.
     """
-    blocks = None
-    if num_workers and device.type == "cpu":  # for a GPU, DataLoader copies the bytes into pinned memory at once
-        blocks = _shared_blocks(_BATCHES_A_WORKER * num_workers + 1, batch_size * 3 * largest_px(view))
-    loader = DataLoader(
-        _Pixels(annotations, view, blocks),
-        batch_size=None,
-        sampler=enumerate(batches),
-        num_workers=num_workers,
-        prefetch_factor=_BATCHES_A_WORKER if num_workers else None,
-        pin_memory=device.type == "cuda",
-        worker_init_fn=outlast_stop_signals,
-        # Else it draws from torch's own one, and an evaluation or a resumption would change what others draw.
-        generator=torch.Generator(),
+    one_by_one = num_workers > 0 and device.type == "cpu"
+    blocks = _shared_blocks(_AHEAD_A_WORKER * num_workers + batch_size, 3 * largest_px(view)) if one_by_one else None
+    ahead, taken = tee(batches)
+    loader = iter(
+        DataLoader(
+            _Pixels(annotations, view, blocks),
+            batch_size=None,
+            sampler=enumerate([sample] for samples in ahead for sample in samples) if one_by_one else enumerate(ahead),
+            num_workers=num_workers,
+            prefetch_factor=_AHEAD_A_WORKER if num_workers else None,
+            pin_memory=device.type == "cuda",
+            worker_init_fn=outlast_stop_signals,
+            # Else it draws from torch's own one, and an evaluation or a resumption would change what others draw.
+            generator=torch.Generator(),
+        )
     )
-    for number, packed in enumerate(loader):
-        yield (packed if blocks is None else blocks[number % len(blocks), :packed]).to(device, non_blocking=True)
+    for samples in taken:
+        if blocks is None:
+            yield _unpack(next(loader).to(device, non_blocking=True), samples)
+        else:
+            yield [_place_in(blocks[next(loader)], sample) for sample in samples]
 
 
 def _shared_blocks(count: int, size_bytes: int) -> Tensor:
@@ -118,7 +130,7 @@ class TrainLoader:
         if self._place is None:
             self._place = self._order.place_after(first_step)
         ahead = (step.samples for step in self._order.steps(self._place))
-        packed = _packed(
+        images = _images(
             self._annotations,
             self._view,
             ahead,
@@ -126,10 +138,10 @@ class TrainLoader:
             num_workers=self._num_workers,
             device=self._device,
         )
-        for pixels, step in zip(plain_errors(packed), self._order.steps(self._place), strict=False):
+        for pixels, step in zip(plain_errors(images), self._order.steps(self._place), strict=False):
             self._place = step.after
-            images = normalise_padded(_unpack(pixels, step.samples), self._view)
-            yield ragged_batch(images, step.samples, self._annotations, parts_of(self._view))
+            finished = normalise_padded(pixels, self._view)
+            yield ragged_batch(finished, step.samples, self._annotations, parts_of(self._view))
 
     def state(self) -> bytes:
         return state_of(self._place)
@@ -147,7 +159,7 @@ class EvalLoader:
         self._batches = evaluation_batches(annotations, view, batch_size=batch_size, ranks=ranks)
 
     def __iter__(self) -> Iterator[EvalBatch]:
-        packed = _packed(
+        images = _images(
             self._annotations,
             self._view,
             self._batches,
@@ -155,6 +167,6 @@ class EvalLoader:
             num_workers=self._num_workers,
             device=self._device,
         )
-        for pixels, samples in zip(plain_errors(packed), self._batches, strict=True):
-            images = normalise_padded(_unpack(pixels, samples), self._view)
-            yield eval_batch(images, samples, self._annotations)
+        for pixels, samples in zip(plain_errors(images), self._batches, strict=True):
+            finished = normalise_padded(pixels, self._view)
+            yield eval_batch(finished, samples, self._annotations)

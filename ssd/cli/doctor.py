@@ -36,6 +36,7 @@ OK, WARN, STOP = "ok", "warn", "stop"
 # By the release notes of the CUDA toolkit: the least driver for minor version compatibility.
 LEAST_DRIVER = {11: 450, 12: 525, 13: 580}
 # Each worker process of the PyTorch path has two batches in shared memory (DataLoader's default), and one is taken.
+# For a CPU whole images are handed over one by one, which takes less.
 _BATCHES_A_WORKER = 2
 LEAST_FILES, ENOUGH_FILES = 256, 1024
 # Estimates: torch, CUDA and DALI alone are about 1 GB of the host; data, workers and CPU training come on top.

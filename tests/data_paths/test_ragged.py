@@ -214,14 +214,14 @@ def test_workers_change_nothing(name: str, split: Annotations) -> None:
 
 
 def test_workers_write_while_a_batch_is_read(split: Annotations) -> None:
-    """All batches under way have been written when the bytes of the one that was taken are looked at."""
+    """All images under way have been written when those of the batch that was taken are looked at."""
     order = TrainingOrder(split, VIEW, batch_size=2, seed=3, ranks=ALONE)
     steps = [step.samples for step in islice(order.steps((0, 0)), 12)]
     arguments = {"batch_size": 2, "device": torch.device("cpu")}
-    alone = ragged._packed(split, VIEW, steps, num_workers=0, **arguments)
-    for ours, theirs in zip(ragged._packed(split, VIEW, steps, num_workers=1, **arguments), alone, strict=True):
+    alone = ragged._images(split, VIEW, steps, num_workers=0, **arguments)
+    for ours, theirs in zip(ragged._images(split, VIEW, steps, num_workers=1, **arguments), alone, strict=True):
         time.sleep(0.1)
-        assert torch.equal(ours, theirs)
+        assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
 
 
 def test_dalis_threads_take_one_core_each_and_others_as_many_as_before() -> None:
