@@ -9,7 +9,7 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -107,11 +107,18 @@ def fitted(
 def normalise_padded(images: Sequence[Tensor], view: RaggedView) -> Tensor:
     """Images h x w x 3 uint8 RGB, all on one device -> `RaggedBatch.images` there: normalised by the view, each in the
     left top corner, and 0 right of it and below."""
-    device = images[0].device
-    width, height = padded_px(view, [(image.shape[1], image.shape[0]) for image in images])
+    return normalise_one_by_one(images, [(image.shape[1], image.shape[0]) for image in images], view, images[0].device)
+
+
+def normalise_one_by_one(
+    images: Iterable[Tensor], sizes_px: Sequence[tuple[int, int]], view: RaggedView, device: torch.device
+) -> Tensor:
+    """`normalise_padded` of images on the device whose sizes (width, height) are known before they are there. Each is
+    finished before the next is asked for."""
+    width, height = padded_px(view, sizes_px)
     # A row of all channels at once: vectors of three leave the units of a CPU idle.
     mean, std = (constant(values, device).mul(255).repeat(width) for values in (view.mean, view.std))
-    padded = torch.empty(len(images), height, 3 * width, device=device)
+    padded = torch.empty(len(sizes_px), height, 3 * width, device=device)
     for image, place in zip(images, padded, strict=True):
         rows = image.flatten(1)
         filled = rows.shape[1]
@@ -121,7 +128,7 @@ def normalise_padded(images: Sequence[Tensor], view: RaggedView) -> Tensor:
         for first in range(0, len(rows), at_once):
             part = place[first : min(first + at_once, len(rows)), :filled]
             part.copy_(rows[first : first + at_once]).sub_(mean[:filled]).div_(std[:filled])
-    return padded.view(len(images), height, width, 3).permute(0, 3, 1, 2)
+    return padded.view(len(sizes_px), height, width, 3).permute(0, 3, 1, 2)
 
 
 def read_upright(file: Path | BinaryIO, name: str | None = None) -> Image.Image:

@@ -24,7 +24,7 @@ from pipelines.readers.scan import read_encoded, read_image
 from ssd.batch import EvalBatch, RaggedBatch
 from ssd.console import say_on_stderr
 from ssd.distributed import Ranks
-from ssd.images import normalise_padded
+from ssd.images import normalise_one_by_one
 from ssd.views import RaggedView, parts_of
 
 _BATCHES_READ_AHEAD = 2
@@ -106,14 +106,15 @@ def _finished_by_threads(
     resizing, finishing = _one_core_each(num_threads), _one_core_each(1)
     ahead: deque[Future[Tensor]] = deque()
 
-    def finished(images: list[Future[Tensor]]) -> Tensor:
-        return normalise_padded([image.result() for image in images], view)
+    def finished(images: list[Future[Tensor]], samples: list[Sample]) -> Tensor:
+        sizes_px = [sample.size_px for sample in samples]
+        return normalise_one_by_one((image.result() for image in images), sizes_px, view, torch.device("cpu"))
 
     try:
         for images, samples in decoded:
             pairs = zip(images, samples, strict=True)
             resized = [resizing.submit(shown, image.numpy(), of, antialias=view.antialias) for image, of in pairs]
-            ahead.append(finishing.submit(finished, resized))
+            ahead.append(finishing.submit(finished, resized, samples))
             if len(ahead) > batches_ahead:
                 yield ahead.popleft().result()
     finally:

@@ -17,7 +17,7 @@ from pipelines.ragged.targets import eval_batch, ragged_batch
 from pipelines.readers.scan import read_image
 from ssd.batch import EvalBatch, RaggedBatch
 from ssd.distributed import Ranks
-from ssd.images import normalise_padded
+from ssd.images import normalise_one_by_one
 from ssd.views import RaggedView, largest_px, parts_of
 
 # DataLoader's default: for each worker so many of what it hands over are under way, beside those that were taken.
@@ -60,23 +60,21 @@ def _unpack(packed: Tensor, samples: Sequence[Sample]) -> list[Tensor]:
     return [_place_in(part, sample) for part, sample in zip(parts, samples, strict=True)]
 
 
-def _images(
+def _finished(
     annotations: Annotations,
     view: RaggedView,
     batches: Iterable[list[Sample]],
     *,
-    batch_size: int,
     num_workers: int,
     device: torch.device,
-) -> Iterator[list[Tensor]]:
-    """The batches' images h x w x 3 uint8, in their order, on the device. Those of a batch on a CPU are gone when the
-    next is asked for.
+) -> Iterator[Tensor]:
+    """The batches' images as `normalise_padded` makes them, in their order, on the device.
 
     For a CPU, workers hand over one image at a time: what waits for each worker is a fraction of a batch. For a GPU
     they hand over batches, each of which is one copy. Raises RuntimeError as DataLoader does.
     """
     one_by_one = num_workers > 0 and device.type == "cpu"
-    blocks = _shared_blocks(_AHEAD_A_WORKER * num_workers + batch_size, 3 * largest_px(view)) if one_by_one else None
+    blocks = _shared_blocks(_AHEAD_A_WORKER * num_workers + 1, 3 * largest_px(view)) if one_by_one else None
     ahead, taken = tee(batches)
     loader = iter(
         DataLoader(
@@ -92,10 +90,12 @@ def _images(
         )
     )
     for samples in taken:
+        images: Iterable[Tensor]
         if blocks is None:
-            yield _unpack(next(loader).to(device, non_blocking=True), samples)
+            images = _unpack(next(loader).to(device, non_blocking=True), samples)
         else:
-            yield [_place_in(blocks[next(loader)], sample) for sample in samples]
+            images = (_place_in(blocks[next(loader)], sample) for sample in samples)
+        yield normalise_one_by_one(images, [sample.size_px for sample in samples], view, device)
 
 
 def _shared_blocks(count: int, size_bytes: int) -> Tensor:
@@ -120,7 +120,7 @@ class TrainLoader:
         view: RaggedView,
     ):
         self._annotations, self._view, self._device = annotations, view, ranks.device
-        self._batch_size, self._num_workers = batch_size, num_workers
+        self._num_workers = num_workers
         self._order = TrainingOrder(annotations, view, batch_size=batch_size, seed=seed, ranks=ranks)
         self._place: Place | None = None
         self.steps_per_epoch = self._order.steps_per_epoch
@@ -130,18 +130,10 @@ class TrainLoader:
         if self._place is None:
             self._place = self._order.place_after(first_step)
         ahead = (step.samples for step in self._order.steps(self._place))
-        images = _images(
-            self._annotations,
-            self._view,
-            ahead,
-            batch_size=self._batch_size,
-            num_workers=self._num_workers,
-            device=self._device,
-        )
-        for pixels, step in zip(plain_errors(images), self._order.steps(self._place), strict=False):
+        finished = _finished(self._annotations, self._view, ahead, num_workers=self._num_workers, device=self._device)
+        for images, step in zip(plain_errors(finished), self._order.steps(self._place), strict=False):
             self._place = step.after
-            finished = normalise_padded(pixels, self._view)
-            yield ragged_batch(finished, step.samples, self._annotations, parts_of(self._view))
+            yield ragged_batch(images, step.samples, self._annotations, parts_of(self._view))
 
     def state(self) -> bytes:
         return state_of(self._place)
@@ -155,18 +147,12 @@ class EvalLoader:
 
     def __init__(self, annotations: Annotations, *, batch_size: int, num_workers: int, ranks: Ranks, view: RaggedView):
         self._annotations, self._view, self._device = annotations, view, ranks.device
-        self._batch_size, self._num_workers = batch_size, num_workers
+        self._num_workers = num_workers
         self._batches = evaluation_batches(annotations, view, batch_size=batch_size, ranks=ranks)
 
     def __iter__(self) -> Iterator[EvalBatch]:
-        images = _images(
-            self._annotations,
-            self._view,
-            self._batches,
-            batch_size=self._batch_size,
-            num_workers=self._num_workers,
-            device=self._device,
+        finished = _finished(
+            self._annotations, self._view, self._batches, num_workers=self._num_workers, device=self._device
         )
-        for pixels, samples in zip(plain_errors(images), self._batches, strict=True):
-            finished = normalise_padded(pixels, self._view)
-            yield eval_batch(finished, samples, self._annotations)
+        for images, samples in zip(plain_errors(finished), self._batches, strict=True):
+            yield eval_batch(images, samples, self._annotations)

@@ -3,8 +3,10 @@
 import math
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ from pipelines.readers.image_files import read_rgb
 from ssd.batch import RaggedBatch
 from ssd.config import DATA_PIPELINES
 from ssd.errors import InputError
-from ssd.images import normalise, normalise_padded, resize
+from ssd.images import normalise, normalise_one_by_one, normalise_padded, resize
 from ssd.pictures.drawing import Box
 from ssd.views import ShortSideView, largest_px, padded_px, resized_px
 
@@ -213,15 +215,25 @@ def test_workers_change_nothing(name: str, split: Annotations) -> None:
     assert _equal(none, two)
 
 
-def test_workers_write_while_a_batch_is_read(split: Annotations) -> None:
-    """All images under way have been written when those of the batch that was taken are looked at."""
+def test_workers_write_while_an_image_is_finished(split: Annotations, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All images under way have been written when the bytes of the one that was taken are looked at."""
     order = TrainingOrder(split, VIEW, batch_size=2, seed=3, ranks=ALONE)
     steps = [step.samples for step in islice(order.steps((0, 0)), 12)]
-    arguments = {"batch_size": 2, "device": torch.device("cpu")}
-    alone = ragged._images(split, VIEW, steps, num_workers=0, **arguments)
-    for ours, theirs in zip(ragged._images(split, VIEW, steps, num_workers=1, **arguments), alone, strict=True):
-        time.sleep(0.1)
-        assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+    alone = list(ragged._finished(split, VIEW, steps, num_workers=0, device=torch.device("cpu")))
+
+    def slowly(images: Iterable[torch.Tensor], *arguments: Any) -> torch.Tensor:
+        def late() -> Iterator[torch.Tensor]:
+            for image in images:
+                time.sleep(0.1)
+                yield image
+
+        return normalise_one_by_one(late(), *arguments)
+
+    monkeypatch.setattr(ragged, "normalise_one_by_one", slowly)
+    for ours, theirs in zip(
+        ragged._finished(split, VIEW, steps, num_workers=1, device=torch.device("cpu")), alone, strict=True
+    ):
+        assert torch.equal(ours, theirs)
 
 
 def test_dalis_threads_take_one_core_each_and_others_as_many_as_before() -> None:
