@@ -46,10 +46,21 @@ def settings_of(words: str) -> Any:
     return type(settings)(backbone) if backbone else settings
 
 
-def training_of(settings: Any, ranks: Ranks, distill_by: tuple[str, ...], batch_size: int) -> Training:
+def small(batch: Any, side: int) -> Any:
+    """A batch with images cut to this side, its boxes and windows shrunk as much. Squares, and with 0 all, stay."""
+    if not side or not hasattr(batch, "sizes_px"):
+        return batch
+    images = batch.images[..., :side, :side].contiguous(memory_format=torch.channels_last)
+    factor = side / max(batch.images.shape[2:])
+    of_objects = ("boxes_ltrb_px", "mask_windows_ltrb_px")
+    shrunk = {name: getattr(batch, name) * factor for name in of_objects if getattr(batch, name) is not None}
+    return batch._replace(images=images, sizes_px=batch.sizes_px.clamp(max=side), **shrunk)
+
+
+def training_of(settings: Any, ranks: Ranks, **flags: Any) -> Training:
     torch.manual_seed(0)
     detector = detector_of(settings)
-    config = Config(detector=settings, batch_size=batch_size, teacher="teacher", distill=distill_by, seed=0)
+    config = Config(detector=settings, seed=0, **flags)
     model = detector.build(settings, NUM_CLASSES).to(ranks.device).to(memory_format=torch.channels_last).train()
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     losses_of = detector.losses_of(settings, False)
@@ -81,14 +92,13 @@ def measure(
     student: str, teacher_name: str, method: str, ranks: Ranks, arguments: argparse.Namespace
 ) -> dict[str, Any]:
     own, other = settings_of(student), settings_of(teacher_name)
-    batch = detector_of(own).synthetic(own, NUM_CLASSES, ranks.device, arguments.batch_size)
-    if arguments.side and hasattr(batch, "sizes_px"):
-        side = arguments.side
-        images = batch.images[..., :side, :side].contiguous(memory_format=torch.channels_last)
-        boxes = batch.boxes_ltrb_px * (side / max(batch.images.shape[2:]))
-        batch = batch._replace(images=images, boxes_ltrb_px=boxes, sizes_px=batch.sizes_px.clamp(max=side))
+    synthetic = detector_of(own).synthetic(own, NUM_CLASSES, ranks.device, arguments.batch_size)
+    batch = small(synthetic, arguments.side)
     teacher = teacher_of(other, ranks)
-    plain, taught = (training_of(own, ranks, by, arguments.batch_size) for by in ((), (method,)))
+    plain, taught = (
+        training_of(own, ranks, batch_size=arguments.batch_size, teacher="teacher", distill=by)
+        for by in ((), (method,))
+    )
     distill(taught, teacher, teacher.categories, lambda images, instances: None)
     steps = [build_step(training) for training in (plain, taught)]
     runs = {

@@ -1,0 +1,119 @@
+"""What a schedule of --compress costs: a training step whose weights are held to masks beside a plain one, in one run.
+
+    python benchmarks/schedule_cost.py --rounds 15 --json benchmarks/results/schedule-cost-cpu.json
+
+A step is the whole of it: losses, gradients, optimiser, of a batch out of nothing with fresh weights, and what the
+schedule does before and after it. All convolutions are pruned gradually (AGP), so that each has a mask. Each round
+takes a plain step and one under the schedule, in turns; the ratio is the median of the rounds' own. New masks are made
+once an epoch: what that takes is beside it.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from distillation import NUM_CLASSES, seconds, settings_of, small, training_of
+
+from ssd.compression.attach import compress, read_for_all
+from ssd.detectors.table import detector_of
+from ssd.distributed import Ranks, runs_on_gpu
+from ssd.environment import git_revision, hardware, versions
+from ssd.training.state import Training
+from ssd.training.step import build_step
+
+STEPS_PER_EPOCH = 1000
+
+
+def write_schedule(file: Path, training: Training) -> None:
+    weights = [name for name, weight in training.model.named_parameters() if weight.dim() == 4]
+    file.write_text(
+        "pruners:\n  gradual:\n    class: AutomatedGradualPruner\n"
+        "    initial_sparsity: 0.05\n    final_sparsity: 0.80\n"
+        f"    weights: [{', '.join(weights)}]\n"
+        "policies:\n  - pruner: {instance_name: gradual}\n"
+        "    starting_epoch: 0\n    ending_epoch: 50\n    frequency: 1\n"
+    )
+
+
+def measure(name: str, ranks: Ranks, arguments: argparse.Namespace) -> dict[str, Any]:
+    settings, size = settings_of(name), arguments.batch_size
+    batch = small(detector_of(settings).synthetic(settings, NUM_CLASSES, ranks.device, size), arguments.side)
+    flags = {"batch_size": size, "bf16": arguments.bf16, "epochs": 100}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "schedule.yaml"
+        plain = training_of(settings, ranks, **flags)
+        write_schedule(file, plain)
+        held = training_of(settings, ranks, **flags, compress=str(file))
+        schedule = read_for_all(held.config, ranks)
+        assert schedule is not None
+        compress(held, schedule, STEPS_PER_EPOCH)
+    (companion,) = held.companions
+    plain_step, held_step = build_step(plain), build_step(held)
+    place = iter(range(STEPS_PER_EPOCH))
+
+    def under_schedule() -> None:
+        step = next(place)
+        lr = companion.before_step(step, 1e-5)
+        held_step(batch, lr)
+        companion.after_step(step)
+
+    masks_s, _ = seconds(lambda: companion.before_step(0, 1e-5), ranks.device)  # an epoch begins with new ones
+    runs = {"plain": lambda: plain_step(batch, 1e-5), "held": under_schedule}
+    for run in runs.values():  # warm-up
+        run()
+    rounds = []
+    for _ in range(arguments.rounds):
+        taken = {name: seconds(run, ranks.device) for name, run in runs.items()}
+        rounds.append(
+            {f"{name}_s": clock for name, (clock, _) in taken.items()}
+            | {f"{name}_processor_s": processor for name, (_, processor) in taken.items()}
+        )
+    return {
+        "detector": name,
+        "images_px": list(batch.images.shape[2:]),
+        "masked_weights": sum(mask.numel() for mask in companion.masks.values()),
+        "new_masks_s": masks_s,
+        "rounds": rounds,
+        "ratio": statistics.median(each["held_s"] / each["plain_s"] for each in rounds),
+        "ratio_processor": statistics.median(each["held_processor_s"] / each["plain_processor_s"] for each in rounds),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--detectors", nargs="+", default=["ssd300/resnet18", "maskrcnn_resnet18_fpn"])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--side", type=int, default=256, help="images of detectors that take any are cut to it; 0: not")
+    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    device = torch.device("cuda", 0) if runs_on_gpu(arguments.device) else torch.device("cpu")
+    results = [measure(name, Ranks(0, 0, 1, device), arguments) for name in arguments.detectors]
+    for each in results:
+        print(
+            f"{each['detector']}: a step under a schedule takes {each['ratio']:.3f} of a plain one "
+            f"({each['ratio_processor']:.3f} of the processor), new masks {each['new_masks_s']:.2f} s"
+        )
+    report = {
+        "batch_size": arguments.batch_size,
+        "bf16": arguments.bf16,
+        "threads": arguments.threads,
+        "results": results,
+        "hardware": hardware(device),
+        "versions": versions(),
+        "git_revision": git_revision(),
+    }
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
