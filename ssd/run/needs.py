@@ -7,8 +7,6 @@ import torch
 from ssd.detectors.table import detector_of, view_of
 from ssd.views import SquareView, View, largest_px
 
-COCO_CLASSES = 81  # with the background
-
 
 class Needs(NamedTuple):
     """In bytes. image: the largest that a worker process of the PyTorch path hands over, uint8. checkpoint: the weights
@@ -19,9 +17,10 @@ class Needs(NamedTuple):
 
 
 def needs_of(settings: Any) -> Needs:
-    """settings: of a detector. Its model is made without memory for its weights, for COCO's classes."""
+    """settings: of a detector. Its model is made without memory for its weights."""
+    detector = detector_of(settings)
     with torch.device("meta"):
-        model = detector_of(settings).build(settings, COCO_CLASSES)
+        model = detector.build(settings, detector.num_classes(settings))
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     momentum = sum(parameter.numel() * 4 for parameter in parameters)
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())

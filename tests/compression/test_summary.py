@@ -129,6 +129,14 @@ def test_the_classes_are_counted_without_the_background(tmp_path: Path) -> None:
         assert shapes["class_heads.0.bias"] == [4 * classes]
 
 
+@pytest.mark.parametrize("name, filters", [("yolov2-tiny-voc", 5 * 25), ("yolov2-tiny", 5 * 85)])
+def test_a_cfg_says_its_classes(name: str, filters: int, tmp_path: Path) -> None:
+    file = tmp_path / "summary.json"
+    assert main.main(["summary", "--detector", name, "--output", str(file)]) == 0
+    shapes = {each["name"]: each["shape"] for each in json.loads(file.read_text())["tensors"]}
+    assert shapes["layers.14.conv.weight"][0] == filters
+
+
 def test_bad_input_is_refused(demo_checkpoint: Path, tmp_path: Path, refusal: Callable[..., str]) -> None:
     assert "ends in .json or .csv" in refusal("summary", "--checkpoint", demo_checkpoint, "--output", "summary.txt")
     assert "no such file" in refusal("summary", "--checkpoint", tmp_path / "none.pt")

@@ -30,7 +30,8 @@ def summary_parser(settings: Any = Config.detector) -> Parser:
     add_detector_flags(parser, settings, training=False)
     group = parser.add_argument_group("model")
     group.add_argument(
-        "--classes", type=COUNT, metavar="N", help="that --detector tells apart, without the background (default: 80)"
+        "--classes", type=COUNT, metavar="N", help="that --detector tells apart, without the background (default: 80, "
+        "or what a darknet cfg says)",
     )  # fmt: skip
     parser.add_argument("--output", metavar="FILE", help="write it there too: a name that ends in .json or .csv")
     parser.add_argument(
@@ -62,7 +63,8 @@ def summary(arguments: Sequence[str]) -> int:
         title, settings, model = checkpoint, *_model_of(Path(checkpoint))
     else:
         settings = config_of(options, Config(detector=detector_in(arguments)), needs_data=False).detector
-        model = detector_of(settings).build(settings, 1 + (classes or 80))
+        detector = detector_of(settings)
+        model = detector.build(settings, detector.num_classes(settings) if classes is None else 1 + classes)
         title = detector_of(settings).title(settings)
     tensors = summarize_detector(model, settings)
     width, height = detector_of(settings).input_size_px(settings)

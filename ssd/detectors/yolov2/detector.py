@@ -82,6 +82,7 @@ YOLOV2 = Detector(
     settings=YOLOv2Settings,
     title=lambda settings: f"YOLOv2 {settings.network}",
     build=lambda settings, num_classes: Darknet(network_of(settings, num_classes - 1)),
+    num_classes=lambda settings: network_of(settings).region.classes + 1,
     load_backbone=load_backbone,
     freeze_backbone=None,
     fresh_heads=_fresh_heads,
