@@ -153,6 +153,7 @@ def refusal(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
         complaint = "".join(line for line in lines if "[ERROR]" not in line)
         assert code == 2, complaint
         assert complaint.startswith("error: ") and complaint.count("\n") == 1 and complaint.endswith("\n"), complaint
+        assert r"\n" not in complaint, complaint  # a line break within, as of a traceback
         return complaint.strip()
 
     return run

@@ -45,7 +45,7 @@ def plain_errors(batches: Iterable[_T]) -> Iterator[_T]:
         yield from iterator
         return
     except InputError as error:
-        failure = InputError(str(error).strip().splitlines()[-1].removeprefix("ssd.errors.InputError: "))
+        failure = InputError(_message_of(error))
         error.__traceback__ = None
     except RuntimeError as error:
         found = worker_failure(error)
@@ -56,6 +56,14 @@ def plain_errors(batches: Iterable[_T]) -> Iterator[_T]:
     # Without a reference to it, in a traceback either, the iterator ends its workers now, and not with the interpreter.
     del iterator
     raise failure
+
+
+def _message_of(error: InputError) -> str:
+    """What was wrong, also where DataLoader has put a worker's traceback before it."""
+    text = str(error.args[0])  # str(error) would make one line of the traceback
+    if not text.startswith("Caught InputError in DataLoader worker"):
+        return text
+    return text.strip().splitlines()[-1].removeprefix("ssd.errors.InputError: ")
 
 
 def worker_failure(error: Exception) -> InputError | None:

@@ -91,4 +91,4 @@ def test_an_image_is_cut_short_during_the_run(pipeline: str, data_copy: Path, tm
         # In place, as a failing disk or a copy in progress would have it.
         os.truncate(spoilt, spoilt.stat().st_size // 2)
         message = refusal(process)
-    assert str(spoilt) in message and "cannot be read as an image" in message
+    assert message.startswith(f"error: {spoilt}: cannot be read as an image")

@@ -1,6 +1,7 @@
 """Batches of images that keep their shapes, of both data paths: pixels, targets, order, and going on."""
 
 import math
+import re
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -377,11 +378,14 @@ def test_a_bad_image_is_named(name: str, spoil: str, tmp_path: Path) -> None:
     file = tmp_path / "train" / "5.jpg"
     if spoil == "other size":
         Image.new("RGB", (20, 30)).save(file)
-        message = r"5\.jpg: is 20 x 30 pixels, but .* says 33 x 47"
+        message = "is 20 x 30 pixels, but .* says 33 x 47"
     else:
         file.write_bytes(b"no image" if spoil == "no image" else file.read_bytes()[:-200])
-        message = r"5\.jpg: cannot be read as an image"
-    for batches_of in (lambda: train_loader(name, split).batches(0), lambda: iter(eval_loader(name, split))):
-        with pytest.raises(InputError, match=message) as refused:
+        message = "cannot be read as an image"
+    for batches_of in (
+        lambda: train_loader(name, split).batches(0),
+        lambda: train_loader(name, split, workers=2).batches(0),
+        lambda: iter(eval_loader(name, split)),
+    ):
+        with pytest.raises(InputError, match=f"^{re.escape(str(file))}: {message}"):
             list(islice(batches_of(), 11))
-        assert "\n" not in str(refused.value)

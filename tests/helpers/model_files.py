@@ -21,5 +21,5 @@ def refusal_of(file: Path, load: Callable[[Path], Any]) -> str:
     with pytest.raises(InputError) as refusal:
         load(file)
     message = str(refusal.value)
-    assert str(file) in message and "\n" not in message
+    assert str(file) in message and r"\n" not in message  # a line break within
     return message
