@@ -74,7 +74,10 @@ class Parser(argparse.ArgumentParser):
         return _as_installed(text) if self._is_installed else text
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}{self._nearest_to_unknown(message)}; see {self.prog} --help")
+        settings = self.base.detector
+        is_named = "--detector" in self._option_string_actions and settings.name in family_of(settings).names
+        detector = f" --detector {settings.name}" if is_named and settings != Config.detector else ""
+        raise InputError(f"{message}{self._nearest_to_unknown(message)}; see {self.prog}{detector} --help")
 
     def _nearest_to_unknown(self, message: str) -> str:
         about = "unrecognized arguments: "  # argparse's words

@@ -297,6 +297,12 @@ def test_main_py_exits_with_mains_code(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_help_that_is_pointed_at_has_the_detectors_flags(refusal: Callable[..., str]) -> None:
+    detector = ("--detector", "retinanet_resnet18_fpn")
+    assert refusal(*detector, "--short-side", "64").endswith("; see main.py --detector retinanet_resnet18_fpn --help")
+    assert refusal("--short-side", "64").endswith("; see main.py --help")
+
+
 def test_the_installed_command_is_told_by_its_own_name(tmp_path: Path) -> None:
     script = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["ssd-dali"]
     module, _, function = script.partition(":")
