@@ -54,6 +54,8 @@ def small(batch: Any, side: int) -> Any:
     factor = side / max(batch.images.shape[2:])
     of_objects = ("boxes_ltrb_px", "mask_windows_ltrb_px")
     shrunk = {name: getattr(batch, name) * factor for name in of_objects if getattr(batch, name) is not None}
+    if batch.keypoints_px is not None:
+        shrunk["keypoints_px"] = batch.keypoints_px * torch.tensor([factor, factor, 1.0], device=images.device)
     return batch._replace(images=images, sizes_px=batch.sizes_px.clamp(max=side), **shrunk)
 
 

@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from importlib.util import find_spec
 from itertools import islice
 from multiprocessing import get_context, set_start_method
@@ -90,23 +91,32 @@ def batches_of(
 
 
 def loading_mib() -> float:
-    """What this process's workers have for themselves, and the shared memory through which images come from them."""
+    """What this process's workers have for themselves, and the shared memory through which images come from them: also
+    that of batches in a queue, which is open files that no process has mapped."""
     this = psutil.Process()
-    maps = [(process, each) for process in (this, *this.children(recursive=True)) for each in process.memory_maps()]
-    shared_bytes = sum(each.pss for _, each in maps if "/dev/shm/torch_" in each.path)
+    processes = (this, *this.children(recursive=True))
+    files: dict[int, int] = {}
+    for process in processes:
+        for each in Path(f"/proc/{process.pid}/fd").iterdir():
+            with suppress(OSError):  # it has been closed
+                if "/dev/shm/torch_" in os.readlink(each):
+                    status = each.stat()
+                    files[status.st_ino] = 512 * status.st_blocks
     own_bytes = sum(
         each.private_clean + each.private_dirty
-        for process, each in maps
-        if process != this and "/dev/shm/torch_" not in each.path
+        for process in processes[1:]
+        for each in process.memory_maps()
+        if "/dev/shm/torch_" not in each.path
     )
-    return (own_bytes + shared_bytes) / 2**20
+    return (own_bytes + sum(files.values())) / 2**20
 
 
-def peak_mib(name: str, annotations: Annotations, view: ShortSideView, size: int, workers: int) -> float:
+def most_mib(name: str, annotations: Annotations, view: ShortSideView, size: int, workers: int) -> float:
+    """The most of `loading_mib` at three times, as each look takes a while."""
     set_start_method(None, force=True)  # spawned itself, this process would spawn its workers, which a run forks
     keep_freed_memory()
     batches = enumerate(islice(batches_of(name, annotations, view, size, workers), MEMORY_BATCHES), 1)
-    return max(loading_mib() for number, _ in batches if number % 16 == 0)  # each look takes a while
+    return max(loading_mib() for number, _ in batches if number % (MEMORY_BATCHES // 3) == 0)
 
 
 def worker_mib(name: str, annotations: Annotations, view: ShortSideView, size: int) -> float:
@@ -114,7 +124,7 @@ def worker_mib(name: str, annotations: Annotations, view: ShortSideView, size: i
     needed = []
     for workers in (10, 2):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            needed.append(pool.submit(peak_mib, name, annotations, view, size, workers).result())
+            needed.append(pool.submit(most_mib, name, annotations, view, size, workers).result())
     return (needed[0] - needed[1]) / 8
 
 

@@ -10,10 +10,13 @@ once an epoch: what that takes is beside it.
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as main.py has it, before torch is imported
 
 import torch
 from distillation import NUM_CLASSES, seconds, settings_of, small, training_of
@@ -61,7 +64,6 @@ def measure(name: str, ranks: Ranks, arguments: argparse.Namespace) -> dict[str,
         held_step(batch, lr)
         companion.after_step(step)
 
-    masks_s, _ = seconds(lambda: companion.before_step(0, 1e-5), ranks.device)  # an epoch begins with new ones
     runs = {"plain": lambda: plain_step(batch, 1e-5), "held": under_schedule}
     for run in runs.values():  # warm-up
         run()
@@ -72,11 +74,12 @@ def measure(name: str, ranks: Ranks, arguments: argparse.Namespace) -> dict[str,
             {f"{name}_s": clock for name, (clock, _) in taken.items()}
             | {f"{name}_processor_s": processor for name, (_, processor) in taken.items()}
         )
+    new_masks_s, _ = seconds(lambda: companion.before_step(STEPS_PER_EPOCH, 1e-5), ranks.device)  # the next epoch's
     return {
         "detector": name,
         "images_px": list(batch.images.shape[2:]),
         "masked_weights": sum(mask.numel() for mask in companion.masks.values()),
-        "new_masks_s": masks_s,
+        "new_masks_s": new_masks_s,
         "rounds": rounds,
         "ratio": statistics.median(each["held_s"] / each["plain_s"] for each in rounds),
         "ratio_processor": statistics.median(each["held_processor_s"] / each["plain_processor_s"] for each in rounds),

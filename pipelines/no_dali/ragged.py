@@ -20,13 +20,13 @@ from ssd.distributed import Ranks
 from ssd.images import normalise_one_by_one
 from ssd.views import RaggedView, largest_px, parts_of
 
-# DataLoader's default: for each worker so many of what it hands over are under way, beside those that were taken.
+# DataLoader's default: each worker has so many under way, batches for a GPU and images for a CPU.
 _AHEAD_A_WORKER = 2
 
 
 class _Pixels(Dataset[Tensor | int]):
-    """The bytes of a batch's images h x w x 3 uint8, one after the other. With blocks of shared memory it is
-    asked for one image at a time, writes that to a block, and gives the block's row.
+    """Images h x w x 3 uint8 by (number, samples). Without blocks: the bytes of the samples' images, one after the
+    other. With blocks of shared memory: the one sample's image is written to a block, and the block's row is given.
 
     blocks: N x (the bytes of the largest image) uint8. They are written to over and over: new shared memory for each
     image costs a page fault for every 4 KiB, in the worker and again where the image is read.
@@ -65,16 +65,20 @@ def _finished(
     view: RaggedView,
     batches: Iterable[list[Sample]],
     *,
+    batch_size: int,
     num_workers: int,
     device: torch.device,
 ) -> Iterator[Tensor]:
     """The batches' images as `normalise_padded` makes them, in their order, on the device.
 
-    For a CPU, workers hand over one image at a time: what waits for each worker is a fraction of a batch. For a GPU
-    they hand over batches, each of which is one copy. Raises RuntimeError as DataLoader does.
+    For a CPU, workers hand over one image at a time, and at least a batch of them is ahead of the step. For a GPU they
+    hand over batches, each of which is one copy. Raises RuntimeError as DataLoader does.
     """
     one_by_one = num_workers > 0 and device.type == "cpu"
-    blocks = _shared_blocks(_AHEAD_A_WORKER * num_workers + 1, 3 * largest_px(view)) if one_by_one else None
+    ahead_a_worker, blocks = _AHEAD_A_WORKER, None
+    if one_by_one:
+        ahead_a_worker = max(_AHEAD_A_WORKER, -(-batch_size // num_workers))
+        blocks = _shared_blocks(ahead_a_worker * num_workers + 1, 3 * largest_px(view))  # one is being finished
     ahead, taken = tee(batches)
     loader = iter(
         DataLoader(
@@ -82,7 +86,7 @@ def _finished(
             batch_size=None,
             sampler=enumerate([sample] for samples in ahead for sample in samples) if one_by_one else enumerate(ahead),
             num_workers=num_workers,
-            prefetch_factor=_AHEAD_A_WORKER if num_workers else None,
+            prefetch_factor=ahead_a_worker if num_workers else None,
             pin_memory=device.type == "cuda",
             worker_init_fn=outlast_stop_signals,
             # Else it draws from torch's own one, and an evaluation or a resumption would change what others draw.
@@ -120,7 +124,7 @@ class TrainLoader:
         view: RaggedView,
     ):
         self._annotations, self._view, self._device = annotations, view, ranks.device
-        self._num_workers = num_workers
+        self._batch_size, self._num_workers = batch_size, num_workers
         self._order = TrainingOrder(annotations, view, batch_size=batch_size, seed=seed, ranks=ranks)
         self._place: Place | None = None
         self.steps_per_epoch = self._order.steps_per_epoch
@@ -130,7 +134,14 @@ class TrainLoader:
         if self._place is None:
             self._place = self._order.place_after(first_step)
         ahead = (step.samples for step in self._order.steps(self._place))
-        finished = _finished(self._annotations, self._view, ahead, num_workers=self._num_workers, device=self._device)
+        finished = _finished(
+            self._annotations,
+            self._view,
+            ahead,
+            batch_size=self._batch_size,
+            num_workers=self._num_workers,
+            device=self._device,
+        )
         for images, step in zip(plain_errors(finished), self._order.steps(self._place), strict=False):
             self._place = step.after
             yield ragged_batch(images, step.samples, self._annotations, parts_of(self._view))
@@ -147,12 +158,17 @@ class EvalLoader:
 
     def __init__(self, annotations: Annotations, *, batch_size: int, num_workers: int, ranks: Ranks, view: RaggedView):
         self._annotations, self._view, self._device = annotations, view, ranks.device
-        self._num_workers = num_workers
+        self._batch_size, self._num_workers = batch_size, num_workers
         self._batches = evaluation_batches(annotations, view, batch_size=batch_size, ranks=ranks)
 
     def __iter__(self) -> Iterator[EvalBatch]:
         finished = _finished(
-            self._annotations, self._view, self._batches, num_workers=self._num_workers, device=self._device
+            self._annotations,
+            self._view,
+            self._batches,
+            batch_size=self._batch_size,
+            num_workers=self._num_workers,
+            device=self._device,
         )
         for images, samples in zip(plain_errors(finished), self._batches, strict=True):
             yield eval_batch(images, samples, self._annotations)

@@ -54,13 +54,17 @@ def plain_errors(batches: Iterable[_T]) -> Iterator[_T]:
         failure = found
         error.__traceback__ = None
     # Without a reference to it, in a traceback either, the iterator ends its workers now, and not with the interpreter.
+    # So do others that the frames above hold: the error's traceback holds this frame, which must not hold the error.
     del iterator
-    raise failure
+    try:
+        raise failure
+    finally:
+        del failure
 
 
 def _message_of(error: InputError) -> str:
     """What was wrong, also where DataLoader has put a worker's traceback before it."""
-    text = str(error.args[0])  # str(error) would make one line of the traceback
+    text = str(error.args[0])  # str(error) is one line, with the traceback in it
     if not text.startswith("Caught InputError in DataLoader worker"):
         return text
     return text.strip().splitlines()[-1].removeprefix("ssd.errors.InputError: ")

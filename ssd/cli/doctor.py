@@ -35,9 +35,9 @@ OK, WARN, STOP = "ok", "warn", "stop"
 
 # By the release notes of the CUDA toolkit: the least driver for minor version compatibility.
 LEAST_DRIVER = {11: 450, 12: 525, 13: 580}
-# Each worker process of the PyTorch path has two batches in shared memory (DataLoader's default), and one is taken.
-# For a CPU whole images are handed over one by one, which takes less.
-_BATCHES_A_WORKER = 2
+# Each worker process of the PyTorch path has two batches in shared memory (DataLoader's default), and one is taken. Of
+# images that are handed over one by one it has two, or more where all workers' would not make a batch.
+_AHEAD_A_WORKER = 2
 LEAST_FILES, ENOUGH_FILES = 256, 1024
 # Estimates: torch, CUDA and DALI alone are about 1 GB of the host; data, workers and CPU training come on top.
 LEAST_MEMORY_BYTES, ENOUGH_MEMORY_BYTES = 1e9, 4e9
@@ -289,19 +289,27 @@ def _judge_needs(config: Config, ranks: int, output: Path) -> Iterator[Finding]:
     if isinstance(answer, dict):
         yield Finding(config.detector.name, answer["error"], STOP, "a run would end so too; pass other settings of it")
         return
-    image_bytes, checkpoint_bytes = answer
+    image_bytes, checkpoint_bytes, one_by_one = answer
     if Path("/dev/shm").is_dir():
-        yield judge_shared_memory(shutil.disk_usage("/dev/shm").free, config, image_bytes, ranks)
+        free_bytes = shutil.disk_usage("/dev/shm").free
+        yield judge_shared_memory(free_bytes, config, image_bytes, ranks, one_by_one=one_by_one)
     yield judge_disk(
         output, (config.keep_checkpoints + 2) * checkpoint_bytes
     )  # beside them the best, and one unfinished
 
 
-def judge_shared_memory(free_bytes: float, config: Config, image_bytes: int, ranks: int) -> Finding:
-    """image_bytes: the most that an image of the detector's takes."""
-    batches = _BATCHES_A_WORKER * config.num_workers + 1 if config.num_workers else 0
+def judge_shared_memory(
+    free_bytes: float, config: Config, image_bytes: int, ranks: int, *, one_by_one: bool = False
+) -> Finding:
+    """image_bytes: the most that an image of the detector's takes. one_by_one: as `needs.Needs` has it."""
+    workers, images = config.num_workers, 0
     # Training's workers wait with theirs while an evaluation has its own.
-    need = ranks * batches * (config.batch_size + config.eval_batch_size) * image_bytes
+    for batch_size in (config.batch_size, config.eval_batch_size) if workers else ():
+        if one_by_one:
+            images += max(_AHEAD_A_WORKER, -(-batch_size // workers)) * workers + 1
+        else:
+            images += (_AHEAD_A_WORKER * workers + 1) * batch_size
+    need = ranks * images * image_bytes
     value = f"{free_bytes / 1e9:.2f} GB free"
     if free_bytes >= need:
         return Finding("/dev/shm", value)

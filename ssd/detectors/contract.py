@@ -39,10 +39,6 @@ def _no_distillation(settings: Any) -> DistillationParts | None:
     return None
 
 
-def _of_coco(settings: Any) -> int:
-    return 81
-
-
 def _no_figure(settings: Any) -> "Published | None":
     return None
 
@@ -103,7 +99,7 @@ class Detector(NamedTuple):
     skeleton: S -> the points that it finds, None for none.
     distillation_parts: S -> what it shows to the methods of distillation, as teacher or as student; None for nothing.
     published: S -> the figure that a run of it on the whole of COCO is held against; None for none.
-    num_classes: S -> K of a model that no data were chosen for.
+    num_classes: S -> K of a model that no data were chosen for; None: COCO's (`table.num_classes_of`).
     tta: (S, whether the user asks for it) -> the passes of test-time augmentation; None where neither the user nor S
     asks for them. The field is None for a detector that can look at an image in one pass only.
     tta_steps: (S, thresholds, how boxes suppress each other) -> how it finds objects in several passes; where `tta` is.
@@ -135,4 +131,4 @@ class Detector(NamedTuple):
     tta: Callable[[Any, bool], TTA | None] | None = None
     tta_steps: Callable[[Any, Thresholds, Suppression], TTASteps] | None = None
     published: Callable[[Any], Published | None] = _no_figure
-    num_classes: Callable[[Any], int] = _of_coco
+    num_classes: Callable[[Any], int] | None = None

@@ -63,6 +63,14 @@ def detector_of(settings: Any) -> Detector:
     return DETECTORS[settings.family]()
 
 
+def num_classes_of(settings: Any) -> int:
+    """K of a model that no data were chosen for, with the background: of COCO's classes, or of those with keypoints."""
+    stated = detector_of(settings).num_classes
+    if stated is not None:
+        return stated(settings)
+    return 2 if parts_of(view_of(settings)).keypoints else 81
+
+
 def view_of(settings: Any) -> View:
     """What the detector sees of images. settings: its own."""
     return detector_of(settings).view(settings)

@@ -92,7 +92,7 @@ def test_needs_are_the_detector_s(name: str, image_bytes: int, parameters: float
     assert needs.checkpoint == pytest.approx(2 * 4 * parameters, rel=0.02)  # weights and momentum, float32
 
 
-def test_shared_memory_is_enough_for_what_a_loader_on_a_cpu_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_memory_is_what_the_loader_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
 
     def shared_blocks(count: int, size_bytes: int) -> None:
@@ -101,13 +101,13 @@ def test_shared_memory_is_enough_for_what_a_loader_on_a_cpu_takes(monkeypatch: p
 
     monkeypatch.setattr(ragged, "_shared_blocks", shared_blocks)
     view = ShortSideView((320, 480), 640)
-    with pytest.raises(InterruptedError):
-        next(ragged._finished(None, view, [], num_workers=3, device=device("cpu")))  # type: ignore[arg-type]
+    for batch_size in (16, 2):
+        with pytest.raises(InterruptedError):
+            next(ragged._finished(None, view, [], batch_size=batch_size, num_workers=3, device=device("cpu")))  # type: ignore[arg-type]
     config = Config(batch_size=16, eval_batch_size=2, num_workers=3)
-    most = 7 * 18 * 480 * 640 * 3  # a GPU's loader hands over batches, as that of squares does
-    assert taken == [7 * 480 * 640 * 3]
-    assert doctor.judge_shared_memory(most, config, _image_bytes(view), 1).state == OK
-    assert doctor.judge_shared_memory(most - 1, config, _image_bytes(view), 1).state == WARN
+    assert taken == [19 * 480 * 640 * 3, 7 * 480 * 640 * 3]
+    for free_bytes, state in ((sum(taken), OK), (sum(taken) - 1, WARN)):
+        assert doctor.judge_shared_memory(free_bytes, config, _image_bytes(view), 1, one_by_one=True).state == state
 
 
 def test_packages_that_are_missing_or_old_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +145,7 @@ def test_a_package_that_cannot_be_loaded_is_a_finding() -> None:
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     answers = {
         doctor._TRY_TORCH: torch(None), doctor._TRY_DALI: {"error": "cannot load libcuda"},
-        doctor._TRY_NEEDS: [10**12, 10],
+        doctor._TRY_NEEDS: [10**12, 10, False],
     }  # fmt: skip
     asked: list[str] = []
     monkeypatch.setattr(doctor, "_try", lambda code, *words: asked.extend(words) or answers[code])

@@ -129,12 +129,23 @@ def test_the_classes_are_counted_without_the_background(tmp_path: Path) -> None:
         assert shapes["class_heads.0.bias"] == [4 * classes]
 
 
-@pytest.mark.parametrize("name, filters", [("yolov2-tiny-voc", 5 * 25), ("yolov2-tiny", 5 * 85)])
-def test_a_cfg_says_its_classes(name: str, filters: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name, tensor, filters",
+    [
+        ("yolov2-tiny-voc", "layers.14.conv.weight", 5 * 25),
+        ("yolov2-tiny", "layers.14.conv.weight", 5 * 85),
+        ("keypointrcnn_resnet18_fpn", "roi_heads.box_predictor.cls_score.weight", 2),
+        ("fasterrcnn_resnet18_fpn", "roi_heads.box_predictor.cls_score.weight", 81),
+    ],
+)
+def test_without_a_number_the_classes_are_the_detectors_own(
+    name: str, tensor: str, filters: int, tmp_path: Path
+) -> None:
     file = tmp_path / "summary.json"
-    assert main.main(["summary", "--detector", name, "--output", str(file)]) == 0
+    small = SMALL if "rcnn" in name else []
+    assert main.main(["summary", "--detector", name, *small, "--output", str(file)]) == 0
     shapes = {each["name"]: each["shape"] for each in json.loads(file.read_text())["tensors"]}
-    assert shapes["layers.14.conv.weight"][0] == filters
+    assert shapes[tensor][0] == filters
 
 
 def test_bad_input_is_refused(demo_checkpoint: Path, tmp_path: Path, refusal: Callable[..., str]) -> None:

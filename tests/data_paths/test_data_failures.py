@@ -1,11 +1,13 @@
 """What befalls the data paths while they run: each ends the command with the cause and the remedy, none hangs it."""
 
+import gc
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +16,9 @@ import psutil
 import pytest
 from runs import log_of, small_checkpoint
 
+from pipelines.no_dali.workers import plain_errors
 from pipelines.readers.coco import read_annotations
+from ssd.errors import InputError
 
 pytestmark = pytest.mark.slow
 
@@ -66,6 +70,32 @@ def test_a_worker_is_killed(demo_data: Path, tmp_path: Path) -> None:
         os.kill(worker.pid, signal.SIGKILL)
         message = refusal(process)
     assert "killed" in message and "--num-workers" in message and "memory" in message
+
+
+def test_an_error_keeps_nothing_alive_that_its_callers_hold() -> None:
+    """As an evaluation's would the workers of training, which then end half a minute after the interpreter."""
+
+    class Held:
+        pass
+
+    held: list[weakref.ref[Held]] = []
+
+    def spoilt() -> Iterator[int]:
+        yield 1
+        raise InputError("5.jpg: cannot be read")
+
+    def caller() -> None:
+        own = Held()
+        held.append(weakref.ref(own))
+        list(plain_errors(spoilt()))
+
+    gc.disable()
+    try:
+        with pytest.raises(InputError, match=r"5\.jpg"):
+            caller()
+        assert held[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_shared_memory_is_full(demo_data: Path, tmp_path: Path) -> None:

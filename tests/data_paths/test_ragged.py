@@ -220,7 +220,7 @@ def test_workers_write_while_an_image_is_finished(split: Annotations, monkeypatc
     """All images under way have been written when the bytes of the one that was taken are looked at."""
     order = TrainingOrder(split, VIEW, batch_size=2, seed=3, ranks=ALONE)
     steps = [step.samples for step in islice(order.steps((0, 0)), 12)]
-    alone = list(ragged._finished(split, VIEW, steps, num_workers=0, device=torch.device("cpu")))
+    alone = list(ragged._finished(split, VIEW, steps, batch_size=2, num_workers=0, device=torch.device("cpu")))
 
     def slowly(images: Iterable[torch.Tensor], *arguments: Any) -> torch.Tensor:
         def late() -> Iterator[torch.Tensor]:
@@ -232,7 +232,9 @@ def test_workers_write_while_an_image_is_finished(split: Annotations, monkeypatc
 
     monkeypatch.setattr(ragged, "normalise_one_by_one", slowly)
     for ours, theirs in zip(
-        ragged._finished(split, VIEW, steps, num_workers=1, device=torch.device("cpu")), alone, strict=True
+        ragged._finished(split, VIEW, steps, batch_size=2, num_workers=1, device=torch.device("cpu")),
+        alone,
+        strict=True,
     ):
         assert torch.equal(ours, theirs)
 

@@ -114,6 +114,16 @@ def test_gray_images_have_three_channels(name: str, tmp_path: Path) -> None:
     assert not torch.equal(batch.images[1, 0], batch.images[1, 1])
 
 
+def test_images_that_fill_the_workers_memory_are_whole(split: Annotations) -> None:
+    view = PLAIN._replace(size_px=(40, 40), train_sizes_px=((40, 40),))
+    assert largest_px(view) == 40 * 40
+    alone, handed_over = (
+        list(islice(train_loader("no_dali", split, view, batch=3, workers=workers).batches(0), 8)) for workers in (0, 2)
+    )
+    for one, other in zip(alone, handed_over, strict=True):
+        assert torch.equal(one.images, other.images)
+
+
 def test_a_window_repeats_the_border() -> None:
     image = np.arange(6, dtype=np.uint8).reshape(2, 3, 1).repeat(3, axis=2)
     assert windowed(image, (-1, 0, 2, 3))[..., 0].tolist() == [[0, 0, 1], [3, 3, 4], [3, 3, 4]]

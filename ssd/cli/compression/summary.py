@@ -30,8 +30,8 @@ def summary_parser(settings: Any = Config.detector) -> Parser:
     add_detector_flags(parser, settings, training=False)
     group = parser.add_argument_group("model")
     group.add_argument(
-        "--classes", type=COUNT, metavar="N", help="that --detector tells apart, without the background (default: 80, "
-        "or what a darknet cfg says)",
+        "--classes", type=COUNT, metavar="N", help="that --detector tells apart, without the background (default: "
+        "COCO's, or what a darknet cfg says)",
     )  # fmt: skip
     parser.add_argument("--output", metavar="FILE", help="write it there too: a name that ends in .json or .csv")
     parser.add_argument(
@@ -57,14 +57,14 @@ def summary(arguments: Sequence[str]) -> int:
         raise InputError(f"--{name}: the checkpoint says all of its detector; leave it out")
 
     from ssd.compression.summary import parts_of, summarize_detector, write_summary
-    from ssd.detectors.table import detector_of
+    from ssd.detectors.table import detector_of, num_classes_of
 
     if checkpoint is not None:
         title, settings, model = checkpoint, *_model_of(Path(checkpoint))
     else:
         settings = config_of(options, Config(detector=detector_in(arguments)), needs_data=False).detector
-        detector = detector_of(settings)
-        model = detector.build(settings, detector.num_classes(settings) if classes is None else 1 + classes)
+        num_classes = num_classes_of(settings) if classes is None else 1 + classes
+        model = detector_of(settings).build(settings, num_classes)
         title = detector_of(settings).title(settings)
     tensors = summarize_detector(model, settings)
     width, height = detector_of(settings).input_size_px(settings)
