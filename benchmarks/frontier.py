@@ -33,6 +33,8 @@ from ssd.checkpoints import checkpoint
 ROWS = ("sparse", "half", "quarter", "half int8", "half taught", "quarter taught", "dense on", "dense on on")
 COLUMNS = ("AP", "AP50", "AP less", "parameters", "not 0", "GFLOP", "MB", "MB zipped", "ms torch", "ms onnx")
 FASTER = "times as fast"
+SCORES = ("--score-threshold", 0.005)
+"""Of all detections: a file has the one that it was exported with."""
 
 
 def write_gradual(file: Path, dense: Path, epochs: int) -> None:
@@ -77,7 +79,9 @@ def files_of(folder: Path, data: list[object], rows: list[str], options: argpars
     if "half int8" in rows:
         files["half int8"] = folder / "half-int8.onnx"
         if not files["half int8"].exists():
-            run("export", "--checkpoint", files["half"], "--output", files["half int8"], "--int8", *data)
+            run(
+                "export", "--checkpoint", files["half"], "--output", files["half int8"], "--int8", *data, *SCORES
+            )  # fmt: skip
     if "half taught" in rows:
         files["half taught"] = thinned("half-taught", dense, 0.5, *taught)
     if "quarter taught" in rows:
@@ -148,7 +152,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         files = files_of(folder, data, options.rows, options)
         run(
-            "compare", *files.values(), *data, "--output", folder / "comparison", "--score-threshold", 0.005,
+            "compare", *files.values(), *data, "--output", folder / "comparison", *SCORES,
             "--batch-sizes", 1, 8, "--rounds", options.rounds, "--no-memory",
         )  # fmt: skip
         about = json.loads((folder / "comparison" / "comparison.json").read_text())
