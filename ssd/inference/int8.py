@@ -1,8 +1,8 @@
 """Post-training quantisation of an exported ONNX file to 8 bits by onnxruntime's own quantiser.
 
-Convolutions compute in 8 bits, and what lies between them; what comes after the last of them stays in float32: anchors,
-decoding and suppression. Where the file would then find other objects than before, its heads stay in float32 too, and
-then its first convolution.
+Convolutions compute in 8 bits, and what lies between them. In float32 stay the heads, which are the convolutions that
+predict, and what comes after them: anchors, decoding and suppression. Where the file would then find other objects than
+before, its first convolution stays so too.
 """
 
 import contextlib
@@ -59,7 +59,6 @@ def to_int8(source: Path, target: Path, batches: Sequence[EvalBatch], say: Calla
         if not convolutions:
             raise InputError(f"{source}: has no convolution; pass a file of main.py export")
         choices: list[tuple[str, set[str]]] = [
-            ("all convolutions", set()),
             ("all convolutions but the heads", heads),
             ("all convolutions but the heads and the first", heads | {convolutions[0]}),
         ]
@@ -115,6 +114,8 @@ def _quantise(source: Path, target: Path, feeds: Sequence[dict[str, np.ndarray]]
         quant_format=QuantFormat.QDQ,
         nodes_to_quantize=nodes,
         per_channel=True,
+        # A range is the mean of the batches' ranges: the widest of all is that of few pixels, too coarse for others.
+        extra_options={"CalibMovingAverage": True},
         # A CPU without VNNI adds two products of 8 bits in 16, which overflow without a word; 7 bits of weight do not.
         reduce_range=True,
         activation_type=QuantType.QUInt8,
