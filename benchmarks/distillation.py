@@ -9,64 +9,22 @@ what else the machine does.
 """
 
 import argparse
-import json
 import os
 import statistics
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as main.py has it, before torch is imported
 
-import torch  # noqa: E402
+import torch
+from steps import NUM_CLASSES, in_turns, settings_of, small, training_of, write_report
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from ssd.compression.summary import flops_by_weight  # noqa: E402
-from ssd.config import Config  # noqa: E402
-from ssd.detectors.names import family_of, settings_named  # noqa: E402
-from ssd.detectors.table import detector_of  # noqa: E402
-from ssd.distillation.attach import distill  # noqa: E402
-from ssd.distillation.teacher import Teacher  # noqa: E402
-from ssd.distributed import Ranks, runs_on_gpu  # noqa: E402
-from ssd.environment import git_revision, hardware, versions  # noqa: E402
-from ssd.training.optimizer import build_optimizer  # noqa: E402
-from ssd.training.state import Training  # noqa: E402
-from ssd.training.step import build_step  # noqa: E402
-
-NUM_CLASSES = 7
-
-
-def settings_of(words: str) -> Any:
-    """Of such as "retinanet_resnet18_fpn", or "ssd300/resnet50" with a backbone."""
-    name, _, backbone = words.partition("/")
-    settings = family_of(settings_named(name)).settled(settings_named(name), "none")
-    return type(settings)(backbone) if backbone else settings
-
-
-def small(batch: Any, side: int) -> Any:
-    """A batch with images cut to this side, its boxes and windows shrunk as much. Squares, and with 0 all, stay."""
-    if not side or not hasattr(batch, "sizes_px"):
-        return batch
-    images = batch.images[..., :side, :side].contiguous(memory_format=torch.channels_last)
-    factor = side / max(batch.images.shape[2:])
-    of_objects = ("boxes_ltrb_px", "mask_windows_ltrb_px")
-    shrunk = {name: getattr(batch, name) * factor for name in of_objects if getattr(batch, name) is not None}
-    if batch.keypoints_px is not None:
-        shrunk["keypoints_px"] = batch.keypoints_px * torch.tensor([factor, factor, 1.0], device=images.device)
-    return batch._replace(images=images, sizes_px=batch.sizes_px.clamp(max=side), **shrunk)
-
-
-def training_of(settings: Any, ranks: Ranks, **flags: Any) -> Training:
-    torch.manual_seed(0)
-    detector = detector_of(settings)
-    config = Config(detector=settings, seed=0, **flags)
-    model = detector.build(settings, NUM_CLASSES).to(ranks.device).to(memory_format=torch.channels_last).train()
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
-    losses_of = detector.losses_of(settings, False)
-    return Training(model, build_optimizer(model, config), scaler, losses_of, config, ranks)
+from ssd.compression.summary import flops_by_weight
+from ssd.detectors.table import detector_of
+from ssd.distillation.attach import distill
+from ssd.distillation.teacher import Teacher
+from ssd.distributed import Ranks, runs_on_gpu
+from ssd.training.step import build_step
 
 
 def teacher_of(settings: Any, ranks: Ranks) -> Teacher:
@@ -77,17 +35,6 @@ def teacher_of(settings: Any, ranks: Ranks) -> Teacher:
     model = detector.build(settings, NUM_CLASSES).to(ranks.device).to(memory_format=torch.channels_last)
     categories = [(number, str(number)) for number in range(1, NUM_CLASSES)]
     return Teacher(Path("teacher"), "", settings, categories, model.requires_grad_(False).eval(), parts)
-
-
-def seconds(run: Callable[[], object], device: torch.device) -> tuple[float, float]:
-    """Of the clock and of the processor."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    clock, processor = time.perf_counter(), time.process_time()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - clock, time.process_time() - processor
 
 
 def measure(
@@ -108,15 +55,7 @@ def measure(
         "taught": lambda: steps[1](batch, 1e-5),
         "teacher": lambda: teacher.forward(batch.images, with_heads=False),
     }
-    for run in runs.values():  # warm-up
-        run()
-    rounds = []
-    for _ in range(arguments.rounds):
-        taken = {name: seconds(run, ranks.device) for name, run in runs.items()}
-        rounds.append(
-            {f"{name}_s": clock for name, (clock, _) in taken.items()}
-            | {f"{name}_processor_s": processor for name, (_, processor) in taken.items()}
-        )
+    rounds = in_turns(runs, arguments.rounds, ranks.device)
     flops = sum(flops_by_weight(teacher.model, lambda: teacher.forward(batch.images[:1], with_heads=False)).values())
     return {
         "student": student,
@@ -161,16 +100,8 @@ def main() -> None:
             f"the teacher's {each['teacher_flops_an_image'] / 1e9:.1f} GFLOPs an image "
             f"({each['ratio_processor']:.3f} of the processor)"
         )
-    report = {
-        "batch_size": arguments.batch_size,
-        "threads": arguments.threads,
-        "results": results,
-        "hardware": hardware(device),
-        "versions": versions(),
-        "git_revision": git_revision(),
-    }
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+    about = {"batch_size": arguments.batch_size, "threads": arguments.threads}
+    write_report(arguments.json, results, device, **about)
 
 
 if __name__ == "__main__":

@@ -37,9 +37,9 @@ SCORES = ("--score-threshold", 0.005)
 """Of all detections: a file has the one that it was exported with."""
 
 
-def write_gradual(file: Path, dense: Path, epochs: int) -> None:
-    """A schedule by which all convolutions' weights go to 80 % zeros in so many epochs."""
-    weights = [name for name, tensor in checkpoint.load(dense)["model"].items() if tensor.dim() == 4]
+def write_gradual(file: Path, tensors: dict[str, Any], epochs: int) -> None:
+    """A schedule by which all convolutions' weights go to 80 % zeros in so many epochs. tensors: of a model."""
+    weights = [name for name, tensor in tensors.items() if tensor.dim() == 4]
     file.write_text(
         "pruners:\n  gradual:\n    class: AutomatedGradualPruner\n"
         "    initial_sparsity: 0.05\n    final_sparsity: 0.80\n"
@@ -70,7 +70,7 @@ def files_of(folder: Path, data: list[object], rows: list[str], options: argpars
     if "sparse" in rows:
         schedule = folder / "gradual.yaml"
         if not schedule.exists():
-            write_gradual(schedule, dense, options.gradual_epochs)
+            write_gradual(schedule, checkpoint.load(dense)["model"], options.gradual_epochs)
         files["sparse"] = tuned("sparse", "--checkpoint", dense, "--compress", schedule)
     if {"half", "quarter", "half int8", "quarter taught"} & set(rows):
         files["half"] = thinned("half", dense, 0.5)

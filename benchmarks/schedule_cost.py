@@ -9,7 +9,6 @@ once an epoch: what that takes is beside it.
 """
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -19,27 +18,15 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as main.py has it, before torch is imported
 
 import torch
-from distillation import NUM_CLASSES, seconds, settings_of, small, training_of
+from frontier import write_gradual
+from steps import NUM_CLASSES, in_turns, seconds, settings_of, small, training_of, write_report
 
 from ssd.compression.attach import compress, read_for_all
 from ssd.detectors.table import detector_of
 from ssd.distributed import Ranks, runs_on_gpu
-from ssd.environment import git_revision, hardware, versions
-from ssd.training.state import Training
 from ssd.training.step import build_step
 
 STEPS_PER_EPOCH = 1000
-
-
-def write_schedule(file: Path, training: Training) -> None:
-    weights = [name for name, weight in training.model.named_parameters() if weight.dim() == 4]
-    file.write_text(
-        "pruners:\n  gradual:\n    class: AutomatedGradualPruner\n"
-        "    initial_sparsity: 0.05\n    final_sparsity: 0.80\n"
-        f"    weights: [{', '.join(weights)}]\n"
-        "policies:\n  - pruner: {instance_name: gradual}\n"
-        "    starting_epoch: 0\n    ending_epoch: 50\n    frequency: 1\n"
-    )
 
 
 def measure(name: str, ranks: Ranks, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -49,7 +36,7 @@ def measure(name: str, ranks: Ranks, arguments: argparse.Namespace) -> dict[str,
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "schedule.yaml"
         plain = training_of(settings, ranks, **flags)
-        write_schedule(file, plain)
+        write_gradual(file, dict(plain.model.named_parameters()), epochs=50)
         held = training_of(settings, ranks, **flags, compress=str(file))
         schedule = read_for_all(held.config, ranks)
         assert schedule is not None
@@ -65,15 +52,7 @@ def measure(name: str, ranks: Ranks, arguments: argparse.Namespace) -> dict[str,
         companion.after_step(step)
 
     runs = {"plain": lambda: plain_step(batch, 1e-5), "held": under_schedule}
-    for run in runs.values():  # warm-up
-        run()
-    rounds = []
-    for _ in range(arguments.rounds):
-        taken = {name: seconds(run, ranks.device) for name, run in runs.items()}
-        rounds.append(
-            {f"{name}_s": clock for name, (clock, _) in taken.items()}
-            | {f"{name}_processor_s": processor for name, (_, processor) in taken.items()}
-        )
+    rounds = in_turns(runs, arguments.rounds, ranks.device)
     new_masks_s, _ = seconds(lambda: companion.before_step(STEPS_PER_EPOCH, 1e-5), ranks.device)  # the next epoch's
     return {
         "detector": name,
@@ -105,17 +84,8 @@ def main() -> None:
             f"{each['detector']}: a step under a schedule takes {each['ratio']:.3f} of a plain one "
             f"({each['ratio_processor']:.3f} of the processor), new masks {each['new_masks_s']:.2f} s"
         )
-    report = {
-        "batch_size": arguments.batch_size,
-        "bf16": arguments.bf16,
-        "threads": arguments.threads,
-        "results": results,
-        "hardware": hardware(device),
-        "versions": versions(),
-        "git_revision": git_revision(),
-    }
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+    about = {"batch_size": arguments.batch_size, "bf16": arguments.bf16, "threads": arguments.threads}
+    write_report(arguments.json, results, device, **about)
 
 
 if __name__ == "__main__":
