@@ -1,7 +1,7 @@
 """A training, put together: data path, model, run, evaluations, and what is said of them."""
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -353,9 +353,11 @@ def _announce(
 def _judge(training: Training, showcase: Showcase, config: Config, ranks: Ranks) -> Judge:
     ground_truth = showcase.ground_truth
 
-    def detect() -> Results | None:
-        found = detect_split(training.judged_model, showcase, ground_truth, config, ranks)
-        if found is not None:
+    def detect(is_asked_to_end: Callable[[], bool]) -> Results | None:
+        found = detect_split(
+            training.judged_model, showcase, ground_truth, config, ranks, is_asked_to_end=is_asked_to_end
+        )
+        if found is not None and not is_asked_to_end():
             showcase.take(found, training.step)
         return found
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,15 +44,16 @@ def detect_split(
     config: Config,
     ranks: Ranks,
     tta: TTA | None = None,
+    is_asked_to_end: Callable[[], bool] = lambda: False,
 ) -> Results | None:
     """Every detection of a split, on rank 0; None on the others. The model is left in the mode it was in. tta: whose
-    looks the loader's view has."""
+    looks the loader's view has. is_asked_to_end: asked before each batch; once it is True, the rest is left out."""
     training = model.training
     model.eval()
     detect = detect_several_of(config.detector, config.thresholds, tta)
     view = view_with(config.detector, tta)
     forward = in_precision(model, config, ranks.device)
-    groups = _in_groups(loader, num_looks(view))
+    groups = takewhile(lambda _: not is_asked_to_end(), _in_groups(loader, num_looks(view)))
     found = _found(((detect(forward, batches), batches[0]) for batches in groups), ground_truth, view)
     model.train(training)
     parts = parts_of(view)

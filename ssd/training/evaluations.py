@@ -9,13 +9,16 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
+
 from ssd.checkpoints.retention import Keeper
-from ssd.distributed import broadcast_object
+from ssd.distributed import broadcast_object, sum_over_ranks
 from ssd.evaluation.metrics import DECIDING
 from ssd.mlperf.log import ComplianceLog
 from ssd.run.files import Run
 from ssd.schedule import epochs_at
 from ssd.training.background import Background, ProcessLostError
+from ssd.training.interruption import Preempted
 from ssd.training.state import Training
 
 # With fewer detections the metrics take less than the start of a process: 1.4 s of a core, where 100,000 detections
@@ -27,12 +30,13 @@ class Judge(NamedTuple):
     """How the model is judged.
 
     detect: runs the model over the split; all ranks call it. Rank 0 gets what `detect.detect_split` returns, or
-    anything else that is as long as there are detections, the others None. metrics: turns that into
+    anything else that is as long as there are detections, the others None. It is given a function that says whether
+    a signal has asked this rank to end: from then on it may leave out the rest. metrics: turns that into
     {"AP": 0.25, "AP50": 0.43, ...}, of any names, but with the one that decides; it can be pickled, because another
     process may call it.
     """
 
-    detect: Callable[[], Any | None]
+    detect: Callable[[Callable[[], bool]], Any | None]
     metrics: Callable[[Any], dict[str, Any]]
 
 
@@ -56,12 +60,18 @@ class Evaluations:
         self._deciding = DECIDING[training.config.metrics[0]]
         self._begun: _Begun | None = None
 
-    def evaluate(self, *, may_overlap: bool) -> tuple[float, float | None] | None:
-        """The model's AP, and that of masks where it has one, on all ranks; None if its metrics are left to
-        `collect`."""
+    def evaluate(
+        self, *, may_overlap: bool, is_asked_to_end: Callable[[], bool]
+    ) -> tuple[float, float | None] | None:
+        """The model's AP, and that of masks where it has one, on all ranks; None if its metrics are left to `collect`.
+
+        Raises Preempted, on all ranks, if a signal has asked any of them to end before all detections were there.
+        """
         started = time.perf_counter()
         self.compliance.eval_start(self.training.step)
-        detections = self.judge.detect()
+        detections = self.judge.detect(is_asked_to_end)
+        if sum_over_ranks(torch.tensor([int(is_asked_to_end())]), self.training.ranks):
+            raise Preempted("asked to end in an evaluation")
         many = may_overlap and detections is not None and len(detections) >= OVERLAP_FROM
         if broadcast_object(many, self.training.ranks):
             if detections is not None:

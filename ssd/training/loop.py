@@ -34,7 +34,8 @@ def train(
     judge: of the model on the validation split. describe: what every checkpoint says of its run.
     Returns rank 0's results (the last evaluation's metrics, images_per_second, train_seconds, ...) and whether the
     target was reached. Raises NonFiniteLossError at the logging step that sees that the loss stays infinite, and
-    Preempted, after a checkpoint, one or two steps after a signal has asked any rank to end.
+    Preempted, after a checkpoint, one or two steps after a signal has asked any rank to end, or within an evaluation,
+    which is made anew when the run goes on.
     """
     config, ranks = training.config, training.ranks
     take_step, version = build_step(training), training.version
@@ -59,10 +60,14 @@ def train(
             keeper.save(content, is_best=is_best)
 
     def evaluate(*, may_overlap: bool = False) -> None:
-        nonlocal reached
+        nonlocal reached, must_stop
         watchdog.is_alive()
         began = time.perf_counter()
-        found = evaluations.evaluate(may_overlap=may_overlap)
+        try:
+            found = evaluations.evaluate(may_overlap=may_overlap, is_asked_to_end=lambda: request.received)
+        except Preempted:
+            must_stop = True  # what there is to save has been saved before
+            return
         run.leave_out(time.perf_counter() - began)
         if found is None:
             return
@@ -113,7 +118,7 @@ def train(
                     if training.average is not None:
                         average_statistics(training.average.model, ranks)
                 if saves:
-                    save()  # before an evaluation too, which may take longer than a signal leaves time for
+                    save()  # before an evaluation too, which a signal may end
                 if judges and not must_stop:
                     evaluate(may_overlap=nothing_waits and training.step < total_steps)
                 if saves or into_epoch == 0:
@@ -126,7 +131,9 @@ def train(
         evaluations.end()
         run.stop_progress()
     if must_stop:
-        raise Preempted(f"ended after step {training.step} of {total_steps}, as it was asked to")
+        unjudged = training.judged_step < training.step and training.step in plan.judged
+        when = f"after step {training.step} of {total_steps}" + (", before it was judged" if unjudged else "")
+        raise Preempted(f"ended {when}, as it was asked to")
     return {**evaluations.metrics, **meter.totals(), "epochs": epochs_at(training.step, steps_per_epoch)}, reached
 
 

@@ -271,7 +271,7 @@ SCHEDULES = {
 
 
 def run_of(training: Training, loader: Loader, folder: Path) -> None:
-    judge = Judge(lambda: torch.zeros(0, 7).numpy(), lambda detections: {"AP": 0.0, "AP50": 0.0})
+    judge = Judge(lambda _: torch.zeros(0, 7).numpy(), lambda detections: {"AP": 0.0, "AP50": 0.0})
     train(training, loader, judge, Run(folder, training.ranks), UNOFFICIAL, DESCRIBE)
 
 

@@ -120,6 +120,14 @@ def test_the_model_judges_in_eval_mode_and_returns_to_its_own(training: bool) ->
     assert model.training is training
 
 
+def test_what_is_asked_to_end_leaves_out_the_rest() -> None:
+    model, asked = Says(CANDIDATES, 4), iter([False, True])
+    found = detect_split(
+        model, Loader([[0], [1], [2]]), truth_of(), Config(), ALONE, is_asked_to_end=lambda: next(asked)
+    )
+    assert found is not None and set(found.rows[:, 0]) == {FIRST} and len(model.modes) == 1 and model.training
+
+
 def test_a_split_without_detections() -> None:
     truth = truth_of((FIRST, CAR, [0.0, 0, 50, 50]))
     results = detect_split(Says([[], [], []], 4), Loader([[0, 1, 2]]), truth, Config(), ALONE)

@@ -112,7 +112,7 @@ class Loader:
 
 
 def run(training: Training, folder: Path, teacher: Teacher | None = None) -> None:
-    judge = Judge(lambda: np.zeros((0, 7)), lambda detections: {"AP": 0.0, "AP50": 0.0, "per_class": {}})
+    judge = Judge(lambda _: np.zeros((0, 7)), lambda detections: {"AP": 0.0, "AP50": 0.0, "per_class": {}})
     describe = {
         "detector": to_dict(SETTINGS),
         "categories": CATEGORIES,

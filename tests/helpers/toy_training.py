@@ -96,7 +96,7 @@ def run_training(
     def metrics(detections: np.ndarray) -> dict[str, Any]:
         return {"AP": next(found, 0.0), "AP50": 0.0}
 
-    judge = Judge(lambda: np.zeros((0, 7)), metrics)
+    judge = Judge(lambda _: np.zeros((0, 7)), metrics)
     return train(training, loader or Loader(), judge, Run(folder, CPU), UNOFFICIAL, DESCRIBE)
 
 

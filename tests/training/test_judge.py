@@ -55,7 +55,7 @@ def run_training(
     seconds: float = 0,
     metrics: Callable[[np.ndarray], dict[str, Any]] = made_up_metrics.metrics_of,
 ) -> dict[str, Any]:
-    judge = Judge(lambda: np.array([[seconds, training.step, os.getpid()]]), metrics)
+    judge = Judge(lambda _: np.array([[seconds, training.step, os.getpid()]]), metrics)
     return train(training, loader or Loader(), judge, Run(folder, CPU), UNOFFICIAL, DESCRIBE)[0]
 
 

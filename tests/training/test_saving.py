@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -85,7 +86,7 @@ def test_the_first_metric_decides_what_is_best_and_whether_the_target_is_reached
         return {"AP": ap, "AP50": ap, "VOC07": voc}
 
     training = new_training(metrics=("voc07", "coco"), target=0.5, evaluation=(1, 2, 3))
-    judge = Judge(lambda: np.zeros((0, 7)), metrics)
+    judge = Judge(lambda _: np.zeros((0, 7)), metrics)
     results, reached = train(training, Loader(), judge, Run(tmp_path, CPU), UNOFFICIAL, DESCRIBE)
     assert reached and training.step == 2 * Loader.steps_per_epoch and results["VOC07"] == 0.6
     best = checkpoint.load_run(tmp_path / "checkpoints" / "best.pt")
@@ -186,7 +187,7 @@ def test_a_kill_in_an_evaluation_repeats_the_evaluation_only(tmp_path: Path) -> 
     class Killed(BaseException):
         pass
 
-    def die() -> np.ndarray:
+    def die(is_asked_to_end: Callable[[], bool]) -> np.ndarray:
         raise Killed
 
     settings: dict[str, Any] = {"epochs": 2, "evaluation": (1,), "checkpoint_every": (2, "epochs")}
@@ -197,6 +198,29 @@ def test_a_kill_in_an_evaluation_repeats_the_evaluation_only(tmp_path: Path) -> 
     run_training(training, tmp_path, loader, aps=[0.5, 0.4])
     assert [(line["epoch"], line["AP"]) for line in log_of(tmp_path, "evaluation")] == [(1, 0.5), (2, 0.4)]
     assert checkpoint.load_run(tmp_path / "checkpoints" / "best.pt")["step"] == 3
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_signal_in_an_evaluation_ends_it_there(epoch: int, tmp_path: Path) -> None:
+    """In the last one too, after which no step comes."""
+    judged = []
+
+    def detect(is_asked_to_end: Callable[[], bool]) -> np.ndarray:
+        judged.append(is_asked_to_end())
+        if len(judged) == epoch:
+            os.kill(os.getpid(), signal.SIGTERM)
+            judged.append(is_asked_to_end())
+        return np.zeros((0, 7))
+
+    settings: dict[str, Any] = {"epochs": 2, "evaluation": (1,), "checkpoint_every": (2, "epochs")}
+    judge = Judge(detect, lambda _: {"AP": 0.5, "AP50": 0.0})
+    with pytest.raises(Preempted, match=f"ended after step {3 * epoch} of 6, before it was judged, as it was asked to"):
+        train(new_training(**settings), Loader(), judge, Run(tmp_path, CPU), UNOFFICIAL, DESCRIBE)
+    assert judged == [False] * epoch + [True]
+    training, loader = resumed(tmp_path / "checkpoints" / "last.pt", **settings)
+    run_training(training, tmp_path, loader, aps=[0.25] * (3 - epoch))
+    found = [(line["epoch"], line["AP"]) for line in log_of(tmp_path, "evaluation")]
+    assert found == [(1, 0.25), (2, 0.25)] if epoch == 1 else [(1, 0.5), (2, 0.25)]
 
 
 def test_statistics_are_each_ranks_own_or_on_other_ranks_their_mean() -> None:

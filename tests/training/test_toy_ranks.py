@@ -56,6 +56,41 @@ def test_two_ranks_skip_and_stop_together(tmp_path: Path) -> None:
     assert not torch.equal(*last["statistics"])
 
 
+ASKED_IN_AN_EVALUATION = """
+import os, signal, sys
+from pathlib import Path
+
+import numpy as np
+from toy_training import *
+from ssd.distributed import process_group
+from ssd.training.evaluations import Judge
+from ssd.training.interruption import Preempted
+
+with process_group("cpu") as ranks:
+    def detect(is_asked_to_end):
+        if ranks.rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return np.zeros((0, 7)) if ranks.is_main else None
+
+    training = new_training(ranks=ranks, epochs=2, evaluation=(1,))
+    judge = Judge(detect, lambda _: {"AP": 0.0, "AP50": 0.0})
+    try:
+        train(training, Loader(), judge, Run(Path(sys.argv[1]), ranks), UNOFFICIAL, DESCRIBE)
+    except Preempted as end:
+        print(end)
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_give_up_an_evaluation_together(tmp_path: Path) -> None:
+    processes = on_two_ranks(ASKED_IN_AN_EVALUATION, tmp_path)
+    told = [process.communicate(timeout=300) for process in processes]
+    assert [errors for _, errors in told] == ["", ""]
+    ends = "ended after step 3 of 6, before it was judged, as it was asked to\n"
+    assert all(said.endswith(ends) for said, _ in told), told
+    assert checkpoint.load_run(tmp_path / "checkpoints" / "last.pt")["judged_step"] == 0
+
+
 LOSES_A_RANK = """
 import os, signal, sys, time
 from pathlib import Path
