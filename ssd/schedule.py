@@ -146,8 +146,8 @@ def _falls_that_never_come(config: Config) -> str | None:
         return None
     after = " and ".join(map(str, never))
     return (
-        f"the rate will not fall after {unit} {after}, because the run ends with {length}; pass an earlier "
-        "--multistep, or --schedule cosine"
+        f"the rate will not fall after {unit if len(never) > 1 else unit[:-1]} {after}, because the run ends with "
+        f"{length}; pass --multistep with less, or --schedule cosine"
     )
 
 

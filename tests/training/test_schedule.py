@@ -193,7 +193,7 @@ def test_falls_at_or_beyond_the_end_are_named() -> None:
     assert notes_on_rate(Config(epochs=44, multistep=(20, 43)), 10) == []
     assert notes_on_rate(Config(epochs=10, multistep=(20, 43), schedule="cosine"), 10) == []
     (said,) = notes_on_rate(Config(epochs=3, steps=500, multistep=(400, 600)), 10)
-    assert "not fall after steps 600, because the run ends with 500;" in said
+    assert "not fall after step 600, because the run ends with 500;" in said
 
 
 def test_a_warm_up_of_half_the_run_is_named() -> None:
