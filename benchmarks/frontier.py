@@ -8,6 +8,7 @@
 For each seed it trains the dense detector, and from its last checkpoint, with the flags of --fine-tune:
 
     sparse        80 % of the convolutions' weights become 0, gradually (AGP) in --gradual-epochs
+    sparse whole  trained from scratch with the flags of --train, and so many zeros made between --whole-epochs
     half          thinned to half of the FLOPs
     quarter       half, once trained, thinned to a quarter of the dense one's FLOPs, and trained once more
     half int8     half, exported in 8 bits
@@ -30,22 +31,32 @@ from stages import build_upon, last_of, run, table_of, train
 
 from ssd.checkpoints import checkpoint
 
-ROWS = ("sparse", "half", "quarter", "half int8", "half taught", "quarter taught", "dense on", "dense on on")
+ROWS = (
+    "sparse",
+    "sparse whole",
+    "half",
+    "quarter",
+    "half int8",
+    "half taught",
+    "quarter taught",
+    "dense on",
+    "dense on on",
+)
 COLUMNS = ("AP", "AP50", "AP less", "parameters", "not 0", "GFLOP", "MB", "MB zipped", "ms torch", "ms onnx")
 FASTER = "times as fast"
 SCORES = ("--score-threshold", 0.005)
 """Of all detections: a file has the one that it was exported with."""
 
 
-def write_gradual(file: Path, tensors: dict[str, Any], epochs: int) -> None:
-    """A schedule by which all convolutions' weights go to 80 % zeros in so many epochs. tensors: of a model."""
+def write_gradual(file: Path, tensors: dict[str, Any], first: int, end: int) -> None:
+    """A schedule by which all convolutions' weights go to 80 % zeros between these epochs. tensors: of a model."""
     weights = [name for name, tensor in tensors.items() if tensor.dim() == 4]
     file.write_text(
         "pruners:\n  gradual:\n    class: AutomatedGradualPruner\n"
         "    initial_sparsity: 0.05\n    final_sparsity: 0.80\n"
         f"    weights: [{', '.join(weights)}]\n"
         "policies:\n  - pruner: {instance_name: gradual}\n"
-        f"    starting_epoch: 0\n    ending_epoch: {epochs}\n    frequency: 1\n"
+        f"    starting_epoch: {first}\n    ending_epoch: {end}\n    frequency: 1\n"
     )
 
 
@@ -70,8 +81,14 @@ def files_of(folder: Path, data: list[object], rows: list[str], options: argpars
     if "sparse" in rows:
         schedule = folder / "gradual.yaml"
         if not schedule.exists():
-            write_gradual(schedule, checkpoint.load(dense)["model"], options.gradual_epochs)
+            write_gradual(schedule, checkpoint.load(dense)["model"], 0, options.gradual_epochs)
         files["sparse"] = tuned("sparse", "--checkpoint", dense, "--compress", schedule)
+    if "sparse whole" in rows:
+        schedule = folder / "whole.yaml"
+        if not schedule.exists():
+            write_gradual(schedule, checkpoint.load(dense)["model"], *options.whole_epochs)
+        own = [*data, *shlex.split(options.train), *seed]
+        files["sparse whole"] = last_of(train(folder / "sparse-whole", *own, "--compress", schedule))
     if {"half", "quarter", "half int8", "quarter taught"} & set(rows):
         files["half"] = thinned("half", dense, 0.5)
     if "quarter" in rows:
@@ -141,6 +158,7 @@ def main() -> None:
     parser.add_argument("--train", default="", help="more flags of the dense run")
     parser.add_argument("--fine-tune", default="", help="more flags of all other runs")
     parser.add_argument("--gradual-epochs", type=int, default=10, help="in which the zeros are made")
+    parser.add_argument("--whole-epochs", type=int, nargs=2, default=[5, 33], help="the same, of those from scratch")
     parser.add_argument("--distill", nargs="+", default=["pkd"], help="how the dense model teaches")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", type=Path)
@@ -162,7 +180,9 @@ def main() -> None:
     rows = over_seeds(list(by_seed.values()))
     print(table_of([key for key in rows[0] if key != "name"], rows))
     if options.json:
-        flags = {key: getattr(options, key) for key in ("train", "fine_tune", "gradual_epochs", "distill")}
+        flags = {
+            key: getattr(options, key) for key in ("train", "fine_tune", "gradual_epochs", "whole_epochs", "distill")
+        }
         content = {"over_seeds": rows, "by_seed": by_seed, **flags, **about}
         options.json.write_text(json.dumps(content, indent=2) + "\n")
 

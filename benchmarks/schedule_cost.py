@@ -36,7 +36,7 @@ def measure(name: str, ranks: Ranks, arguments: argparse.Namespace) -> dict[str,
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "schedule.yaml"
         plain = training_of(settings, ranks, **flags)
-        write_gradual(file, dict(plain.model.named_parameters()), epochs=50)
+        write_gradual(file, dict(plain.model.named_parameters()), 0, 50)
         held = training_of(settings, ranks, **flags, compress=str(file))
         schedule = read_for_all(held.config, ranks)
         assert schedule is not None
@@ -76,6 +76,10 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if arguments.batch_size < 2:
+        parser.error(
+            "--batch-size: at least 2, because the last maps of SSD300 are of one cell, which batch norm averages"
+        )
     torch.set_num_threads(arguments.threads)
     device = torch.device("cuda", 0) if runs_on_gpu(arguments.device) else torch.device("cpu")
     results = [measure(name, Ranks(0, 0, 1, device), arguments) for name in arguments.detectors]
