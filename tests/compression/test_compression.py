@@ -23,6 +23,7 @@ from ssd.detectors.channels import Plan, Stream, thinned
 from ssd.detectors.contract import Detector
 from ssd.detectors.ssd300.detector import DETECTOR
 from ssd.distributed import Ranks
+from ssd.errors import InputError
 from ssd.run.files import Run
 from ssd.training.evaluations import Judge
 from ssd.training.loop import train
@@ -180,6 +181,16 @@ def test_filters_are_ranked_by_what_they_said_in_the_epoch_before(kind: str, sta
     torch.testing.assert_close(companion.memory.activations["first.weight"][statistic], scores)
     kept = companion.masks["first.weight"].flatten(1).amin(dim=1)
     assert kept.sum() == 4 and set(scores.argsort(stable=True)[4:].tolist()) == set(kept.nonzero().flatten().tolist())
+
+
+def test_filters_that_say_nothing_end_the_run_after_its_first_step() -> None:
+    """As of SSD300's heads, whose weights another convolution uses."""
+    text = schedule_of("ActivationAPoZRankedFilterPruner_AGP", *AGP, *FILTERS)
+    training, companion = new_training(text)
+    assert companion.activations is not None
+    companion.activations.stop()
+    with pytest.raises(InputError, match="s.yaml: a pruner ranks filters by what they say, and nothing calls the lay"):
+        take_steps(training, 0, 1)
 
 
 def test_a_filter_that_is_gone_stays_gone() -> None:

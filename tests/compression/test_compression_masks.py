@@ -13,9 +13,13 @@ from ssd.batch import MatchedBatch
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"clip_norm": 0.1}, {"accumulate": 2}, {"ema": 0.9}, {"weight_decay": 0.1}, {"momentum": 0.0}, {"fp16": True}],
+    [
+        {}, {"clip_norm": 0.1}, {"accumulate": 2}, {"ema": 0.9}, {"weight_decay": 0.1}, {"momentum": 0.0},
+        {"fp16": True},
+        pytest.param({"compile": True}, marks=pytest.mark.slow),
+    ],
     ids=str,
-)
+)  # fmt: skip
 def test_masked_weights_are_exactly_zero_after_every_step(settings: dict[str, Any]) -> None:
     """Also in epochs in which no policy acts, where momentum would bring them back."""
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0) if "fp16" in settings else None

@@ -1,5 +1,6 @@
 """Distiller's language: what is read as it means it, and that every mistake is named with its line."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,13 @@ def test_policies_keep_their_order_and_arguments() -> None:
     assert first.args == {"keep_mask": True, "mini_batch_pruning_frequency": 5} and first.epochs == (0, 1, 2, 3)
     assert second.args == {"levels": {"*": 0.25}}
     assert first.instance.arguments == {"levels": {"a.weight": 0.5}}
+
+
+def test_a_policy_ends_with_the_epoch_before_its_ending_epoch() -> None:
+    """Also where its frequency never reaches that one: of 0, 3, 6 in 0..8 the last is 7."""
+    text = schedule_of(LEVEL[0], "levels: {last.weight: 0.5}", epochs=(0, 8, 3))
+    (bound,), _ = bind(read(text), Small(), 10)
+    assert bound.policy.epochs == (0, 3, 6) and bound.last_epoch == 7
 
 
 def test_numbers_that_yaml_takes_for_words() -> None:
@@ -176,6 +184,10 @@ def test_a_remover_amid_gradual_pruning_is_said(epoch: int, is_said: bool) -> No
         (schedule_of(*LEVEL, epochs=(0, 3, 4)), "prune.yaml:9: frequency must be in 1..3"),
         (schedule_of(*LEVEL, epochs=[]), "epochs must be a list of whole numbers"),
         (schedule_of(*LEVEL).replace("    frequency: 1\n", ""), "frequency is missing"),
+        (schedule_of(*LEVEL).replace("instance_name: p", "instance_name: {p: 1}"), "must be a name of an instance"),
+        (schedule_of(*LEVEL).replace(LEVEL[0], "[a]"), "prune.yaml:3: p: class must be a name of a class"),
+        (schedule_of(LEVEL[0], "levels: {a: .nan}"), "prune.yaml:4: p: levels must be a number in 0..1"),
+        (schedule_of("SensitivityPruner", "sensitivities: {a: .inf}"), "sensitivities must be a number of 0 or more"),
         (schedule_of(*LEVEL).replace("frequency", "freqency"), "no key 'freqency'; did you mean frequency?"),
         (schedule_of(*LEVEL).replace("instance_name: p", "instance_name: q"), "'q' is not defined in pruners"),
         (schedule_of(*LEVEL).replace("- pruner", "- prunner"), "no key 'prunner'; did you mean pruner?"),
@@ -217,6 +229,12 @@ def test_mistakes_are_named(text: str, complaint: str) -> None:
         (schedule_of("L1RankedStructureParameterPruner", "weights: [first.weight, second.weight]",
                      "group_type: Channels", "desired_sparsity: .5", "group_dependency: Leader"),
          "has not as many Channels as its leader"),
+        (schedule_of("AutomatedGradualPruner", "weights: ['*']", "initial_sparsity: .1", "final_sparsity: .5"),
+         "prune.yaml:4: '*' stands for all tensors in thresholds, levels, sensitivities alone; name the tensors"),
+        (schedule_of("StructureParameterPruner", "reg_regims: {'*': [0.1, Filters]}", "threshold_criteria: Max"),
+         "prune.yaml:3: '*' stands for all tensors"),
+        ("regularizers: {r: {class: L1Regularizer, reg_regims: {'*': 0.1}}}\n"
+         "policies: [{regularizer: {instance_name: r}, epochs: [0]}]", "prune.yaml:1: '*' stands for all tensors"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_the_model_is_named(text: str, complaint: str) -> None:
@@ -248,6 +266,10 @@ def test_rates_of_a_schedule() -> None:
     assert rates[:5] == pytest.approx([0.04 + 0.96 * e / 3.5 for e in range(4)] + [1 - 0.5 / 4.5], abs=1e-5)
     with pytest.raises(InputError, match="has no rate for epoch 10"):
         rates_of([("OneCycleLR", once, range(20))], 1.0, 20)
+    no_rate = {-1.0: "makes a rate of -1 in epoch 1", math.nan: "makes a rate of nan", 1e300: "has no rate for epoch 2"}
+    for gamma, complaint in no_rate.items():
+        with pytest.raises(InputError, match=f"ExponentialLR {complaint}"):
+            rates_of([("ExponentialLR", {"gamma": gamma}, range(3))], 1.0, 3)
     # torch's own; it acts in epochs 2 and 3, so that the rate changes from epoch 3 on.
     assert rates_of([("ExponentialLR", {"gamma": 0.5}, (2, 3))], 1.0, 6) == pytest.approx(
         [1, 1, 1, 0.125, 0.0625, 0.0625]

@@ -20,11 +20,11 @@ class ActivationStatistics:
 
     def __init__(self, model: nn.Module, tensors: Iterable[str], norms: Mapping[str, nn.Module]) -> None:
         """tensors: names of weights of convolutions. norms: by such names, as of `binding.norms_after`."""
-        self._model = model
+        self._model, self._names = model, list(tensors)
         self._sums: Statistics = {}
         self._steps: dict[str, int] = {}
         self._hooks: list[Any] = []
-        for name in tensors:
+        for name in self._names:
             layer = norms.get(name) or model.get_submodule(name.rpartition(".")[0])
             self._hooks.append(
                 layer.register_forward_hook(lambda _module, _inputs, output, name=name: self._add(name, output))
@@ -44,6 +44,10 @@ class ActivationStatistics:
         before = self._sums.get(name)
         self._sums[name] = now if before is None else {key: before[key] + value for key, value in now.items()}
         self._steps[name] = self._steps.get(name, 0) + 1
+
+    def silent(self) -> list[str]:
+        """The tensors of which nothing has been heard since the last `take`."""
+        return [name for name in self._names if name not in self._steps]
 
     def take(self) -> Statistics:
         """Of the steps since the last call; nothing of layers that were not called."""

@@ -4,6 +4,7 @@ Every argument has a reader: it takes the plain value of the YAML file and retur
 says what it must be.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -30,7 +31,8 @@ def number(low: float = float("-inf"), high: float = float("inf")) -> Reader:
                 value = float(value)
             except ValueError:
                 pass
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        is_finite = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not is_finite or not low <= value <= high:
             limits = f" in {low:g}..{high:g}" if high < float("inf") else f" of {low:g} or more" if low > -1e300 else ""
             raise ValueError(f"must be a number{limits}")
         return float(value)

@@ -16,7 +16,9 @@ _RENAMED = (
     (re.compile(r"(.*\brpn\.head\.conv)\.(weight|bias)"), r"\1.0.0.\2"),
 )
 _MASK_FCN = re.compile(r"(.*\bmask_head)\.mask_fcn(\d+)\.(weight|bias)")
-_TABLES = ("thresholds", "levels", "sensitivities", "reg_regims")
+_FOR_ALL = ("thresholds", "levels", "sensitivities")
+"""In which "*" stands for all other tensors, as in Distiller."""
+_TABLES = (*_FOR_ALL, "reg_regims")
 
 
 class Bound(NamedTuple):
@@ -31,7 +33,8 @@ class Bound(NamedTuple):
 
     @property
     def last_epoch(self) -> int:
-        return self.policy.epochs[-1]
+        """At whose end its flags are over, whether it acts in it or not."""
+        return self.policy.end - 1
 
 
 def bind(schedule: Schedule, model: nn.Module, num_epochs: int) -> tuple[list[Bound], list[str]]:
@@ -54,11 +57,17 @@ def _bound(schedule: Schedule, policy: Policy, parameters: Mapping[str, Tensor])
         return Bound(policy, arguments, [])
 
     def name_of(written: str) -> str:
-        return written if written == "*" else resolve(written, parameters, Place(file, instance.lines[written]))
+        place = Place(file, instance.lines.get(written, instance.line))
+        if written == "*":
+            raise place.error(f"'*' stands for all tensors in {', '.join(_FOR_ALL)} alone; name the tensors")
+        return resolve(written, parameters, place)
 
     for table in _TABLES:
         if table in arguments:
-            arguments[table] = {name_of(name): value for name, value in arguments[table].items()}
+            stays = "*" if table in _FOR_ALL else None
+            arguments[table] = {
+                name if name == stays else name_of(name): value for name, value in arguments[table].items()
+            }
     if "weights" in arguments:
         arguments["weights"] = tensors = [name_of(name) for name in arguments["weights"]]
     else:
@@ -134,11 +143,11 @@ def _notes(schedule: Schedule, bound: list[Bound], parameters: Mapping[str, Tens
         if not pruner.policy.instance.class_name.endswith(("_AGP", "AutomatedGradualPruner")):
             continue
         for remover in removers:
-            if remover.policy.epochs[0] < pruner.last_epoch:
+            if remover.policy.epochs[0] < (ends := pruner.policy.epochs[-1]):
                 notes.append(
                     f"{schedule.file}:{remover.policy.line}: takes filters out before the gradual pruning of line "
                     f"{pruner.policy.line} has ended, whose later shares are of those that are left: more go than "
-                    f"final_sparsity says; let it act in epoch {pruner.last_epoch} alone"
+                    f"final_sparsity says; let it act in epoch {ends} alone"
                 )
     if any(each.policy.kind == "lr_scheduler" for each in bound):
         notes.append(f"{schedule.file}: its lr_schedulers take the place of --schedule and --multistep")

@@ -130,7 +130,10 @@ class _Reader:
     def instance(self, section: str, name: str, node: Node) -> Instance:
         if not isinstance(node.value, dict) or "class" not in node.value:
             raise self.error(node.line, f"{name} has no class; write {name}: {{class: ..., arguments}}")
-        class_name, line = str(node.value["class"].value), node.value["class"].line
+        written, line = node.value["class"].value, node.value["class"].line
+        if isinstance(written, dict | list):
+            raise self.error(line, f"{name}: class must be a name of a class")
+        class_name = str(written)
         given = {key: value for key, value in node.value.items() if key != "class"}
         if class_name in REFUSED:
             raise self.error(line, f"{class_name} {REFUSED[class_name]}")
@@ -219,7 +222,10 @@ class _Reader:
         for key, value in node.value.items():
             if key not in ("instance_name", "args"):
                 raise self.error(value.line, f"a policy's {kind} has no key {key!r}{nearest_to(key, ('args',))}")
-        name, line = str(node.value["instance_name"].value), node.value["instance_name"].line
+        written, line = node.value["instance_name"].value, node.value["instance_name"].line
+        if isinstance(written, dict | list):
+            raise self.error(line, "instance_name must be a name of an instance")
+        name = str(written)
         if name not in instances:
             near = nearest_to(name, instances)
             raise self.error(line, f"{name!r} is not defined in {SECTIONS[kind]}{near or '; define it there'}")

@@ -1,6 +1,7 @@
 """The learning rate of a schedule's lr_schedulers, as a function of the epoch."""
 
 import inspect
+import math
 import warnings
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -82,6 +83,7 @@ def rates_of(
 
     schedulers: (name, arguments, epochs in which it acts), in the order of their policies. One that acts in epoch e
     sets at its end the rate of epoch e + 1; where none acts, the rate stays.
+    Raises InputError for one that ends before, or makes a rate that is none.
     """
     optimizer = _optimizer(base_lr)
     made = [(scheduler_class(name, given)(optimizer, **given), set(epochs)) for name, given, epochs in schedulers]
@@ -94,11 +96,15 @@ def rates_of(
                 if epoch in epochs and epoch + 1 < num_epochs:
                     try:
                         scheduler.step(epoch + 1)
-                    except ValueError as error:  # of one that ends
+                    except (ValueError, OverflowError) as error:  # of one that ends, or grows without end
                         raise InputError(
                             f"{type(scheduler).__name__} has no rate for epoch {epoch + 1} ({error}); end its policy "
                             "before, or give it more steps: one is an epoch"
                         ) from error
+    for epoch, rate in enumerate(rates):
+        if not (math.isfinite(rate) and rate >= 0):
+            names = " and ".join(dict.fromkeys(name for name, _, _ in schedulers))
+            raise InputError(f"{names} makes a rate of {rate:g} in epoch {epoch}; give it other arguments")
     return rates
 
 

@@ -20,6 +20,7 @@ from ssd.compression.schedules.element_masks import Span
 from ssd.compression.schedules.lr_rates import rates_of
 from ssd.compression.schedules.pruners import NEEDS_ACTIVATIONS, NEEDS_GRADIENTS, Call, Memory, new_masks
 from ssd.distributed import Ranks
+from ssd.errors import InputError
 from ssd.schedule import Warmup, warmth_at
 
 _Losses = dict[str, Tensor]
@@ -127,8 +128,16 @@ class Compression:
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """Holds all weights to their masks, ends what is over, and zeroes what regularizers have made small."""
+        """Holds all weights to their masks, ends what is over, and zeroes what regularizers have made small.
+
+        Raises InputError, after the first step already, for a pruner that would never know what its filters say.
+        """
         epoch, minibatch = divmod(step, self.steps_per_epoch)
+        if self.activations is not None and (silent := self.activations.silent()):
+            raise InputError(
+                f"{self.schedule.file}: a pruner ranks filters by what they say, and nothing calls the layers of "
+                f"{', '.join(silent)}: their weights are used by another one; take them out"
+            )
         self._drop_discarded()
         for name, index in self.holder.items():
             if name in self.masks and self.pruners[index].policy.args.get("mask_on_forward_only"):
@@ -138,9 +147,10 @@ class Compression:
         self.apply(self.masks)
         ends = minibatch == self.steps_per_epoch - 1
         for each in self.regularizers:
-            if epoch in each.policy.epochs and each.arguments.get("threshold_criteria"):
+            if each.arguments.get("threshold_criteria"):
                 is_kept = ends and epoch == each.last_epoch and each.policy.args.get("keep_mask", False)
-                self._zero_small(each, is_kept=is_kept)
+                if is_kept or epoch in each.policy.epochs:
+                    self._zero_small(each, is_kept=is_kept)
         if ends:
             self._end_policies(epoch)
 
