@@ -85,6 +85,9 @@ def require_model(content: Any, file: Path) -> dict[str, Any]:
         detector_of(settings_of(content)).title(settings_of(content))
     except (ValueError, TypeError) as error:
         raise InputError(f"{file}: {error}; it was written by another version") from error
+    momentum = content.get("momentum", {})  # of main.py thin
+    if not isinstance(momentum, dict) or not all(isinstance(value, torch.Tensor) for value in momentum.values()):
+        raise InputError(f"{file}: its momentum is no table of tensors; thin anew, or take it out")
     return content
 
 

@@ -110,6 +110,27 @@ def test_points_are_kept_and_half_a_line_is_not(tmp_path: Path) -> None:
         records.open_records(tmp_path / "a", {**about, "images": "11"})
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (records.ABOUT, '{"model": '),
+        (records.ABOUT, "[1]"),
+        (records.TABLE, "a,b\n1,2\n"),
+        (records.TABLE, "tensor,level,sparsity,ap,loss\nt,0.5\n"),
+        (records.TABLE, "tensor,level,sparsity,ap,loss\nt,x,0,0,0\n"),
+        (records.TABLE, None),
+    ],
+)
+def test_damaged_records_are_refused_and_left(name: str, text: str | None, tmp_path: Path) -> None:
+    records.open_records(tmp_path, {"model": "m"})
+    (tmp_path / name).unlink()
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match="is damaged; pass another folder"):
+        records.open_records(tmp_path, {"model": "m"})
+    assert text is None or (tmp_path / name).read_text() == text
+
+
 def test_the_command_goes_on_where_it_was(
     demo_data: Path, demo_checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

@@ -171,5 +171,8 @@ def test_the_command_and_what_reads_its_file(
     ):
         checkpoint.save(tmp_path / "other.pt", {**smaller_content, "channels": plan})
         assert "channel plan does not fit" in refusal("summary", "--checkpoint", tmp_path / "other.pt")
+    for momentum in ([1.0], {"trunk.0.weight": 1.0}):
+        checkpoint.save(tmp_path / "other.pt", {**smaller_content, "momentum": momentum})
+        assert "its momentum is no table of tensors" in refusal("summary", "--checkpoint", tmp_path / "other.pt")
     checkpoint.save(tmp_path / "other.pt", {**smaller_content, "channels": {"trunk.0": {"out": 5}}})
     assert "do not fit" in refusal("summary", "--checkpoint", tmp_path / "other.pt")

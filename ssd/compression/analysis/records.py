@@ -16,7 +16,8 @@ TABLE, ABOUT, PLOT, SCHEDULE = "sensitivity.csv", "sensitivity.json", "sensitivi
 def open_records(folder: Path, about: dict[str, Any]) -> dict[tuple[str, float], Point]:
     """Begins an analysis in a folder, or goes on with the one that is there; returns what it has measured already.
 
-    about: what must be equal for its points to mean the same, as JSON has it. Raises InputError where it is not.
+    about: what must be equal for its points to mean the same, as JSON has it. Raises InputError where it is not, and
+    for files that this did not write.
     """
     file = folder / ABOUT
     if not file.exists():
@@ -25,7 +26,13 @@ def open_records(folder: Path, about: dict[str, Any]) -> dict[tuple[str, float],
             temporary.write_text(json.dumps(about, indent=1) + "\n")
         (folder / TABLE).write_text(",".join(Point._fields) + "\n")
         return {}
-    before = json.loads(file.read_text())
+    broken = InputError(f"--output {folder}: what {ABOUT} or {TABLE} holds is damaged; pass another folder")
+    try:
+        before = json.loads(file.read_text())
+    except ValueError:
+        raise broken from None
+    if not isinstance(before, dict):
+        raise broken
     changed = [name for name in about if before.get(name) != about[name]]
     if changed:
         raise InputError(
@@ -33,11 +40,14 @@ def open_records(folder: Path, about: dict[str, Any]) -> dict[tuple[str, float],
             "was begun with"
         )
     # A line that was not written to its end is measured again.
-    lines = (folder / TABLE).read_text().splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("\n")]
+    try:
+        lines = (folder / TABLE).read_text().splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n")]
+        rows = csv.DictReader(whole)
+        points = [Point(row["tensor"], *(float(row[name]) for name in Point._fields[1:])) for row in rows]
+    except (FileNotFoundError, KeyError, TypeError, ValueError):
+        raise broken from None
     (folder / TABLE).write_text("".join(whole))
-    rows = csv.DictReader(whole)
-    points = [Point(row["tensor"], *(float(row[name]) for name in Point._fields[1:])) for row in rows]
     return {(point.tensor, point.level): point for point in points}
 
 
