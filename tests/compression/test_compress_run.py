@@ -1,14 +1,26 @@
-"""SSD300 trains by a schedule from the command line, and an interrupted run ends as one that was not."""
+"""Detectors train by a schedule from the command line, and a killed run ends as one that was not."""
 
 import json
 from pathlib import Path
 
 import pytest
 import torch
-from runs import SETTINGS, assert_equal_runs, last_of, log_of, run_all, settings, small_checkpoint, write_small_data
-from schedules import SSD300_SCHEDULE
+from runs import (
+    MORTAL,
+    SETTINGS,
+    assert_equal_runs,
+    last_of,
+    log_of,
+    run_all,
+    run_ranks,
+    settings,
+    small_checkpoint,
+    write_small_data,
+)
+from schedules import SSD300_SCHEDULE, mask_rcnn_schedule
 
 from ssd.checkpoints import checkpoint
+from ssd.detectors.torchvision.names import settings_of
 
 
 @pytest.fixture
@@ -18,23 +30,36 @@ def schedule(tmp_path: Path) -> Path:
     return file
 
 
+def killed_and_not(command: list[object], ranks: int, folder: Path, dies_after: int) -> tuple[Path, Path]:
+    """The folders of a run that was not disturbed, and of one that was killed after so many steps and went on."""
+    undisturbed, killed = folder / "undisturbed", folder / "killed"
+    run_all([[*command, "--output", undisturbed]], ranks)
+    command = [*command, "--output", killed, "--checkpoint-every", "1 step"]
+    dead, *others = run_ranks([folder / "died", dies_after, 0, "itself", 9, *command], ranks, program=MORTAL)
+    assert dead.code == -9 and all(each.code not in (0, -9) for each in others), (dead, others)
+    run_all([[*command, "--resume", "auto"]], ranks)
+    assert [line["step"] for line in log_of(killed, "resumed")] == [dies_after]
+    assert_equal_runs(last_of(killed), last_of(undisturbed))
+    return undisturbed, killed
+
+
+ON_BOTH_PATHS = pytest.mark.parametrize(
+    ("path", "ranks"), [("no_dali", 1), ("dali", 1), ("no_dali", 2), ("dali", 2)], ids=lambda each: str(each)
+)
+"""Epochs of three steps on one rank and of two on two; the kills are in the middle of the second epoch."""
+LAST, DIES_AFTER = {1: 6, 2: 4}, {1: 4, 2: 3}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("path", "ranks", "step", "last"), [("no_dali", 1, 4, 6), ("dali", 2, 3, 4)])
-def test_an_interrupted_run_ends_with_the_same_weights(
-    path: str, ranks: int, step: int, last: int, schedule: Path, tmp_path: Path
+@ON_BOTH_PATHS
+def test_a_killed_run_of_ssd300_ends_with_the_same_weights(
+    path: str, ranks: int, schedule: Path, tmp_path: Path
 ) -> None:
     data = write_small_data(tmp_path / "demo")
-    command: list[object] = ["--data", data, "--data_pipeline", path, *settings()]
-    command += ["--epochs", 2, "--compress", schedule]
-    undisturbed, resumed = tmp_path / "undisturbed", tmp_path / "resumed"
-    file = undisturbed / "checkpoints" / f"step-{step:08}.pt"
-    every = ["--checkpoint-every", "1 step", "--keep-checkpoints", "99", "--output", undisturbed]
-    said = run_all([[*command, *every], [*command, "--output", resumed, "--resume", file]], ranks)
-    assert "its lr_schedulers take the place of --schedule and --multistep" in said
+    command: list[object] = ["--data", data, "--data_pipeline", path, *settings(), "--epochs", 2]
+    undisturbed, killed = killed_and_not([*command, "--compress", schedule], ranks, tmp_path, DIES_AFTER[ranks])
     end = last_of(undisturbed)
-    assert end["step"] == last
-    assert_equal_runs(last_of(resumed), end)
-
+    assert end["step"] == LAST[ranks]
     model, masks = end["model"], end["companions"]["compression"]["masks"]
     assert int((model["trunk.6.1.conv2.weight"] == 0).sum()) == int(0.8 * 32 * 32 * 9)
     for name in ("extra_blocks.0.0.weight", "extra_blocks.1.0.weight"):
@@ -42,9 +67,37 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     assert all(torch.equal(model[name] * mask, model[name]) for name, mask in masks.items())
     lines = log_of(undisturbed, "train")
     assert all(line["regularization_loss"] > 0 for line in lines)
+    # Its lr_schedulers take the place of --schedule and --multistep.
     assert lines[-1]["learning_rate"] == pytest.approx(lines[0]["learning_rate"] / 2)
     assert json.loads((undisturbed / "config.json").read_text())["settings"]["compress"] == str(schedule)
-    assert checkpoint.load(file)["data"]["compress"] is not None
+    assert end["data"]["compress"] is not None
+
+
+@pytest.mark.slow
+@ON_BOTH_PATHS
+def test_two_epochs_of_the_published_mask_rcnn_schedule(path: str, ranks: int, tmp_path: Path) -> None:
+    """Of its 45, killed and gone on with. By section 3 of its own rule, AGP's levels are those of epochs 0 and 1."""
+    schedule = tmp_path / "mask_rcnn.yaml"
+    schedule.write_text(mask_rcnn_schedule())
+    data = write_small_data(tmp_path / "demo")
+    start = small_checkpoint(settings_of("maskrcnn_resnet50_fpn", "none"))
+    command: list[object] = ["--data", data, "--data_pipeline", path, *SETTINGS, "--lr", 0.01, "--clip-norm", 10]
+    command += ["--detector", "maskrcnn_resnet50_fpn", "--checkpoint", start, "--epochs", 2, "--compress", schedule]
+    command += ["--min-size", 48, 64, "--max-size", 96, "--evaluation"]
+    undisturbed, _ = killed_and_not(command, ranks, tmp_path, DIES_AFTER[ranks])
+    end = last_of(undisturbed)
+    assert end["step"] == LAST[ranks]
+    model, masks = end["model"], end["companions"]["compression"]["masks"]
+    assert len(masks) == 13 + 44 + 9 + 2
+    shares = {name: float((model[name] == 0).float().mean()) for name in masks}
+    for name, level, epoch in (
+        ("backbone.body.layer1.0.conv2.weight", 0.75, 1),
+        ("roi_heads.mask_head.3.0.weight", 0.85, 1),
+        ("backbone.body.layer4.1.conv2.weight", 0.90, 1),
+        ("roi_heads.box_head.fc6.weight", 0.85, 0),  # whose policy acts every third epoch
+    ):
+        of_epoch = level + (0.01 - level) * (1 - epoch / 44) ** 3
+        assert shares[name] == pytest.approx(of_epoch, abs=1 / model[name].numel()), name
 
 
 @pytest.mark.slow
