@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
-from torchvision_models import NUM_CLASSES, batch_of
+from torchvision_models import NUM_CLASSES
 
 from ssd.cli.compression.thin import in_no_stream
 from ssd.compression.summary import flops_by_weight
 from ssd.compression.thinning.ranking import without_lowest
 from ssd.compression.thinning.removal import thin
 from ssd.detectors.channels import Stream, thinned
+from ssd.detectors.table import detector_of
 from ssd.detectors.torchvision.builders import build
 from ssd.detectors.torchvision.channels.streams import streams_of
 from ssd.detectors.torchvision.names import settings_of
@@ -25,6 +26,8 @@ NAMES = [
     ("fcos_resnet18_fpn", "none"),
     ("fasterrcnn_resnet18_fpn", "imagenet"),
     ("fasterrcnn_resnet18_fpn_v2", "none"),
+    ("maskrcnn_resnet18_fpn_v2", "none"),
+    ("keypointrcnn_resnet18_fpn", "imagenet"),
 ]
 
 
@@ -65,7 +68,12 @@ def said(model: Any, images: Tensor) -> list[Tensor]:
         return [*maps, *model.head(maps).values()]
     pooled = torch.randn(5, 256, 7, 7, generator=torch.Generator().manual_seed(0))
     boxes = model.roi_heads["box_predictor"](model.roi_heads["box_head"](pooled))
-    return [*maps, *(each for part in model.rpn["head"](maps) for each in part), *boxes]
+    of_parts = [
+        model.roi_heads[f"{part}_predictor"](model.roi_heads[f"{part}_head"](pooled))
+        for part in ("mask", "keypoint")
+        if f"{part}_head" in model.roi_heads
+    ]
+    return [*maps, *(each for part in model.rpn["head"](maps) for each in part), *boxes, *of_parts]
 
 
 def assert_says_the_same(model: Any, smaller: Any) -> None:
@@ -126,16 +134,18 @@ def test_part_of_a_group_of_a_norm_stays() -> None:
     assert_says_the_same(model, smaller)
 
 
-@pytest.mark.parametrize(("name", "weights"), NAMES[:3])
+@pytest.mark.parametrize(("name", "weights"), [*NAMES[:3], *NAMES[4:]])
 def test_all_that_is_left_learns(name: str, weights: str) -> None:
     settings = settings_for(name, weights)
     model = trained_looking(settings)
     zero_filters(model, 0.5)
     smaller: Any = thin(model, build(settings, NUM_CLASSES), streams_of(model)).model.train()
-    losses = smaller(batch_of().images, targets_of(batch_of()))
+    batch = detector_of(settings).synthetic(settings, NUM_CLASSES, torch.device("cpu"), 2)
+    losses = smaller(batch.images, targets_of(batch))
     torch.stack(list(losses.values())).sum().backward()
-    without = [name for name, value in smaller.named_parameters() if value.requires_grad and value.grad is None]
-    assert without == []
+    before = {name: value.detach().clone() for name, value in smaller.named_parameters() if value.requires_grad}
+    torch.optim.SGD(smaller.parameters(), lr=0.1).step()
+    assert [name for name, value in before.items() if torch.equal(smaller.get_parameter(name), value)] == []
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def small_checkpoint(detector: Any = None) -> Path:
     assert record.streams is not None
     layers: dict[str, Any] = dict(model.named_modules())
     streams = [(stream.writers, stream.readers) for stream in record.streams(model)]
-    for part in ("mask", "keypoint"):  # which main.py thin leaves as they are; the last one's own reader is fixed
+    for part in ("mask", "keypoint"):  # in Detectron's, main.py thin leaves them
         names = [name for name in layers if name.startswith(f"roi_heads.{part}_head.")]
         convolutions = [name for name in names if isinstance(layers[name], torch.nn.Conv2d)]
         streams += [([(writer, "")], [reader]) for writer, reader in itertools.pairwise(convolutions)]

@@ -1,9 +1,11 @@
 """Which layers of torchvision's detectors share channels: what has to change together when a filter goes.
 
 The pyramid's own channels stay, as all that reads it shares them, and so do the convolutions in groups of a ResNeXt. In
-towers with group norm, where a filter changes what its neighbours say, a norm's whole groups go.
+towers with group norm, where a filter changes what its neighbours say, a norm's whole groups go. Of the towers for
+masks and keypoints the last map stays, which a transposed convolution reads.
 """
 
+import itertools
 from typing import Any
 
 from torch import nn
@@ -18,7 +20,11 @@ _BODY = "backbone.body"
 def streams_of(model: Any) -> list[Stream]:
     streams = of_body(model)
     if "rpn" in dict(model.named_children()):
-        return streams + of_rpn(model) + of_box_head(model.roi_heads["box_head"])
+        heads = model.roi_heads
+        towers = [
+            _of_tower(f"roi_heads.{name}", heads[name]) for name in ("mask_head", "keypoint_head") if name in heads
+        ]
+        return [*streams, *of_rpn(model), *of_box_head(heads["box_head"]), *itertools.chain(*towers)]
     for head, readers in (("classification_head", ["cls_logits"]), ("regression_head", None)):
         module = getattr(model.head, head)
         layers = {f"head.{head}.conv.{name}": each for name, each in module.conv.named_modules()}
@@ -74,6 +80,13 @@ def of_box_head(head: Any) -> list[Stream]:
     # The last map is flattened, so that a channel of it is many inputs: it stays.
     streams = [Stream([[pair]], [reader]) for pair, (reader, _) in zip(pairs, pairs[1:], strict=False)]
     return streams + _chain([(f"{name}.{i}", "") for i in linear], readers)
+
+
+def _of_tower(name: str, tower: nn.Module) -> list[Stream]:
+    layers = [(f"{name}.{each}", module) for each, module in tower.named_modules()]
+    convolutions = [each for each, module in layers if isinstance(module, nn.Conv2d)]
+    norms = [each for each, module in layers if isinstance(module, nn.BatchNorm2d)] or [""] * len(convolutions)
+    return _chain(list(zip(convolutions, norms, strict=True))[:-1], convolutions[-1:])
 
 
 def _chain(writers: list[tuple[str, str]], readers: list[str]) -> list[Stream]:
