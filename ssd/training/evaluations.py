@@ -60,9 +60,7 @@ class Evaluations:
         self._deciding = DECIDING[training.config.metrics[0]]
         self._begun: _Begun | None = None
 
-    def evaluate(
-        self, *, may_overlap: bool, is_asked_to_end: Callable[[], bool]
-    ) -> tuple[float, float | None] | None:
+    def evaluate(self, *, may_overlap: bool, is_asked_to_end: Callable[[], bool]) -> tuple[float, float | None] | None:
         """The model's AP, and that of masks where it has one, on all ranks; None if its metrics are left to `collect`.
 
         Raises Preempted, on all ranks, if a signal has asked any of them to end before all detections were there.
