@@ -82,6 +82,7 @@ def test_bad_input(demo_checkpoint: Path, tmp_path: Path, refusal: Callable[...,
     assert "detects a balloon" in said and "trained on the same categories" in said
     assert "given more than once" in refused(demo_checkpoint, demo_checkpoint)
     assert "no such file" in refused(tmp_path / "none.pt")
+    assert "no such data folder" in refused(demo_checkpoint, more=("--data", str(tmp_path / "no data")))
     assert not (tmp_path / "out").exists()
     if runtimes.importlib.util.find_spec("openvino") is None:
         assert "openvino is not installed" in refused(demo_checkpoint, more=("--runtimes", "openvino"))
@@ -166,6 +167,25 @@ def test_the_commands_from_a_checkpoint_to_the_page(
     for name, width in (("frontier.png", 500), ("detections.jpg", 600)):
         with Image.open(output / name) as picture:
             assert picture.width > width, name
+
+
+@pytest.mark.slow
+def test_a_compiled_model_is_timed(demo_data: Path, demo_checkpoint: Path, tmp_path: Path) -> None:
+    command = [
+        "compare",
+        str(demo_checkpoint),
+        "--data",
+        str(demo_data),
+        "--data_pipeline",
+        "no_dali",
+        "--num-workers",
+        "0",
+    ]
+    command += ["--runtimes", "eager", "compiled", "--batch-sizes", "1", "--rounds", "1", "--warmup-rounds", "1"]
+    assert main.main([*command, "--device", "cpu", "--no-memory", "--output", str(tmp_path / "out")]) == 0
+    (found,) = json.loads((tmp_path / "out" / "comparison.json").read_text())["files"]
+    assert found["speeds"].keys() == {"eager", "compiled"}
+    assert found["speeds"]["compiled"]["batch_1"]["milliseconds_per_image"] > 0
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Detectors train by a schedule from the command line, and a killed run ends as one that was not."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -53,11 +54,17 @@ LAST, DIES_AFTER = {1: 6, 2: 4}, {1: 4, 2: 3}
 @pytest.mark.slow
 @ON_BOTH_PATHS
 def test_a_killed_run_of_ssd300_ends_with_the_same_weights(
-    path: str, ranks: int, schedule: Path, tmp_path: Path
+    path: str, ranks: int, schedule: Path, tmp_path: Path, refusal: Callable[..., str]
 ) -> None:
     data = write_small_data(tmp_path / "demo")
     command: list[object] = ["--data", data, "--data_pipeline", path, *settings(), "--epochs", 2]
     undisturbed, killed = killed_and_not([*command, "--compress", schedule], ranks, tmp_path, DIES_AFTER[ranks])
+    if (path, ranks) == ("no_dali", 1):
+        schedule.write_text(SSD300_SCHEDULE.replace("0.8", "0.7"))
+        complaint = refusal(
+            *map(str, command), "--epochs", "3", "--compress", schedule, "--output", killed, "--resume", "auto"
+        )
+        assert "compress was" in complaint and "--resume-anyway" in complaint
     end = last_of(undisturbed)
     assert end["step"] == LAST[ranks]
     model, masks = end["model"], end["companions"]["compression"]["masks"]

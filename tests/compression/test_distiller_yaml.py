@@ -99,6 +99,10 @@ def test_the_published_mask_rcnn_schedule_leaves_the_published_non_zeros() -> No
         {name: int(model.get_parameter(name).count_nonzero()) for name in each.tensors} for each in companion.pruners
     ]
     assert [sum(counts.values()) for counts in left] == [114_688, 2_347_028, 1_389_367, 2_084_046]
+    for each, counts in zip(companion.pruners, left, strict=True):
+        for name, count in counts.items():
+            weights = model.get_parameter(name).numel()
+            assert count == weights - int(each.arguments["final_sparsity"] * weights), name
     assert left[3]["roi_heads.box_head.fc6.weight"] == 1_926_759
     assert left[2]["backbone.body.layer4.1.conv2.weight"] == 235_930
     assert left[1]["rpn.head.conv.0.0.weight"] == 88_474

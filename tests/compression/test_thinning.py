@@ -146,6 +146,13 @@ def test_the_command_and_what_reads_its_file(
     sparse = tmp_path / "sparse.pt"
     checkpoint.save(sparse, {**content, "model": model.state_dict()})
     assert "over itself" in refusal("thin", "--checkpoint", sparse, "--output", sparse)
+    checkpoint.save(
+        tmp_path / "dead.pt",
+        {**content, "model": {**content["model"], "trunk.4.0.conv1.weight": torch.zeros(64, 64, 3, 3)}},
+    )
+    assert "trunk.4.0.conv1: all of its filters are 0" in refusal(
+        "thin", "--checkpoint", tmp_path / "dead.pt", "--output", tmp_path / "thin.pt"
+    )
     for name in ("thin.pt", "thin.safetensors"):
         file = tmp_path / name
         assert main.main(["thin", "--checkpoint", str(sparse), "--output", str(file)]) == 0

@@ -92,6 +92,8 @@ def test_the_smaller_model_says_the_same(name: str, weights: str) -> None:
     smaller: Any = found.model
     assert found.removed > 300
     assert_says_the_same(model, smaller)
+    norms = [name for name, module in smaller.named_modules() if hasattr(module, "eps")]
+    assert norms and all(smaller.get_submodule(name).eps == model.get_submodule(name).eps for name in norms)
     # What took no gradient takes none now, and the file can be read again.
     trains = {name: value.requires_grad for name, value in model.named_parameters()}
     assert {name: value.requires_grad for name, value in smaller.named_parameters()} == trains

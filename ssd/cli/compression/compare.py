@@ -82,10 +82,6 @@ def compare(arguments: Sequence[str]) -> int:
     require_runtimes(runtimes)
     subjects = load_subjects(files)
     configs = [for_detector(each.settings, config, set(options)) for each in subjects]
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--output {output}: cannot be a folder ({error.strerror}); pass another") from error
     console = Console(soft_wrap=True)
     with process_group(config.device, local_rank, config.timeout) as ranks:
         if ranks.world_size > 1:
@@ -100,6 +96,10 @@ def compare(arguments: Sequence[str]) -> int:
                 require_points(skeleton.names, split, each.file.name)
         for warning in filter(None, (split.repairs_text, judged_text(split))):
             say_on_stderr(f"warning: {warning}")
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--output {output}: cannot be a folder ({error.strerror}); pass another") from error
         loader_of = partial(
             pipelines.build_eval, config.data_pipeline, split, batch_size=configs[0].eval_batch_size,
             num_workers=config.num_workers, ranks=ranks,
