@@ -157,6 +157,14 @@ def test_a_folder_without_annotations_is_refused(tmp_path: Path) -> None:
         find_both(tmp_path / "nowhere", NONE, NONE)
 
 
+@pytest.mark.parametrize("name", ["annotations", "Annotations", "labels", "data.yaml"])
+def test_the_folder_above_that_of_the_images_is_told(name: str, tmp_path: Path) -> None:
+    draw(tmp_path / "images" / "a.jpg")
+    (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match=f"no annotations were found.*{tmp_path} has '{name}' beside it: pass that"):
+        find_both(tmp_path / "images", NONE, NONE)
+
+
 OTHER_TOOLS: dict[str, tuple[str, str, str]] = {
     "VIA": ("via.json", '{"a.jpg123": {"filename": "a.jpg", "size": 123, "regions": []}}', "via.json is VIA's own"),
     "LabelMe": ("a.json", '{"version": "5", "shapes": [], "imagePath": "a.jpg"}', "a.json is LabelMe's"),

@@ -58,7 +58,20 @@ def what_is_there(folder: Path) -> tuple[str, str]:
         if tool := tool_of(file):
             return f"{listed} ({in_a_line(str(file.relative_to(folder)))} is {tool.name})", tool.remedy
     example = next((file for file in files if file.suffix.lower() not in _IMAGE_SUFFIXES), files[0])
-    return f"{listed} (such as {in_a_line(str(example.relative_to(folder)))})", PASS_FOLDER
+    return f"{listed} (such as {in_a_line(str(example.relative_to(folder)))})", _folder_above(folder) or PASS_FOLDER
+
+
+_OF_ANNOTATIONS = ("annotations", "labels", "data.yaml")
+
+
+def _folder_above(folder: Path) -> str:
+    """What to do where somebody has passed the folder of the images alone; '' where that cannot be seen."""
+    above = Path(os.path.abspath(folder)).parent
+    try:
+        beside = sorted(name for name in os.listdir(above) if name.lower() in _OF_ANNOTATIONS)
+    except OSError:
+        return ""
+    return f"{above} has {beside[0]!r} beside it: pass that folder" if beside else ""
 
 
 def tool_of(file: Path) -> Tool | None:
