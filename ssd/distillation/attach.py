@@ -96,6 +96,7 @@ class Distillation:
         return {"adapters": self.adapters.state_dict(), "generators": generators}
 
     def restore(self, state: dict[str, Any]) -> None:
+        """On another number of ranks what is drawn begins anew."""
         self.adapters.load_state_dict(state["adapters"])
         for generator, of_ranks in zip(self._generators, state["generators"], strict=True):
             if len(of_ranks) == self.ranks.world_size:

@@ -17,6 +17,7 @@ from ssd.distillation.methods.mgd import Generators, mgd
 from ssd.distillation.methods.pkd import pkd
 from ssd.distillation.pair import Pair
 from ssd.distillation.settings import CWD, GID, MGD, PKD, CrossKD
+from ssd.errors import InputError
 
 _TWO_STAGE_PKD_WEIGHT, _PKD_WEIGHT, _PKD_MAPS = 6.0, 10.0, 4
 
@@ -118,7 +119,13 @@ def _gid(settings: GID, pair: Pair, show: Callable[[Tensor, Instances], None]) -
     levels = [(own, other) for own, other in zip(pair.student.maps, pair.teacher.maps, strict=True)]
     channels = pair.channels(levels)
     reads_maps = settings.feature_weight or settings.relation_weight
-    adapts = settings.of_variant("adapter") or any(own != other for own, other in channels.values())
+    differ = [f"{name} {own} and {other}" for name, (own, other) in channels.items() if own != other]
+    if settings.adapter is False and differ and reads_maps:
+        raise InputError(
+            f"gid.adapter=false: maps of {pair.student.title} and {pair.teacher.title} have other channels "
+            f"({', '.join(differ)}), which only an adapter makes comparable; leave it out"
+        )
+    adapts = settings.of_variant("adapter") or differ
     adapter: nn.Module = _Plain()
     if adapts and reads_maps:
         adapter = gid.Adapter(channels, settings.adapter_kernel, settings.shares_adapter)
@@ -200,11 +207,14 @@ def _crosskd(settings: CrossKD, pair: Pair) -> Method:
     pair.require_tail("crosskd")
     anchors, tail = pair.student.parts.anchors, pair.teacher.parts.tail
     assert anchors is not None and tail is not None
+    weights = {"classes": settings.class_weight, "boxes": settings.box_weight}
     channels = {name: (own, pair.teacher.branches[name]) for name, own in pair.student.branches.items()}
 
     def terms(step: Step) -> dict[str, Term]:
         branches = {
             name: [crosskd.aligned(own, other) for own, other in zip(maps, step.teacher[name], strict=True)]
+            if weights[name]
+            else list(step.teacher[name])  # nothing is made of it
             for name, maps in step.adapted.items()
         }
         crossed = tail.rest(step.teacher_model, branches["classes"], branches["boxes"])
@@ -222,4 +232,5 @@ def _crosskd(settings: CrossKD, pair: Pair) -> Method:
             found["crosskd_box"] = Term(settings.box_weight * value)
         return found
 
-    return Method("crosskd", crosskd.HeadProjections(channels), terms, needs_heads=True, needs_tail=True)
+    projections = crosskd.HeadProjections({name: each for name, each in channels.items() if weights[name]})
+    return Method("crosskd", projections, terms, needs_heads=True, needs_tail=True)

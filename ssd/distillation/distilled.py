@@ -1,5 +1,6 @@
 """Losses that hold a student to a teacher too, beside those that it has anyway."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,7 +35,8 @@ def distilled(
     """The losses with those of the methods by their names, each times weight.
 
     parts: the student's. The forward pass that the losses are then given is a `watched.Distilling`. At the first step
-    it raises InputError for a term that is 0 although the teacher's maps are not the student's.
+    it raises InputError for a term that is 0 although the teacher's maps are not the student's, and for one that is not
+    finite.
     """
     with_heads = any(method.needs_heads for method in methods)
     with_tail = any(method.needs_tail for method in methods)
@@ -62,17 +64,22 @@ def distilled(
             terms |= method.terms(Step(batch, teacher.model, teacher_maps, of_teacher, seen, adapted[method.name]))
         if not is_checked:
             is_checked = True
-            _require_terms(terms, parts.maps(seen), teacher_maps)
+            if all(bool(value.isfinite()) for value in named.values()):  # else it is the batch
+                _require_terms(terms, parts.maps(seen), teacher_maps)
         return {**named, **{name: weight * term.value for name, term in terms.items()}}
 
     return losses
 
 
 def _require_terms(terms: dict[str, Term], maps: dict[str, Tensor], of_teacher: dict[str, Tensor]) -> None:
-    """Raises InputError for a term of 0 that has something to compute. A student that is its teacher, as before it is
-    pruned, may have some."""
+    """Raises InputError for a term that is not finite, or 0 although it has something to compute. A student that is its
+    teacher, as before it is pruned, may have terms of 0."""
     values = torch.stack([term.value.detach().float() for term in terms.values()]).tolist() if terms else []
     for (name, term), value in zip(terms.items(), values, strict=True):
+        if not math.isfinite(value):
+            raise InputError(
+                f"--distill: the loss {name} is {value} in the first step; look at the weights of --teacher"
+            )
         if value != 0 or (term.is_empty is not None and bool(term.is_empty)):
             continue
         pairs = list(zip(maps.values(), of_teacher.values(), strict=False))

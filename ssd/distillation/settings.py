@@ -125,7 +125,7 @@ _CHOICES = {
 }
 _KINDS = {"least_side_px": float, "before_nms": int, "adapter": bool, "score": str, "feature": str, "positives": str}
 """Of settings whose default is None; others are numbers."""
-_LARGEST = {"nms_iou": 1.0, "dropped": 0.99, "shares": 1.0}
+_LARGEST = {"nms_iou": 1.0, "dropped": 0.99, "shares": 1.0, "adapter_kernel": 99}
 _FROM_1 = ("count", "cells", "adapter_kernel")
 _ABOVE_0 = ("temperature",)
 
@@ -180,6 +180,8 @@ def _value_of(method: str, key: str, text: str) -> Any:
         value = _shares(method, value)
     elif key in _CHOICES and value not in _CHOICES[key]:
         raise InputError(f"{method}.{key}={text}: is none of {', '.join(_CHOICES[key])}")
+    elif key == "adapter_kernel" and value % 2 == 0:
+        raise InputError(f"{method}.{key}={text}: is even, which would move a map by half a cell; pass an odd one")
     elif isinstance(value, int | float) and not _is_possible(key, value):
         raise InputError(f"{method}.{key}={text}: is out of range")
     return value
