@@ -31,8 +31,27 @@ from ssd.errors import InputError
 
 ACTIVATIONS = ("leaky", "linear", "logistic", "relu")
 POLICIES = ("constant", "steps")
-_INTEGER = re.compile(r"[+-]?\d{1,9}")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_INTEGER = re.compile(r"[+-]?\d{1,9}", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_LARGEST_SIDE_PX = 16384
+_BELOW_1 = 1 - 1e-6
+# What a key may say: in [low, high], or one of a set.
+_ALLOWED: dict[str, dict[str, tuple[float, float] | set[Any]]] = {
+    "net": {
+        "width": (1, _LARGEST_SIDE_PX), "height": (1, _LARGEST_SIDE_PX), "channels": {3}, "momentum": (0, _BELOW_1),
+        "decay": (0, 1), "saturation": (1, 100), "exposure": (1, 100), "hue": (0, 1), "learning_rate": (0, 100),
+        "burn_in": (0, 1e9), "power": (0, 100), "policy": set(POLICIES), "steps": (-1, 1e9), "scales": (0, 1e6),
+        "max_batches": (0, 1e9),
+    },
+    "convolutional": {"activation": set(ACTIVATIONS)},
+    "maxpool": {"padding": (0, 1e9)},
+    "reorg": {"stride": {2}},
+    "reorg3d": {"stride": {2}},
+    "region": {
+        "coords": {4}, "softmax": {True}, "thresh": (0, 1), "jitter": (0, _BELOW_1), "object_scale": (0, 1e9),
+        "noobject_scale": (0, 1e9), "class_scale": (0, 1e9), "coord_scale": (0, 1e9), "max": (0, 1e9),
+    },
+}  # fmt: skip
 
 
 class _Place(typing.NamedTuple):
@@ -129,7 +148,9 @@ def _sections(text: str, name: str) -> list[Any]:
             place.refuse(f"{key} stands before the first [section]")
         kind, _, values = found[-1]
         read = _read(kind, key, value, place)
-        values.setdefault(key, read)
+        if key not in values:
+            _check_value(kind, key, read, place)
+            values[key] = read
     if not found:
         raise InputError(f"{name}: has no [section]; pass a cfg file of darknet")
     return [KINDS[kind](line=line, **values) for kind, line, values in found]
@@ -162,6 +183,21 @@ def _read(kind: str, key: str, value: str, place: _Place) -> Any:
         item = typing.get_args(hint)[0]
         return tuple(_value(item, key, each, place) for each in value.split(","))
     return _value(hint, key, value, place)
+
+
+def _check_value(kind: str, key: str, value: Any, place: _Place) -> None:
+    allowed = _ALLOWED.get(kind, {}).get(key)
+    for each in value if isinstance(value, tuple) else (value,):
+        if isinstance(allowed, set) and each not in allowed:
+            obeyed = sorted(map(_written, allowed))
+            place.refuse(
+                f"{key}={_written(each)} is not obeyed here; {' and '.join(obeyed)} {'are' if obeyed[1:] else 'is'}"
+            )
+        if isinstance(allowed, tuple) and not allowed[0] <= each <= allowed[1]:
+            low, high = allowed
+            above = "less than 1" if high == _BELOW_1 else f"{high:g}"
+            limits = f"{low:g} or more" if high >= 1e6 else f"from {low:g} to {above}"
+            place.refuse(f"{key}={_written(each)} is not obeyed here; it has to be {limits}")
 
 
 def _value(kind: type, key: str, text: str, place: _Place) -> Any:
