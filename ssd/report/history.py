@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ssd.errors import InputError
+from ssd.evaluation.figures import chief
+from ssd.evaluation.metrics import DECIDING
 
 PREDICTIONS = "predictions.jpg"
 """In a run's plots/: example detections beside the ground truth."""
@@ -60,6 +62,12 @@ def read_history(folder: Path) -> History:
     if "epoch" not in steps[0]:
         raise InputError(f"{log}: its steps name no epoch, as those of older versions; plot runs of this version")
     return History(folder, config, steps, evaluations, results, evaluation)
+
+
+def deciding(history: History) -> str:
+    """The metric that best.pt and --target went by. The run has been evaluated."""
+    name = DECIDING[history.config["settings"].get("metrics", ("coco",))[0]]
+    return name if all(name in line for line in history.evaluations) else chief(history.evaluations[-1])[0]
 
 
 def _read_json(file: Path) -> dict[str, Any] | None:

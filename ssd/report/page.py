@@ -10,9 +10,8 @@ from ssd.config import Config
 from ssd.errors import InputError
 from ssd.evaluation.coco import METRIC_NAMES
 from ssd.evaluation.figures import chief, figures
-from ssd.evaluation.metrics import DECIDING
 from ssd.pictures.lettering import note_on_numbers
-from ssd.report.history import INSTANCES, PREDICTIONS, History, read_history, write_csv
+from ssd.report.history import INSTANCES, PREDICTIONS, History, deciding, read_history, write_csv
 from ssd.report.html import cards, page, picture, table
 from ssd.report.plots import shown_names, write_plots
 
@@ -96,12 +95,12 @@ def _headline(history: History) -> list[tuple[str, str]]:
     last = history.steps[-1]
     cards: list[tuple[str, str]] = []
     if history.evaluations:
-        judged, deciding = history.evaluations[-1], _deciding(history)
-        names = dict.fromkeys((deciding, *chief(judged)))
+        judged, decides = history.evaluations[-1], deciding(history)
+        names = dict.fromkeys((decides, *chief(judged)))
         cards += [(_score(judged[name]), name) for name in names if name in judged]
-        best = max(history.evaluations, key=lambda line: float(line[deciding]))
-        if best[deciding] > judged[deciding]:
-            cards.append((_score(best[deciding]), f"best {deciding}, epoch {best['epoch']:.4g}"))
+        best = max(history.evaluations, key=lambda line: float(line[decides]))
+        if best[decides] > judged[decides]:
+            cards.append((_score(best[decides]), f"best {decides}, epoch {best['epoch']:.4g}"))
     speed = (history.results or last)["images_per_second"]
     waited = sum(line["data_wait_s"] for line in history.steps)
     images = {"loss": last["loss"], "images a second": speed}
@@ -109,12 +108,6 @@ def _headline(history: History) -> list[tuple[str, str]]:
     cards.append((_duration(last["elapsed_s"]), "of training"))
     cards.append((f"{waited / max(last['elapsed_s'], 1e-9):.0%}", "of it waiting for data"))
     return cards
-
-
-def _deciding(history: History) -> str:
-    """The metric that best.pt and --target went by."""
-    name = DECIDING[history.config["settings"].get("metrics", ("coco",))[0]]
-    return name if all(name in line for line in history.evaluations) else chief(history.evaluations[-1])[0]
 
 
 def _duration(seconds: float) -> str:
@@ -155,6 +148,10 @@ def _classes(histories: Sequence[History]) -> str:
     columns = {
         f"AP {history.name}" if len(histories) > 1 else "AP": ap for history, ap in zip(judged, aps, strict=True)
     }
+    for metric in ("VOC07", "VOC12"):
+        for history in judged if all(f"{metric}_per_class" in each.evaluations[-1] for each in judged) else ():
+            of_class = history.evaluations[-1][f"{metric}_per_class"]
+            columns[f"{metric} {history.name}" if len(histories) > 1 else metric] = of_class
     rows = [[name, *(_score(ap.get(name)) for ap in columns.values())] for name in names]
     heading = ["class", *columns]
     if len(histories) == 1 and (evaluation := histories[0].evaluation):

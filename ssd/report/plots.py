@@ -18,7 +18,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, ScalarForm
 from ssd.evaluation.figures import chief
 from ssd.pictures.drawing import PALETTE
 from ssd.pictures.lettering import plot_families, shown_in_plot
-from ssd.report.history import History
+from ssd.report.history import History, deciding
 
 _INK, _FAINT = "#24292f", "#8c959f"
 # The colours of a sum's parts, by contrast to each other and to the sum's ink.
@@ -85,10 +85,12 @@ def curves(histories: Sequence[History]) -> Figure:
     loss, ap, rate, ap_in_time = figure.subplots(2, 2).flat
     loss.set(title="Loss", xlabel="epoch")
     rate.set(title="Learning rate", xlabel="epoch")
-    ap.set(title="AP", xlabel="epoch")
+    chosen = {deciding(history) for history in histories if history.evaluations}
+    title = " and ".join(sorted(chosen)) if len(histories) > 1 and chosen else "AP"
+    ap.set(title=title, xlabel="epoch")
     longest_h = max(history.steps[-1]["elapsed_s"] for history in histories) / 3600
     unit, per_hour = ("hours", 1) if longest_h >= 2 else ("minutes", 60)
-    ap_in_time.set(title="AP over time", xlabel=f"{unit}, evaluations included")
+    ap_in_time.set(title=f"{title} over time", xlabel=f"{unit}, evaluations included")
     for history, colour in zip(histories, _colours(len(histories)), strict=True):
         parts = {"loss": (_INK, "-"), **dict(zip(history.loss_names, cycle(_LOSS_LOOKS), strict=False))}
         for name, look_of_part in parts.items() if len(histories) == 1 else [("loss", (colour, "-"))]:
@@ -99,7 +101,7 @@ def curves(histories: Sequence[History]) -> Figure:
         rate.plot(epochs, rates, color=colour, marker=_marker(epochs))
         metrics = chief(history.evaluations[-1]) if history.evaluations else ["AP"]
         hours = [history.hours_at(line["step"]) * per_hour for line in history.evaluations]
-        shown = metrics if len(histories) == 1 else metrics[:1]
+        shown = metrics if len(histories) == 1 or not history.evaluations else [deciding(history)]
         for metric, (metric_colour, line_style) in zip(shown, cycle(_METRIC_LOOKS), strict=False):
             epochs, values = _series(history.evaluations, "epoch", metric)
             name = metric if len(histories) == 1 else _run_label(history, histories)

@@ -78,7 +78,7 @@ def test_a_page_shows_all_metrics_and_calls_best_what_decided(tmp_path: Path) ->
     history = read_history(write_run(tmp_path / "run", ap=0.3))
     voc, masks = (0.5, 0.7, 0.6), (0.11, 0.12, 0.13)
     judged = [
-        {**line, "VOC07": own, "segm_AP": of_masks, "VOC07_per_class": {}}
+        {**line, "VOC07": own, "segm_AP": of_masks, "VOC07_per_class": {NAMES[0]: own / 2, NAMES[1]: None}}
         for line, own, of_masks in zip(history.evaluations, voc, masks, strict=True)
     ]
     settings = {**history.config["settings"], "metrics": ["voc07", "coco"]}
@@ -88,6 +88,12 @@ def test_a_page_shows_all_metrics_and_calls_best_what_decided(tmp_path: Path) ->
     assert words[words.index("VOC07") - 1] == "0.600"
     table = words[words.index("Other metrics of the last evaluation") :]
     assert table[table.index("segm_AP") + 1] == "0.130" and table[table.index("VOC07") + 1] == "0.600"
+    of_classes = words[words.index("class") :]
+    assert of_classes[1:5] == ["AP", "VOC07", "AP50", "boxes"]
+    assert of_classes[of_classes.index(NAMES[0]) + 2] == "0.300"
+    axes = curves([by_voc, by_voc]).axes
+    assert axes[1].get_title() == "VOC07" and axes[3].get_title() == "VOC07 over time"
+    assert [tuple(line.get_ydata()) for line in axes[1].lines] == [voc, voc]
     words = Page(report([history._replace(evaluations=judged)], [])).words
     assert not any(word.startswith("best ") for word in words)
     assert "Other metrics of the last evaluation" not in Page(report([history], [])).words
