@@ -11,6 +11,7 @@ YOLO has no ids: images are numbered from 1 in order of their names or of the li
 import ast
 import difflib
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ from pipelines.readers.text import read_lines, read_text
 from ssd.errors import InputError
 
 _MOST_CLASSES = 10_000
+# class x y w h score track, as ultralytics' save_txt writes it: as many numbers as of a polygon of 3 points, but that of a
+# track is no fraction.
+_TRACKED = re.compile(r"^[ \t]*\d+(?:[ \t]+[\d.eE+-]+){5}[ \t]+(?:[2-9]|[1-9]\d+)[ \t]*\r?$", re.MULTILINE)
 _LARGEST_FRACTION = 1.5
 """Rounding and boxes that leave the image go a little beyond 1; pixels go far."""
 
@@ -110,6 +114,7 @@ def _boxes_of(
         return [{"place": file.name, "problem": f"cannot be read ({str(error).removeprefix(f'{file}: ')})"}]
     rows: list[dict[str, Any]] = []
     seen: set[str] = set()
+    has_tracks = _TRACKED.search(text) is not None
     for number, line in enumerate(text.splitlines(), 1):
         if not (line := line.strip()):
             continue
@@ -118,7 +123,7 @@ def _boxes_of(
             document.note("lines that repeat another dropped", [place])
             continue
         seen.add(line)
-        row = _box_of(line, size_px, numbers_by_words, has_keypoints)
+        row = _box_of(line, size_px, numbers_by_words, has_keypoints, has_tracks)
         for what in row.pop("notes", ()):
             document.note(what, [place])
         rows.append({"place": place, "image_id": image_id, **row})
@@ -126,9 +131,13 @@ def _boxes_of(
 
 
 def _box_of(
-    line: str, size_px: tuple[int, int], numbers_by_words: dict[tuple[str, ...], list[int]], has_keypoints: bool
+    line: str,
+    size_px: tuple[int, int],
+    numbers_by_words: dict[tuple[str, ...], list[int]],
+    has_keypoints: bool,
+    has_tracks: bool,
 ) -> dict[str, Any]:
-    """category_id and bbox of a line with notes on how it was read, or the problem with it."""
+    """category_id and bbox of a line with notes on how it was read, or the problem with it. has_tracks: of its file."""
     notes = []
     if (numbers := numbers_of(line)) is not None:
         category, *values = numbers
@@ -142,6 +151,8 @@ def _box_of(
     else:
         return {"problem": f"has {shown(line)}, which is not a class from 0 on and a box of 4 numbers"}
     is_polygon = len(values) >= 6 and len(values) % 2 == 0 and not has_keypoints
+    if is_polygon and len(values) == 6 and line.split()[-1].isdecimal() and (values[5] > 1 or has_tracks):
+        is_polygon = False
     if is_polygon:
         xs, ys = values[0::2], values[1::2]
         left, top, right, bottom = min(xs), min(ys), max(xs), max(ys)

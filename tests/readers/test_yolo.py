@@ -50,6 +50,15 @@ def test_a_polygon_is_its_box_and_a_score_is_left_out(tmp_path: Path) -> None:
     }
 
 
+def test_the_number_of_a_track_is_no_point(tmp_path: Path) -> None:
+    """1 could be a point's, but not in a file with other tracks."""
+    split = read(write(tmp_path, "1 0.5 0.5 0.5 0.5 0.9 1", "0 0.5 0.25 0.25 0.5 0.75 12"))
+    assert split.boxes_xywh_px.tolist() == [[24, 16, 48, 32], [36, 0, 24, 32]]
+    assert split.mended == {"numbers behind the box left out": 2}
+    split = read(write(tmp_path / "points", "0 0.25 0.25 0.75 0.25 0.5 1"))
+    assert split.mended == {"polygons read as their boxes": 1}
+
+
 def test_a_line_may_name_its_class(tmp_path: Path) -> None:
     """The longest name that fits: a name may be several words, end in a number and have a comma."""
     lines = ("light 1 0.5 0.25 0.25 0.5", "red 0.5,0.5,0.5,0.5", "light 0.5 0.5 0.5 0.5", "big, red 0.5 0.5 0.5 0.5")
