@@ -21,6 +21,8 @@ class BoxCounts(NamedTuple):
     stated: int = 0
     as_fractions: int = 0
     """None of their four numbers is above 1, as of boxes that were written as fractions of the image."""
+    as_percent: int = 0
+    """None of their edges lies beyond 100 in an image that is at least half as large again, both ways."""
     impossible: int = 0
     """COCO and YOLO: far beyond an edge of the image. VOC: right of left or below of top, that is, of negative size."""
     fitting_otherwise: int = 0
@@ -44,6 +46,7 @@ def count_boxes(boxes_xywh_px: np.ndarray, sizes_px: np.ndarray, tolerance_px: f
         is_small = (left_top >= -_TOLERANCE) & (left_top <= 1 + _TOLERANCE) & (extent <= 1 + _TOLERANCE)
         fractions = lies_in_first_pixel.all(axis=1) | is_small.all(axis=1)
         fractions &= ((extent > 0) & (sizes_px > 2)).all(axis=1)
+        percent = ((right_bottom <= 100 + _TOLERANCE) & (sizes_px >= 150)).all(axis=1) & ~fractions
         slip_px = tolerance_px + _SLIP * sizes_px
         if form == VOC:
             impossible = right_bottom < left_top + 1 - _TOLERANCE
@@ -58,6 +61,7 @@ def count_boxes(boxes_xywh_px: np.ndarray, sizes_px: np.ndarray, tolerance_px: f
     return BoxCounts(
         stated=len(boxes_xywh_px),
         as_fractions=int(fractions.sum()),
+        as_percent=int(percent.sum()),
         impossible=int(impossible.any(axis=1).sum()),
         fitting_otherwise=int(fits.all(axis=1).sum()),
         empty=int(empty.sum()),

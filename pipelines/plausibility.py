@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipelines.annotations import MIN_TRAINED_SIDE_PX, Annotations
+from pipelines.box_counts import BoxCounts
 from pipelines.categories import with_categories_of
 from pipelines.ragged.learned import shown_indices, without_extent
 from ssd.errors import InputError
@@ -23,6 +24,8 @@ _IMPOSSIBLE_SHARE, _FITTING_SHARE = 0.1, 0.9
 were another form's. Not all: a set with this mistake may have others."""
 _FEWEST_BOXES, _FEWEST_IMPOSSIBLE = 4, 2
 """So many boxes, or so many of fewer, tell something."""
+_FEWEST_PERCENT = 20
+"""So many objects do not lie in the left upper corner of their images by chance."""
 _STATED_AS = {
     "COCO": (
         "boxes that look like corners (left, top, right, bottom) where COCO has left, top, width, height",
@@ -41,7 +44,6 @@ _STATED_AS = {
     ),
 }
 """By the form: what it looks like, what tells it, and what to do."""
-_FRACTIONS_SHARE = 0.02
 _ALIKE = 0.8
 """difflib's ratio of two names, from which on the rarer of them may be the other mistyped: "helmet" and "hemlet"."""
 _RARE_SHARE, _FEW = 0.05, 2
@@ -68,14 +70,26 @@ class Suspicion(NamedTuple):
 
 def of_split(split: Annotations) -> list[Suspicion]:
     """What the boxes of a split look like, wherever it is used."""
-    counts, found = split.box_counts, []
-    if counts.as_fractions > _FRACTIONS_SHARE * counts.stated:
+    return of_counts(split.box_counts)
+
+
+def of_counts(counts: BoxCounts) -> list[Suspicion]:
+    found = []
+    if counts.as_fractions:
         found.append(
             Suspicion(
                 "boxes that look like fractions of the image, not pixels",
                 [f"{counts.as_fractions} of {counts.stated} boxes have no number above 1"],
                 "multiply them by the image's width and height",
                 stops=counts.as_fractions == counts.stated,
+            )
+        )
+    if counts.stated >= _FEWEST_PERCENT and counts.as_percent == counts.stated:
+        found.append(
+            Suspicion(
+                "boxes that look like percent of the image, not pixels",
+                [f"none of {counts.stated} boxes has an edge beyond 100, and the images are larger"],
+                "multiply them by a hundredth of the image's width and height",
             )
         )
     is_enough = counts.stated >= _FEWEST_BOXES or counts.impossible >= _FEWEST_IMPOSSIBLE

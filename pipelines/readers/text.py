@@ -20,10 +20,13 @@ rare, and such that all runs are of these pairs hardly happen."""
 
 
 def without_mark(content: bytes) -> tuple[bytes, str]:
-    """The content behind its byte order mark, and the encoding that the mark states, '' where there is none."""
+    """The content behind its byte order mark, and the encoding that the mark states, '' where there is none. UTF-16 of
+    which the first letter is an ASCII one, as JSON's and XML's are, is known without a mark too."""
     for mark, encoding in _MARKS.items():
         if content.startswith(mark):
             return content[len(mark) :], encoding
+    if len(content) > 1 and (content[0] == 0) != (content[1] == 0):
+        return content, "utf-16-be" if content[0] == 0 else "utf-16-le"
     return content, ""
 
 

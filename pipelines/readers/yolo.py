@@ -26,8 +26,8 @@ from pipelines.readers.text import read_lines, read_text
 from ssd.errors import InputError
 
 _MOST_CLASSES = 10_000
-# class x y w h score track, as ultralytics' save_txt writes it: as many numbers as of a polygon of 3 points, but that of a
-# track is no fraction.
+# class x y w h score track, as save_txt of ultralytics has it: as many numbers as of a polygon of 3 points, the last
+# is no fraction.
 _TRACKED = re.compile(r"^[ \t]*\d+(?:[ \t]+[\d.eE+-]+){5}[ \t]+(?:[2-9]|[1-9]\d+)[ \t]*\r?$", re.MULTILINE)
 _LARGEST_FRACTION = 1.5
 """Rounding and boxes that leave the image go a little beyond 1; pixels go far."""

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from square_view import VIEW
 from tool_data import (
@@ -22,8 +23,9 @@ from tool_data import (
 import main
 from pipelines import build_train
 from pipelines.annotations import Annotations
+from pipelines.box_counts import count_boxes
 from pipelines.categories import with_categories_of
-from pipelines.plausibility import look_at_both, of_pair, of_split
+from pipelines.plausibility import look_at_both, of_counts, of_pair, of_split
 from pipelines.readers.reading import read_source
 from pipelines.readers.splits import find_named
 from ssd.distributed import Ranks
@@ -82,6 +84,18 @@ def test_some_fractions_are_warned_of(tmp_path: Path) -> None:
 
     warnings = look_at_both(*splits(write_coco(tmp_path, first_only)), VIEW)
     assert ["1 of 8 boxes have" in warnings[0], "1 of 4 boxes have" in warnings[1]] == [True, True]
+
+
+@pytest.mark.parametrize(("side_px", "count", "is_told"), [(200, 20, True), (140, 20, False), (200, 19, False)])
+def test_boxes_in_percent_are_warned_of(side_px: int, count: int, is_told: bool) -> None:
+    boxes_xywh = np.random.default_rng(0).uniform(0, 50, (count, 4))
+    sizes_px = np.full((count, 2), side_px)
+    counts = count_boxes(boxes_xywh, sizes_px, tolerance_px=1)
+    assert counts.as_percent == (count if side_px == 200 else 0) and counts.as_fractions == 0
+    found = [each.what for each in of_counts(counts)]
+    assert ("boxes that look like percent of the image, not pixels" in found) is is_told
+    boxes_xywh[0] = [60, 60, 50, 50]  # beyond 100
+    assert of_counts(count_boxes(boxes_xywh, sizes_px, tolerance_px=1)) == []
 
 
 def test_corners_given_as_sizes_are_warned_of(tmp_path: Path) -> None:

@@ -315,7 +315,7 @@ def test_voc_in_folders_of_any_names(tmp_path: Path) -> None:
 # --- encodings ---
 
 
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "gbk", "cp1252"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "gbk", "cp1252"])
 def test_json_in_other_encodings(encoding: str, tmp_path: Path, clean: Annotations) -> None:
     name = "Äpfel" if encoding == "cp1252" else "红苹果"
     write_coco(tmp_path)
@@ -335,6 +335,7 @@ XML_KINDS: dict[str, tuple[str, str, tuple[str, str]]] = {
     "UTF-8 that says GBK": ('<?xml version="1.0" encoding="gb2312"?>', "utf-8", ("Größe", "é")),
     "a byte order mark": ("", "utf-8-sig", ("红", "绿")),
     "UTF-16": ("", "utf-16", ("红", "绿")),
+    "UTF-16 without a mark": ("", "utf-16-le", ("红", "绿")),
     "DOCTYPE": ('<?xml version="1.0"?><!DOCTYPE annotation>', "utf-8", ("red", "green")),
 }
 
