@@ -7,13 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from runs import (
-    MORTAL,
     SETTINGS,
-    assert_equal_runs,
+    killed_and_not,
     last_of,
     log_of,
     run_all,
-    run_ranks,
     settings,
     small_checkpoint,
     write_small_data,
@@ -29,19 +27,6 @@ def schedule(tmp_path: Path) -> Path:
     file = tmp_path / "prune.yaml"
     file.write_text(SSD300_SCHEDULE)
     return file
-
-
-def killed_and_not(command: list[object], ranks: int, folder: Path, dies_after: int) -> tuple[Path, Path]:
-    """The folders of a run that was not disturbed, and of one that was killed after so many steps and went on."""
-    undisturbed, killed = folder / "undisturbed", folder / "killed"
-    run_all([[*command, "--output", undisturbed]], ranks)
-    command = [*command, "--output", killed, "--checkpoint-every", "1 step"]
-    dead, *others = run_ranks([folder / "died", dies_after, 0, "itself", 9, *command], ranks, program=MORTAL)
-    assert dead.code == -9 and all(each.code not in (0, -9) for each in others), (dead, others)
-    run_all([[*command, "--resume", "auto"]], ranks)
-    assert [line["step"] for line in log_of(killed, "resumed")] == [dies_after]
-    assert_equal_runs(last_of(killed), last_of(undisturbed))
-    return undisturbed, killed
 
 
 ON_BOTH_PATHS = pytest.mark.parametrize(

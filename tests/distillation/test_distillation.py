@@ -1,5 +1,6 @@
 """A training with a teacher: what learns and what does not, what is saved, what is refused."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from distillation_toys import (
     tiny,
 )
 from runs import assert_equal, assert_equal_runs
+from test_distillation_methods import relation_as_written
+from torchvision.ops import roi_align
 from toy_training import CPU, log_of
 from two_ranks import on_two_ranks
 
@@ -190,6 +193,35 @@ def test_variants_of_gid(variant: str, instances: str) -> None:
             if chosen[0].real[1].any()
             else True
         )
+
+
+def test_gids_terms_are_those_of_the_boxes_that_it_shows() -> None:
+    """From what is shown on, in float64: each box looks at its own map, aligned, and all boxes are compared."""
+    chosen: list[Any] = []
+    teacher = teacher_of(tiny(6, seed=1))
+    training = new_training(teacher, "gid", show=lambda images, found: chosen.append(found))
+    batch = random_batch(0)
+    maps = training.model.eval().backbone(batch.images)  # type: ignore[union-attr, operator]
+    found = losses(training, batch)
+    (instances,) = chosen
+    assert training.adapters is not None
+    names = [f"p{stride}" for stride in range(3, 8)]
+    adapted = training.adapters["gid"](dict(zip(names, maps.values(), strict=True)))  # type: ignore[index]
+    both = list(teacher.model.backbone(batch.images).values()), [adapted[name] for name in names]  # type: ignore[union-attr, operator]
+    rows: tuple[list[np.ndarray], list[np.ndarray]] = [], []
+    for image, (boxes, real) in enumerate(zip(instances.boxes_ltrb_px, instances.real, strict=True)):
+        for box in boxes[real].double():
+            area = float((box[2] - box[0]) * (box[3] - box[1]))
+            level = min(max(math.floor(4 + math.log2(math.sqrt(area) / 224)), 3), 7) - 3
+            for of_maps, own in zip(both, rows, strict=True):
+                whole = of_maps[level][image : image + 1].detach().double()
+                look = roi_align(whole, [box[None]], 10, 1 / 2 ** (level + 3), sampling_ratio=2, aligned=True)
+                own.append(look.flatten().numpy())
+    of_teacher, of_student = (np.array(each) for each in rows)
+    assert len(of_teacher) > 4
+    features = 5e-4 * np.linalg.norm(of_teacher - of_student, axis=1).mean()
+    assert found["gid_feature"].item() == pytest.approx(features, rel=1e-5)
+    assert found["gid_relation"].item() == pytest.approx(40 * relation_as_written(of_teacher, of_student), rel=1e-5)
 
 
 def test_16_bits_an_average_and_parts_of_a_batch() -> None:

@@ -348,6 +348,13 @@ def test_responses_equal_their_formulas_in_float64() -> None:
     assert gid.response_sums(torch.zeros(0)).item() == 0
     distance = (student[:, :4] - teacher[:, :4]).abs().sum(dim=1)
     torch.testing.assert_close(gid.offset_distance(student[:, :4], teacher[:, :4], 0), distance)
+    own, other = (each[:, :4].double().numpy() for each in (student, teacher))
+    apart = np.abs(own - other)
+    smooth = np.where(apart < 0.1, apart**2 / 0.2, apart - 0.05).sum(axis=1)
+    found = gid.offset_distance(student[:, :4], teacher[:, :4], 0.1)
+    np.testing.assert_allclose(found.double().numpy(), smooth, rtol=1e-5)
+    by_hand = gid.offset_distance(torch.tensor([[0.05, 0.2, 0, 0]]), torch.zeros(1, 4), 0.1)
+    assert by_hand.item() == pytest.approx(0.05**2 / 0.2 + 0.15, rel=1e-6)
 
 
 def test_chosen_boxes_are_learned_by_the_anchors_of_the_detectors_own_matcher() -> None:

@@ -200,6 +200,36 @@ def test_ssd300_learns_from_a_larger_one(student: str, teacher: str, projected: 
         pair.require_tail("crosskd")
 
 
+SMALL_RCNN = replace(settings_of("fasterrcnn_resnet18_fpn", "none"), short_sides_px=(96,), long_side_px=128)
+TINY_YOLO = YOLOv2Settings("tiny.cfg", TINY)
+STEPS: dict[str, tuple[Any, Any, tuple[str, ...]]] = {
+    "SSD300-R18 from R50": (SSD300Settings("resnet18"), SSD300Settings("resnet50"), ("pkd", "cwd", "mgd", "gid")),
+    "SSD300-R34 from R101": (SSD300Settings("resnet34"), SSD300Settings("resnet101"), ("pkd",)),
+    "Faster R-CNN": (SMALL_RCNN, SMALL_RCNN, ("pkd", "cwd", "mgd")),
+    "YOLOv2": (TINY_YOLO, TINY_YOLO, ("pkd", "cwd", "mgd")),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_of_each_kind_of_student(name: str) -> None:
+    settings, larger, methods = STEPS[name]
+    record = detector_of(settings)
+    torch.manual_seed(0)
+    model, teacher = record.build(settings, NUM_CLASSES), detector_of(larger).build(larger, NUM_CLASSES)
+    before = hash_of(teacher)
+    training = new_training(teacher_of(teacher, larger), *methods, model=model, detector=settings)
+    batch = record.synthetic(settings, NUM_CLASSES, torch.device("cpu"), 2)
+    found = training.losses_of(build_forward(training), batch)
+    terms = {name: value for name, value in found.items() if name.partition("_")[0] in methods}
+    assert {name.partition("_")[0] for name in terms} == set(methods)
+    assert all(value.isfinite() for value in found.values()) and all(value > 0 for value in terms.values()), terms
+    sum(terms.values()).backward()  # type: ignore[union-attr]
+    first = next(parameter for parameter in model.parameters() if parameter.dim() == 4)
+    assert first.grad is not None and first.grad.abs().sum() > 0
+    assert all(torch.equal(one, other) for one, other in zip(hash_of(teacher), before, strict=True))
+
+
 def test_yolov2_shows_what_its_last_convolution_reads() -> None:
     settings = YOLOv2Settings("tiny.cfg", TINY)
     parts = detector_of(settings).distillation_parts(settings)

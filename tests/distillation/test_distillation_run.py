@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import assert_equal_runs, last_of, log_of, write_small_data
+from runs import assert_equal_runs, killed_and_not, last_of, log_of, small_checkpoint, write_small_data
 from schedules import SSD300_SCHEDULE
 
 import main
@@ -103,6 +103,25 @@ def test_a_run_with_a_teacher_leaves_a_plain_student(
     tune = ["--bs", 2, "--steps", 1, "--device", "cpu", "--num-workers", 0, "--data_pipeline", "no_dali", "--no-plots"]
     run("--data", data, "--checkpoint", last, *tune, "--evaluation", "--output", tmp_path / "tuned")
     assert "companions" not in last_of(tmp_path / "tuned") and "distillation" not in last_of(tmp_path / "tuned")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("path", "ranks"), [("no_dali", 1), ("dali", 1), ("dali", 2)])
+def test_a_killed_run_ends_with_the_same_weights(
+    path: str, ranks: int, data: Path, teacher: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In the middle of its second epoch, with GID, PKD and what MGD draws. What comes out is exported."""
+    flags = [flag for flag in FLAGS if flag not in ("--backbone-weights", "none", "no_dali", "--data_pipeline")]
+    command = [*flags, "--data_pipeline", path, "--data", data, "--no-plots", "--epochs", 2, "--no-judge-teacher"]
+    command += ["--checkpoint", small_checkpoint(settings_of("retinanet_resnet18_fpn", "none"))]
+    command += ["--teacher", teacher, "--distill", "gid", "pkd", "mgd"]
+    undisturbed, _ = killed_and_not(command, ranks, tmp_path, {1: 4, 2: 3}[ranks])
+    lines = log_of(undisturbed, "train")
+    assert all(line["pkd_loss"] > 0 and line["gid_feature_loss"] > 0 and line["mgd_loss"] > 0 for line in lines)
+    if ranks == 2:
+        last = undisturbed / "checkpoints" / "last.pt"
+        run("export", "--checkpoint", last, "--output", tmp_path / "plain.pt2", "--format", "torch")
+        assert (tmp_path / "plain.pt2").stat().st_size > 100_000
 
 
 @pytest.mark.slow

@@ -183,3 +183,16 @@ def assert_equal_runs(a: dict[str, Any], b: dict[str, Any]) -> None:
     a, b = ({**content, "tally": {**content["tally"], "elapsed_s": 0, "seconds": 0}} for content in (a, b))
     for key in a.keys() - {"settings"}:
         assert_equal(a[key], b[key], key)
+
+
+def killed_and_not(command: list[object], ranks: int, folder: Path, dies_after: int) -> tuple[Path, Path]:
+    """The folders of a run that was not disturbed, and of one that was killed after so many steps and went on."""
+    undisturbed, killed = folder / "undisturbed", folder / "killed"
+    run_all([[*command, "--output", undisturbed]], ranks)
+    command = [*command, "--output", killed, "--checkpoint-every", "1 step"]
+    dead, *others = run_ranks([folder / "died", dies_after, 0, "itself", 9, *command], ranks, program=MORTAL)
+    assert dead.code == -9 and all(each.code not in (0, -9) for each in others), (dead, others)
+    run_all([[*command, "--resume", "auto"]], ranks)
+    assert [line["step"] for line in log_of(killed, "resumed")] == [dies_after]
+    assert_equal_runs(last_of(killed), last_of(undisturbed))
+    return undisturbed, killed
