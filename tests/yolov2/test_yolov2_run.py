@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from darknet_networks import TINY
-from runs import assert_equal_runs, last_of, log_of, run_all, write_small_data
+from runs import assert_equal_runs, killed_and_not, last_of, log_of, run_all, write_small_data
 
 import main
 import ssd
@@ -99,6 +99,21 @@ def test_a_run_goes_on_bit_for_bit(
     lines = log_of(tmp_path / "whole", "train")
     assert len(lines) == 6 and all(line["prior_loss"] > 0 and line["loss"] is not None for line in lines)
     assert int(last_of(tmp_path / "whole")["trained_model"]["seen"]) == 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("path", "ranks", "resize"),
+    [("dali", 1, "stretch"), ("no_dali", 1, "letterbox"), ("dali", 2, "letterbox"), ("no_dali", 2, "stretch")],
+)
+def test_a_killed_run_goes_on_bit_for_bit(
+    path: str, ranks: int, resize: str, data: Path, cfg: Path, tmp_path: Path
+) -> None:
+    """In the middle of an epoch of three steps, or of two on two ranks; of ten steps in one size, or after them."""
+    command = ["--detector", cfg, *FLAGS, "--data", data, "--data_pipeline", path, "--resize", resize]
+    command += ["--train-size", 48, 96, "--epochs", {1: 4, 2: 6}[ranks]]
+    undisturbed, _ = killed_and_not(command, ranks, tmp_path, {1: 10, 2: 9}[ranks])
+    assert last_of(undisturbed)["step"] == 12
 
 
 SCHEDULE = """
