@@ -5,12 +5,12 @@
         --fine-tune="--epochs 12 --bs 8 --lr 0.001 --clip-norm 100 --bf16"
 
 Trains the dense detector from scratch, with anchors by k-means. From its last checkpoint it prunes shares of the
-weights by magnitude over all layers, and shares of the filters by score over all layers, which are taken out; the
-filters before [region] stay in both, and of the others multiples of --round-to are left. Each is judged, fine-tuned,
-and judged again; so is the dense one, trained on for as long, since that too changes its AP. Every figure is of a last
-checkpoint: none is chosen by the split that it is judged on. Then `main.py compare`
-holds them against each other in one run. Writes table.txt, pruned.png and the JSON; what has been trained or judged is
-not done again, so a run that was stopped goes on.
+weights by magnitude over all layers, and shares of the filters, which are taken out: by score over all layers, or with
+--filters-of layer by mean L1 norm, as many of each layer. The filters before [region] stay in both, and of the others
+multiples of --round-to are left. Each is judged, fine-tuned, and judged again; so is the dense one, trained on for as
+long, since that too changes its AP. Every figure is of a last checkpoint: none is chosen by the split that it is judged
+on. Then `main.py compare` holds them against each other in one run. Writes table.txt, pruned.png and the JSON; what has
+been trained or judged is not done again, so a run that was stopped goes on.
 """
 
 import argparse
@@ -35,36 +35,41 @@ from ssd.schedule import Warmup
 
 # darknet's burn-in and falls of the rate are those of runs that are ten times as long.
 SHORT = shlex.split("--accumulate 1 --warmup 100 --warmup-power 1 --schedule cosine --clip-norm 10 --seed 1")
-KINDS = {"weights": "GlobalMagnitudePruner", "filters": "GlobalFilterPruner"}
+WEIGHTS = "class: GlobalMagnitudePruner"
+FILTERS = {
+    "network": "class: GlobalFilterPruner",
+    "layer": "class: L1RankedStructureParameterPruner\n    group_type: Filters",
+}
+"""By what the share is of, the class of a schedule."""
 COLUMNS = (
     "AP50 before", "AP50 after", "AP after", "parameters", "not 0", "GFLOP", "MB", "MB zipped", "ms torch", "ms onnx",
     "times as fast",
 )  # fmt: skip
 
 
-def schedule_of(kind: str, share: float, weights: list[str]) -> str:
-    args = ", args: {mask_batchnorm: true}" if kind == "filters" else ""
+def schedule_of(pruner: str, share: float, weights: list[str]) -> str:
+    args = "" if pruner == WEIGHTS else ", args: {mask_batchnorm: true}"
     return (
-        f"pruners:\n  own:\n    class: {KINDS[kind]}\n    desired_sparsity: {share}\n"
+        f"pruners:\n  own:\n    {pruner}\n    desired_sparsity: {share}\n"
         f"    weights: [{', '.join(weights)}]\npolicies:\n  - {{pruner: {{instance_name: own{args}}}, epochs: [0]}}\n"
     )
 
 
-def prune(source: Path, schedule: Path, target: Path, kind: str, share: float, round_to: int) -> None:
+def prune(source: Path, schedule: Path, target: Path, pruner: str, share: float, round_to: int) -> None:
     """The checkpoint after one step of a schedule, which is written too; without the filters that are all 0."""
     content = checkpoint.load(source)
     model: Any = checkpoint.build_model(content, source)
     weights = [f"layers.{index}.conv.weight" for index, _ in model.convolutions()[:-1]]
-    schedule.write_text(schedule_of(kind, share, weights))
+    schedule.write_text(schedule_of(pruner, share, weights))
     companion = Compression(
         load_schedule(schedule), model, None, Ranks(0, 0, 1, torch.device("cpu")),
         steps_per_epoch=1, num_epochs=1, base_lr=0.0, warmup=Warmup(0, 0, 1), seed=0,
     )  # fmt: skip
     companion.before_step(0, 0.0)
     kept = {key: content[key] for key in ("format", "detector", "categories", "channels") if key in content}
-    sparse = target.with_name(f"{target.stem}-sparse.pt") if kind == "filters" else target
+    sparse = target if pruner == WEIGHTS else target.with_name(f"{target.stem}-sparse.pt")
     checkpoint.save(sparse, {**kept, "model": model.state_dict()})
-    if kind == "filters":
+    if sparse != target:
         run("thin", "--checkpoint", sparse, "--output", target, "--round-to", round_to)
 
 
@@ -135,6 +140,7 @@ def bench() -> None:
     parser.add_argument("--fine-tune", default="", help="more flags of the runs after pruning")
     parser.add_argument("--weights", type=int, nargs="*", default=[50, 70, 90], help="percent")
     parser.add_argument("--filters", type=int, nargs="*", default=[20, 40, 60], help="percent")
+    parser.add_argument("--filters-of", choices=list(FILTERS), default="network", help="what has these shares of them")
     parser.add_argument("--round-to", type=int, default=8, help="numbers of channels stay multiples of it")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", type=Path)
@@ -146,7 +152,7 @@ def bench() -> None:
 
     own = ["--detector", options.detector, "--anchors", "auto", *SHORT, *shlex.split(options.train)]
     dense = last_of(train(folder / "dense", *data, *own))
-    build_upon(folder, dense, round_to=options.round_to)
+    build_upon(folder, dense, round_to=options.round_to, filters_of=options.filters_of)
     before = {"dense": judged(dense, data)}
     files = {"dense": last_of(train(folder / "dense-on", *data, "--checkpoint", dense, *tuning))}
     for kind, shares in (("weights", options.weights), ("filters", options.filters)):
@@ -154,7 +160,8 @@ def bench() -> None:
             name, stem = f"{kind} {percent}", f"{kind}-{percent}"
             pruned, schedule = folder / f"{stem}.pt", folder / f"{stem}.yaml"
             if not pruned.exists():
-                prune(dense, schedule, pruned, kind, percent / 100, options.round_to)
+                pruner = WEIGHTS if kind == "weights" else FILTERS[options.filters_of]
+                prune(dense, schedule, pruned, pruner, percent / 100, options.round_to)
             before[name] = judged(pruned, data)
             held = ["--compress", schedule] if kind == "weights" else []
             files[name] = last_of(train(folder / stem, *data, "--checkpoint", pruned, *held, *tuning))
@@ -170,7 +177,7 @@ def bench() -> None:
     print(table_of(COLUMNS, rows))
     plot(folder / "pruned.png", rows)
     if options.json:
-        commands = {"train": options.train, "fine_tune": options.fine_tune, "detector": options.detector}
+        commands = {key: getattr(options, key) for key in ("train", "fine_tune", "detector", "filters_of")}
         options.json.write_text(json.dumps({"rows": rows, **commands, **compared}, indent=2) + "\n")
 
 
