@@ -178,6 +178,8 @@ def _train_in(
         steps_per_epoch=loader.steps_per_epoch,
     )
 
+    if config.resume == "auto" and not origin and (folder / "log.jsonl").exists():
+        notes.append(f"{folder} has no checkpoint yet: the run begins anew")
     run = Run(folder, ranks, trackers)
     run.write_config(config, ranks)
     trackers.open(folder, config.to_dict(), training.step)
@@ -215,10 +217,12 @@ def _train_in(
         return 1
     except KeyboardInterrupt:
         if run.last_checkpoint.exists():
-            run.say(f"go on from the last checkpoint with --resume auto --output {folder}")
+            run.say(f"go on from the last checkpoint with the same flags and --resume auto --output {folder}")
+        else:
+            run.say("nothing was saved yet: Ctrl-C ends at once, SIGTERM would have saved before")
         raise
     except Preempted as end:
-        run.say(f"{end}; go on with --resume auto --output {folder}")
+        run.say(f"{end}; go on with the same flags and --resume auto --output {folder}")
         return EXIT_PREEMPTED
     compliance.run_stop(success=reached or config.target is None)
     if compliance.file is not None:

@@ -34,7 +34,7 @@ class StepProgress:
         self._bar = _start_bar(console, total_steps, first_step) if console.is_terminal else None
         self._warm_at: float | None = None  # when the first step was done; later by what is not counted
         self._is_estimated = False
-        self._state = ""
+        self._state = self._said = ""
 
     def show_state(self, text: str) -> None:
         self._state = text
@@ -69,7 +69,9 @@ class StepProgress:
         elif self._bar is None and now - self._line_at >= _interval_s(elapsed_s):
             self._line_at = now
             left = timedelta(seconds=round(left_s))
-            self._say("  ".join(filter(None, (f"step {self._step}/{self._total_steps}", f"{left} left", self._state))))
+            news = self._state if self._state != self._said else ""  # the losses of earlier steps are not told twice
+            self._said = self._state
+            self._say("  ".join(filter(None, (f"step {self._step}/{self._total_steps}", f"{left} left", news))))
 
     def leave_out(self, seconds: float) -> None:
         """So long no step was taken, because the model was evaluated: that does not count in the time left."""

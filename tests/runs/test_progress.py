@@ -52,6 +52,8 @@ def test_the_time_left_is_said_after_a_few_steps_without_the_first() -> None:
 def test_without_a_terminal_there_is_a_line_every_quarter_of_a_minute() -> None:
     (_, _), *lines = lines_of(0.8, 512)
     assert lines[0] == (pytest.approx(30 + 15.2), "step 20/512  0:06:34 left  loss of step 20")
+    told = [line.partition("left")[2] for _, line in lines]
+    assert len({each for each in told if each}) == len([each for each in told if each])  # each once
     gaps = np.diff([at_s for at_s, _ in lines])
     assert 15 <= gaps.min() and gaps.max() <= 15 + 0.05 * 410
 

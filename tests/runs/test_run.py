@@ -250,7 +250,9 @@ def test_ctrl_c_and_kill(small_data: Path, tmp_path: Path) -> None:
         if blow == signal.SIGINT:
             assert process.returncode == 130, complaint
             assert complaint == "interrupted\n", complaint
-            assert said.endswith(f"go on from the last checkpoint with --resume auto --output {output}\n"), said
+            assert said.endswith(
+                f"go on from the last checkpoint with the same flags and --resume auto --output {output}\n"
+            ), said
         last = load(output / "checkpoints" / "last.pt")
         epochs.append(last["epoch"])
         assert last["step"] == last["epoch"]

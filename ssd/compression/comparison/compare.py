@@ -88,7 +88,7 @@ def compare(
                 measured = in_turns(calls, batch_size=batch_size, warmup_rounds=warmup_rounds, rounds=rounds)
                 for place in runs:
                     speeds[place][runtime, batch_size] = measured[str(place)]
-                progress(f"{runtime}, batch {batch_size}: {len(runs)} of {len(subjects)} files are measured")
+                progress(f"{runtime}, batch {batch_size}: {len(runs)} of {len(subjects)} files run so, and are timed")
             del runs
             release(ranks.device)
 
