@@ -20,6 +20,7 @@ from ssd.config import Config
 from ssd.detectors.table import tta_of, view_of
 from ssd.distributed import Ranks
 from ssd.environment import git_revision, hardware, versions
+from ssd.evaluation.analysis import SHOWN_SCORE
 from ssd.evaluation.detect import Results, detect_alone, detect_split
 from ssd.evaluation.metrics import DECIDING, metrics_of
 from ssd.inference.exported import load_exported, pixels_of
@@ -115,7 +116,8 @@ def compare(
     if any(each.speeds for each in found):
         figures.write_plot(output / figures.PLOT, found, DECIDING[configs[0].metrics[0]])
     if len(examples):
-        sheet = examples.sheet([(each.name, those) for each, those in zip(found, results, strict=True)])
+        titles = [f"{each.name}, what scores {SHOWN_SCORE} or more" for each in found]
+        sheet = examples.sheet(list(zip(titles, results, strict=True)))
         with written_whole(output / figures.PICTURES) as temporary:
             Image.fromarray(sheet).save(temporary, format="JPEG", quality=88)
     figures.write_page(output, found, title, notes, about, DECIDING[configs[0].metrics[0]])

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from ssd.compression.comparison.subjects import Size
 from ssd.compression.comparison.timing import Speed
+from ssd.evaluation.analysis import SHOWN_SCORE
 from ssd.evaluation.coco import METRIC_NAMES
 from ssd.report.html import page, picture, table
 from ssd.storage.files import written_whole
@@ -120,14 +121,16 @@ def write_plot(file: Path, found: Sequence[Compared], accuracy: str) -> None:
     runtimes = list(dict.fromkeys(runtime for each in found for runtime, _ in each.speeds))
     figure = Figure(figsize=(2.5 + 4 * len(sizes), 4.2), layout="constrained")
     panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
-    colours = [_COLOURS[place % len(_COLOURS)] for place in range(len(found))]
+    looks = [_look(place) for place in range(len(found))]
     for panel, batch_size in zip(panels, sizes, strict=True):
         for runtime in runtimes:
             points = []
-            for each, colour in zip(found, colours, strict=True):
+            for each, (colour, inside) in zip(found, looks, strict=True):
                 if speed := each.speeds.get((runtime, batch_size)):
                     points.append((speed.milliseconds_per_image, max(0.0, each.metrics[accuracy])))
-                    panel.scatter(*points[-1], color=colour, marker=_MARKERS[runtime], s=60, zorder=3)
+                    panel.scatter(
+                        *points[-1], facecolors=inside, edgecolors=colour, marker=_MARKERS[runtime], s=60, zorder=3
+                    )
             if best := frontier(points):
                 panel.plot(*zip(*best, strict=True), color="0.7", linewidth=1, zorder=1)
         panel.set(xlabel="ms / image", title=f"batch {batch_size}")
@@ -139,12 +142,19 @@ def write_plot(file: Path, found: Sequence[Compared], accuracy: str) -> None:
     panels[0].set_ylim(max(0.0, min(aps) - margin), max(aps) + margin)
     panels[0].set_ylabel(accuracy)
     marks = [
-        Line2D([], [], color=c, marker="o", linestyle="", label=e.name) for e, c in zip(found, colours, strict=True)
+        Line2D([], [], color=colour, markerfacecolor=inside, marker="o", linestyle="", label=each.name)
+        for each, (colour, inside) in zip(found, looks, strict=True)
     ]
     marks += [Line2D([], [], color="0.4", marker=_MARKERS[name], linestyle="", label=name) for name in runtimes]
     panels[-1].legend(handles=marks, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     with written_whole(file) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
+
+
+def _look(place: int) -> tuple[str, str]:
+    """The colours of a file's marks: of their edge and of their inside, which is white once each colour is taken."""
+    colour = _COLOURS[place % len(_COLOURS)]
+    return colour, colour if place < len(_COLOURS) else "white"
 
 
 def write_page(
@@ -161,7 +171,8 @@ def write_page(
     body += f"<h2>Size, for one image</h2>{table(*size_rows(found))}"
     if (folder / PICTURES).exists():
         body += "<h2>The same images</h2>" + picture(
-            folder / PICTURES, "The first images of the split that have objects."
+            folder / PICTURES,
+            f"The first images of the split that have objects, and what scores {SHOWN_SCORE} or more.",
         )
     rows = [[name.replace("_", " "), _text(value)] for name, value in about.items() if value is not None]
     body += f'<h2>How it was measured</h2><div class="list">{table(["", ""], rows)}</div>'
