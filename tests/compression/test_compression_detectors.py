@@ -1,22 +1,17 @@
 """Every kind of detector trains under a schedule: its weights are exactly as sparse as the schedule says."""
 
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from detectron_models import small
+from small_detectors import SMALL_DETECTORS
 from toy_training import CPU
 
 from ssd.compression.attach import compress
 from ssd.compression.schedules.distiller_yaml import read_schedule
 from ssd.config import Config
-from ssd.detectors.names import settings_named
-from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.detectors.table import detector_of
-from ssd.detectors.torchvision.names import settings_of
 from ssd.training.optimizer import build_optimizer
 from ssd.training.state import Training
 from ssd.training.step import build_step
@@ -24,31 +19,11 @@ from ssd.training.step import build_step
 NUM_CLASSES = 4
 
 
-def torchvision(name: str) -> Any:
-    return replace(settings_of(name, "none"), short_sides_px=(64,), long_side_px=96)
-
-
-DETECTORS: dict[str, Callable[[], Any]] = {
-    "SSD300": lambda: SSD300Settings("resnet18"),
-    **{
-        name: lambda name=name: torchvision(name)
-        for name in (
-            "retinanet_resnet18_fpn", "fcos_resnet18_fpn", "fasterrcnn_resnet18_fpn", "maskrcnn_resnet18_fpn",
-        )
-    },
-    "ssdlite320_mobilenet_v3_large": lambda: settings_named("ssdlite320_mobilenet_v3_large"),
-    "yolov2-tiny": lambda: settings_named("yolov2-tiny"),
-    "retinanet_r18_fpn": lambda: replace(settings_named("retinanet_r18_fpn"), short_sides_px=(64,), long_side_px=96),
-    "Detectron's Mask R-CNN": lambda: replace(small("mask"), norm="affine"),
-    "Detectron's C4": lambda: replace(small("C4"), norm="affine"),
-}  # fmt: skip
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", SMALL_DETECTORS)
 def test_weights_are_as_sparse_as_the_schedule_says(name: str) -> None:
     """AGP from 0.05 to 0.2 over two epochs of one step, on all convolutions, with momentum."""
-    settings = DETECTORS[name]()
+    settings = SMALL_DETECTORS[name]()
     record = detector_of(settings)
     torch.manual_seed(0)
     model: Any = record.build(settings, NUM_CLASSES)

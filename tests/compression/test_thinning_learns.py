@@ -1,26 +1,15 @@
 """Thinning stops nothing from learning: a step changes every parameter that it changes before filters are taken out."""
 
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from detectron_models import small
+from small_detectors import SMALL_DETECTORS
 
 from ssd.compression.thinning.removal import thin
-from ssd.detectors.names import settings_named
 from ssd.detectors.table import detector_of
 
 NUM_CLASSES = 4
-DETECTORS: dict[str, Callable[[], Any]] = {
-    "ssdlite320_mobilenet_v3_large": lambda: settings_named("ssdlite320_mobilenet_v3_large"),
-    "ssd300_vgg16": lambda: settings_named("ssd300_vgg16"),
-    "yolov2-tiny": lambda: settings_named("yolov2-tiny"),
-    "retinanet_r18_fpn": lambda: replace(settings_named("retinanet_r18_fpn"), short_sides_px=(64,), long_side_px=96),
-    "Detectron's Mask R-CNN": lambda: replace(small("mask"), norm="affine"),
-    "Detectron's C4": lambda: replace(small("C4"), norm="affine"),
-}
 
 
 def still(model: Any, settings: Any) -> set[str]:
@@ -37,9 +26,9 @@ def still(model: Any, settings: Any) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", SMALL_DETECTORS)
 def test_what_learned_before_learns_after(name: str) -> None:
-    settings = DETECTORS[name]()
+    settings = SMALL_DETECTORS[name]()
     record = detector_of(settings)
     torch.manual_seed(0)
     model: Any = record.build(settings, NUM_CLASSES)
