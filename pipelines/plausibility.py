@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipelines.annotations import MIN_TRAINED_SIDE_PX, Annotations
-from pipelines.box_counts import BoxCounts
+from pipelines.box_counts import YOLO, BoxCounts
 from pipelines.categories import with_categories_of
 from pipelines.ragged.learned import shown_indices, without_extent
 from ssd.errors import InputError
@@ -24,6 +24,8 @@ _IMPOSSIBLE_SHARE, _FITTING_SHARE = 0.1, 0.9
 were another form's. Not all: a set with this mistake may have others."""
 _FEWEST_BOXES, _FEWEST_IMPOSSIBLE = 4, 2
 """So many boxes, or so many of fewer, tell something."""
+_TINY_SHARE = 0.02
+"""YOLO's boxes are fractions, and some of them less than a pixel."""
 _FEWEST_PERCENT = 20
 """So many objects do not lie in the left upper corner of their images by chance."""
 _STATED_AS = {
@@ -75,7 +77,7 @@ def of_split(split: Annotations) -> list[Suspicion]:
 
 def of_counts(counts: BoxCounts) -> list[Suspicion]:
     found = []
-    if counts.as_fractions:
+    if counts.as_fractions > (_TINY_SHARE * counts.stated if counts.form == YOLO else 0):
         found.append(
             Suspicion(
                 "boxes that look like fractions of the image, not pixels",
@@ -84,7 +86,7 @@ def of_counts(counts: BoxCounts) -> list[Suspicion]:
                 stops=counts.as_fractions == counts.stated,
             )
         )
-    if counts.stated >= _FEWEST_PERCENT and counts.as_percent == counts.stated:
+    if counts.form != YOLO and counts.stated >= _FEWEST_PERCENT and counts.as_percent == counts.stated:
         found.append(
             Suspicion(
                 "boxes that look like percent of the image, not pixels",

@@ -82,7 +82,8 @@ def _placed(
 
 
 def _factor(rng: np.random.Generator, largest: float) -> float:
-    factor = float(rng.uniform(1, largest))
+    # Below 1 it is the smallest, as in darknet.
+    factor = float(rng.uniform(min(1.0, largest), max(1.0, largest)))
     return factor if rng.random() < 0.5 else 1 / factor
 
 

@@ -94,7 +94,7 @@ def _notes_on_heads(schedule: Schedule, companion: Compression, heads: tuple[str
 def _require_room(training: Training, companion: Compression, model: nn.Module) -> None:
     """Has the training's checks see the model as removers may leave it: without half of the filters and channels that
     are pruned before. model: a copy, which this uses up."""
-    last = max(each.last_epoch for each in companion.removers)
+    last = max(each.policy.epochs[-1] for each in companion.removers)
     weights = dict(model.named_parameters())
     zeroing = [each for each in companion.regularizers if each.arguments.get("threshold_criteria")]
     for each in (*companion.pruners, *zeroing):

@@ -274,6 +274,8 @@ def test_rates_of_a_schedule() -> None:
     for gamma, complaint in no_rate.items():
         with pytest.raises(InputError, match=f"ExponentialLR {complaint}"):
             rates_of([("ExponentialLR", {"gamma": gamma}, range(3))], 1.0, 3)
+    to_zero = ("LinearLR", {"start_factor": 0.1, "end_factor": 0, "total_iters": 3}, range(6))
+    assert rates_of([to_zero], 0.01, 6)[3:] == pytest.approx([0, 0, 0], abs=1e-18)  # which torch makes -1.4e-19
     # torch's own; it acts in epochs 2 and 3, so that the rate changes from epoch 3 on.
     assert rates_of([("ExponentialLR", {"gamma": 0.5}, (2, 3))], 1.0, 6) == pytest.approx(
         [1, 1, 1, 0.125, 0.0625, 0.0625]

@@ -11,7 +11,7 @@ from PIL import Image
 from ragged_data import eval_loader, ranks_of, train_loader, write
 
 from pipelines.annotations import Annotations
-from pipelines.ragged.draws import Sample
+from pipelines.ragged.draws import Sample, _factor
 from pipelines.ragged.order import TrainingOrder, identity_of
 from pipelines.ragged.shown import distorted, shown, windowed
 from pipelines.ragged.targets import boxes_and_labels, boxes_left_out
@@ -176,6 +176,14 @@ def test_windows_and_colours_are_drawn_within_their_ranges(split: Annotations) -
     for factor in factors:
         assert factor.min() >= 1 / 1.5 and factor.max() <= 1.5 and 0.4 < (factor > 1).mean() < 0.6
     assert 0.4 < np.mean([sample.flip for sample in samples]) < 0.6
+
+
+@pytest.mark.parametrize("largest", [0.75, 1.0, 1.5])
+def test_a_factor_or_its_inverse_is_drawn(largest: float) -> None:
+    rng = np.random.default_rng(0)
+    drawn = [_factor(rng, largest) for _ in range(500)]
+    assert all(min(largest, 1 / largest) <= factor <= max(largest, 1 / largest) for factor in drawn)
+    assert largest == 1 or {factor > 1 for factor in drawn} == {True, False}
 
 
 def test_colours_are_those_of_the_standard_library() -> None:

@@ -94,6 +94,7 @@ def test_boxes_in_percent_are_warned_of(side_px: int, count: int, is_told: bool)
     assert counts.as_percent == (count if side_px == 200 else 0) and counts.as_fractions == 0
     found = [each.what for each in of_counts(counts)]
     assert ("boxes that look like percent of the image, not pixels" in found) is is_told
+    assert of_counts(count_boxes(boxes_xywh, sizes_px, tolerance_px=1, form="YOLO")) == []  # they are fractions there
     boxes_xywh[0] = [60, 60, 50, 50]  # beyond 100
     assert of_counts(count_boxes(boxes_xywh, sizes_px, tolerance_px=1)) == []
 

@@ -70,7 +70,7 @@ def test_what_is_written_is_read_as_the_same_network() -> None:
         (
             "channels=3",
             "channels=3\nsaturation=0",
-            "x.cfg:8: saturation=0.0 is not obeyed here; it has to be from 1 to 100",
+            "x.cfg:8: saturation=0.0 is not obeyed here; it has to be from 0.01 to 100",
         ),
         ("learning_rate=0.001", "learning_rate=-1", "x.cfg:8: learning_rate=-1.0 .* from 0 to 100"),
         ("channels=3", "channels=3\nmomentum=9", "x.cfg:8: momentum=9.0 .* from 0 to less than 1"),

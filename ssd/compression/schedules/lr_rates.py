@@ -101,6 +101,7 @@ def rates_of(
                             f"{type(scheduler).__name__} has no rate for epoch {epoch + 1} ({error}); end its policy "
                             "before, or give it more steps: one is an epoch"
                         ) from error
+    rates = [0.0 if -1e-9 * base_lr < rate < 0 else rate for rate in rates]  # what is rounded at a rate of 0
     for epoch, rate in enumerate(rates):
         if not (math.isfinite(rate) and rate >= 0):
             names = " and ".join(dict.fromkeys(name for name, _, _ in schedulers))

@@ -39,7 +39,7 @@ _BELOW_1 = 1 - 1e-6
 _ALLOWED: dict[str, dict[str, tuple[float, float] | set[Any]]] = {
     "net": {
         "width": (1, _LARGEST_SIDE_PX), "height": (1, _LARGEST_SIDE_PX), "channels": {3}, "momentum": (0, _BELOW_1),
-        "decay": (0, 1), "saturation": (1, 100), "exposure": (1, 100), "hue": (0, 1), "learning_rate": (0, 100),
+        "decay": (0, 1), "saturation": (0.01, 100), "exposure": (0.01, 100), "hue": (0, 1), "learning_rate": (0, 100),
         "burn_in": (0, 1e9), "power": (0, 100), "policy": set(POLICIES), "steps": (-1, 1e9), "scales": (0, 1e6),
         "max_batches": (0, 1e9),
     },
