@@ -232,8 +232,11 @@ def _path(data_folder: Path, text: str) -> Path:
 
 
 def _first(splits: Sequence[str], names: Sequence[str]) -> str:
-    """The split that has the first of the names, in whatever case; '' for none."""
-    by_name = {split.lower(): split for split in splits}
+    """The split that has the first of the names, or else lies alone in a folder of it, in whatever case; '' for
+    none."""
+    folders = [split.rpartition("/")[0].lower() for split in splits]
+    by_folder = {folder: split for folder, split in zip(folders, splits, strict=True) if folders.count(folder) == 1}
+    by_name = {**by_folder, **{split.lower(): split for split in splits}}
     return next((by_name[name] for name in names if name in by_name), "")
 
 

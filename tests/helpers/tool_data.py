@@ -158,6 +158,10 @@ def plain_names(root: Path) -> None:
     write_coco(root, annotations="annotations/{split}.json")
 
 
+def named_by_folders_alone(root: Path) -> None:
+    write_coco(root, images="{split}/pictures", annotations="{split}/export.json")
+
+
 def in_a_folder_of_its_own(root: Path) -> None:
     write_coco(root / "shapes-v3", annotations="annotations/{split}.json")
     (root / "__MACOSX").mkdir()
@@ -250,7 +254,7 @@ def darknet_labels_beside_images(root: Path) -> None:
 YOLO = [ultralytics, roboflow_yolo, yolo_lists, label_studio_yolo, darknet, darknet_labels_beside_images]
 COCO_AND_VOC = [
     roboflow, fiftyone, fiftyone_of_one_split, label_studio_coco, cvat_coco, flat_with_one_json, plain_names,
-    in_a_folder_of_its_own, label_img, roboflow_voc, label_studio_voc, voc_devkit,
+    named_by_folders_alone, in_a_folder_of_its_own, label_img, roboflow_voc, label_studio_voc, voc_devkit,
 ]  # fmt: skip
 HELD_OUT = {
     label_studio_yolo, fiftyone_of_one_split, label_studio_coco, cvat_coco, flat_with_one_json, label_img,

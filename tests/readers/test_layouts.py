@@ -149,6 +149,13 @@ def test_names_that_do_not_tell_are_not_guessed(tmp_path: Path) -> None:
     assert (train.name, val.name) == ("north", "south")
 
 
+def test_a_folder_of_two_files_does_not_tell_which_is_the_split(tmp_path: Path) -> None:
+    tool_data.named_by_folders_alone(tmp_path)
+    shutil.copy(tmp_path / "val" / "export.json", tmp_path / "val" / "before.json")
+    with pytest.raises(InputError, match="do not tell which one is to judge by; .*'val/before'.*'val/export'"):
+        find_both(tmp_path, NONE, NONE)
+
+
 def test_a_folder_without_annotations_is_refused(tmp_path: Path) -> None:
     draw(tmp_path / "a.jpg")
     with pytest.raises(InputError, match="no annotations were found.*--train-annotations"):
