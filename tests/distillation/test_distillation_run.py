@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from runs import assert_equal_runs, killed_and_not, last_of, log_of, small_checkpoint, write_small_data
 from schedules import SSD300_SCHEDULE
 
@@ -19,6 +21,10 @@ from ssd.compression.comparison.subjects import load_subjects
 from ssd.detectors.ssd300.settings import SSD300Settings
 from ssd.detectors.table import detector_of, to_dict
 from ssd.detectors.torchvision.names import settings_of
+from ssd.distillation.methods.instances import Instances
+from ssd.distillation.mosaic import InstancesPicture
+from ssd.pictures.drawing import class_colour
+from ssd.views import ShortSideView
 
 # Images of 64 x 96 pixels at most, and no more than a few steps: the smallest runs there are.
 FLAGS = (
@@ -145,3 +151,27 @@ def test_a_weight_of_0_is_the_plain_run_and_a_pruned_student_has_its_dense_model
     lines = log_of(tmp_path / "pruned", "train")
     assert len(lines) == 2 and all(line["pkd_loss"] > 0 and line["regularization_loss"] > 0 for line in lines)
     assert content["companions"]["distillation"]["adapters"] == {}  # the maps have the same channels
+
+
+def test_the_picture_shows_the_instances_where_they_were_chosen_and_is_drawn_anew_each_epoch(tmp_path: Path) -> None:
+    """Tiles of 300 pixels, eight apart, below a title: an image of 150 x 300 is drawn as large as it is."""
+    boxes_ltrb_px = torch.tensor([[[30.0, 20, 90, 80], [200, 100, 290, 140]], [[30, 20, 90, 80], [0, 0, 0, 0]]])
+    real = torch.tensor([[True, True], [False, False]])
+    instances = Instances(boxes_ltrb_px, real, torch.full((2, 2), 0.5), torch.zeros(2, 2, dtype=torch.int64))
+    picture = InstancesPicture(tmp_path / "plots" / "instances.jpg", ShortSideView((300,), 300), every=3)
+
+    def is_coloured(x: int, y: int) -> bool:
+        shown = np.asarray(Image.open(picture.file), dtype=int)[26 + y, 8 + x]
+        return bool(np.abs(shown - expected).max() < 60)
+
+    expected = np.array([int(class_colour(1)[i : i + 2], 16) for i in (1, 3, 5)])
+    picture.show(torch.zeros(2, 3, 150, 300), instances)
+    assert is_coloured(31, 60) and is_coloured(89, 60) and is_coloured(250, 139) and is_coloured(201, 120)
+    assert not is_coloured(60, 60) and not is_coloured(308 + 31, 60)  # within a box; one that was not chosen
+
+    none = instances._replace(real=torch.zeros(2, 2, dtype=torch.bool))
+    picture.show(torch.zeros(2, 3, 150, 300), none)
+    picture.show(torch.zeros(2, 3, 150, 300), none)
+    assert is_coloured(31, 60)
+    picture.show(torch.zeros(2, 3, 150, 300), none)  # the first of the next three
+    assert not is_coloured(31, 60)

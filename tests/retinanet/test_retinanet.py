@@ -389,6 +389,7 @@ def test_schedules_are_detectron2s_at_16_images(name: str, steps: int, falls: tu
     assert (config.batch_size, config.steps, config.multistep) == (2, steps, falls)
     assert peak_lr(config.learning_rate, 16) == pytest.approx(0.01)
     assert (config.momentum, config.weight_decay, config.warmup, config.warmup_factor) == (0.9, 1e-4, 1000, 1e-3)
+    assert (config.bias_decay, config.norm_decay, config.bias_rate) == (1e-4, 0.0, 1.0)
     assert config.thresholds == Thresholds(0.05, 0.5, 1000, 100)
     four_times = recipes.detectron2(64, detector=settings_named(name))
     assert (four_times.steps, four_times.warmup) == (steps // 4, 250)

@@ -47,6 +47,7 @@ def detectron2(batch_size: int | None = None, world_size: int = 1, detector: Any
         batch_size=batch_size,
         warmup=round(_WARMUP * share),
         warmup_factor=1e-3,
+        bias_decay=1e-4,  # its WEIGHT_DECAY_BIAS
         steps=round(settings.schedule.steps * share),
         multistep=tuple(round(fall * share) for fall in settings.schedule.falls),
         evaluation=(),
