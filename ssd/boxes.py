@@ -43,3 +43,17 @@ def pairwise_iou(a_ltrb: Tensor, b_ltrb: Tensor) -> Tensor:
     union = (area(a_ltrb).unsqueeze(-1) + area(b_ltrb).unsqueeze(-2)).sub_(intersection)
     # Two empty boxes have no union: 0 / tiny is 0 instead of NaN.
     return intersection.div_(union.clamp_(min=torch.finfo(union.dtype).tiny))
+
+
+def giou_loss(boxes_ltrb: Tensor, others_ltrb: Tensor) -> Tensor:
+    """1 - generalised IoU (Rezatofighi et al. 2019) of ... x 4 boxes, each with one other: ..., in [0, 2]."""
+    eps = 1e-7  # as torchvision, so that two boxes without area are no NaN
+    left_top, right_bottom = boxes_ltrb[..., :2], boxes_ltrb[..., 2:]
+    other_left_top, other_right_bottom = others_ltrb[..., :2], others_ltrb[..., 2:]
+    common = torch.minimum(right_bottom, other_right_bottom) - torch.maximum(left_top, other_left_top)
+    intersection = common.clamp(min=0).prod(dim=-1)
+    areas = (right_bottom - left_top).prod(dim=-1) + (other_right_bottom - other_left_top).prod(dim=-1)
+    union = areas - intersection
+    around = torch.maximum(right_bottom, other_right_bottom) - torch.minimum(left_top, other_left_top)
+    around = around.prod(dim=-1)
+    return 1 - (intersection / (union + eps) - (around - union) / (around + eps))

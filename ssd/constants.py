@@ -1,6 +1,7 @@
-"""Small constants, once on each device.
+"""Numbers of the host on a device, without a wait.
 
-Made anew for each batch, a constant is a copy from the host that waits until the GPU has done all that is before it.
+A plain copy from the host waits until the GPU has done all that is before it. So constants are copied once for each
+device, and what changes is copied from pinned memory.
 """
 
 import functools
@@ -19,3 +20,10 @@ def constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype
 @functools.cache
 def _kept(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     return torch.tensor(values, device=device, dtype=dtype)
+
+
+def on_device(values: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on a device, without waiting for the device."""
+    if device.type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)

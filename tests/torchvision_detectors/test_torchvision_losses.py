@@ -13,8 +13,9 @@ from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 from torchvision_models import FAMILIES, NUM_CLASSES, batch_of, their_model, their_targets
 
 from ssd.batch import RaggedBatch
+from ssd.boxes import giou_loss
 from ssd.detectors.torchvision.builders import build
-from ssd.detectors.torchvision.dense.losses import focal_loss, giou_loss
+from ssd.detectors.torchvision.dense.losses import focal_loss
 from ssd.detectors.torchvision.detector import TORCHVISION
 from ssd.detectors.torchvision.names import settings_of
 from ssd.detectors.torchvision.rcnn.sampling import sample

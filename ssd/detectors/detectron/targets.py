@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from ssd.batch import EvalBatch, RaggedBatch
+from ssd.constants import on_device
 from ssd.detectors.detectron.rcnn.model import Placement
 from ssd.detectors.detectron.settings import DetectronSettings
-from ssd.detectors.torchvision.targets import Targets, limits_px, on_device
+from ssd.detectors.torchvision.targets import Targets, limits_px
 from ssd.detectors.torchvision.targets import targets_of as targets_of_batch
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ssd.constants import on_device
 from ssd.detectors.torchvision.boxes import grid_ltrb_px, kept_side
-from ssd.detectors.torchvision.targets import on_device
 
 STRIDES_PX = (8, 16, 32, 64, 128)
 """Of the feature maps P3 to P7."""

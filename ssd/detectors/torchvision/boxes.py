@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
-from ssd.detectors.torchvision.targets import on_device
+from ssd.constants import on_device
 
 Grids = tuple[tuple[int, int], ...]
 """(height, width) of each feature map in cells."""

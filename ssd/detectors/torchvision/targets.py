@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ssd.batch import RaggedBatch
 from ssd.boxes import pairwise_iou
+from ssd.constants import on_device
 
 BOXES_AT_ONCE = 64
 """Boxes that are compared with all anchors at once. An image of 1333 x 800 pixels has 268,569 anchors on a pyramid, so
@@ -111,13 +112,6 @@ def gather(values: Tensor, matched: Tensor) -> Tensor:
     if not len(values):
         return values.new_zeros(matched.shape + values.shape[1:])
     return values[matched.clamp(min=0)]
-
-
-def on_device(values: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the host on a device, without waiting for the device."""
-    if device.type != "cuda":
-        return values.to(device)
-    return values.pin_memory().to(device, non_blocking=True)
 
 
 def limits_px(sizes_px: Tensor, device: torch.device) -> Tensor:

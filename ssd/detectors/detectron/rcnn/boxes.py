@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ssd.constants import on_device
 from ssd.detectors.detectron.network.bodies import rpn_strides
 from ssd.detectors.detectron.settings import DetectronSettings
 from ssd.detectors.torchvision.boxes import grid_ltrb_px, kept_side
-from ssd.detectors.torchvision.targets import on_device
 
 Cell = tuple[int, tuple[tuple[float, ...], ...]]
 """Of a map (pixels a cell, ltrb in pixels of the anchors of its first cell)."""

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ssd.constants import on_device
 from ssd.detectors.detectron.network.bodies import FINEST_LEVEL
 from ssd.detectors.detectron.network.heads import enlarged
 from ssd.detectors.detectron.rcnn.boxes import anchors_ltrb_px, cells_of, closed, cut, scaled
@@ -27,7 +28,7 @@ from ssd.detectors.torchvision.rcnn.parts import Boxes, CandidatesOfMaps, keypoi
 from ssd.detectors.torchvision.rcnn.proposals import Proposals, with_boxes
 from ssd.detectors.torchvision.rcnn.roi_pooling import rois_of
 from ssd.detectors.torchvision.rcnn.rpn_samples import head_at
-from ssd.detectors.torchvision.targets import Targets, gather, limits_px, on_device
+from ssd.detectors.torchvision.targets import Targets, gather, limits_px
 
 # Where choosing costs no wait, what only fills up is dropped at once; elsewhere it is carried on and marked.
 _DROPS_AT_ONCE_ON = ("cpu",)

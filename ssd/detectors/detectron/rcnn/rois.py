@@ -8,13 +8,14 @@ from torch import Tensor
 from torchvision.ops import roi_pool
 
 from ssd.boxes import pairwise_iou
+from ssd.constants import on_device
 from ssd.detectors.detectron.network.bodies import FINEST_LEVEL, roi_strides
 from ssd.detectors.detectron.rcnn.boxes import closed, half_open
 from ssd.detectors.detectron.settings import DetectronSettings
 from ssd.detectors.torchvision.rcnn.proposals import Proposals
 from ssd.detectors.torchvision.rcnn.roi_pooling import Sampler, aligned, pool_levels, rois_of
 from ssd.detectors.torchvision.rcnn.sampling import sample
-from ssd.detectors.torchvision.targets import BELOW, Targets, gather, match, on_device
+from ssd.detectors.torchvision.targets import BELOW, Targets, gather, match
 
 
 class Rois(NamedTuple):

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection.fcos import FCOSHead
 
+from ssd.boxes import giou_loss
 from ssd.detectors.postprocess.candidates import Candidates, best_of_maps
 from ssd.detectors.torchvision.boxes import Cells, anchors_ltrb_px, cut
-from ssd.detectors.torchvision.dense.losses import focal_loss, giou_loss
+from ssd.detectors.torchvision.dense.losses import focal_loss
 from ssd.detectors.torchvision.targets import BELOW, Targets, gather, of_images
 
 # One square a cell as wide as the map's stride, whose centre is the paper's point.

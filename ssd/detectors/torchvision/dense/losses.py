@@ -53,17 +53,3 @@ class _FocalLoss(torch.autograd.Function):
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (slope,) = context.saved_tensors
         return slope * gradient.view(-1, 1, 1).to(slope.dtype), None, None
-
-
-def giou_loss(boxes_ltrb: Tensor, others_ltrb: Tensor) -> Tensor:
-    """1 - generalised IoU (Rezatofighi et al. 2019) of ... x 4 boxes, each with one other: ..., in [0, 2]."""
-    eps = 1e-7  # as torchvision, so that two boxes without area are no NaN
-    left_top, right_bottom = boxes_ltrb[..., :2], boxes_ltrb[..., 2:]
-    other_left_top, other_right_bottom = others_ltrb[..., :2], others_ltrb[..., 2:]
-    common = torch.minimum(right_bottom, other_right_bottom) - torch.maximum(left_top, other_left_top)
-    intersection = common.clamp(min=0).prod(dim=-1)
-    areas = (right_bottom - left_top).prod(dim=-1) + (other_right_bottom - other_left_top).prod(dim=-1)
-    union = areas - intersection
-    around = torch.maximum(right_bottom, other_right_bottom) - torch.minimum(left_top, other_left_top)
-    around = around.prod(dim=-1)
-    return 1 - (intersection / (union + eps) - (around - union) / (around + eps))

@@ -5,10 +5,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ssd.boxes import giou_loss
 from ssd.detectors.postprocess.candidates import Candidates, best_of_maps
 from ssd.detectors.torchvision.boxes import Cells, anchors_ltrb_px, cut, decode, encode
 from ssd.detectors.torchvision.dense.head import Head
-from ssd.detectors.torchvision.dense.losses import focal_loss, giou_loss
+from ssd.detectors.torchvision.dense.losses import focal_loss
 from ssd.detectors.torchvision.targets import BELOW, BETWEEN, Targets, gather, match
 
 CELLS: Cells = tuple(

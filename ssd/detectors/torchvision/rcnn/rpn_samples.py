@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssd.detectors.torchvision.targets import on_device
+from ssd.constants import on_device
 
 Grids = tuple[tuple[int, int], ...]
 
