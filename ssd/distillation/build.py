@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ssd.constants import constant, on_device
 from ssd.detectors.distillation import Heads, Seen
 from ssd.distillation.methods import crosskd, gid
 from ssd.distillation.methods import instances as general
@@ -155,14 +156,14 @@ def _gid(settings: GID, pair: Pair, show: Callable[[Tensor, Instances], None]) -
                 value = gid.relation_loss(features, settings.relation_beta)
                 found["gid_relation"] = Term(settings.relation_weight * value, number < 3)
         if learns is not None:
-            image, anchor = learns.nonzero(as_tuple=True)
-            own, other = (Heads(*(part[image, anchor] for part in heads)) for heads in (student, teacher))
             empty = gid.summed(learns.sum()) == 0
             if settings.class_weight:
-                value = gid.response_sums(anchors.divergence(own.logits, other.logits))
+                counted, own, other = gid.rows_of(learns, student.logits, teacher.logits)
+                value = gid.response_sums(anchors.divergence(own, other), counted)
                 found["gid_class"] = Term(settings.class_weight * value, empty)
             if settings.box_weight:
-                value = gid.response_sums(gid.offset_distance(own.offsets, other.offsets, settings.box_beta))
+                counted, own, other = gid.rows_of(learns, student.offsets, teacher.offsets)
+                value = gid.response_sums(gid.offset_distance(own, other, settings.box_beta), counted)
                 found["gid_box"] = Term(settings.box_weight * value, empty)
         return found
 
@@ -197,10 +198,9 @@ def _limits_px(batch: Any) -> Tensor:
     """The largest left, top, right and bottom of a box in each image: B x 1 x 4."""
     images: Tensor = batch.images
     if hasattr(batch, "sizes_px"):
-        sizes: Tensor = batch.sizes_px.to(images.device)
-    else:
-        sizes = torch.tensor([[images.shape[3], images.shape[2]]], device=images.device)
-    return sizes.to(torch.float32).repeat(1, 2).unsqueeze(1)
+        return on_device(batch.sizes_px.to(torch.float32).repeat(1, 2).unsqueeze(1), images.device)
+    width, height = images.shape[3], images.shape[2]
+    return constant((width, height, width, height), images.device).view(1, 1, 4)
 
 
 def _crosskd(settings: CrossKD, pair: Pair) -> Method:

@@ -342,10 +342,10 @@ def test_responses_equal_their_formulas_in_float64() -> None:
     own, other = own / own.sum(1, keepdims=True), other / other.sum(1, keepdims=True)
     expected = (other * np.log(other / own)).sum(1)
     np.testing.assert_allclose(softmax_divergence(student, teacher).numpy(), expected, rtol=1e-5, atol=1e-6)
-    assert gid.response_sums(sigmoid_divergence(student, teacher)).item() == pytest.approx(
-        sigmoid_divergence(student, teacher).mean().item(), rel=1e-6
-    )
-    assert gid.response_sums(torch.zeros(0)).item() == 0
+    each, all_count = sigmoid_divergence(student, teacher), torch.ones(7, dtype=torch.bool)
+    assert gid.response_sums(each, all_count).item() == pytest.approx(each.mean().item(), rel=1e-6)
+    assert gid.response_sums(each, torch.arange(7) < 2).item() == pytest.approx(each[:2].mean().item(), rel=1e-6)
+    assert gid.response_sums(torch.zeros(0), all_count[:0]).item() == 0 == gid.response_sums(each, ~all_count).item()
     distance = (student[:, :4] - teacher[:, :4]).abs().sum(dim=1)
     torch.testing.assert_close(gid.offset_distance(student[:, :4], teacher[:, :4], 0), distance)
     own, other = (each[:, :4].double().numpy() for each in (student, teacher))

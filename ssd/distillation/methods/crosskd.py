@@ -6,8 +6,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import generalized_box_iou_loss
 
+from ssd.boxes import giou_loss
 from ssd.distillation.methods.ranks import share, summed_with_gradient
 
 _EPS = 1e-6
@@ -42,7 +42,7 @@ def aligned(student: Tensor, teacher: Tensor) -> Tensor:
 def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
     """1 x C x 1 x 1 each."""
     dims, places = (0, 2, 3), values.numel() // values.shape[1]
-    totals = summed_with_gradient(torch.cat([values.sum(dim=dims), values.new_tensor([places])]))
+    totals = summed_with_gradient(torch.cat([values.sum(dim=dims), values.new_full((1,), places)]))
     count = totals[-1].detach()
     mean = (totals[:-1] / count).view(1, -1, 1, 1)
     squares = summed_with_gradient((values - mean).square().sum(dim=dims))
@@ -68,8 +68,7 @@ def box_loss(
     boxes_ltrb_px: Tensor, of_teacher_ltrb_px: Tensor, of_teacher: Tensor, counted: Tensor, positives: Tensor
 ) -> Tensor:
     """1 - GIoU of boxes B x A x 4, each times the teacher's largest probability; `of_teacher` and others as above."""
-    loss = generalized_box_iou_loss(boxes_ltrb_px.flatten(0, 1), of_teacher_ltrb_px.flatten(0, 1))
-    terms = loss.view_as(counted) * of_teacher.sigmoid().amax(dim=2)
+    terms = giou_loss(boxes_ltrb_px, of_teacher_ltrb_px) * of_teacher.sigmoid().amax(dim=2)
     return torch.where(counted, terms, 0).sum() / _divisor(positives)
 
 

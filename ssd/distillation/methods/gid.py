@@ -1,6 +1,6 @@
 """GID (Dai et al. 2021, section 3.2): the features, relations and responses of general instances.
 
-All shapes are fixed but for the response's anchors, whose number the host waits for once a step.
+On a GPU all shapes are fixed, so that the host does not wait for it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,8 @@ from ssd.distillation.methods.instances import Instances
 from ssd.distillation.methods.maps import Adapted, Channels
 from ssd.distillation.methods.ranks import joined, scaled_gradient, share, summed, world_size
 
-# Where choosing boxes costs no wait for the device, each map is sampled for its own only.
+# Where choosing costs no wait for the device, each map is sampled for its own boxes only, and of anchors only those are
+# looked at that learn a box.
 _CHOOSES_ON = ("cpu",)
 _OUTSIDE_PX = -1e5
 _LEAST_DISTANCE = 1e-6
@@ -124,11 +125,20 @@ def _relative_distances(rows: Tensor, pair: Tensor) -> Tensor:
     return distances / mean.clamp(min=_LEAST_DISTANCE)
 
 
-def response_sums(values: Tensor) -> Tensor:
-    """R values of a rank's anchors -> their sum over ranks, divided by the number of anchors: as a rank's own term,
-    whose mean over ranks that is. 0 of no anchor."""
-    count = share(values.new_tensor(len(values)))
-    return values.sum() / torch.where(count > 0, count, 1)
+def rows_of(learns: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
+    """Of parts B x A x ... the rows R x ... to look at, and before them which of these count, R bool: with those of all
+    anchors that learn, B x A bool, and perhaps others."""
+    if learns.device.type not in _CHOOSES_ON:
+        return learns.flatten(), *(part.flatten(0, 1) for part in parts)
+    image, anchor = learns.nonzero(as_tuple=True)
+    return torch.ones_like(image, dtype=torch.bool), *(part[image, anchor] for part in parts)
+
+
+def response_sums(values: Tensor, counted: Tensor) -> Tensor:
+    """R values of a rank's anchors -> the sum of those that count over ranks, divided by their number: as a rank's own
+    term, whose mean over ranks that is. 0 of no anchor."""
+    count = share(counted.sum())
+    return torch.where(counted, values, 0).sum() / torch.where(count > 0, count, 1)
 
 
 def offset_distance(student: Tensor, teacher: Tensor, beta: float) -> Tensor:

@@ -37,7 +37,7 @@ class _CorrelationLoss(torch.autograd.Function):
         own, other = student.to(kind), teacher.to(kind)
         channels, places = own.shape[1], own.numel() // own.shape[1]
         dims = (0, 2, 3)
-        totals = summed(torch.cat([own.sum(dim=dims), other.sum(dim=dims), own.new_tensor([places])]))
+        totals = summed(torch.cat([own.sum(dim=dims), other.sum(dim=dims), own.new_full((1,), places)]))
         count = totals[-1]
         means = (totals[:-1] / count).view(2, 1, channels, 1, 1)
         own, other = own - means[0], other - means[1]

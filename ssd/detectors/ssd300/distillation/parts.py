@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from ssd.batch import MatchedBatch
 from ssd.boxes import cxcywh_to_ltrb, pairwise_iou
+from ssd.constants import constant
 from ssd.detectors.distillation import Anchors, DistillationParts, Heads, Seen, softmax_divergence
 from ssd.detectors.ssd300.anchors import FEATURE_SIZES, IMAGE_SIZE_PX, SCALES_PX, default_boxes_cxcywh
 from ssd.detectors.ssd300.heads import predict
@@ -57,7 +58,7 @@ def _learns(boxes_ltrb_px: Tensor, real: Tensor, anchors_ltrb_px: Tensor) -> Ten
 def _level_of(boxes_ltrb_px: Tensor) -> Tensor:
     """The map whose default boxes are about as large."""
     sides = (boxes_ltrb_px[:, 2:] - boxes_ltrb_px[:, :2]).clamp(min=0).prod(dim=1).sqrt()
-    return torch.bucketize(sides, sides.new_tensor(SCALES_PX[1:-1]), right=True)
+    return torch.bucketize(sides, constant(SCALES_PX[1:-1], sides.device, sides.dtype), right=True)
 
 
 def _truths(batch: MatchedBatch) -> tuple[Tensor, Tensor]:

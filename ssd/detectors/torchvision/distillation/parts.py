@@ -8,6 +8,7 @@ from torch.nn.functional import relu
 
 from ssd.batch import RaggedBatch
 from ssd.boxes import pairwise_iou
+from ssd.constants import on_device
 from ssd.detectors.distillation import (
     Anchors,
     DistillationParts,
@@ -83,7 +84,7 @@ def _truths(batch: RaggedBatch) -> tuple[Tensor, Tensor]:
     for row, of_image in zip(boxes, batch.boxes_ltrb_px.split(counts), strict=True):
         row[: len(of_image)] = of_image
     place = torch.arange(boxes.shape[1], device=boxes.device)
-    return boxes, place < torch.tensor(counts, device=boxes.device).unsqueeze(1)
+    return boxes, place < on_device(torch.tensor(counts), boxes.device).unsqueeze(1)
 
 
 def _assigned(batch: RaggedBatch, anchors_ltrb_px: Tensor) -> tuple[Tensor, Tensor]:
