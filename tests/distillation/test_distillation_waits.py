@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from distillation_toys import METHODS, SETTINGS, losses, new_training, random_batch, teacher_of, tiny
-from fake_gpu import pretend, pretended_gpu, values
+from fake_gpu import move_to_gpu, pretend, pretended_gpu, values
 from torch import nn
 from torchvision_models import NUM_CLASSES
 
@@ -51,14 +51,6 @@ CASES: list[tuple[Any, Callable[[int], nn.Module], Callable[[], Any], str, tuple
 ]
 
 
-def move(*models: nn.Module) -> None:
-    """All parameters and buffers, as if they were on the GPU."""
-    for module in (module for model in models for module in model.modules()):
-        held: dict[str, Any]
-        for held in (module._parameters, module._buffers):
-            held.update({name: pretend(value.detach()) for name, value in held.items() if value is not None})
-
-
 def name_of(case: tuple[Any, ...]) -> str:
     return "-".join([type(case[0]).__name__, case[3], *case[4]])
 
@@ -86,7 +78,7 @@ def test_losses_of_a_teacher_wait_for_nothing(
     training, teacher = training_of()
     batch = batch_of()
     with torch.backends.cudnn.flags(enabled=False), pretended_gpu() as waits:
-        move(training.model, teacher, *(companion.adapters for companion in training.companions))
+        move_to_gpu(training.model, teacher, *(companion.adapters for companion in training.companions))
         batch = batch._replace(**{name: pretend(getattr(batch, name)) for name in ON_GPU if hasattr(batch, name)})
         losses(training, batch)  # constants come to the device once
         waits.found.clear()

@@ -146,6 +146,14 @@ def pretend(tensor: Tensor) -> Tensor:
     return _OnGpu(tensor)
 
 
+def move_to_gpu(*models: nn.Module) -> None:
+    """All parameters and buffers, as if they were on the GPU. Within `pretended_gpu`."""
+    for module in (module for model in models for module in model.modules()):
+        held: dict[str, Any]
+        for held in (module._parameters, module._buffers):
+            held.update({name: pretend(value.detach()) for name, value in held.items() if value is not None})
+
+
 def values(tensor: Tensor) -> Tensor:
     """What a tensor of `pretend` holds, on the CPU."""
     assert isinstance(tensor, _OnGpu), "it is on the host"

@@ -237,10 +237,15 @@ class Compression:
         masks = {}
         for name, new in zip(names, is_new.tolist(), strict=True):
             if new:
-                mask = found[name] if name in found else torch.ones_like(self.weights[name])
-                masks[name] = mask.float().contiguous()
-                dist.broadcast(masks[name], src=0)
+                masks[name] = self._broadcast(found[name] if name in found else torch.ones_like(self.weights[name]))
         return masks
+
+    def _broadcast(self, mask: Tensor) -> Tensor:
+        """Rank 0's mask, on every rank."""
+        mask = mask.float().contiguous()
+        if self.ranks.world_size > 1:
+            dist.broadcast(mask, src=0)
+        return mask
 
     def _gradient(self, name: str) -> Tensor | None:
         gradient = self.weights[name].grad
@@ -302,7 +307,7 @@ class Compression:
             else:
                 threshold, group_type = value
                 mask = regularizers.kept_groups(weight, threshold, group_type, each.arguments["threshold_criteria"])
-            mask = torch.empty_like(weight, dtype=torch.float32).copy_(self._as_rank_0({name: mask}, [name])[name])
+            mask = torch.empty_like(weight, dtype=torch.float32).copy_(self._broadcast(mask))
             weight.mul_(mask)
             if name in self.averages:
                 self.averages[name].data.mul_(mask)
