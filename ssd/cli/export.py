@@ -41,7 +41,7 @@ def export_parser() -> Parser:
     )  # fmt: skip
     parser.add_argument("--output", required=True, metavar="FILE", help="such as ssd300.onnx or ssd300.pt2")
     parser.refused["--tta"] = "a file looks at an image in one pass; evaluate and predict have --tta"
-    add_detection_flags(parser.add_argument_group("post-processing"))
+    add_detection_flags(parser.add_argument_group("post-processing"), of_checkpoint=True)
     add_set_flags(parser)
     group = parser.add_argument_group("8 bits")
     group.add_argument(

@@ -216,7 +216,7 @@ def train_parser(settings: Any = Config.detector) -> Parser:
         group, "--target-masks", dest="target_masks", type=FRACTION, metavar="AP",
         help="with --target: the same evaluation has to reach this AP of masks too",
     )  # fmt: skip
-    add_evaluation_flags(group)
+    add_evaluation_flags(group, of_checkpoint=False)
 
     group = add_machine_flags(parser)
     add_step_flags(group)

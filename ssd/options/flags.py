@@ -156,10 +156,12 @@ def _default(name: str, base: Config) -> str:
     return "" if value in (None, "", ()) or isinstance(value, bool) else f" (default: {shown})"
 
 
-def flag(group: Any, *names: str, dest: str, help: str, **arguments: Any) -> None:
-    """A flag of a setting, whose help says its default: that of the parser's `base`. group: of the parser, or it."""
+def flag(group: Any, *names: str, dest: str, help: str, default: str = "", **arguments: Any) -> None:
+    """A flag of a setting, whose help says its default: that of the parser's `base`, or in words. group: of the
+    parser, or it."""
     base = getattr(group, "base", Config())
-    group.add_argument(*names, dest=dest, default=argparse.SUPPRESS, help=help + _default(dest, base), **arguments)
+    shown = f" (default: {default})" if default else _default(dest, base)
+    group.add_argument(*names, dest=dest, default=argparse.SUPPRESS, help=help + shown, **arguments)
 
 
 def add_data_folder_flag(group: Any) -> None:
@@ -252,11 +254,16 @@ def add_gradient_compression_flag(group: Any) -> None:
     )  # fmt: skip
 
 
-def add_detection_flags(group: Any) -> None:
-    flag(group, "--score-threshold", dest="score_threshold", type=FRACTION, metavar="P", help="detections score more")
-    flag(group, "--nms-iou", dest="nms_iou", type=FRACTION, metavar="IOU", help="overlap that drops the weaker one")
-    flag(group, "--max-per-class", dest="max_per_class", type=COUNT, metavar="N", help="candidates a class and image")
-    flag(group, "--max-per-image", dest="max_per_image", type=COUNT, metavar="N", help="detections an image")
+def add_detection_flags(group: Any, *, of_checkpoint: bool) -> None:
+    """of_checkpoint: whether a checkpoint says which detector's defaults hold."""
+    for name, dest, kind, metavar, text in (
+        ("--score-threshold", "score_threshold", FRACTION, "P", "detections score more"),
+        ("--nms-iou", "nms_iou", FRACTION, "IOU", "overlap that drops the weaker one"),
+        ("--max-per-class", "max_per_class", COUNT, "N", "candidates a class and image"),
+        ("--max-per-image", "max_per_image", COUNT, "N", "detections an image"),
+    ):
+        default = f"the detector's; an SSD300's is {getattr(Config(), dest)}" if of_checkpoint else ""
+        flag(group, name, dest=dest, type=kind, metavar=metavar, help=text, default=default)
 
 
 def add_tta_flag(group: Any) -> None:
@@ -267,9 +274,9 @@ def add_tta_flag(group: Any) -> None:
     )  # fmt: skip
 
 
-def add_evaluation_flags(group: Any) -> None:
+def add_evaluation_flags(group: Any, *, of_checkpoint: bool = True) -> None:
     flag(group, "--eval-batch-size", "--ebs", dest="eval_batch_size", type=COUNT, metavar="N", help="images a rank")
-    add_detection_flags(group)
+    add_detection_flags(group, of_checkpoint=of_checkpoint)
     flag(
         group, "--metrics", dest="metrics", choices=METRICS, nargs="+",
         help="also PASCAL VOC's, of 11 recalls or of the area, and the recall of boxes of any class; the first decides "
