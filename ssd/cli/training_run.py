@@ -158,6 +158,7 @@ def _train_in(
         file = folder / "plots" / INSTANCES if ranks.is_main and config.plots else None
         chosen = InstancesPicture(file, view_of(config.detector), loader.steps_per_epoch * config.accumulate)
         notes += distill(training, teacher, train_split.categories, chosen.show)
+        training.at_log_lines.append(chosen.draw)
     if notes_of := family_of(config.detector).notes:
         notes = [*notes_of(config.detector), *notes]
     if schedule is not None:

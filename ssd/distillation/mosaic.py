@@ -14,24 +14,31 @@ _IMAGES, _COLUMNS, _TILE_PX = 8, 4, 300
 
 
 class InstancesPicture:
-    """Draws what is chosen in the first call, and in every so many calls after it.
+    """Keeps what is chosen in the first step, and in every so many steps after it, until it is drawn.
 
     file: None draws nothing, as on all ranks but the first. every: of how many, such as an epoch's steps.
     """
 
     def __init__(self, file: Path | None, view: View, every: int) -> None:
         self.file, self.view, self.every = file, view, every
-        self._calls = 0
+        self._steps = 0
+        self._kept: tuple[Tensor, Instances] | None = None
 
     def show(self, images: Tensor, instances: Instances) -> None:
-        """images: of a training batch, B x 3 x H x W."""
-        is_due = self._calls % self.every == 0
-        self._calls += 1
-        if self.file is None or not is_due:
-            return
+        """images: of a training batch, B x 3 x H x W. Without a wait for the device."""
+        if self.file is not None and self._steps % self.every == 0:
+            self._kept = images[:_IMAGES].detach().clone(), instances
+        self._steps += 1
+
+    def draw(self, *_: object) -> str:
+        """Writes the file if there is something new. One of `Training.at_log_lines`, so it says something: ""."""
+        if self._kept is None or self.file is None:
+            return ""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(self.file) as temporary:
-            self._sheet(images, instances).save(temporary, "JPEG", quality=90)
+            self._sheet(*self._kept).save(temporary, "JPEG", quality=90)
+        self._kept = None
+        return ""
 
     def _sheet(self, images: Tensor, instances: Instances) -> Image.Image:
         tiles = []
@@ -40,7 +47,7 @@ class InstancesPicture:
         size_px = (max(1, round(scale * width)), max(1, round(scale * height)))
         whole_px = (width, height, width, height)
         shown = (instances.boxes_ltrb_px, instances.real, instances.scores)
-        for image, boxes, real, scores in zip(images[:_IMAGES], *(part.cpu() for part in shown), strict=False):
+        for image, boxes, real, scores in zip(images, *(part.cpu() for part in shown), strict=False):
             tile = picture_of(image.detach(), size_px, self.view.mean, self.view.std)
             found = []
             for box, score in zip(boxes[real].tolist(), scores[real].tolist(), strict=True):

@@ -95,7 +95,7 @@ class Meter:
         self._count_lost_steps(counts.tolist())
         if steps:
             means = {name: loss / steps for name, loss in by_name.items()}
-            for text in filter(None, (warning(means) for warning in training.warnings)):
+            for text in filter(None, (told(means) for told in training.at_log_lines)):
                 self.run.say(f"warning: {text}")
         self.restart()
 
