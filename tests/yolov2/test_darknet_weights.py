@@ -75,6 +75,9 @@ def test_the_backbone_of_yolov2_is_the_first_eighteen_convolutions() -> None:
     assert len(content) == 79_327_120
     weights = read_weights(content, network, FILE, is_backbone=True)
     assert len(weights.layers) == 18 and weights.layers[-1] == 22
+    tiny = parse(cfg_named("yolov2-tiny-voc"), "yolov2-tiny-voc")  # darknet itself loads it, and nothing fits
+    with pytest.raises(InputError, match="has 63471556 bytes of weights, this file has 79327120"):
+        read_weights(content, tiny, FILE, is_backbone=True)
 
 
 def test_a_backbone_fills_the_first_layers_and_leaves_the_others(tmp_path: Path) -> None:

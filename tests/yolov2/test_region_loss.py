@@ -6,12 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from darknet_networks import TINY
 from torch import Tensor
 
 from ssd.batch import RaggedBatch
+from ssd.detectors.table import detector_of
 from ssd.detectors.yolov2.darknet.model import Raw
 from ssd.detectors.yolov2.darknet.sections import Region
 from ssd.detectors.yolov2.loss import PRIOR_IMAGES, region_losses
+from ssd.detectors.yolov2.settings import YOLOv2Settings
 
 REGION = Region(
     anchors=(1.0, 1.0, 2.0, 1.0), num=2, classes=2, softmax=True, bias_match=True, rescore=True, thresh=0.6,
@@ -219,3 +222,22 @@ def test_the_gradient_is_darknets(seen: int, keys: dict[str, Any]) -> None:
     found = -given.grad.view(values.shape).numpy() * len(images)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=2e-5)
     assert np.abs(expected).max() > 0.5
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_a_network_learns_from_a_batch_of_negatives_only(images: int) -> None:
+    """Also of one image: batch norm takes its moments from the cells."""
+    torch.manual_seed(0)
+    settings = YOLOv2Settings("tiny.cfg", TINY)
+    model = detector_of(settings).build(settings, 3).train()
+    batch = batch_of([[]] * images)._replace(images=torch.randn(images, 3, SIZE_PX, SIZE_PX))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    found = []
+    for _ in range(10):
+        losses = detector_of(settings).losses_of(settings, False)(model, batch)
+        optimizer.zero_grad()
+        torch.stack([*losses.values()]).sum().backward()
+        optimizer.step()
+        found.append(losses["background"].item())
+    assert found[-1] < 0.5 * found[0] and losses["box"] == losses["class"] == losses["objectness"] == 0
+    assert all(value.isfinite().all() for value in model.state_dict().values())
