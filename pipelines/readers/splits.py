@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from pipelines.annotations import HELD_OUT_SHARE, Annotations
 from pipelines.readers.layouts import coco, voc, yolo
 from pipelines.readers.layouts.other_tools import UNPACK, tool_of, what_is_there
-from pipelines.readers.layouts.source import TRAIN_NAMES, VAL_NAMES, Form, Source
+from pipelines.readers.layouts.source import TRAIN_NAMES, VAL_NAMES, Form, Source, is_split_name
 from pipelines.readers.reading import read_source
 from ssd.errors import InputError
 from ssd.views import BOXES, ObjectParts
@@ -51,7 +51,7 @@ def find_sources(data_folder: Path) -> dict[str, Source]:
     root = _behind_lone_folders(data_folder)
     if voc.is_voc(root) and (found := voc.sources(root)):
         return found
-    found = coco.sources(root)
+    found = _named_by_folders(coco.sources(root))
     if found and not all(map(_is_to_judge_by, found)):
         return found
     others = voc.sources(root) or yolo.sources(root)
@@ -86,11 +86,12 @@ def find_named(data_folder: Path, split: str) -> Source:
     if source := voc.source_of_years((data_folder, data_folder / "VOCdevkit", root, root.parent), split):
         return source
     found = find_sources(data_folder)
-    if split in found:
-        return found[split]
+    by_name = {**{source.split: source for source in found.values()}, **found}  # also as their files call them
+    if split in by_name:
+        return by_name[split]
     whole, _, part = split.rpartition(":")
-    if part in ("train", "val") and whole in found:
-        return found[whole]._replace(part=part)
+    if part in ("train", "val") and whole in by_name:
+        return by_name[whole]._replace(part=part)
     raise InputError(f"{data_folder}: no split {split!r} is there; {_pass_names(data_folder, found)}")
 
 
@@ -232,12 +233,19 @@ def _path(data_folder: Path, text: str) -> Path:
 
 
 def _first(splits: Sequence[str], names: Sequence[str]) -> str:
-    """The split that has the first of the names, or else lies alone in a folder of it, in whatever case; '' for
-    none."""
-    folders = [split.rpartition("/")[0].lower() for split in splits]
-    by_folder = {folder: split for folder, split in zip(folders, splits, strict=True) if folders.count(folder) == 1}
-    by_name = {**by_folder, **{split.lower(): split for split in splits}}
+    """The split that has the first of the names, in whatever case; '' for none."""
+    by_name = {split.lower(): split for split in splits}
     return next((by_name[name] for name in names if name in by_name), "")
+
+
+def _named_by_folders(found: dict[str, Source]) -> dict[str, Source]:
+    """Splits whose folders alone say what they are for are called as these: 'train/export' becomes 'train'. Not where
+    any name says it too, nor where a folder has several splits: then nobody knows which one is meant."""
+    folders = {name: name.rpartition("/")[0] for name in found}
+    telling = [folder.lower() for folder in folders.values() if is_split_name(folder)]
+    if any(is_split_name(name.rpartition("/")[2]) for name in found) or len(set(telling)) < len(telling):
+        return found
+    return {folders[name] if is_split_name(folders[name]) else name: source for name, source in found.items()}
 
 
 def _parts(source: Source) -> tuple[Source, Source]:

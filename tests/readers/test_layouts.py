@@ -149,10 +149,47 @@ def test_names_that_do_not_tell_are_not_guessed(tmp_path: Path) -> None:
     assert (train.name, val.name) == ("north", "south")
 
 
-def test_a_folder_of_two_files_does_not_tell_which_is_the_split(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("copied", "to", "refused"),
+    [
+        ("val/export.json", "val/before.json", "'train/export'.*'val/before'.*'val/export'"),
+        ("val/export.json", "test/export.json", ""),
+        ("train/export.json", "val/train.json", "'train/export'.*'val/export'.*'val/train'"),
+    ],
+)
+def test_folders_name_splits_where_nothing_else_does(copied: str, to: str, refused: str, tmp_path: Path) -> None:
+    """A folder of two files does not tell which one is the split, whatever other folders there are, nor one whose file
+    says another split."""
     tool_data.named_by_folders_alone(tmp_path)
-    shutil.copy(tmp_path / "val" / "export.json", tmp_path / "val" / "before.json")
-    with pytest.raises(InputError, match="do not tell which one is to judge by; .*'val/before'.*'val/export'"):
+    draw(tmp_path / "test" / "pictures" / "more.jpg")
+    write_json(tmp_path / "test" / "export.json", document_of(["more"]))
+    assert list(find_sources(tmp_path)) == ["test", "train", "val"]
+    shutil.copy(tmp_path / copied, tmp_path / to)
+    if refused:
+        with pytest.raises(InputError, match=f"do not tell which one is to train on; .*{refused}"):
+            find_both(tmp_path, NONE, NONE)
+    else:
+        train, val = find_both(tmp_path, NONE, NONE)
+        assert (train.file.parent.name, val.file.parent.name) == ("train", "val")
+    assert find_named(tmp_path, "train/export").file == tmp_path / "train" / "export.json"
+
+
+@pytest.mark.parametrize(
+    ("split", "other"), [("test", "eval/results.json"), ("valid", "val/predictions.json"), ("val", "val2017/old.json")]
+)
+def test_a_folder_takes_no_precedence_over_a_name(split: str, other: str, tmp_path: Path) -> None:
+    write_coco(tmp_path, annotations="annotations/{split}.json")
+    (tmp_path / "annotations" / "val.json").rename(tmp_path / "annotations" / f"{split}.json")
+    (tmp_path / "images" / "val").rename(tmp_path / "images" / split)
+    write_json(tmp_path / other, document_of(["x"]))
+    train, val = find_both(tmp_path, NONE, NONE)
+    assert (train.name, val.name) == ("train", split)
+
+
+def test_nothing_is_held_out_of_a_folder_s_split_where_another_folder_lacks_its_file(tmp_path: Path) -> None:
+    tool_data.named_by_folders_alone(tmp_path)
+    (tmp_path / "val" / "export.json").unlink()
+    with pytest.raises(InputError, match=r"no such annotation file, but .*val is"):
         find_both(tmp_path, NONE, NONE)
 
 
