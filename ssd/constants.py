@@ -1,4 +1,4 @@
-"""Numbers of the host on a device, without a wait.
+"""Brings numbers from the host to a device, without waiting for the device.
 
 A plain copy from the host waits until the GPU has done all that is before it. So constants are copied once for each
 device, and what changes is copied from pinned memory.

@@ -187,7 +187,7 @@ def distill(
     companion = Distillation(teacher, pair, methods, config.distill_weight, settings, ranks)
     training.losses_of = companion.losses_of(training.losses_of)
     training.wrap = companion.wrapped
-    training.at_log_lines.append(companion.warning)
+    training.warnings.append(companion.warning)
     training.checks.append(companion.require_maps)
     training.learn_beside(companion.adapters)
     training.companions.append(companion)

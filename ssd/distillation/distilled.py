@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ssd.detectors.contract import Forward, LossesOf
 from ssd.detectors.distillation import DistillationParts, Seen
 from ssd.distillation.build import Method, Step, Term
+from ssd.distillation.methods.ranks import summed
 from ssd.distillation.teacher import Teacher
 from ssd.distillation.watched import Recorder
 from ssd.errors import InputError
@@ -64,7 +65,8 @@ def distilled(
             terms |= method.terms(Step(batch, teacher.model, teacher_maps, of_teacher, seen, adapted[method.name]))
         if not is_checked:
             is_checked = True
-            if all(bool(value.isfinite()) for value in named.values()):  # else it is the batch
+            lost = torch.stack([~value.detach().isfinite().all() for value in named.values()]).sum()
+            if summed(lost) == 0:  # else it is the batch
                 _require_terms(terms, parts.maps(seen), teacher_maps)
         return {**named, **{name: weight * term.value for name, term in terms.items()}}
 
@@ -72,9 +74,11 @@ def distilled(
 
 
 def _require_terms(terms: dict[str, Term], maps: dict[str, Tensor], of_teacher: dict[str, Tensor]) -> None:
-    """Raises InputError for a term that is not finite, or 0 although it has something to compute. A student that is its
-    teacher, as before it is pruned, may have terms of 0."""
-    values = torch.stack([term.value.detach().float() for term in terms.values()]).tolist() if terms else []
+    """Raises InputError for a term that is not finite, or 0 on all ranks although there is something to compute. A
+    student that is its teacher, as before it is pruned, may have terms of 0."""
+    if not terms:
+        return
+    values = summed(torch.stack([term.value.detach().float().abs() for term in terms.values()])).tolist()
     for (name, term), value in zip(terms.items(), values, strict=True):
         if not math.isfinite(value):
             raise InputError(

@@ -68,7 +68,7 @@ def to_int8(source: Path, target: Path, batches: Sequence[EvalBatch], say: Calla
             nodes = [name for name in (*convolutions, *between) if name not in in_float]
             _quantise(prepared, file, feeds, nodes)
             agrees = agreement(expected, _detections_of(file, feeds), skeleton)
-            say(f"{text} in 8 bits: {agrees:.1%} of the detections from a score of {CONFIDENT} on are those in float32")
+            say(f"{text} in 8 bits: {agrees:.1%} of its surest detections are those in float32")
             if best is None or agrees >= best[0] + _WORTH:
                 best = (agrees, text, file)
             if agrees >= AGREEMENT:

@@ -262,8 +262,12 @@ def add_detection_flags(group: Any, *, of_checkpoint: bool) -> None:
         ("--max-per-class", "max_per_class", COUNT, "N", "candidates a class and image"),
         ("--max-per-image", "max_per_image", COUNT, "N", "detections an image"),
     ):
-        default = f"the detector's; an SSD300's is {getattr(Config(), dest)}" if of_checkpoint else ""
+        default = _of_detector(dest) if of_checkpoint else ""
         flag(group, name, dest=dest, type=kind, metavar=metavar, help=text, default=default)
+
+
+def _of_detector(dest: str) -> str:
+    return f"the detector's; an SSD300's is {getattr(Config(), dest)}"
 
 
 def add_tta_flag(group: Any) -> None:
@@ -275,7 +279,10 @@ def add_tta_flag(group: Any) -> None:
 
 
 def add_evaluation_flags(group: Any, *, of_checkpoint: bool = True) -> None:
-    flag(group, "--eval-batch-size", "--ebs", dest="eval_batch_size", type=COUNT, metavar="N", help="images a rank")
+    flag(
+        group, "--eval-batch-size", "--ebs", dest="eval_batch_size", type=COUNT, metavar="N", help="images a rank",
+        default=_of_detector("eval_batch_size") if of_checkpoint else "",
+    )  # fmt: skip
     add_detection_flags(group, of_checkpoint=of_checkpoint)
     flag(
         group, "--metrics", dest="metrics", choices=METRICS, nargs="+",

@@ -90,12 +90,14 @@ class Meter:
             f"loss {_means(by_name, steps)}  lr {lr:.2g}  "
             f"{images / seconds:.1f} img/s  {self.data_wait_s / seconds:.0%} data wait"
         )
+        for call in training.at_log_lines:
+            call()
         if steps < len(self.losses):
             self._tell_of_lost_steps(is_finite.squeeze(1))
         self._count_lost_steps(counts.tolist())
         if steps:
             means = {name: loss / steps for name, loss in by_name.items()}
-            for text in filter(None, (told(means) for told in training.at_log_lines)):
+            for text in filter(None, (warning(means) for warning in training.warnings)):
                 self.run.say(f"warning: {text}")
         self.restart()
 

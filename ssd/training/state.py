@@ -89,9 +89,10 @@ class Training:
     """(model, what compiles a module or leaves it) -> what `losses_of` calls in the model's place, if not itself."""
     adapters: nn.Module | None = None
     """What learns beside the model, and is no part of it. Whoever brings it saves it, as a companion."""
-    at_log_lines: list[Callable[[dict[str, float]], str]] = field(default_factory=list)
-    """Each is called where a line of the log is written, and the host waits for the device anyway: it is given the
-    losses by name, and says what the user should know of them, or ""."""
+    warnings: list[Callable[[dict[str, float]], str]] = field(default_factory=list)
+    """Each is shown the losses of a line of the log by name, and says what the user should know of them, or ""."""
+    at_log_lines: list[Callable[[], None]] = field(default_factory=list)
+    """Each is called where a line of the log is written, and the host has waited for the device anyway."""
     checks: list[Callable[[nn.Module], None]] = field(default_factory=list)
     """Each is shown a copy of the model with filters less, and raises InputError where this training cannot go on with
     one like it."""

@@ -11,6 +11,7 @@ from runs import assert_equal, run_script_on_two_ranks
 from schedules import schedule_of
 from torch import Tensor, nn
 from toy_training import CPU, DESCRIBE, UNOFFICIAL, Loader, losses_of
+from two_ranks import on_two_ranks
 
 from ssd.batch import MatchedBatch
 from ssd.checkpoints import checkpoint
@@ -349,6 +350,27 @@ with process_group("cpu") as ranks:
         }}
     torch.save(found, folder / f"rank{{ranks.rank}}.pt")
 """
+
+
+def zeros_of_a_rank(ranks: Ranks) -> list[bool]:
+    """Of weights that differ between the ranks, after a step under a regularizer with a threshold."""
+    torch.set_num_threads(1)
+    training, companion = new_training(REGULARIZED, ranks=ranks)
+    weight = training.model.get_parameter("second.weight")
+    with torch.no_grad():
+        weight[2 + ranks.rank] = 0.01
+    step = STEPS_PER_EPOCH
+    companion.before_step(step, 0.1)
+    companion.after_step(step)
+    zeros: list[bool] = (weight == 0).flatten(1).all(dim=1).tolist()
+    return zeros
+
+
+@pytest.mark.slow
+def test_two_ranks_zero_the_same_groups() -> None:
+    """What is small on rank 0, whatever it is on the other."""
+    one, two = on_two_ranks(zeros_of_a_rank)
+    assert one == two and one[2] and not one[3]
 
 
 @pytest.mark.slow

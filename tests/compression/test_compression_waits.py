@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from fake_gpu import GPU, move_to_gpu, pretend, pretended_gpu
-from torch import nn
+from torch import Tensor, nn
 
 from ssd.compression.schedules.distiller_yaml import load_schedule
 from ssd.compression.schedules.masks import Compression
@@ -44,7 +44,11 @@ def regularizer(text: str) -> str:
     ],
     ids=["elements", "forward only", "double copies", "filters", "activations", "L1", "groups"],
 )
-def test_steps_between_masks_wait_for_nothing(text: str, tmp_path: Path) -> None:
+def test_steps_between_masks_wait_for_nothing(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A regularizer with a threshold zeroes in each step, what rank 0 says."""
+    world_size = 2 if "regularizers" in text else 1
+    sent: list[Tensor] = []
+    monkeypatch.setattr("torch.distributed.broadcast", lambda tensor, src: sent.append(tensor))
     file = tmp_path / "schedule.yaml"
     file.write_text(text)
     torch.manual_seed(0)
@@ -53,8 +57,8 @@ def test_steps_between_masks_wait_for_nothing(text: str, tmp_path: Path) -> None
     with torch.backends.cudnn.flags(enabled=False), pretended_gpu() as waits:
         move_to_gpu(model)
         companion = Compression(
-            load_schedule(file), model, None, Ranks(0, 0, 1, GPU), steps_per_epoch=STEPS_PER_EPOCH, num_epochs=6,
-            base_lr=0.1, warmup=Warmup(0, 0, 1), seed=0,
+            load_schedule(file), model, None, Ranks(0, 0, world_size, GPU), steps_per_epoch=STEPS_PER_EPOCH,
+            num_epochs=6, base_lr=0.1, warmup=Warmup(0, 0, 1), seed=0,
         )  # fmt: skip
         losses = companion.losses_of(lambda forward, batch: {"plain": forward(batch).square().mean()})
         for step in range(2 * STEPS_PER_EPOCH):
@@ -66,3 +70,4 @@ def test_steps_between_masks_wait_for_nothing(text: str, tmp_path: Path) -> None
             companion.after_step(step)
             if step % STEPS_PER_EPOCH:
                 assert waits.found == [], step
+    assert (len(sent) > 0) == (world_size == 2)

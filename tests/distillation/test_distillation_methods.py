@@ -320,6 +320,31 @@ def test_a_look_is_the_same_where_boxes_are_not_chosen(monkeypatch: pytest.Monke
     assert expected.shape == (6, 5, 4, 4) and (expected[level == 0, 3:] == 0).all()
 
 
+@pytest.mark.parametrize("divergence", [sigmoid_divergence, softmax_divergence])
+def test_responses_are_the_same_where_anchors_are_not_chosen(divergence: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: losses and gradients, and a broken number of an anchor that learns nothing breaks neither."""
+    student, teacher = noise(2, 9, 5), noise(2, 9, 5, seed=1)
+    learns = torch.zeros(2, 9, dtype=torch.bool)
+    learns[0, 2] = learns[1, 4:7] = True
+    teacher[0, 3, 1], teacher[1, 0] = torch.nan, torch.inf
+
+    def found() -> tuple[Tensor, Tensor]:
+        own = student.clone().requires_grad_()
+        counted, *rows = gid.rows_of(learns, own, teacher)
+        loss = gid.response_sums(divergence(*rows), counted)
+        counted, *rows = gid.rows_of(learns, own[..., :4], teacher[..., :4])
+        loss = loss + gid.response_sums(gid.offset_distance(*rows, 0), counted)
+        loss.backward()
+        assert own.grad is not None
+        return loss.detach(), own.grad
+
+    loss, gradient = found()
+    assert loss > 0 and gradient[learns].abs().min() > 0 and (gradient[~learns] == 0).all()
+    monkeypatch.setattr(gid, "_CHOOSES_ON", ())
+    assert len(gid.rows_of(learns, student)[0]) == 18
+    torch.testing.assert_close(found(), (loss, gradient))
+
+
 def test_levels_by_area() -> None:
     """P3 below 224 pixels, P7 only from 1792."""
     sides = torch.tensor([1.0, 223, 224, 447, 448, 895, 896, 1791, 1792, 9000])

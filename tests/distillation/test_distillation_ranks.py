@@ -37,6 +37,18 @@ def on_a_rank(ranks: Ranks, folder: Path) -> None:
     for method in REDUCED:
         np.savez(folder / f"{method}-{ranks.rank}.npz", **gradients(ranks, batch, method))
     goes_on_over_ranks(ranks, folder / "state.pt")
+    has_no_instance_on_one_rank(ranks)
+
+
+def has_no_instance_on_one_rank(ranks: Ranks) -> None:
+    """A term of 0 in the first step is an error where something was to be computed, on any rank."""
+    batch = random_batch(3)
+    boxes_ltrb_px = batch.boxes_ltrb_px.clone()
+    boxes_ltrb_px[-1] = torch.tensor([0.0, 0, 1, 1])  # the object of the second image: nothing lies in it
+    batch = batch._replace(boxes_ltrb_px=boxes_ltrb_px).split(2)[ranks.rank]
+    training = new_training(teacher_of(tiny(6, seed=1)), "gid", ranks=ranks, distill_settings=("gid.instances=pos",))
+    found = training.losses_of(build_forward(training), batch)
+    assert (found["gid_feature"] > 0) == ranks.is_main
 
 
 def goes_on_over_ranks(ranks: Ranks, file: Path) -> None:

@@ -126,10 +126,11 @@ def _relative_distances(rows: Tensor, pair: Tensor) -> Tensor:
 
 
 def rows_of(learns: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
-    """Of parts B x A x ... the rows R x ... to look at, and before them which of these count, R bool: with those of all
-    anchors that learn, B x A bool, and perhaps others."""
+    """Rows R x K of parts B x A x K, and before them which rows count, R bool. On a CPU these are the anchors that
+    learn, B x A bool; elsewhere all anchors, those that learn nothing as zeros, for a broken number would break the
+    gradients even of a row that does not count. That takes a few times the memory of the parts."""
     if learns.device.type not in _CHOOSES_ON:
-        return learns.flatten(), *(part.flatten(0, 1) for part in parts)
+        return learns.flatten(), *(torch.where(learns.unsqueeze(2), part, 0).flatten(0, 1) for part in parts)
     image, anchor = learns.nonzero(as_tuple=True)
     return torch.ones_like(image, dtype=torch.bool), *(part[image, anchor] for part in parts)
 
