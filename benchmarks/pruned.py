@@ -107,16 +107,14 @@ def plot(file: Path, rows: list[dict[str, Any]]) -> None:
             )  # fmt: skip
             across = [row[column] / units for row in own]
             axis.plot(across, [row["AP50 after"] for row in own], "o-", color=colour, label=kind)
-            # Single weights take as long as none, so that their points stand one above the other.
-            beside = kind == "weights" and column == "ms onnx"
-            for row in own:
-                beside_pt = (7, 3) if row is own[0] else (7, -6)
-                offset_pt = beside_pt if beside else (0, 6) if kind == "weights" else (0, -12)
+            texts = [f"{row['name'].split()[1]} %" for row in own]
+            offset_pt, side = ((0, 6) if kind == "weights" else (0, -12)), "center"
+            if kind == "weights" and column == "ms onnx":  # they take as long as the dense one: one text for all
+                texts = [f"weights {texts[0].removesuffix(' %')} to {texts[-1]}"] if own else []
+                offset_pt, side = (6, 8), "right"
+            for row, text in zip(own, texts, strict=False):
                 place = (row[column] / units, row["AP50 after"])
-                axis.annotate(
-                    f"{row['name'].split()[1]} %", place, xytext=offset_pt, textcoords="offset points", fontsize=7,
-                    ha="left" if beside else "center",
-                )  # fmt: skip
+                axis.annotate(text, place, xytext=offset_pt, textcoords="offset points", fontsize=7, ha=side)
     dense = rows[0]
     for axis, column, units, text in (
         (axes[0], "not 0", 1e6, "million parameters that are not 0"),
@@ -129,7 +127,7 @@ def plot(file: Path, rows: list[dict[str, Any]]) -> None:
         axis.set_xlabel(text)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("AP50")
-    axes[0].legend(fontsize=7, loc="center right")
+    axes[0].legend(fontsize=7, loc="lower right")
     figure.tight_layout()
     figure.savefig(file, dpi=150)
     pyplot.close(figure)
