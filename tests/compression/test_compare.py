@@ -147,7 +147,7 @@ def test_the_commands_from_a_checkpoint_to_the_page(
     said = capfd.readouterr().out
     assert "calibrating on 4 images" in said and "of the file in float32" in said
     # Of a detector that has not been trained: many of its boxes are nearly as good as others.
-    assert max(map(float, re.findall(r"([\d.]+)% of its confident", said))) > 80
+    assert max(map(float, re.findall(r"([\d.]+)% of its surest", said))) > 80
 
     files = [str(thin), str(int8)]
     command = ["compare", *files, *data, *few, "--output", str(output), "--device", "cpu"]
