@@ -279,6 +279,18 @@ def sizes_rows() -> list[str]:
     return of_path["dali"]
 
 
+def equal_minutes() -> list[str]:
+    short, long, ssd300 = (
+        {**row, "minutes": f"{row['minutes']:.1f}", "APs": f"AP {row['AP']:.3f} and AP50 {row['AP50']:.3f}"}
+        for row in result("equal-minutes-bccd")["rows"]
+    )
+    return [
+        f"50 epochs take {ssd300['minutes']} minutes, for {ssd300['APs']} (three seeds)",
+        f"has {short['APs']} after 72 epochs, which take {short['minutes']},",
+        f"its 180 epochs take {long['minutes']} (",
+    ]
+
+
 def pruned_rows(name: str) -> list[str]:
     """The lines of a table, with spaces as one."""
     millions, one = ("parameters", "not 0"), ("GFLOP", "MB", "MB zipped", "ms torch", "ms onnx")
@@ -355,6 +367,7 @@ FIGURES: dict[str, list[str]] = {
     "docs/yolov2.rst": [
         f"AP {of_yolo('dali').replace(' and ', ' and AP50 ')}, judged at 416. Both data paths end",
         *sizes_rows(),
+        *equal_minutes(),
         *pruned_rows("pruned-by-layer-bccd"),
         *by_layer(),
         *pruned_rows("pruned-bccd"),
