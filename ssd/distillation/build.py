@@ -157,13 +157,13 @@ def _gid(settings: GID, pair: Pair, show: Callable[[Tensor, Instances], None]) -
                 found["gid_relation"] = Term(settings.relation_weight * value, number < 3)
         if learns is not None:
             empty = gid.summed(learns.sum()) == 0
+            counted, *rows = gid.rows_of(learns, *student, *teacher)
+            own, other = Heads(*rows[:2]), Heads(*rows[2:])
             if settings.class_weight:
-                counted, own, other = gid.rows_of(learns, student.logits, teacher.logits)
-                value = gid.response_sums(anchors.divergence(own, other), counted)
+                value = gid.response_sums(anchors.divergence(own.logits, other.logits), counted)
                 found["gid_class"] = Term(settings.class_weight * value, empty)
             if settings.box_weight:
-                counted, own, other = gid.rows_of(learns, student.offsets, teacher.offsets)
-                value = gid.response_sums(gid.offset_distance(own, other, settings.box_beta), counted)
+                value = gid.response_sums(gid.offset_distance(own.offsets, other.offsets, settings.box_beta), counted)
                 found["gid_box"] = Term(settings.box_weight * value, empty)
         return found
 

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssd.constants import constant
+from ssd.constants import on_device
 from ssd.distillation.methods.instances import Instances
 from ssd.pictures.drawing import Box, draw_boxes, mosaic, picture_of
 from ssd.storage.files import written_whole
@@ -37,7 +38,7 @@ class InstancesPicture:
         scale = _TILE_PX / max(height, width)
         size_px = max(1, round(scale * height)), max(1, round(scale * width))
         small = F.interpolate(images[:_IMAGES].detach().float(), size_px, mode="bilinear", antialias=True)
-        whole_px = constant((width, height, width, height), images.device)
+        whole_px = on_device(torch.tensor([width, height, width, height]), images.device)  # of ragged batches, any
         self._kept = small, instances.boxes_ltrb_px / whole_px, instances.real, instances.scores
 
     def draw(self) -> None:

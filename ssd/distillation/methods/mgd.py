@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ssd.constants import on_device
 from ssd.distillation.methods.maps import Adapted, Channels, Projections, pairs
 
 
@@ -33,9 +34,7 @@ class Generators(nn.Module):
         for name, features in self.projections(maps).items():
             batch, _, height, width = features.shape
             kept = torch.rand(batch, 1, height, width, generator=self.generator) >= self.dropped
-            if features.device.type == "cuda":
-                kept = kept.pin_memory()
-            made[name] = self.convs[name](features * kept.to(features.device, non_blocking=True))
+            made[name] = self.convs[name](features * on_device(kept, features.device))
         return made
 
 
