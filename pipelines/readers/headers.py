@@ -1,5 +1,7 @@
 """The heads of image files: what size an image is, and how EXIF turns it, without its pixels."""
 
+import errno
+import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -34,6 +36,8 @@ def read_headers(paths: Iterable[Path]) -> Iterator[Header | BadImage | OSError]
     """In the order of the paths; the error in place of a header that could not be read."""
 
     def header_of(path: Path) -> Header | BadImage | OSError:
+        if not _can_be_there(path):
+            return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         try:
             return read_header(path)
         except (BadImage, OSError) as error:
@@ -44,3 +48,11 @@ def read_headers(paths: Iterable[Path]) -> Iterator[Header | BadImage | OSError]
         yield from pool.map(header_of, paths)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # as the garbage collector may close what was left
+
+
+def _can_be_there(path: Path) -> bool:
+    """JSON can state NULs and halves of surrogate pairs, which no file's name has."""
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False

@@ -132,6 +132,28 @@ def test_values_in_another_type(what: str, tmp_path: Path, clean: Annotations) -
     assert split.mended_text.startswith(str(split.file))
 
 
+@pytest.mark.parametrize(
+    ("name", "hindrance"),
+    [
+        ("gone.jpg", "'gone.jpg' is not there"),
+        ("\ud800.jpg", r"'\ud800.jpg' is not there"),
+        ("\0.jpg", r"'\x00.jpg' is not there"),
+        ("broken.jpg", "'broken.jpg' cannot be read ("),
+    ],
+    ids=ascii,
+)
+def test_what_hinders_the_reading_of_a_size_is_named(tmp_path: Path, name: str, hindrance: str) -> None:
+    file = write_coco(tmp_path, without_sizes) / "annotations" / "instances_train.json"
+    (tmp_path / "images" / "train" / "broken.jpg").write_bytes(b"no image")
+    document = json.loads(file.read_text())
+    document["images"][1]["file_name"] = name
+    file.write_text(json.dumps(document))  # in which half of a surrogate pair is ASCII
+    with pytest.raises(InputError) as refused:
+        read(tmp_path)
+    assert f"images[1] states no size, and its image {hindrance}" in str(refused.value)
+    str(refused.value).encode()  # a console can print it
+
+
 def test_names_that_are_numbers_become_text(tmp_path: Path) -> None:
     split = read(write_coco(tmp_path, each("categories", "name", lambda name: len(name))))
     assert [category.name for category in split.categories] == ["3", "5"]

@@ -4,7 +4,7 @@ from typing import Any
 
 from pipelines.readers.headers import Header, read_headers
 from pipelines.readers.image_files import BadImage, Flaw
-from pipelines.readers.rows import Document, place_of
+from pipelines.readers.rows import Document, place_of, shown
 
 WHAT = "sizes read from the images"
 
@@ -19,7 +19,6 @@ def repair_sizes(document: Document) -> None:
         if "problem" not in row
         and (_is_nothing(row.get("width")) or _is_nothing(row.get("height")))
         and type(row.get("file_name")) is str
-        and "\0" not in row["file_name"]
     ]
     places = []
     paths = [document.image_folder / row["file_name"] for _, row in lacking]
@@ -27,12 +26,19 @@ def repair_sizes(document: Document) -> None:
         if isinstance(header, Header):
             row["width"], row["height"] = header.upright_size_px
             places.append(place_of("images", i, row))
-        elif isinstance(header, BadImage):
-            convert = header.flaw is Flaw.UNSUPPORTED
-            remedy = "convert it to JPEG or PNG" if convert else "replace it"
-            row["problem"] = f"states no size, and its image {row['file_name']} cannot be read ({header}; {remedy})"
+        else:
+            row["problem"] = f"states no size, and its image {shown(row['file_name'])} {_hindrance(header)}"
     document.note(WHAT, places)
     document.has_stated_sizes &= len(places) < len(rows)
+
+
+def _hindrance(error: BadImage | OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "is not there"
+    if isinstance(error, OSError):
+        return f"cannot be read ({error.strerror})"
+    remedy = "convert it to JPEG or PNG" if error.flaw is Flaw.UNSUPPORTED else "replace it"
+    return f"cannot be read ({error}; {remedy})"
 
 
 def _is_nothing(value: Any) -> bool:
