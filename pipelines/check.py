@@ -273,6 +273,8 @@ def check(
         _note_images([train], exif)
         return [train]
     val = check_split(val_source, num_threads, parts)
+    if val_source.file == train_source.file:  # held out of it
+        _leave_out(val, train)
     _note_images([train, val], exif)
     if train.annotations and val.annotations:
         differences = differences_of(train.annotations.categories, val.annotations, train.file.name)
@@ -286,6 +288,16 @@ def check(
         if digest in name_of:
             val.note(BOTH_SPLITS, name, f"is {name_of[digest]} of {train_source.name}")
     return [train, val]
+
+
+def _leave_out(report: SplitReport, told: SplitReport) -> None:
+    """What another report has told of the same file."""
+    for kind, items in list(report.findings.items()):
+        known = set(told.findings.get(kind, ()))
+        if left := [item for item in items if item not in known]:
+            report.findings[kind] = left
+        else:
+            del report.findings[kind]
 
 
 def exit_code(reports: list[SplitReport]) -> int:

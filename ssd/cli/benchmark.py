@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from ssd.cli.splits import data_name, read_split
 from ssd.config import DATA_PIPELINES, Config
@@ -30,9 +30,6 @@ from ssd.options.flags import (
     require_folder_of,
     require_picture,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 def benchmark_parser() -> Parser:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ssd.errors import InputError
 from ssd.options.flags import (
@@ -11,10 +10,6 @@ from ssd.options.flags import (
     Parser,
     require_folder_of,
 )
-
-if TYPE_CHECKING:
-    pass
-
 
 _OURS = (".pt", ".pth", ".safetensors")
 # By the end of the name, whose file it is.

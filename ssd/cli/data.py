@@ -3,12 +3,10 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ssd.cli.splits import find_splits, held_out_texts, read_split
-from ssd.config import (
-    Config,
-)
+from ssd.config import Config
 from ssd.errors import InputError
 from ssd.options.detectors import add_detector_flags, detector_in
 from ssd.options.flags import (
@@ -26,9 +24,6 @@ from ssd.options.flags import (
     require_folder_of,
     require_picture,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 def check_parser() -> Parser:

@@ -2,16 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ssd.errors import InputError
 from ssd.options.flags import (
     EXIT_CODES,
     Parser,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 def plot_parser() -> Parser:

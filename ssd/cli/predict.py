@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ssd.config import EXIF, Config
 from ssd.errors import InputError
@@ -19,9 +18,6 @@ from ssd.options.flags import (
     flag,
     require_folder_of,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 def predict_parser() -> Parser:

@@ -66,6 +66,18 @@ def state(folder: Path) -> dict[str, tuple[int, int, bytes]]:
     return {str(file): (file.stat().st_mtime_ns, file.stat().st_mode, file.read_bytes()) for file in files}
 
 
+def test_a_fault_of_a_file_that_both_splits_come_of_is_told_once(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(data / "val")
+    annotation_file(data, "val").unlink()
+    edit(data, lambda document: document["annotations"][3].pop("category_id"))
+    assert main.main(["check", "--data", str(data)]) == 1
+    shown = capsys.readouterr().out
+    assert "held out" in shown and shown.count("annotations[3]: has no 'category_id'") == 1
+    assert "1 would stop a run" in shown
+
+
 def test_clean_data(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = state(data)
     assert main.main(["check", "--data", str(data), "--train-split", "train", "--val-split", "val"]) == 0
