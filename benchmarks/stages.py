@@ -5,7 +5,9 @@ import hashlib
 import io
 import json
 import os
+import re
 import shlex
+import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,6 +70,36 @@ def judged(file: Path, data: Sequence[object]) -> dict[str, Any]:
             metrics.write_text(json.dumps(dict.fromkeys(("AP", "AP50"), 0.0)) + "\n")
     found: dict[str, Any] = json.loads(metrics.read_text())
     return found
+
+
+def figures_of(folder: Path) -> dict[str, float]:
+    """Of a run that has ended: AP and AP50 of its last checkpoint, and the minutes that it trained."""
+    results = json.loads((folder / "results.json").read_text())
+    return {"AP": results["AP"], "AP50": results["AP50"], "minutes": results["train_seconds"] / 60}
+
+
+def name_of(words: str) -> str:
+    """For a folder."""
+    return re.sub(r"[^a-z0-9.]+", "-", words.lower()).strip("-")
+
+
+def gains_over_seeds(by_seed: list[dict[str, dict[str, float]]], base: str) -> list[dict[str, Any]]:
+    """A row for each name: means, and the standard deviation of the gains over the run of that seed named base."""
+    rows = []
+    for name in by_seed[0]:
+        runs = [of_seed[name] for of_seed in by_seed]
+        gains = [of_seed[name]["AP"] - of_seed[base]["AP"] for of_seed in by_seed]
+        compared = name != base
+        rows.append(
+            {
+                "name": name,
+                **{key: statistics.mean(run[key] for run in runs) for key in ("AP", "AP50")},
+                "minutes": statistics.mean(run["minutes"] for run in runs) if "minutes" in runs[0] else None,
+                "gain": statistics.mean(gains) if compared else None,
+                "sd of it": statistics.stdev(gains) if compared and len(gains) > 1 else None,
+            }
+        )
+    return rows
 
 
 def table_of(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:

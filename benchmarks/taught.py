@@ -14,47 +14,15 @@ gain is the difference of two runs of one seed. What has ended is not done again
 
 import argparse
 import json
-import re
 import shlex
-import statistics
 from pathlib import Path
-from typing import Any
 
 import torch
-from stages import judged, table_of, train
+from stages import figures_of, gains_over_seeds, judged, name_of, table_of, train
 
 from ssd.environment import git_revision, hardware, versions
 
 COLUMNS = ("AP", "gain", "sd of it", "AP50", "minutes")
-
-
-def figures_of(folder: Path) -> dict[str, float]:
-    """Of a run that has ended: AP and AP50 of its last checkpoint, and the minutes that it trained."""
-    results = json.loads((folder / "results.json").read_text())
-    return {"AP": results["AP"], "AP50": results["AP50"], "minutes": results["train_seconds"] / 60}
-
-
-def name_of(way: str) -> str:
-    return re.sub(r"[^a-z0-9.]+", "-", way.replace("--distill-settings", "").lower()).strip("-")
-
-
-def over_seeds(by_seed: list[dict[str, dict[str, float]]]) -> list[dict[str, Any]]:
-    """A row for the teacher, the plain student and each way: means, and the standard deviation of the gains."""
-    rows = []
-    for name in by_seed[0]:
-        runs = [of_seed[name] for of_seed in by_seed]
-        gains = [of_seed[name]["AP"] - of_seed["plain"]["AP"] for of_seed in by_seed]
-        compared = name != "plain"
-        rows.append(
-            {
-                "name": name,
-                **{key: statistics.mean(run[key] for run in runs) for key in ("AP", "AP50")},
-                "minutes": statistics.mean(run["minutes"] for run in runs) if "minutes" in runs[0] else None,
-                "gain": statistics.mean(gains) if compared else None,
-                "sd of it": statistics.stdev(gains) if compared and len(gains) > 1 else None,
-            }
-        )
-    return rows
 
 
 def main() -> None:
@@ -79,10 +47,10 @@ def main() -> None:
         runs["plain"] = figures_of(train(folder / "plain", *student))
         for way in options.ways:
             taught = ["--teacher", teacher, "--no-judge-teacher", "--distill", *shlex.split(way)]
-            runs[way] = figures_of(train(folder / name_of(way), *student, *taught))
+            runs[way] = figures_of(train(folder / name_of(way.replace("--distill-settings", "")), *student, *taught))
         by_seed.append(runs)
         print(f"seed {seed}: " + ", ".join(f"{name} {run['AP']:.4f}" for name, run in runs.items()), flush=True)
-    rows = over_seeds(by_seed)
+    rows = gains_over_seeds(by_seed, "plain")
     print(table_of(COLUMNS, rows))
     if options.json:
         content = {
