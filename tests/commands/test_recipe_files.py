@@ -147,11 +147,13 @@ def test_a_file_that_says_epochs_has_no_minutes_of_the_recipe_it_starts_from(tmp
     assert base_of(str(file), parser, SSD300Settings(), None, 1).minutes == 20
 
 
-def test_recipe_owns_rate_is_the_same_on_many_gpus() -> None:
+def test_recipe_owns_rate_grows_with_the_batch_no_further_than_to_0_04() -> None:
     """Config's rate is that of a global batch of 32."""
-    rates = [
-        recipe.learning_rate * recipe.batch_size * world_size / 32
-        for world_size in (1, 2, 8)
-        for recipe in [RECIPES["own"](None, world_size)]
-    ]
-    assert rates == pytest.approx([0.02, 0.04, 0.04])
+
+    def rate(batch_size: int | None, world_size: int) -> float:
+        recipe = RECIPES["own"](batch_size, world_size)
+        return recipe.learning_rate * recipe.batch_size * world_size / 32
+
+    assert rate(None, 1) == pytest.approx(0.01)
+    assert [rate(4, 2), rate(8, 2), rate(16, 1)] == pytest.approx([0.02, 0.04, 0.04])
+    assert [rate(4, 8), rate(32, 8)] == pytest.approx([0.04, 0.04])
