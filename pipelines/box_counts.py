@@ -11,6 +11,8 @@ import numpy as np
 
 COCO, VOC, YOLO = "COCO", "VOC", "YOLO"
 _TOLERANCE = 1e-3
+_SAME_AREA = 0.02
+"""Tools round, and some count the last pixel in."""
 _SLIP = 0.02
 """Of the image's side: boxes that go further beyond an edge were not drawn so."""
 
@@ -32,11 +34,19 @@ class BoxCounts(NamedTuple):
     """Without width or height, which say nothing of what their numbers mean."""
     form: str = COCO
     """How boxes are stated."""
+    of_area_as_corners: int = 0
+    """COCO: their stated area is that of their numbers read as corners, and not width x height."""
 
 
-def count_boxes(boxes_xywh_px: np.ndarray, sizes_px: np.ndarray, tolerance_px: float, form: str = COCO) -> BoxCounts:
+def count_boxes(
+    boxes_xywh_px: np.ndarray,
+    sizes_px: np.ndarray,
+    tolerance_px: float,
+    form: str = COCO,
+    areas_px: np.ndarray | None = None,
+) -> BoxCounts:
     """boxes_xywh_px: M x 4, whatever the form, as its reader makes them of what is stated. sizes_px: M x 2, (width,
-    height) of each box's image. Not finite numbers count nowhere."""
+    height) of each box's image. areas_px: M, as stated. Not finite numbers count nowhere."""
     left_top, extent = boxes_xywh_px[:, :2], boxes_xywh_px[:, 2:]
     with np.errstate(over="ignore", invalid="ignore"):
         right_bottom = left_top + extent
@@ -57,6 +67,10 @@ def count_boxes(boxes_xywh_px: np.ndarray, sizes_px: np.ndarray, tolerance_px: f
             first = left_top + extent / 2 if is_yolo else left_top
             impossible = (right_bottom > sizes_px + slip_px) | (is_yolo & (left_top < -slip_px))
             fits = (extent > first) & (extent <= sizes_px + tolerance_px) & (first >= -tolerance_px)
+        areas = np.full(len(extent), np.nan) if areas_px is None or form != COCO else areas_px
+        as_sizes, as_corners = extent.prod(axis=1), (extent - left_top).prod(axis=1)
+        of_area = (np.abs(as_corners - areas) <= _SAME_AREA * areas) & (np.abs(as_sizes - areas) > _SAME_AREA * areas)
+        of_area &= (extent > left_top).all(axis=1)
         empty = (extent == 0).any(axis=1) & ~impossible.any(axis=1)
     return BoxCounts(
         stated=len(boxes_xywh_px),
@@ -66,4 +80,5 @@ def count_boxes(boxes_xywh_px: np.ndarray, sizes_px: np.ndarray, tolerance_px: f
         fitting_otherwise=int(fits.all(axis=1).sum()),
         empty=int(empty.sum()),
         form=form,
+        of_area_as_corners=int(of_area.sum()),
     )

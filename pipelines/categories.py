@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from unicodedata import normalize
 
 import numpy as np
 
@@ -9,6 +10,11 @@ from pipelines.annotations import Annotations, Category
 from ssd.errors import InputError
 
 _MOST_NAMED = 5
+
+
+def _key(category: Category) -> tuple[int, str]:
+    """What is equal of the same category: an accent is a part of its letter in some files, and behind it in others."""
+    return category.id, normalize("NFC", category.name)
 
 
 def with_categories_of(train: Annotations, val: Annotations) -> Annotations:
@@ -36,10 +42,11 @@ def differences_of(categories: Sequence[Category], split: Annotations, other: st
     """
     name_of = {category.id: category.name for category in categories}
     id_of = {category.name: category.id for category in categories}
+    known = set(map(_key, categories))
     has_boxes = np.bincount(split.labels, minlength=split.num_classes)[1:] > 0
     found = []
     for category, boxes in zip(split.categories, has_boxes.tolist(), strict=True):
-        if name_of.get(category.id) == category.name:
+        if _key(category) in known:
             continue
         if category.name in id_of:
             found.append(f"{category.name!r} has id {category.id} here and {id_of[category.name]} in {other}")
@@ -52,8 +59,8 @@ def differences_of(categories: Sequence[Category], split: Annotations, other: st
 
 def relabelled(split: Annotations, categories: tuple[Category, ...]) -> Annotations:
     """The split with these categories, which are those of its boxes at least."""
-    label_of = {category: label for label, category in enumerate(categories, 1)}
-    labels = np.array([0, *(label_of.get(category, 0) for category in split.categories)], dtype=np.int64)
+    label_of = {_key(category): label for label, category in enumerate(categories, 1)}
+    labels = np.array([0, *(label_of.get(_key(category), 0) for category in split.categories)], dtype=np.int64)
     split = replace(split, categories=categories, labels=labels[split.labels])
     if split.keypoints is None:
         return split

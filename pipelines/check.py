@@ -28,6 +28,7 @@ from pipelines.readers.layouts.source import Form, Source
 from pipelines.readers.parts.findings import Trouble
 from pipelines.readers.parts.findings import findings as parts_findings
 from pipelines.readers.reading import read_document, read_tolerantly
+from pipelines.readers.repairs.values import LOST_BOX
 from pipelines.readers.rows import BadRows, Defect, place_of
 from pipelines.readers.scan import Inspection, inspect_all, remember
 from ssd.errors import InputError
@@ -148,8 +149,10 @@ def check_split(source: Source, num_threads: int, parts: ObjectParts = BOXES) ->
         return report
     report.annotations = annotations
     for what, places in document.repairs.items():
+        mended = Kind(what, Effect.HARMLESS, "meant one thing only")
+        lost = Kind(what, Effect.CHANGES, "state their boxes, or remove them")
         for place in places:
-            report.note(Kind(what, Effect.HARMLESS, "meant one thing only"), place)
+            report.note(lost if what == LOST_BOX else mended, place)
     for what, rows in annotations.repaired_rows.items():
         for row in rows.tolist():
             entry = document.tables["annotations"][row]

@@ -101,6 +101,10 @@ def of_counts(counts: BoxCounts) -> list[Suspicion]:
         fitting = "all" if counts.fitting_otherwise == counts.stated else str(counts.fitting_otherwise)
         where = f"{counts.impossible} of {counts.stated} {tells.format(fitting=fitting)}"
         found.append(Suspicion(what, [where], remedy))
+    elif counts.stated >= _FEWEST_BOXES and counts.of_area_as_corners >= _FITTING_SHARE * counts.stated:
+        what, _, remedy = _STATED_AS[counts.form]
+        where = f"{counts.of_area_as_corners} of {counts.stated} state the area that they have as corners"
+        found.append(Suspicion(what, [where], remedy))
     return found
 
 
@@ -168,7 +172,8 @@ def of_pair(train: Annotations, val: Annotations) -> list[Suspicion]:
     )
     unused = [name for name, a, b in zip(named, learned, judged, strict=True) if not (a or b)]
     note("classes without boxes", unused, "harmless, or a name too many", is_harmless=True)
-    note("classes whose names differ in case or spaces only", _doubled(named), "make one class of them")
+    with_boxes = [name for name, a, b in zip(named, learned, judged, strict=True) if a or b]
+    note("classes whose names differ in case or spaces only", _doubled(with_boxes), "make one class of them")
     note("classes that may be others mistyped", _mistyped(named, learned + judged), "correct the names of their boxes")
     return found
 
@@ -180,6 +185,7 @@ def boxes_of_classes(split: Annotations) -> np.ndarray:
 
 def _plain(name: str) -> str:
     folded = unicodedata.normalize("NFKC", name).casefold()
+    folded = "".join(letter for letter in folded if unicodedata.category(letter) != "Cf")  # such as marks of direction
     return "".join(folded.replace("_", " ").replace("-", " ").split())
 
 

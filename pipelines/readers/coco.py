@@ -308,7 +308,7 @@ def _read_boxes(
         "labels": labels[rows],
         "is_crowd": is_crowd[rows],
         "annotation_ids": annotation_ids[rows],
-        "box_counts": count_boxes(boxes_xywh_px, sizes, CLIP_TOLERANCE_PX, form),
+        "box_counts": count_boxes(boxes_xywh_px, sizes, CLIP_TOLERANCE_PX, form, stated_areas_px),
         "repaired_rows": {what: np.flatnonzero(mask) for what, mask in repairs.items() if mask.any()},
     }
 
@@ -320,8 +320,18 @@ def _known(table: Table, key: str, ids: np.ndarray, defect: Defect) -> np.ndarra
     position = order[np.minimum(np.searchsorted(ids, values, sorter=order), len(ids) - 1)]
     kind = key.removesuffix("_id")
     unknown = np.flatnonzero(ids[position] != values).tolist()
-    table.refuse({i: f"has {key} {values[i]}, but no {kind} has that id" for i in unknown}, defect)
+    if unknown:
+        hint = _shift(values, ids)
+        table.refuse({i: f"has {key} {values[i]}, but no {kind} has that id{hint}" for i in unknown}, defect)
     return position
+
+
+def _shift(values: np.ndarray, ids: np.ndarray) -> str:
+    """What to say where all values are one off the ids: removing those that fit none would leave wrong ones."""
+    for shift in (-1, 1):
+        if values.min() + shift == ids.min() and np.isin(values + shift, ids).all():
+            return f" (do all begin at {values.min()}, and the ids at {ids.min()}? Then shift them, and remove none)"
+    return ""
 
 
 def _read_xywh(table: Table) -> np.ndarray:

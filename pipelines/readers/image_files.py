@@ -266,8 +266,10 @@ def open_image(source: Path | bytes) -> Image.Image:
         image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
     except UnidentifiedImageError:
         if (other := _other_format(source)) is not None:
-            raise BadImage(Flaw.UNSUPPORTED, f"is a {other} file") from None
-        raise BadImage(Flaw.UNREADABLE, f"no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file") from None
+            article = "an" if other[0] in "AEIOU" else "a"
+            raise BadImage(Flaw.UNSUPPORTED, f"is {article} {other} file") from None
+        reason = _what_instead(source) or f"no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
+        raise BadImage(Flaw.UNREADABLE, reason) from None
     except Image.DecompressionBombError as error:
         raise BadImage(Flaw.OVERSIZED, str(error)) from error
     except PILLOW_ERRORS as error:
@@ -294,15 +296,29 @@ def open_image(source: Path | bytes) -> Image.Image:
 
 def _other_format(source: Path | bytes) -> str | None:
     """The format of a file that is none of FORMATS, as far as its first bytes tell."""
-    if isinstance(source, bytes):
-        start = source[:16]
-    else:
-        with source.open("rb") as stream:
-            start = stream.read(16)
+    start = _beginning(source)
     for name, starts in _OTHER_FORMATS.items():
         if start.startswith(starts):
             return name
     return _HEIF.get(start[8:12]) if start[4:8] == b"ftyp" else None
+
+
+def _what_instead(source: Path | bytes) -> str:
+    """What a file is that came in the place of an image, or ""."""
+    start = _beginning(source)
+    if not start:
+        return "is empty"
+    return "is a pointer of Git LFS, which git lfs pull turns into the image" if start.startswith(_LFS) else ""
+
+
+_LFS = b"version https://"
+
+
+def _beginning(source: Path | bytes) -> bytes:
+    if isinstance(source, bytes):
+        return source[:16]
+    with source.open("rb") as stream:
+        return stream.read(16)
 
 
 def require_size(annotations: Annotations, index: int, size_px: tuple[int, int]) -> None:

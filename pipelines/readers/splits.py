@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from pipelines.annotations import HELD_OUT_SHARE, Annotations
 from pipelines.readers.layouts import coco, voc, yolo
-from pipelines.readers.layouts.other_tools import UNPACK, tool_of, what_is_there
+from pipelines.readers.layouts.other_tools import UNPACK, tool_of, what_is_there, why_no_coco
 from pipelines.readers.layouts.source import TRAIN_NAMES, VAL_NAMES, Form, Source, is_split_name
 from pipelines.readers.reading import read_source
 from ssd.errors import InputError
@@ -48,7 +48,10 @@ def find_sources(data_folder: Path) -> dict[str, Source]:
         raise InputError(f"{data_folder}: {'an archive' if is_archive else 'a file'}, not a data folder; {remedy}")
     if not os.path.isdir(data_folder):
         raise InputError(f"{data_folder}: no such data folder; pass the folder that holds the images and annotations")
-    root = _behind_lone_folders(data_folder)
+    return _look_into(data_folder)[1]
+
+
+def _sources_in(root: Path) -> dict[str, Source]:
     if voc.is_voc(root) and (found := voc.sources(root)):
         return found
     found = _named_by_folders(coco.sources(root))
@@ -82,9 +85,10 @@ def find_named(data_folder: Path, split: str) -> Source:
     """split: a name, or one with :train or :val behind it for a part. Raises InputError that lists what is there."""
     if source := voc.standard_source(data_folder, split) or coco.standard_source(data_folder, split):
         return source
-    root = _behind_lone_folders(data_folder)
-    if source := voc.source_of_years((data_folder, data_folder / "VOCdevkit", root, root.parent), split):
-        return source
+    if voc.names_years(split):
+        root = _root_of(data_folder)
+        if source := voc.source_of_years((data_folder, data_folder / "VOCdevkit", root, root.parent), split):
+            return source
     found = find_sources(data_folder)
     by_name = {**{source.split: source for source in found.values()}, **found}  # also as their files call them
     if split in by_name:
@@ -148,7 +152,7 @@ def find_both(data_folder: Path, train: SplitFlags, val: SplitFlags) -> tuple[So
 def _require_no_images_of_another(data_folder: Path, only: str, form: Form) -> None:
     """Raises InputError where a folder is named as another split than the only one that was found: then that split's
     annotations lack, and nothing is to be held out."""
-    root = _behind_lone_folders(data_folder)
+    root = _root_of(data_folder)
     if only.lower() not in (*TRAIN_NAMES, *VAL_NAMES):
         return
     for name in TRAIN_NAMES if only.lower() in VAL_NAMES else VAL_NAMES:
@@ -160,6 +164,9 @@ def _require_no_images_of_another(data_folder: Path, only: str, form: Form) -> N
                     "as both splits"
                 )
             if os.path.isdir(folder):
+                for file in coco.files_of_split(root, name):
+                    if reason := why_no_coco(file):
+                        raise InputError(f"{file}: {reason}")
                 raise InputError(
                     f"{root / 'annotations' / f'instances_{name}.json'}: no such annotation file, but {folder} is; "
                     f"put it there, name it by a flag, or pass {only!r} as both splits"
@@ -188,7 +195,7 @@ def read_annotations(data_folder: Path, split: str, parts: ObjectParts = BOXES) 
 
 def _pass_names(data_folder: Path, found: dict[str, Source]) -> str:
     if not found:
-        files, remedy = what_is_there(_behind_lone_folders(data_folder))
+        files, remedy = what_is_there(_root_of(data_folder))
         return f"no annotations were found: no COCO JSON, no VOC XML and no YOLO labels, but {files}; {remedy}"
     shown = [f"{name!r} ({source.form}, {_short(source)})" for name, source in list(found.items())[:_MOST_NAMED]]
     more = f" and {len(found) - len(shown)} more" if len(found) > len(shown) else ""
@@ -215,7 +222,7 @@ def _of_named_file(data_folder: Path, flags: SplitFlags) -> Source:
 
 
 def _of_list_or_yaml(data_folder: Path, file: Path, flags: SplitFlags) -> Source:
-    root = _behind_lone_folders(data_folder)
+    root = _root_of(data_folder)
     found = (voc.sources_of_list(root, file) or yolo.sources_of_file(root, file)) if file.is_file() else {}
     (name,) = found if len(found) == 1 else [flags.split]
     if source := found.get(name or _first(list(found), VAL_NAMES if flags.role == "val" else TRAIN_NAMES)):
@@ -252,6 +259,31 @@ def _parts(source: Source) -> tuple[Source, Source]:
     return source._replace(part="train"), source._replace(part="val")
 
 
+def _root_of(data_folder: Path) -> Path:
+    """The folder that is the data set: the one that was passed, or one in it, where an archive was unpacked."""
+    return _look_into(data_folder)[0] if os.path.isdir(data_folder) else data_folder
+
+
+def _look_into(data_folder: Path) -> tuple[Path, dict[str, Source]]:
+    """`_root_of`, and its splits by name."""
+    root = _behind_lone_folders(data_folder)
+    found = _sources_in(root)
+    if _tells_both(found):
+        return root, found
+    # Notes and scripts may lie beside the one folder that has it all, and that may be called anything.
+    inner = {folder: of for folder in _folders_in(root)[:_MOST_FOLDERS] if (of := _sources_in(folder))}
+    if len(inner) == 1:
+        ((folder, of),) = inner.items()
+        has_it_all = all(folder in (source.file, *source.file.parents) for source in found.values())
+        if has_it_all and (_tells_both(of) or not found):
+            return folder, of
+    return root, found
+
+
+def _tells_both(found: dict[str, Source]) -> bool:
+    return bool(_first(list(found), TRAIN_NAMES) and _first(list(found), VAL_NAMES))
+
+
 def _behind_lone_folders(folder: Path) -> Path:
     """An archive often holds one folder with everything in it."""
     while True:
@@ -260,14 +292,35 @@ def _behind_lone_folders(folder: Path) -> Path:
         except OSError:
             return folder
         inner = [entry for entry in entries if not entry.name.startswith(".") and entry.name not in _NO_DATA]
-        folders = [entry for entry in inner if "." not in entry.name and os.path.isdir(entry)]  # nor a loop of links
-        others = [entry for entry in inner if entry not in folders]
-        is_wrapper = len(folders) == 1 and not any(_is_data(entry.name) for entry in others)
+        folders = _folders_in(folder)
+        is_wrapper = len(folders) == 1 and not any(_is_data(entry.name) for entry in inner if not _is_folder(entry))
         if not is_wrapper or folders[0].name.lower() in (*TRAIN_NAMES, *VAL_NAMES, *_FOLDERS_OF_A_SET):
             return folder
-        folder = Path(folders[0].path)
+        folder = folders[0]
 
 
+def _folders_in(folder: Path) -> list[Path]:
+    """In order of the alphabet."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        return []
+    return [
+        folder / entry.name
+        for entry in entries
+        if not entry.name.startswith(".") and entry.name not in _NO_DATA and _is_folder(entry)
+    ]
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()  # of most entries the listing says it: no question to a network disk
+    except OSError:  # a loop of links
+        return False
+
+
+_MOST_FOLDERS = 8
+"""That may be a data set beside others: a folder with more of them is one itself."""
 _FOLDERS_OF_A_SET = ("annotations", "images", "labels", "data", "jpegimages", "imagesets", "obj_train_data")
 _DATA_SUFFIXES = (".json", ".xml", ".yaml", ".yml", ".txt", ".jpg", ".jpeg", ".png", ".webp", ".names", ".data")
 

@@ -45,6 +45,7 @@ class _Year:
         self.prefix = f"{year}/" if year else ""
         root = source.image_folder / year
         self.list_file = list_of_year(source.image_folder, year, split) if year else source.file
+        self.lists = source.lists or (self.list_file,)
         self.folder = root / "Annotations" if year else source.label_folder or source.file
         self.images = f"{year}/JPEGImages/" if year else ""
         self.document = repairs
@@ -68,8 +69,11 @@ class _Year:
         """The names of the split's images, without suffix."""
         if self.list_file.suffix.lower() != ".txt":
             return list(self.files)
-        lines = read_lines(self.list_file, self.document.note)
+        lines = [line for file in self.lists for line in read_lines(file, self.document.note)]
         stems = [self._stem_of(line) for line in lines]
+        if len(self.lists) > 1:
+            self.document.note("lists of classes put together", [file.name for file in self.lists])
+            return list(dict.fromkeys(stems))
         changed = [line for line, stem in zip(lines, stems, strict=True) if line != stem]
         self.document.note("lines of the list with a suffix, folder or column read", changed)
         return stems
@@ -78,7 +82,7 @@ class _Year:
         """The name that a line of the list means: itself, or what is left of it without a column, folder or suffix."""
         if line in self.files or ".." in line.split("/"):
             return line
-        bare = _COLUMN.sub("", line)
+        bare = _COLUMN.sub("", line).strip("\"'")  # in which Datumaro sets names with spaces
         last = bare.replace("\\", "/").rpartition("/")[2]
         for name in (bare, str(Path(bare).with_suffix("")) if Path(bare).name else "", last, Path(last).stem):
             if name in self.files:
@@ -91,7 +95,7 @@ def annotation_files(source: Source) -> list[Path]:
     if source.years:
         lists = [list_of_year(source.image_folder, year, split) for year, split in source.years]
     else:
-        lists = [source.file] if source.file.suffix.lower() == ".txt" else []
+        lists = [*source.lists] or ([source.file] if source.file.suffix.lower() == ".txt" else [])
     return [*lists, *(file for folder in source.class_folders for file in _xml_files(folder, nested=bool(lists)))]
 
 
@@ -191,7 +195,10 @@ def _root_of(content: bytes) -> Element | str:
     parser.StartDoctypeDeclHandler = _refuse_declarations
     parser.Parse(content, True)
     root: Element = builder.close()
-    return root if root.tag == "annotation" else f"holds a {shown(root.tag)}, not an 'annotation'"
+    if root.tag != "annotation":
+        return f"holds a {shown(root.tag)}, not an 'annotation'"
+    others = [child.tag for child in root if child.tag != "object" and child.tag.lower() in ("object", "objects")]
+    return f"has {shown(others[0])} where VOC has an 'object' each" if others else root
 
 
 def _refuse_declarations(name: str, system_id: str | None, public_id: str | None, has_internal_subset: int) -> None:
@@ -237,7 +244,7 @@ def _box(element: Element, category_ids: dict[str, int]) -> dict[str, Any]:
         return {"problem": f"has a 'difficult' {shown(difficult)}, which is neither 0 nor 1"}
     row = {"category_id": category_ids[name], "iscrowd": difficult}
     corners = element.find("bndbox")
-    if corners is not None and not any(_text(corners, corner) for corner in _CORNERS) and not _has_outline(element):
+    if corners is not None and _is_blank(corners) and not _has_outline(element):
         return {**row, "bbox": None}  # which is counted and dropped
     try:
         left, top, right, bottom = (float(_text(element, f"bndbox/{corner}")) for corner in _CORNERS)
@@ -245,6 +252,11 @@ def _box(element: Element, category_ids: dict[str, int]) -> dict[str, Any]:
         return {"problem": f"has no 'bndbox' with numbers for {', '.join(_CORNERS)}"}
     bbox = [left - 1, top - 1, right - left + 1, bottom - top + 1]
     return {**row, "bbox": bbox}
+
+
+def _is_blank(element: Element) -> bool:
+    """Whether it states nothing, whatever the names of what is in it: a box under other names is one."""
+    return not any(each.attrib or (each.text or "").strip() for each in element.iter())
 
 
 def _has_outline(element: Element) -> bool:

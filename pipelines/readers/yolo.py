@@ -28,6 +28,7 @@ from ssd.errors import InputError
 _MOST_CLASSES = 10_000
 # class x y w h score track, as save_txt of ultralytics has it: as many numbers as of a polygon of 3 points, the last
 # is no fraction.
+_DECIMAL_COMMAS = re.compile(r"\d+(?:[ \t]+\d+,\d+){4,}")
 _TRACKED = re.compile(r"^[ \t]*\d+(?:[ \t]+[\d.eE+-]+){5}[ \t]+(?:[2-9]|[1-9]\d+)[ \t]*\r?$", re.MULTILINE)
 _LARGEST_FRACTION = 1.5
 """Rounding and boxes that leave the image go a little beyond 1; pixels go far."""
@@ -139,6 +140,9 @@ def _box_of(
 ) -> dict[str, Any]:
     """category_id and bbox of a line with notes on how it was read, or the problem with it. has_tracks: of its file."""
     notes = []
+    if _DECIMAL_COMMAS.fullmatch(line):
+        line = line.replace(",", ".")
+        notes.append("decimal commas read as points")
     if (numbers := numbers_of(line)) is not None:
         category, *values = numbers
     elif (named := named_box_of(line, numbers_by_words)) is not None:
@@ -188,7 +192,7 @@ def _names(source: Source, document: Document) -> tuple[dict[int, str], bool]:
     if file is None:
         return {}, False
     if file.suffix.lower() not in (".yaml", ".yml"):
-        return dict(enumerate(read_lines(file, document.note))), False
+        return dict(enumerate(_names_by_line(read_lines(file, document.note), document))), False
     content = read_yaml(file, document.note)
     names = content.get("names")
     if isinstance(names, str):
@@ -199,6 +203,8 @@ def _names(source: Source, document: Document) -> tuple[dict[int, str], bool]:
         except (TypeError, ValueError):
             raise InputError(f"{file}: 'names' must be a list, or names by class number; correct it") from None
     elif isinstance(names, list | tuple):
+        if not all(isinstance(name, str | int) for name in names):
+            raise InputError(f"{file}: 'names' must be a list, or names by class number; correct it")
         by_number = {number: str(name) for number, name in enumerate(names)}
     else:
         by_number = {}
@@ -208,13 +214,25 @@ def _names(source: Source, document: Document) -> tuple[dict[int, str], bool]:
     return by_number, "kpt_shape" in content
 
 
+def _names_by_line(lines: list[str], document: Document) -> list[str]:
+    """The names in a text file: a name a line, which may begin with its number, or all in one line with commas."""
+    if len(lines) == 1 and "," in lines[0]:
+        document.note("names of classes with commas parted", lines)
+        return [name.strip() for name in lines[0].split(",")]
+    numbered = [re.fullmatch(r"(\d+)[\s:.,]+(\S.*)", line) for line in lines]
+    if len(lines) > 1 and all(numbered) and [int(each[1]) for each in numbered if each] == list(range(len(lines))):
+        document.note("names of classes with numbers before them read", lines)
+        return [each[2] for each in numbered if each]
+    return lines
+
+
 def _names_in(text: str, file: Path) -> Any:
     """The names in a text such as "['a', 'b']" or "a b", or in the file that it is the path of."""
     for folder in (file.parent, file.parent.parent):
         if text and os.path.isfile(folder / text):
             return read_lines(folder / text)
     if not text.startswith(("[", "(", "{")):
-        return text.split()
+        return [name.strip() for name in text.split(",")] if "," in text else text.split()
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):

@@ -209,6 +209,69 @@ def test_the_folder_above_that_of_the_images_is_told(name: str, tmp_path: Path) 
         find_both(tmp_path / "images", NONE, NONE)
 
 
+def notes_beside(folder: Path) -> None:
+    (folder / "notes.txt").write_text("of Monday")
+    (folder / "preview.png").write_bytes(b"")
+
+
+def scripts_beside(folder: Path) -> None:
+    (folder / "scripts").mkdir()
+
+
+@pytest.mark.parametrize("beside", [lambda folder: None, notes_beside, scripts_beside])
+@pytest.mark.parametrize("name", ["My Project.v1i.coco", "data", "images", "train"])
+@pytest.mark.parametrize("layout", [tool_data.roboflow, tool_data.ultralytics, tool_data.roboflow_voc])
+def test_a_folder_that_an_archive_was_unpacked_to_may_have_any_name(
+    layout: Callable[[Path], None], name: str, beside: Callable[[Path], None], tmp_path: Path
+) -> None:
+    layout(tmp_path / name)
+    beside(tmp_path)
+    train, val = map(read_source, find_both(tmp_path, NONE, NONE))
+    assert (len(train), len(val)) == (4, 2)
+
+
+def test_of_two_data_sets_none_is_chosen(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        tool_data.roboflow(tmp_path / name)
+    with pytest.raises(InputError, match="its splits' names do not tell which one is to train on"):
+        find_both(tmp_path, NONE, NONE)
+
+
+BROKEN_FILES = {
+    "Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\n", "is a pointer of Git LFS"),
+    "nothing": (b"", "is empty; fetch it again"),
+    "an error page": (b"\n<!DOCTYPE html><html>", "holds HTML or XML, perhaps an error page"),
+    "a comment": (b'// from the tool\n{"images": []}', "begins with what is no JSON; take out what stands before"),
+    "text of Python": (b"{'images': []}", "holds Python's text of a dictionary, not JSON"),
+    "JSON twice": (b'"{\\"images\\": []}"', "holds JSON that was written as a text once more"),
+    "an archive": (b"\x1f\x8b\x08\0", "is an archive, whatever its name says"),
+    "a list": (b'[{"images": [], "annotations": []}]', "is a list around COCO's object; take it out"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN_FILES)
+@pytest.mark.parametrize("layout", [write_coco, tool_data.roboflow])
+def test_a_file_that_is_there_is_said_to_be_broken_not_missing(
+    layout: Callable[[Path], object], what: str, tmp_path: Path
+) -> None:
+    layout(tmp_path)
+    content, reason = BROKEN_FILES[what]
+    file = next(path for path in sorted(tmp_path.rglob("*.json")) if "val" in str(path.relative_to(tmp_path)))
+    file.write_bytes(content)
+    with pytest.raises(InputError) as refused:
+        find_both(tmp_path, NONE, NONE)
+    assert f"{file}: {reason}" in str(refused.value) and str(refused.value).count(";") == 1
+
+
+def test_a_broken_file_alone_is_said_to_be_broken(tmp_path: Path) -> None:
+    draw(tmp_path / "a.jpg")
+    (tmp_path / "result.json").write_bytes(BROKEN_FILES["Git LFS"][0])
+    with pytest.raises(
+        InputError, match=r"result.json is a pointer of Git LFS, not the file itself\); run git lfs pull"
+    ):
+        find_both(tmp_path, NONE, NONE)
+
+
 OTHER_TOOLS: dict[str, tuple[str, str, str]] = {
     "VIA": ("via.json", '{"a.jpg123": {"filename": "a.jpg", "size": 123, "regions": []}}', "via.json is VIA's own"),
     "LabelMe": ("a.json", '{"version": "5", "shapes": [], "imagePath": "a.jpg"}', "a.json is LabelMe's"),
@@ -220,6 +283,8 @@ OTHER_TOOLS: dict[str, tuple[str, str, str]] = {
         "all/annotations.xml", "<?xml version='1.0'?><annotations><version>1.1</version></annotations>",
         "all/annotations.xml is 'CVAT for images'",
     ),
+    "Supervisely": ("meta.json", '{"classes": [{"title": "red", "shape": "rectangle"}]}', "meta.json is Supervisely's"),
+    "Datumaro": ("default.json", '{"dm_format_version": "1.0", "media_type": 2}', "default.json is Datumaro's own"),
     "a table": ("_annotations.csv", "filename,width,height", "_annotations.csv is a table); export COCO, VOC or YOLO"),
     "an archive": ("export.zip", "PK", "export.zip is an archive); unpack it"),
     "whatever": ("notes.txt", "seen on Monday", "(such as notes.txt); pass the folder that has them"),

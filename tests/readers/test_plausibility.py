@@ -56,6 +56,18 @@ def test_a_good_set_arouses_no_suspicion(tmp_path: Path) -> None:
     assert look_at_both(*splits(write_coco(tmp_path)), VIEW) == []
 
 
+def test_corners_are_told_by_the_areas_that_are_stated(tmp_path: Path) -> None:
+    """Near the left upper corner of their images no box leaves it."""
+
+    def change(document: Document, folder: Path) -> None:
+        for row in document["annotations"]:
+            row["bbox"], row["area"] = [2 * row["id"], 5, 2 * row["id"] + 10, 5 + 8], 80
+
+    (found,) = of_split(splits(write_coco(tmp_path, change))[0])
+    assert "look like corners" in found.what and found.where == ["8 of 8 state the area that they have as corners"]
+    assert of_split(splits(write_coco(tmp_path / "b", boxes(lambda box: [0, 0, *box[2:]])))[0]) == []
+
+
 def test_boxes_that_are_fractions_stop_a_run(tmp_path: Path) -> None:
     train, val = splits(write_coco(tmp_path, boxes(fractions)))
     with pytest.raises(InputError, match="fractions of the image, not pixels: 8 of 8 boxes have no number above 1"):

@@ -15,6 +15,7 @@ import pytest
 from tool_data import HEIGHT_PX, STEMS, WIDTH_PX, Document, document_of, draw, write_coco, write_json, write_voc
 
 from pipelines.annotations import Annotations
+from pipelines.categories import with_categories_of
 from pipelines.readers.reading import read_source
 from pipelines.readers.repairs import file_names
 from pipelines.readers.splits import find_named
@@ -130,6 +131,35 @@ def test_values_in_another_type(what: str, tmp_path: Path, clean: Annotations) -
     else:
         assert counts == mended
     assert split.mended_text.startswith(str(split.file))
+
+
+def test_an_entry_with_an_area_has_lost_its_box(tmp_path: Path) -> None:
+    def change(document: Document, folder: Path) -> None:
+        document["annotations"][0] |= {"bbox": None, "area": 2120}
+        document["annotations"][1] |= {"bbox": [], "area": 0}
+
+    split = read(write_coco(tmp_path, change))
+    assert split.mended == {"entries with an area and no box dropped": 1, "entries without a box dropped": 1}
+
+
+@pytest.mark.parametrize(("first", "shown"), [(0, "begin at 0, and the ids at 1"), (2, "begin at 2, and the ids at 1")])
+def test_ids_that_are_all_one_off_are_not_to_be_removed(first: int, shown: str, tmp_path: Path) -> None:
+    change = each("annotations", "image_id", lambda id: id - 1 + first)
+    with pytest.raises(InputError, match=f"no image has that id .do all {shown}. Then shift them, and remove none"):
+        read(write_coco(tmp_path, change))
+
+
+def test_accents_of_names_may_stand_in_their_letters_or_behind_them(tmp_path: Path) -> None:
+    names = iter([unicodedata.normalize(form, "Café") for form in ("NFC", "NFD")])
+
+    def change(document: Document, folder: Path) -> None:
+        document["categories"][0]["name"] = next(names)
+
+    folder = write_coco(tmp_path, change)
+    train, val = read(folder), read(folder, "val")
+    assert train.categories != val.categories
+    val = with_categories_of(train, val)
+    assert val.categories == train.categories and val.labels.tolist() == [1, 2] * 2
 
 
 @pytest.mark.parametrize(

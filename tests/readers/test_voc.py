@@ -57,6 +57,26 @@ def test_the_file_name_may_have_another_suffix(tmp_path: Path) -> None:
     assert read_annotations(other, "train").file_names == ["one.jpg"]
 
 
+def test_lists_of_classes_alone_are_put_together(tmp_path: Path) -> None:
+    """As VoTT writes them: each names all images of its split, with 1 or -1 behind."""
+    folder = a_folder(tmp_path, three=image_xml("three", DOG))
+    lists = folder / "ImageSets" / "Main"
+    for name in ("dog", "cat"):
+        (lists / f"{name}_train.txt").write_text("one.jpg 1\nthree.jpg -1\n")
+        (lists / f"{name}_val.txt").write_text("two.jpg 1\n")
+    (lists / "train.txt").unlink()
+    (lists / "val.txt").unlink()
+    train, val = (read_annotations(folder, split) for split in ("train", "val"))
+    assert train.file_names == ["one.jpg", "three.jpg"] and val.file_names == ["two.jpg"]
+    assert train.mended["lists of classes put together"] == 2
+
+
+def test_names_in_quotes_are_read(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path)
+    (folder / "ImageSets" / "Main" / "train.txt").write_text('"one"\n')
+    assert read_annotations(folder, "train").file_names == ["one.jpg"]
+
+
 def test_an_image_without_objects_stays(tmp_path: Path) -> None:
     split = read_annotations(a_folder(tmp_path, image_xml("one")), "train")
     assert len(split) == 1 and len(split.labels) == 0
@@ -71,6 +91,9 @@ def test_boxes_outside_are_clipped_or_dropped_and_counted(tmp_path: Path) -> Non
 
 BOMB = '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b "ha"><!ENTITY c "&b;&b;&b;">]><annotation>&c;</annotation>'
 OUTSIDE = '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/hostname">]><annotation><folder>&b;</folder></annotation>'
+
+
+BARE = "<object><name>dog</name><bndbox{}>{}</bndbox></object>"
 
 
 @pytest.mark.parametrize(
@@ -88,6 +111,11 @@ OUTSIDE = '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/hostname">]><annotation><
         (image_xml("one", DOG, height=70_000), "has a 'height' outside 1..65535"),
         (image_xml("one", object_xml("", 1, 1, 9, 9)), ", object 1 has no 'name'"),
         (image_xml("one", DOG, object_xml("dog", 1, "", 9, 9)), ", object 2 has no 'bndbox' with numbers for xmin"),
+        (image_xml("one", DOG).replace("min>", "Min>"), ", object 1 has no 'bndbox' with numbers for xmin"),
+        (image_xml("one", BARE.format(' xmin="1" ymin="1" xmax="9" ymax="9"', "")), ", object 1 has no 'bndbox' with"),
+        (image_xml("one", BARE.format("", "1,1,9,9")), ", object 1 has no 'bndbox' with numbers for xmin"),
+        (image_xml("one", DOG).replace("object>", "Object>"), "has 'Object' where VOC has an 'object' each"),
+        (image_xml("one", f"<objects>{DOG}</objects>"), "has 'objects' where VOC has an 'object' each"),
         (image_xml("one", object_xml("dog", 1, 1, 9, 9, "so so")), "object 1 has a 'difficult' 'so so', which is"),
     ],
 )

@@ -123,13 +123,53 @@ def test_classes_without_names_are_numbered(tmp_path: Path) -> None:
     assert split.mended == {"classes without a name numbered": 1}
 
 
-@pytest.mark.parametrize("names", ["{0: red, 1: green}", "[red, green]", "\"['red', 'green']\"", "\n- red\n- green"])
+@pytest.mark.parametrize(
+    "names", ["{0: red, 1: green}", "[red, green]", "\"['red', 'green']\"", "red, green", "\n- red\n- green"]
+)
 def test_names_of_a_data_yaml(names: str, tmp_path: Path) -> None:
     write(tmp_path, "1 0.5 0.5 0.5 0.5", names="")
     (tmp_path / "data.yaml").write_text(f"train: images\nval: images\nnames: {names}\n")
     split = read_source(find_named(tmp_path, "train"))
     assert [category.name for category in split.categories] == ["red", "green"]
     assert np.array_equal(split.labels, [2])
+
+
+@pytest.mark.parametrize("names", ["0 red\n1 green\n", "0: red\n1: green\n", "red, green\n"])
+def test_names_of_a_text_file(names: str, tmp_path: Path) -> None:
+    split = read(write(tmp_path, "1 0.5 0.5 0.5 0.5", names=names))
+    assert names_of(split) == ["red", "green"] and len(split.mended) == 1
+
+
+def test_names_that_begin_with_other_numbers_are_whole(tmp_path: Path) -> None:
+    assert names_of(read(write(tmp_path, "1 0.5 0.5 0.5 0.5", names="3 wheels\n4 wheels\n"))) == [
+        "3 wheels",
+        "4 wheels",
+    ]
+
+
+def test_names_that_are_no_names_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, "1 0.5 0.5 0.5 0.5", names="")
+    (tmp_path / "data.yaml").write_text(
+        "train: images\nval: images\nnames: [{id: 0, name: red}, {id: 1, name: green}]\n"
+    )
+    with pytest.raises(InputError, match="data.yaml: 'names' must be a list, or names by class number; correct it"):
+        read_source(find_named(tmp_path, "train"))
+
+
+def test_decimal_commas_are_points(tmp_path: Path) -> None:
+    split = read(write(tmp_path, "1 0,5 0,25 0,25 0,5", "0,0.5,0.5,0.5,0.5"))  # where commas part numbers, they do
+    assert split.boxes_xywh_px.tolist() == [[36, 0, 24, 32], [24, 16, 48, 32]]
+    assert split.mended == {"decimal commas read as points": 1}
+
+
+def test_lists_of_ultralytics_autosplit_are_splits(tmp_path: Path) -> None:
+    write(tmp_path, "1 0.5 0.5 0.5 0.5")
+    for split, name in (("train", "a"), ("val", "b")):
+        (tmp_path / f"autosplit_{split}.txt").write_text(f"./images/{name}.jpg\n")
+    assert {name: read_source(found).file_names for name, found in find_sources(tmp_path).items()} == {
+        "train": ["images/a.jpg"],
+        "val": ["images/b.jpg"],
+    }
 
 
 def names_of(split: Annotations) -> list[str]:

@@ -19,7 +19,9 @@ _BEGINNING_BYTES = 2**16
 _MOST_FILES = 64
 """A folder with more JSON files has one an image, which no reader here takes."""
 _OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_", "deepfashion")
-_PREFIXES = re.compile(r"^(?:instances|annotations?|labels?|coco|_annotations)[_.-]+(?=[A-Za-z0-9])", re.IGNORECASE)
+_PREFIXES = re.compile(
+    r"^(?:instances|person_keypoints|annotations?|labels?|coco|_annotations)[_.-]+(?=[A-Za-z0-9])", re.IGNORECASE
+)
 _SUFFIXES = re.compile(r"(?<=[A-Za-z0-9])[_.-]+(?:annotations?|instances|labels?|coco)$", re.IGNORECASE)
 _OF_NO_SPLIT = {
     "",
@@ -78,6 +80,17 @@ def split_of(data_folder: Path, file: Path) -> str:
     if folders and folders[-1].lower() != shorter.lower():
         return "/".join([*folders, shorter])
     return shorter.strip("_") or name
+
+
+def files_of_split(data_folder: Path, split: str) -> list[Path]:
+    """JSON files whose names or folders say that they are of that split, whatever is in them."""
+    found = [
+        file
+        for folder in folders_below(data_folder, depth=2)
+        for file in _listed(folder)
+        if file.suffix.lower() == ".json" and not file.name.startswith((".", *_OTHER_TASKS)) and os.path.isfile(file)
+    ]
+    return [file for file in found if split_of(data_folder, file).lower() == split.lower()]
 
 
 def _precedence(file: Path) -> tuple[bool, bool, bool, int, str]:

@@ -35,10 +35,13 @@ _TOOLS = (
     Tool((".json",), r'"imagePath"\s*:|"shapes"\s*:\s*\[', "LabelMe's", "convert it and the others to COCO or YOLO"),
     Tool((".json",), r'"_via_|"regions"\s*:', "VIA's own", "export COCO from VIA"),
     Tool((".json",), r'^\[.*"coordinates"\s*:', "CreateML's", _ANY_FORM),
+    Tool((".json",), r'^\[\s*\{\s*"(?:info|licenses|images|categories)"', "a list around COCO's object", "take it out"),
     Tool((".json",), r'^\[.*"(?:annotations|completions)"\s*:', "Label Studio's own", _ANY_FORM),
+    Tool((".json",), r'"classTitle"\s*:|"classes"\s*:\s*\[\s*\{\s*"title"', "Supervisely's own", _ANY_FORM),
+    Tool((".json",), r'"dm_format_version"|"media_type"\s*:', "Datumaro's own", _ANY_FORM),
     Tool((".json",), r'^\[.*"bbox"\s*:', "a list of detections", PASS_FOLDER),
     Tool((".xml",), r"<annotations[\s>]", "'CVAT for images'", _ANY_FORM),
-    Tool((".csv",), "", "a table", _ANY_FORM),
+    Tool((".csv", ".parquet", ".jsonl"), "", "a table", _ANY_FORM),
     Tool((".record", ".tfrecord"), "", "TensorFlow's", _ANY_FORM),
     Tool((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"), "", "an archive", UNPACK),
 )
@@ -57,6 +60,10 @@ def what_is_there(folder: Path) -> tuple[str, str]:
     for file in [file for file in files if file.suffix.lower() in known][:_MOST_LOOKED_INTO]:
         if tool := tool_of(file):
             return f"{listed} ({in_a_line(str(file.relative_to(folder)))} is {tool.name})", tool.remedy
+    for file in [file for file in files if file.suffix.lower() == ".json"][:_MOST_LOOKED_INTO]:
+        if reason := why_no_coco(file):
+            what, _, remedy = reason.partition("; ")
+            return f"{listed} ({in_a_line(str(file.relative_to(folder)))} {what})", remedy
     example = next((file for file in files if file.suffix.lower() not in _IMAGE_SUFFIXES), files[0])
     return f"{listed} (such as {in_a_line(str(example.relative_to(folder)))})", _folder_above(folder) or PASS_FOLDER
 
@@ -79,6 +86,30 @@ def tool_of(file: Path) -> Tool | None:
     tools = [tool for tool in _TOOLS if file.suffix.lower() in tool.suffixes]
     start = _beginning(file) if any(tool.beginning for tool in tools) else ""
     return next((tool for tool in tools if re.search(tool.beginning, start, re.DOTALL)), None)
+
+
+_NOT_JSON = (
+    (r"version https://git-lfs", "is a pointer of Git LFS, not the file itself; run git lfs pull"),
+    (r"<(?:!doctype|html|\?xml)", "holds HTML or XML, perhaps an error page; fetch it again"),
+    (r"\x1f\x8b|PK\x03\x04", "is an archive, whatever its name says; unpack it"),
+    (r"\[", "holds a list, where COCO has an object with images, annotations and categories; export COCO"),
+    (r'"\{', "holds JSON that was written as a text once more; write its content"),
+    (r"\{\s*'", "holds Python's text of a dictionary, not JSON; write it with json.dump"),
+    (r"(?!\{)", "begins with what is no JSON; take out what stands before its first {"),
+)
+
+
+def why_no_coco(file: Path) -> str:
+    """What is wrong with a file that should be COCO's and does not begin so, and what to do; "" where it does."""
+    try:
+        if os.path.getsize(file) == 0:
+            return "is empty; fetch it again"
+    except OSError:
+        return ""
+    start = _beginning(file)
+    found = next((reason for pattern, reason in _NOT_JSON if re.match(pattern, start, re.IGNORECASE)), "")
+    tool = tool_of(file) if found else None
+    return f"is {tool.name}; {tool.remedy}" if tool else found
 
 
 def _beginning(file: Path) -> str:

@@ -44,7 +44,8 @@ class Source(NamedTuple):
     class_folders: tuple[Path, ...] = ()
     """Of VOC: the folders of XML, of all splits, whose objects name the classes."""
     lists: tuple[Path, ...] = ()
-    """Of YOLO: folders of images, and files that list them."""
+    """Of YOLO: folders of images, and files that list them. Of VOC: the lists that are put together, where it has those
+    of classes alone."""
     names_file: Path | None = None
     """Of YOLO: what lists the classes, data.yaml or a text file with a name a line."""
     data_folder: Path | None = None

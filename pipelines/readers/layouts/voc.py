@@ -65,7 +65,7 @@ def is_voc(data_folder: Path) -> bool:
 def sources(data_folder: Path) -> dict[str, Source]:
     """All splits, by name."""
     if (folder := list_folder(data_folder)) and (found := _of_lists(data_folder, folder)):
-        return found
+        return _by_split(found) if all(name.endswith(_OF_A_CLASS) for name in found) else found
     for devkit in (data_folder, data_folder / "VOCdevkit"):
         if years := [inner for inner in _folders_in(devkit) if is_voc(inner)]:
             return _of_years(devkit, [year.name for year in years])
@@ -77,6 +77,16 @@ def _of_lists(data_folder: Path, folder: Path) -> dict[str, Source]:
     files = text_files(folder)
     files = [file for file in files if not file.stem.endswith(_OF_A_CLASS)] or files
     return {file.stem: source for file in files if (source := _of_list(data_folder, file))}
+
+
+def _by_split(found: dict[str, Source]) -> dict[str, Source]:
+    """VoTT writes the lists of the classes alone. Each names all images of its split, so together they are it."""
+    splits: dict[str, list[Source]] = {}
+    for name, source in found.items():
+        splits.setdefault(name.rpartition("_")[2], []).append(source)
+    return {
+        split: of[0]._replace(split=split, lists=tuple(source.file for source in of)) for split, of in splits.items()
+    }
 
 
 def _of_lists_beside(data_folder: Path) -> dict[str, Source]:
@@ -120,6 +130,10 @@ def _lists_of(year: Path) -> Path:
 
 def list_of_year(devkit: Path, year: str, split: str) -> Path:
     return _lists_of(devkit / year) / f"{split}.txt"
+
+
+def names_years(split: str) -> bool:
+    return all(_YEAR_AND_SPLIT.fullmatch(part) for part in split.split("+"))
 
 
 def source_of_years(folders: Iterable[Path], split: str) -> Source | None:

@@ -129,10 +129,10 @@ def _of_lists(data_folder: Path, names_file: Path | None) -> dict[str, Source]:
     """A split for each list of images with labels, where the name of one says that it is of a split."""
     places = (data_folder, *(folder_in_any_case(data_folder, *parts) for parts in (("ImageSets",), LISTS)))
     files = [file for place in places for file in text_files(place)]
-    if not any(is_split_name(file.stem) for file in files):
+    if not any(is_split_name(_split_of(file)) for file in files):
         return {}
     if len(files) > _MOST_LISTS:  # labels beside the images
-        files = [file for file in files if is_split_name(file.stem)]
+        files = [file for file in files if is_split_name(_split_of(file))]
     labels = LabelFiles(data_folder)
     files = [file for file in files if _is_readable_list(file, data_folder)]
     listed = bool(names_file or _class_file(data_folder))
@@ -141,9 +141,14 @@ def _of_lists(data_folder: Path, names_file: Path | None) -> dict[str, Source]:
         for file in files
         if labels.has_labels(images_of(file, data_folder, most=_MOST_LOOKED_AT), are_classes_listed=listed)
     ]
-    if not any(is_split_name(file.stem) for file in files):
+    if not any(is_split_name(_split_of(file)) for file in files):
         return {}
-    return {file.stem: _of_list(data_folder, file, names_file) for file in files}
+    return {_split_of(file): _of_list(data_folder, file, names_file)._replace(split=_split_of(file)) for file in files}
+
+
+def _split_of(list_file: Path) -> str:
+    """autosplit_train.txt is ultralytics'."""
+    return list_file.stem.removeprefix("autosplit_")
 
 
 def _is_readable_list(file: Path, data_folder: Path) -> bool:

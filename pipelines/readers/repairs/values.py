@@ -113,6 +113,10 @@ def _box_of_polygons(polygons: Any) -> list[float]:
     return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
 
 
+LOST_BOX = "entries with an area and no box dropped"
+"""An object was there, unlike where an entry says that its image has none."""
+
+
 def _drop_rows_without_box(document: Document) -> None:
     """Such entries say that an image has no objects, in some tools. One that has no 'bbox' at all but a category, or an
     outline, is an object, and is left for the strict reader to refuse."""
@@ -127,7 +131,10 @@ def _drop_rows_without_box(document: Document) -> None:
     }
     if not empty:
         return
-    document.note("entries without a box dropped", [place_of("annotations", i, row) for i, row in rows if i in empty])
+    for i, row in rows:
+        if i in empty:
+            lost = type(row.get("area")) in (int, float) and row["area"] > 0
+            document.note(LOST_BOX if lost else "entries without a box dropped", [place_of("annotations", i, row)])
     for i, row in rows:
         row.setdefault("place", place_of("annotations", i, row))  # the rows behind get other numbers
     table = document.tables["annotations"]
