@@ -271,11 +271,13 @@ def _look_into(data_folder: Path) -> tuple[Path, dict[str, Source]]:
     if _tells_both(found):
         return root, found
     # Notes and scripts may lie beside the one folder that has it all, and that may be called anything.
-    inner = {folder: of for folder in _folders_in(root)[:_MOST_FOLDERS] if (of := _sources_in(folder))}
+    folders = _folders_in(root)
+    places = [(source.file, *source.file.parents) for source in found.values()]
+    folders = [folder for folder in folders if len(folders) <= _MOST_FOLDERS and all(folder in each for each in places)]
+    inner = {folder: of for folder in folders if (of := _sources_in(folder))}
     if len(inner) == 1:
         ((folder, of),) = inner.items()
-        has_it_all = all(folder in (source.file, *source.file.parents) for source in found.values())
-        if has_it_all and (_tells_both(of) or not found):
+        if _tells_both(of) or not found:
             return folder, of
     return root, found
 
@@ -313,8 +315,8 @@ def _folders_in(folder: Path) -> list[Path]:
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
-    try:
-        return entry.is_dir()  # of most entries the listing says it: no question to a network disk
+    try:  # images are not asked: on some network disks each question takes its time
+        return not entry.name.lower().endswith(_DATA_SUFFIXES) and entry.is_dir()
     except OSError:  # a loop of links
         return False
 
