@@ -18,10 +18,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-import torch
-from stages import figures_of, gains_over_seeds, name_of, run, table_of, train
-
-from ssd.environment import git_revision, hardware, versions
+from stages import figures_of, gains_over_seeds, name_of, run, table_of, train, write_result
 
 COLUMNS = ("AP", "gain", "sd of it", "AP50", "time")
 
@@ -87,11 +84,8 @@ def main() -> None:
             "by_seed": dict(zip(options.seeds, by_seed, strict=True)),
             "images_per_second": rates,
             **{key: getattr(options, key) for key in ("flags", "recipes", "data_pipeline")},
-            "hardware": hardware(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
-            "versions": versions(),
-            "git_revision": git_revision(),
         }
-        options.json.write_text(json.dumps(content, indent=2) + "\n")
+        write_result(options.json, content)
 
 
 if __name__ == "__main__":

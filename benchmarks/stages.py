@@ -16,7 +16,10 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as main.py has it, before torch is imported
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import torch  # noqa: E402
+
 from ssd.cli.commands import main  # noqa: E402
+from ssd.environment import git_revision, hardware, versions  # noqa: E402
 
 
 def run(*arguments: object, may_fail: bool = False) -> int:
@@ -100,6 +103,16 @@ def gains_over_seeds(by_seed: list[dict[str, dict[str, float]]], base: str) -> l
             }
         )
     return rows
+
+
+def write_result(file: Path, content: dict[str, Any]) -> None:
+    """With the machine, the versions and the revision that it was made with."""
+    about = {
+        "hardware": hardware(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
+        "versions": versions(),
+        "git_revision": git_revision(),
+    }
+    file.write_text(json.dumps({**content, **about}, indent=2) + "\n")
 
 
 def table_of(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:

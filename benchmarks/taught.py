@@ -13,14 +13,10 @@ gain is the difference of two runs of one seed. What has ended is not done again
 """
 
 import argparse
-import json
 import shlex
 from pathlib import Path
 
-import torch
-from stages import figures_of, gains_over_seeds, judged, name_of, table_of, train
-
-from ssd.environment import git_revision, hardware, versions
+from stages import figures_of, gains_over_seeds, judged, name_of, table_of, train, write_result
 
 COLUMNS = ("AP", "gain", "sd of it", "AP50", "minutes")
 
@@ -57,11 +53,8 @@ def main() -> None:
             "over_seeds": rows,
             "by_seed": dict(zip(options.seeds, by_seed, strict=True)),
             **{key: getattr(options, key) for key in ("teacher", "student", "ways", "data_pipeline")},
-            "hardware": hardware(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
-            "versions": versions(),
-            "git_revision": git_revision(),
         }
-        options.json.write_text(json.dumps(content, indent=2) + "\n")
+        write_result(options.json, content)
 
 
 if __name__ == "__main__":
